@@ -1,0 +1,152 @@
+//! The accept thread: listeners → policy → hand-off. It never forks, logs or blocks.
+
+pub mod orders;
+pub mod policy;
+mod pool;
+mod roster;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::handoff::rescue::{self, Job};
+use orders::{Order, Report, RescueKey, WorkerId};
+use pool::{Pool, Reporter};
+
+const WAKER: Token = Token(usize::MAX);
+/// Listeners of one service that tokens leave room for.
+const LISTENERS: usize = 1 << 16;
+
+/// The control thread's handle: orders go in here.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    sender: Sender<Order>,
+    waker: Arc<Waker>,
+}
+
+impl Orders {
+    /// Queues an order and wakes the accept thread.
+    pub fn send(&self, order: Order) {
+        // Both fail only when the accept thread is gone, and then the daemon is ending.
+        let _ = self.sender.send(order);
+        let _ = self.waker.wake();
+    }
+}
+
+/// Starts the accept thread and the rescue thread that belongs to it. `report` is called on the accept thread
+/// and must not block.
+///
+/// # Errors
+/// When epoll or a thread cannot be had.
+pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let (sender, receiver) = unbounded();
+    let orders = Orders { sender, waker };
+    let back = orders.clone();
+    let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
+    let mut acceptor =
+        Acceptor { poll, orders: receiver, pools: Vec::new(), reporter: Reporter { rescue, report: Box::new(report) } };
+    thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
+    Ok(orders)
+}
+
+struct Acceptor {
+    poll: Poll,
+    orders: Receiver<Order>,
+    pools: Vec<Pool>,
+    reporter: Reporter,
+}
+
+impl Acceptor {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = self.timeout(Instant::now());
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                // Only a closed or foreign epoll descriptor can do this; go on by timer, at a bounded rate.
+                thread::sleep(Duration::from_millis(50));
+            }
+            let now = Instant::now();
+            for event in &events {
+                let Token(token) = event.token();
+                if event.token() == WAKER {
+                    self.take_orders(now);
+                } else if let Some(pool) = self.pools.get_mut(token / LISTENERS) {
+                    pool.readable(token % LISTENERS);
+                }
+            }
+            for pool in &mut self.pools {
+                pool.turn(&self.poll, now, &self.reporter);
+            }
+        }
+    }
+
+    /// Until when there is nothing to do; `None`: until an event comes.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        let next = self.pools.iter().filter_map(|pool| pool.deadline(now)).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn take_orders(&mut self, now: Instant) {
+        while let Ok(order) = self.orders.try_recv() {
+            let count = self.pools.len();
+            match order {
+                Order::Service { rules, stats } => self.pools.push(Pool::new(count, rules, stats)),
+                Order::Listener { service, socket } => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.add_listener(&self.poll, socket);
+                    }
+                }
+                Order::Online { worker, queues, page, stats } => {
+                    if let Some(pool) = self.pools.get_mut(worker.service) {
+                        pool.online(&self.poll, worker, queues, page, stats, now);
+                    }
+                }
+                Order::Drain(worker) => self.on(worker, |pool, poll, reporter| pool.drain(poll, worker, reporter)),
+                Order::Gone(worker) => self.on(worker, |pool, poll, reporter| pool.gone(poll, worker, now, reporter)),
+                Order::Rescued { from, sockets } => {
+                    self.on(from.worker, |pool, _, reporter| pool.rescued(&from, sockets, now, reporter));
+                }
+                Order::Stop(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.stop();
+                    }
+                }
+                Order::StopNow(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.stop_now(&self.reporter);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on(&mut self, worker: WorkerId, act: impl FnOnce(&mut Pool, &Poll, &Reporter)) {
+        if let Some(pool) = self.pools.get_mut(worker.service) {
+            act(pool, &self.poll, &self.reporter);
+        }
+    }
+}
+
+/// Starts watching a listener, edge-triggered.
+fn watch(poll: &Poll, socket: &OwnedFd, service: usize, listener: usize) -> io::Result<()> {
+    let token = Token(service * LISTENERS + listener % LISTENERS);
+    poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// Stops watching a listener.
+fn unwatch(poll: &Poll, socket: &OwnedFd) {
+    // Fails only when it was not watched.
+    let _ = poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
+}
+
+type RescueJob = Job<RescueKey>;

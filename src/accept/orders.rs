@@ -1,0 +1,153 @@
+//! What the control thread tells the accept thread, and the reverse. Keyed by ids, never by PIDs.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::policy::Policy;
+use crate::handoff::QueueTx;
+use crate::handoff::page::CountersPage;
+
+/// A service: its place in the daemon's list.
+pub type ServiceId = usize;
+/// A listener: its place in its service's list.
+pub type ListenerId = usize;
+
+/// One worker: a generation of a slot of a service. Never used again for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId {
+    /// The service.
+    pub service: ServiceId,
+    /// The slot in the service.
+    pub slot: u32,
+    /// Counts the workers that the slot has had.
+    pub generation: u64,
+}
+
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.slot, self.generation)
+    }
+}
+
+/// Counters of a slot over all its workers, shared with the control thread.
+#[derive(Debug, Default)]
+pub struct SlotStats {
+    /// Connections handed over and not taken back.
+    pub connections: AtomicU64,
+    /// Connections taken back for others.
+    pub rescued: AtomicU64,
+}
+
+/// Counters of a service, shared with the control thread.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    /// Accepted connections that wait for a worker (a gauge).
+    pub held: AtomicU64,
+    /// Connections reset because no worker took them in time.
+    pub shed: AtomicU64,
+    /// Connections accepted by the master.
+    pub accepted: AtomicU64,
+}
+
+/// How a service's connections are dealt with.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Who gets the next connection.
+    pub policy: Policy,
+    /// The most hand-offs that may be pending for one worker.
+    pub cap: u32,
+    /// When a worker that does not receive counts as stalled.
+    pub stall_timeout: Duration,
+    /// How long a client waits for a worker.
+    pub queue_timeout: Duration,
+}
+
+/// Whose queue a rescue job empties.
+#[derive(Debug, Clone)]
+pub struct RescueKey {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The listener that the queue belongs to.
+    pub listener: ListenerId,
+    /// The counters of the worker's slot.
+    pub stats: Arc<SlotStats>,
+}
+
+/// From the control thread to the accept thread.
+#[derive(Debug)]
+pub enum Order {
+    /// A service begins; its id is the number of services before it.
+    Service {
+        /// Its rules.
+        rules: Rules,
+        /// Its counters.
+        stats: Arc<ServiceStats>,
+    },
+    /// A listener of a service listens now; listeners come in the order of their ids.
+    Listener {
+        /// The service.
+        service: ServiceId,
+        /// The listening socket, non-blocking.
+        socket: Arc<OwnedFd>,
+    },
+    /// A worker may receive connections.
+    Online {
+        /// Who.
+        worker: WorkerId,
+        /// One queue per listener of the service.
+        queues: Vec<Arc<QueueTx>>,
+        /// Its counters.
+        page: Arc<CountersPage>,
+        /// Its slot's counters.
+        stats: Arc<SlotStats>,
+    },
+    /// Stop giving a live worker connections and take back what it has not received.
+    Drain(WorkerId),
+    /// A worker died: take back what it had not received.
+    Gone(WorkerId),
+    /// What the rescue thread took back from one queue of a live worker.
+    Rescued {
+        /// Whose queue.
+        from: RescueKey,
+        /// The sockets.
+        sockets: Vec<OwnedFd>,
+    },
+    /// Accept what lies in the backlog, close the service's listeners, hand over what is held, retire all workers.
+    Stop(ServiceId),
+    /// Give up what is still held after [`Order::Stop`].
+    StopNow(ServiceId),
+}
+
+/// From the accept thread to the control thread.
+#[derive(Debug)]
+pub enum Report {
+    /// A worker did not receive for the stall timeout; its queue goes to others.
+    Stalled(WorkerId),
+    /// Hand-offs were taken back from a worker.
+    Rescued {
+        /// From whom.
+        worker: WorkerId,
+        /// How many.
+        count: usize,
+    },
+    /// Clients were reset because no worker took them within the queue timeout.
+    Shed {
+        /// The service.
+        service: ServiceId,
+        /// How many since the last such report.
+        count: usize,
+    },
+    /// accept(2) fails (`Some`) or works again (`None`).
+    AcceptTrouble {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        listener: ListenerId,
+        /// The errno.
+        errno: Option<i32>,
+    },
+    /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
+    Stopped(ServiceId),
+}

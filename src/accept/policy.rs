@@ -1,0 +1,114 @@
+//! Who gets the next connection: a pure choice over plain numbers.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+/// `--policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Strict turns among the workers that keep up (Node's SCHED_RR)
+    Rr,
+    /// Fewest pending, then fewest open connections
+    LeastConn,
+    /// By the client's address: the same client reaches the same worker
+    IpHash,
+    /// Workers accept by themselves (Node's SCHED_NONE)
+    None,
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Rr => "rr",
+            Self::LeastConn => "least-conn",
+            Self::IpHash => "ip-hash",
+            Self::None => "none",
+        })
+    }
+}
+
+/// One worker as the policy sees it, from a snapshot taken once per burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The slot's number: the identity that `ip-hash` hashes.
+    pub slot: u32,
+    /// Hand-offs not yet received, those of this burst included.
+    pub pending: u32,
+    /// The most that may be pending.
+    pub cap: u32,
+    /// Connections received and not yet closed.
+    pub open: u64,
+    /// Its oldest hand-off waits too long: passed over while another keeps up.
+    pub behind: bool,
+    /// Its queue was rescued and it has not woken up since: gets nothing.
+    pub stalled: bool,
+    /// Online for less than the slow-start time.
+    pub young: bool,
+}
+
+impl Candidate {
+    fn eligible(&self) -> bool {
+        !self.stalled && self.pending < self.cap
+    }
+}
+
+/// Index of the worker that gets the next connection, or `None` when no worker may get one.
+///
+/// `turn` is the rotation: the index at which the next search begins.
+pub fn pick(policy: Policy, workers: &[Candidate], turn: &mut usize, client: Option<IpAddr>) -> Option<usize> {
+    let chosen = match (policy, client) {
+        (Policy::IpHash, Some(client)) => return by_hash(workers, client),
+        (Policy::LeastConn, _) => least_loaded(workers, *turn),
+        // A client without an address (a Unix socket) cannot be hashed; under `none` the master places only
+        // connections that it held while no worker was alive.
+        (Policy::Rr | Policy::None | Policy::IpHash, _) => in_turn(workers, *turn),
+    }?;
+    *turn = chosen + 1;
+    Some(chosen)
+}
+
+/// Indices in order of rotation.
+fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
+    let start = if turn < len { turn } else { 0 };
+    (start..len).chain(0..start)
+}
+
+fn in_turn(workers: &[Candidate], turn: usize) -> Option<usize> {
+    let keeps_up = |&at: &usize| workers[at].eligible() && !workers[at].behind;
+    rotation(workers.len(), turn).find(keeps_up).or_else(|| {
+        let eligible = rotation(workers.len(), turn).filter(|&at| workers[at].eligible());
+        eligible.min_by_key(|&at| workers[at].pending)
+    })
+}
+
+fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
+    let total: u64 = workers.iter().map(|worker| worker.open).sum();
+    let mean = total / workers.len().max(1) as u64;
+    let load = |worker: &Candidate| if worker.young { worker.open.max(mean) } else { worker.open };
+    rotation(workers.len(), turn)
+        .filter(|&at| workers[at].eligible())
+        .min_by_key(|&at| (workers[at].pending, load(&workers[at])))
+}
+
+/// Rendezvous hashing (Thaler and Ravishankar, 1996): a slot that leaves moves only its own clients.
+fn by_hash(workers: &[Candidate], client: IpAddr) -> Option<usize> {
+    let eligible = (0..workers.len()).filter(|&at| workers[at].eligible());
+    eligible.max_by_key(|&at| weight(client, workers[at].slot))
+}
+
+fn weight(client: IpAddr, slot: u32) -> u64 {
+    let mut hasher = SipHasher13::new();
+    match client {
+        IpAddr::V4(v4) => hasher.write(&v4.octets()),
+        IpAddr::V6(v6) => hasher.write(&v6.octets()),
+    }
+    hasher.write_u32(slot);
+    hasher.finish()
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,466 @@
+//! One service on the accept thread: its listeners, its workers, and the connections between the two.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use mio::Poll;
+
+use super::orders::{ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
+use super::policy::{Candidate, Policy, pick};
+use super::roster::{Member, Returned};
+use super::{RescueJob, unwatch, watch};
+use crate::handoff::QueueTx;
+use crate::handoff::page::CountersPage;
+use crate::handoff::rescue::Mark;
+use crate::sys::sock;
+
+/// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
+const BUDGET: usize = 128;
+/// How soon a full house is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+/// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+/// Clients held in the master while no worker is alive; more wait in the backlog.
+const MOST_HELD: usize = 1024;
+
+/// Where the accept thread sends what it learns.
+pub struct Reporter {
+    pub rescue: Sender<RescueJob>,
+    pub report: Box<dyn Fn(Report) + Send>,
+}
+
+impl Reporter {
+    fn send(&self, report: Report) {
+        (self.report)(report);
+    }
+}
+
+struct Listener {
+    /// `None` once closed.
+    socket: Option<Arc<OwnedFd>>,
+    watched: bool,
+    /// An edge came and WouldBlock has not been seen since.
+    ready: bool,
+    /// accept(2) failed with this errno and is tried again then.
+    trouble: Option<(i32, Instant)>,
+}
+
+/// A connection that was accepted (or taken back) and has no worker yet.
+struct Held {
+    listener: ListenerId,
+    socket: OwnedFd,
+    client: Option<IpAddr>,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The backlog is being taken; the listeners close at its end.
+    Stopping,
+    Stopped,
+}
+
+/// A service's part of the accept thread.
+pub struct Pool {
+    id: ServiceId,
+    rules: Rules,
+    stats: Arc<ServiceStats>,
+    listeners: Vec<Listener>,
+    /// Workers online, by slot.
+    members: Vec<Member>,
+    /// The policy's rotation.
+    turn: usize,
+    held: VecDeque<Held>,
+    /// Jobs that the rescue thread has not finished.
+    rescues: usize,
+    /// No worker can take more: tried again then.
+    paused: Option<Instant>,
+    phase: Phase,
+    /// Scratch for one turn's snapshot.
+    snapshot: Vec<Candidate>,
+}
+
+impl Pool {
+    pub fn new(id: ServiceId, rules: Rules, stats: Arc<ServiceStats>) -> Self {
+        Self {
+            id,
+            rules,
+            stats,
+            listeners: Vec::new(),
+            members: Vec::new(),
+            turn: 0,
+            held: VecDeque::new(),
+            rescues: 0,
+            paused: None,
+            phase: Phase::Serving,
+            snapshot: Vec::new(),
+        }
+    }
+
+    pub fn add_listener(&mut self, poll: &Poll, socket: Arc<OwnedFd>) {
+        self.listeners.push(Listener { socket: Some(socket), watched: false, ready: false, trouble: None });
+        self.watch_if_ours(poll);
+    }
+
+    /// Under `none` the listeners are the workers' own, as long as there is one.
+    fn watch_if_ours(&mut self, poll: &Poll) {
+        let ours = self.rules.policy != Policy::None || self.members.is_empty();
+        for (id, listener) in self.listeners.iter_mut().enumerate() {
+            let Some(socket) = &listener.socket else { continue };
+            if ours && !listener.watched {
+                match watch(poll, socket, self.id, id) {
+                    Ok(()) => listener.watched = true,
+                    Err(error) => listener.trouble = Some((error.raw_os_error().unwrap_or(0), Instant::now())),
+                }
+            } else if !ours && listener.watched {
+                unwatch(poll, socket);
+                listener.watched = false;
+                listener.ready = false;
+            }
+        }
+    }
+
+    pub fn readable(&mut self, listener: ListenerId) {
+        if let Some(listener) = self.listeners.get_mut(listener) {
+            listener.ready = true;
+        }
+    }
+
+    pub fn online(
+        &mut self,
+        poll: &Poll,
+        id: WorkerId,
+        queues: Vec<Arc<QueueTx>>,
+        page: Arc<CountersPage>,
+        stats: Arc<SlotStats>,
+        now: Instant,
+    ) {
+        let at = self.members.partition_point(|member| member.id < id);
+        self.members.insert(at, Member::new(id, queues, page, stats, self.rules.cap, now));
+        // The rotation stays with the worker whose turn it was.
+        if at < self.turn {
+            self.turn += 1;
+        }
+        self.paused = None;
+        self.watch_if_ours(poll);
+    }
+
+    fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Member> {
+        let at = self.members.iter().position(|member| member.id == id)?;
+        let member = self.members.remove(at);
+        if at < self.turn {
+            self.turn -= 1;
+        }
+        self.watch_if_ours(poll);
+        Some(member)
+    }
+
+    /// A live worker leaves: its queue is emptied by the rescue thread, then closed.
+    pub fn drain(&mut self, poll: &Poll, id: WorkerId, reporter: &Reporter) {
+        if let Some(member) = self.remove(poll, id) {
+            let stats = member.stats.clone();
+            for (listener, queue) in member.into_queues().into_iter().enumerate() {
+                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, reporter);
+            }
+        }
+    }
+
+    /// A dead worker leaves: nobody else reads its queue, so it can be emptied here.
+    pub fn gone(&mut self, poll: &Poll, id: WorkerId, now: Instant, reporter: &Reporter) {
+        if let Some(member) = self.remove(poll, id) {
+            let stats = member.stats.clone();
+            let mut count = 0;
+            for (listener, queue) in member.into_queues().into_iter().enumerate() {
+                let sockets = queue.take_back();
+                count += sockets.len();
+                self.hold_rescued(listener, sockets, now);
+            }
+            self.count_rescued(id, &stats, count, reporter);
+        }
+    }
+
+    fn rescue(&mut self, key: RescueKey, queue: Arc<QueueTx>, mark: Mark, reporter: &Reporter) {
+        if reporter.rescue.send(RescueJob { key, queue, mark }).is_ok() {
+            self.rescues += 1;
+        }
+    }
+
+    /// The rescue thread has emptied a queue of a live worker.
+    pub fn rescued(&mut self, from: &RescueKey, sockets: Vec<OwnedFd>, now: Instant, reporter: &Reporter) {
+        self.rescues = self.rescues.saturating_sub(1);
+        self.count_rescued(from.worker, &from.stats, sockets.len(), reporter);
+        self.hold_rescued(from.listener, sockets, now);
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == from.worker) {
+            member.rescued();
+        }
+    }
+
+    fn count_rescued(&self, worker: WorkerId, stats: &SlotStats, count: usize, reporter: &Reporter) {
+        if count > 0 {
+            stats.rescued.fetch_add(count as u64, Relaxed);
+            stats.connections.fetch_sub(count as u64, Relaxed);
+            reporter.send(Report::Rescued { worker, count });
+        }
+    }
+
+    /// Rescued connections have waited longest: they go first, in their order.
+    fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
+        for socket in sockets.into_iter().rev() {
+            let client = match self.rules.policy {
+                Policy::IpHash => peer_ip(&socket),
+                _ => None,
+            };
+            self.held.push_front(Held { listener, socket, client, since: now });
+        }
+    }
+
+    /// Begins to stop: see [`Phase::Stopping`].
+    pub fn stop(&mut self) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Stopping;
+            // One look at the backlog, whether or not an edge came.
+            for listener in &mut self.listeners {
+                listener.ready = listener.socket.is_some();
+            }
+        }
+    }
+
+    /// Ends the stop: what is still held is reset.
+    pub fn stop_now(&mut self, reporter: &Reporter) {
+        if self.phase != Phase::Stopped {
+            let count = self.held.len();
+            self.shed(count, reporter);
+            self.listeners.iter_mut().for_each(|listener| listener.socket = None);
+            self.finish(reporter);
+        }
+    }
+
+    fn finish(&mut self, reporter: &Reporter) {
+        self.phase = Phase::Stopped;
+        self.members.clear();
+        reporter.send(Report::Stopped(self.id));
+    }
+
+    /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
+    pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
+        let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
+        let waiting = self.members.iter().any(|member| member.waits_since().is_some());
+        if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
+            return;
+        }
+        self.take_snapshot(now);
+        self.paused = None;
+        self.place_held(now);
+        self.accept_burst(now, reporter);
+        self.flush(now);
+        self.shed_overdue(now, reporter);
+        self.rescue_stalled(now, reporter);
+        self.stats.held.store(self.held.len() as u64, Relaxed);
+        if self.phase == Phase::Stopping {
+            self.close_empty_listeners(poll, reporter);
+        }
+    }
+
+    fn take_snapshot(&mut self, now: Instant) {
+        self.snapshot.clear();
+        for member in &mut self.members {
+            member.refresh();
+            self.snapshot.push(member.candidate(self.rules.policy, now));
+        }
+    }
+
+    /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
+    fn place(&mut self, listener: ListenerId, socket: OwnedFd, client: Option<IpAddr>) -> Option<OwnedFd> {
+        let Some(at) = pick(self.rules.policy, &self.snapshot, &mut self.turn, client) else {
+            return Some(socket);
+        };
+        self.snapshot[at].pending += 1;
+        self.members[at].push(listener, socket);
+        None
+    }
+
+    fn place_held(&mut self, now: Instant) {
+        while let Some(held) = self.held.pop_front() {
+            if let Some(socket) = self.place(held.listener, held.socket, held.client) {
+                self.held.push_front(Held { socket, ..held });
+                self.paused = Some(now + RETRY);
+                return;
+            }
+        }
+    }
+
+    fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
+        let mut budget = BUDGET;
+        for id in 0..self.listeners.len() {
+            while budget > 0 && self.may_accept(id, now) {
+                budget -= 1;
+                self.accept_one(id, now, reporter);
+            }
+        }
+    }
+
+    /// Whether the listener has something and there is somebody (or room) to take it.
+    fn may_accept(&mut self, id: ListenerId, now: Instant) -> bool {
+        let listener = &self.listeners[id];
+        if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
+            return false;
+        }
+        // What is held goes first. While no worker is alive, or at the end, connections are held here.
+        let free = self.held.is_empty() && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
+        let hold = self.members.is_empty() || self.phase == Phase::Stopping;
+        if free || (hold && self.held.len() < MOST_HELD) {
+            return true;
+        }
+        self.paused = Some(now + RETRY);
+        false
+    }
+
+    fn accept_one(&mut self, id: ListenerId, now: Instant, reporter: &Reporter) {
+        let listener = &mut self.listeners[id];
+        let Some(socket) = &listener.socket else { return };
+        let accepted = match self.rules.policy {
+            Policy::IpHash => sock::accept_with_peer(socket.as_fd()),
+            _ => sock::accept(socket.as_fd()).map(|socket| (socket, None)),
+        };
+        match accepted {
+            Ok((socket, client)) => {
+                if listener.trouble.take().is_some() {
+                    reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
+                }
+                self.stats.accepted.fetch_add(1, Relaxed);
+                if let Some(socket) = self.place(id, socket, client) {
+                    self.held.push_back(Held { listener: id, socket, client, since: now });
+                }
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                match errno {
+                    libc::EAGAIN => listener.ready = false,
+                    libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
+                        if listener.trouble.is_none() {
+                            let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
+                            reporter.send(report);
+                        }
+                        listener.trouble = Some((errno, now + EXHAUSTED));
+                    }
+                    // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
+                    // one connection: the next one may be fine.
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let mut returned: Returned = Vec::new();
+        let mut refused = false;
+        for member in &mut self.members {
+            // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
+            refused |= member.flush(now, &mut returned).is_err();
+        }
+        for (listener, socket) in returned.into_iter().rev() {
+            let client = if self.rules.policy == Policy::IpHash { peer_ip(&socket) } else { None };
+            self.held.push_front(Held { listener, socket, client, since: now });
+        }
+        if refused {
+            self.paused = Some(now + RETRY);
+        }
+    }
+
+    fn shed_overdue(&mut self, now: Instant, reporter: &Reporter) {
+        let overdue = |held: &Held| now.duration_since(held.since) >= self.rules.queue_timeout;
+        let count = self.held.iter().take_while(|held| overdue(held)).count();
+        self.shed(count, reporter);
+    }
+
+    /// Resets the first `count` held connections.
+    fn shed(&mut self, count: usize, reporter: &Reporter) {
+        if count > 0 {
+            for held in self.held.drain(..count) {
+                sock::reset_on_close(held.socket.as_fd());
+            }
+            self.stats.shed.fetch_add(count as u64, Relaxed);
+            self.stats.held.store(self.held.len() as u64, Relaxed);
+            reporter.send(Report::Shed { service: self.id, count });
+        }
+    }
+
+    fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
+        let patience = self.rules.stall_timeout;
+        let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
+        for at in 0..self.members.len() {
+            if !overdue(&self.members[at]) {
+                continue;
+            }
+            let another_is_free =
+                self.snapshot.iter().enumerate().any(|(n, c)| n != at && !c.stalled && !c.behind && c.pending < c.cap);
+            if !another_is_free {
+                continue;
+            }
+            let id = self.members[at].id;
+            self.snapshot[at].stalled = true;
+            let stats = self.members[at].stats.clone();
+            for (listener, queue) in self.members[at].stall() {
+                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::Empty, reporter);
+            }
+            reporter.send(Report::Stalled(id));
+        }
+    }
+
+    fn close_empty_listeners(&mut self, poll: &Poll, reporter: &Reporter) {
+        for listener in &mut self.listeners {
+            if (!listener.ready || listener.trouble.is_some())
+                && let Some(socket) = listener.socket.take()
+            {
+                unwatch(poll, &socket);
+            }
+        }
+        let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
+        if closed && self.held.is_empty() && self.rescues == 0 {
+            self.finish(reporter);
+        }
+    }
+
+    /// When the next turn is due without an event.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if self.phase == Phase::Stopped {
+            return None;
+        }
+        let mut next: Option<Instant> = None;
+        let mut at = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
+        for listener in self.listeners.iter().filter(|listener| listener.ready) {
+            match listener.trouble {
+                Some((_, retry)) => at(retry),
+                None => at(self.paused.unwrap_or(now)),
+            }
+        }
+        if let Some(oldest) = self.held.front() {
+            at(oldest.since + self.rules.queue_timeout);
+            if !self.members.is_empty() {
+                at(self.paused.unwrap_or(now));
+            }
+        }
+        if self.members.len() > 1 {
+            for since in self.members.iter().filter_map(Member::waits_since) {
+                // While nobody else is free it is looked at again at the same interval.
+                let due = since + self.rules.stall_timeout;
+                at(if due > now { due } else { now + self.rules.stall_timeout });
+            }
+        }
+        if self.phase == Phase::Stopping {
+            at(now + RETRY);
+        }
+        next
+    }
+}
+
+/// The client's address, for connections that were not accepted a moment ago.
+fn peer_ip(socket: &OwnedFd) -> Option<IpAddr> {
+    Some(socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()?.ip().to_canonical())
+}

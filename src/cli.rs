@@ -1,0 +1,244 @@
+//! The command line: flags and environment as people type them, parsed and nothing more.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::accept::policy::Policy;
+use crate::config::addr::ListenAddr;
+use crate::config::instances::Instances;
+use crate::output::LogFormat;
+use crate::relay::protocol::Upstream;
+
+/// A round-robin TCP load balancer: one port, many processes.
+///
+/// Runs in the foreground, as a container's entrypoint or a service.
+#[derive(Debug, Parser)]
+#[command(name = "roundsman", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
+#[command(
+    override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman demo | ls"
+)]
+#[command(after_help = "Examples:\n  \
+    roundsman -l 8080 -i 4 -- ./server --port {port}    four copies of a server behind port 8080\n  \
+    roundsman -l 6379 -u 10.0.0.5:6379 -u 10.0.0.6:6379  a TCP proxy\n  \
+    roundsman demo                                       try it: nothing else needed")]
+pub struct Cli {
+    /// A control command, instead of running a service.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// The options of a service.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// Control commands and roles.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the daemon in front of a built-in HTTP responder
+    Demo(Demo),
+    /// Show services and slots of the running daemons
+    Ls(Ls),
+    /// (internal) a relay worker
+    #[command(hide = true)]
+    RelayWorker,
+    /// (internal) the demo's responder
+    #[command(hide = true)]
+    DemoServer,
+}
+
+/// `roundsman demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where to listen
+    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: ListenAddr,
+    /// How many responders
+    #[arg(short, long, value_name = "N", default_value = "4", allow_hyphen_values = true)]
+    pub instances: Instances,
+    /// rr, least-conn, ip-hash, none
+    #[arg(short, long, value_name = "POLICY", default_value = "rr", value_parser = policy)]
+    pub policy: Policy,
+}
+
+/// `roundsman ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// One JSON object per daemon, one per line
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `--via`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ViaArg {
+    /// Direct where the command can take it, else relay
+    Auto,
+    /// Hand accepted sockets to the server itself
+    Direct,
+    /// Carry bytes to the server
+    Relay,
+}
+
+/// `--on-errored`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnErrored {
+    /// End with the server's exit code
+    Exit,
+    /// Keep running
+    Stay,
+}
+
+/// The options of a service.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Where to listen (repeatable): 8080, 0.0.0.0:80, [::1]:80, unix:/path
+    #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<ListenAddr>,
+    /// Who gets the next connection: rr, least-conn, ip-hash, none
+    #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]
+    pub policy: Policy,
+    /// Workers: a number, max (one per CPU), -1 (all CPUs but one)
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        env = "ROUNDSMAN_INSTANCES",
+        default_value = "max",
+        allow_hyphen_values = true
+    )]
+    pub instances: Instances,
+    /// Where connections go (repeatable): host:port, [v6]:port, unix:/path
+    #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_UPSTREAM", value_delimiter = ',')]
+    pub upstream: Vec<Upstream>,
+    /// How connections reach the server
+    #[arg(long, value_name = "VIA", env = "ROUNDSMAN_VIA", default_value = "auto", hide_possible_values = true)]
+    pub via: ViaArg,
+    /// Name of the service [default: from the command]
+    #[arg(short, long, value_name = "NAME", env = "ROUNDSMAN_NAME")]
+    pub name: Option<String>,
+    /// After so long a server that does not listen yet is named in the log
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
+    pub listen_timeout: Duration,
+    /// All the time that a stop may take
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
+    pub stop_timeout: Duration,
+    /// How long a stop signal leaves the listeners open
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STOP_DELAY", default_value = "0s", value_parser = time)]
+    pub stop_delay: Duration,
+    /// A worker that takes nothing for so long loses its queue to the others
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STALL_TIMEOUT", default_value = "10ms", value_parser = time)]
+    pub stall_timeout: Duration,
+    /// How long a client waits while no worker is alive
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
+    pub queue_timeout: Duration,
+    /// How long an upstream may take to accept
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
+    pub connect_timeout: Duration,
+    /// A connection without a byte for so long is closed
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_IDLE_TIMEOUT", default_value = "1h", value_parser = time)]
+    pub idle_timeout: Duration,
+    /// What tells a server to stop
+    #[arg(long, value_name = "SIGNAL", env = "ROUNDSMAN_STOP_SIGNAL", default_value = "TERM", value_parser = signal)]
+    pub stop_signal: nix::sys::signal::Signal,
+    /// Crashes in a row before a slot is given up
+    #[arg(long, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
+    pub max_restarts: u32,
+    /// A worker that lived so long was no crash loop
+    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
+    pub min_uptime: Duration,
+    /// Pause before a restart, doubled from the first to the second
+    #[arg(long, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
+    pub backoff: (Duration, Duration),
+    /// When every slot is given up: exit or stay
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "ROUNDSMAN_ON_ERRORED",
+        default_value = "exit",
+        hide_possible_values = true
+    )]
+    pub on_errored: OnErrored,
+    /// Our own log: text or json
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "ROUNDSMAN_LOG_FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug
+    #[arg(long, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
+    pub log_level: String,
+    /// The control socket [default: NAME.sock in the runtime directory]
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+    /// The server to run
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn policy(text: &str) -> Result<Policy, String> {
+    if let Ok(policy) = Policy::from_str(text, true) {
+        return Ok(policy);
+    }
+    if text.parse::<ListenAddr>().is_ok() {
+        return Err(format!("-p is --policy; did you mean -l {text} (--listen)?"));
+    }
+    let near = match text.to_ascii_lowercase().replace(['_', ' '], "-").as_str() {
+        "roundrobin" | "round-robin" | "sched-rr" => Some("rr"),
+        "leastconn" | "least-connections" | "least" => Some("least-conn"),
+        "iphash" | "source" | "hash" => Some("ip-hash"),
+        "sched-none" | "off" => Some("none"),
+        _ => None,
+    };
+    let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    Err(format!("one of rr, least-conn, ip-hash, none{hint}"))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| match text.parse::<f64>() {
+        Ok(_) => format!("a unit is needed: {text}ms or {text}s"),
+        Err(_) => error.to_string(),
+    })
+}
+
+fn range(text: &str) -> Result<(Duration, Duration), String> {
+    let (from, to) = text.split_once("..").ok_or("two times: 100ms..15s")?;
+    let (from, to) = (time(from)?, time(to)?);
+    if from > to || from.is_zero() { Err("from a shorter to a longer time: 100ms..15s".into()) } else { Ok((from, to)) }
+}
+
+fn signal(text: &str) -> Result<nix::sys::signal::Signal, String> {
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse().map_err(|_| format!("'{text}' is not a signal; TERM, INT, QUIT, …"))
+}
+
+fn level(text: &str) -> Result<String, String> {
+    let level = text.to_ascii_lowercase();
+    match level.as_str() {
+        "error" | "warn" | "info" | "debug" | "trace" => Ok(level),
+        "warning" => Ok("warn".to_owned()),
+        _ => Err("one of error, warn, info, debug".to_owned()),
+    }
+}
+
+/// Adds a hint where people slip: a command without `--`.
+pub fn explain(error: clap::Error) -> clap::Error {
+    use clap::CommandFactory;
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => word.clone(),
+        _ => return error,
+    };
+    let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
+    let message =
+        format!("'{word}' is not a roundsman command; to run it as the server: roundsman -- {}\n", rest.join(" "));
+    Cli::command().error(ErrorKind::InvalidSubcommand, message)
+}

@@ -1,0 +1,176 @@
+//! Addresses as people write them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::relay::protocol::Upstream;
+
+/// `--listen`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// A port on all addresses: `[::]` for both families, else `0.0.0.0`.
+    Port(u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix_path(path).map(Self::Unix);
+        }
+        if let Ok(port) = text.parse::<u16>() {
+            return Ok(Self::Port(port));
+        }
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err("a port is at most 65535".to_owned());
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Tcp(address));
+        }
+        if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+            return port.parse().map(Self::Port).map_err(|_| bad_port(port));
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(format!("the port is missing: {}", with_port(text)));
+        }
+        match split_port(text)? {
+            ("localhost", port) => Ok(Self::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))),
+            (host, port) if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
+                Err(format!("an IPv6 address needs brackets: [{host}]:{port}"))
+            }
+            (host, _) => Err(format!("'{host}' is not an IP address; listen on an address of this machine or a port")),
+        }
+    }
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix_path(path).map(Self::Unix);
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(format!("{scheme}:// is not part of an address; write {}", rest.trim_end_matches('/')));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Host { host: address.ip().to_string(), port: nonzero(address.port())? });
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(format!("the port is missing: {}", with_port(text)));
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("the host is missing: 127.0.0.1:{text}"));
+        }
+        let (host, port) = split_port(text)?;
+        if host.contains(':') {
+            return Err(format!("an IPv6 address needs brackets: [{host}]:{port}"));
+        }
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if host.is_empty() || host.len() > 253 || !host.bytes().all(valid) {
+            return Err(format!("'{host}' is not a host name"));
+        }
+        Ok(Self::Host { host: host.to_owned(), port: nonzero(port)? })
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("the port is missing: {text}:8080"))?;
+    Ok((host, port.parse().map_err(|_| bad_port(port))?))
+}
+
+fn bad_port(port: &str) -> String {
+    format!("'{port}' is not a port (0 to 65535)")
+}
+
+fn with_port(ip: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]:8080") } else { format!("{ip}:8080") }
+}
+
+fn nonzero(port: u16) -> Result<u16, String> {
+    if port == 0 { Err("port 0 cannot be connected to".to_owned()) } else { Ok(port) }
+}
+
+/// The kernel's bound on a Unix socket's path (sun_path less its end).
+const MOST_PATH: usize = 107;
+
+fn unix_path(path: &str) -> Result<PathBuf, String> {
+    match path.len() {
+        0 => Err("the path is missing: unix:/run/app.sock".to_owned()),
+        n if n > MOST_PATH => Err(format!("a Unix socket's path has at most {MOST_PATH} bytes, this one {n}")),
+        _ if path.contains('\0') => Err("a path has no NUL byte".to_owned()),
+        _ => Ok(PathBuf::from(path)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses() {
+        let tcp = |text: &str| ListenAddr::Tcp(text.parse().unwrap());
+        for (text, wanted) in [
+            ("0.0.0.0:80", tcp("0.0.0.0:80")),
+            ("[::1]:80", tcp("[::1]:80")),
+            ("8080", ListenAddr::Port(8080)),
+            (":8080", ListenAddr::Port(8080)),
+            ("*:8080", ListenAddr::Port(8080)),
+            ("localhost:1", tcp("127.0.0.1:1")),
+            ("unix:/run/a.sock", ListenAddr::Unix("/run/a.sock".into())),
+        ] {
+            assert_eq!(text.parse::<ListenAddr>().unwrap(), wanted, "{text}");
+        }
+        for (text, word) in [
+            ("", "missing"),
+            ("70000", "65535"),
+            ("1.2.3.4", "1.2.3.4:8080"),
+            ("::1", "[::1]:8080"),
+            ("fe80::1:80x", "not a port"),
+            ("example.org:80", "not an IP address"),
+            ("1.2.3.4:x", "not a port"),
+            ("unix:", "missing"),
+        ] {
+            let error = text.parse::<ListenAddr>().unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(format!("unix:/{}", "x".repeat(200)).parse::<ListenAddr>().is_err());
+    }
+
+    #[test]
+    fn upstream_addresses() {
+        for text in ["127.0.0.1:80", "[::1]:80", "db.internal:5432", "unix:/run/a.sock", "my_host:1"] {
+            assert_eq!(text.parse::<Upstream>().unwrap().to_string(), text);
+        }
+        for (text, word) in [
+            ("3000", "127.0.0.1:3000"),
+            ("http://a:80/", "a:80"),
+            ("host", "missing"),
+            ("host:0", "port 0"),
+            ("::1", "[::1]:8080"),
+            ("a b:80", "not a host name"),
+            (":80", "not a host name"),
+        ] {
+            let error = text.parse::<Upstream>().unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the daemon shall do: one immutable value. A `Config` that exists is valid.
+
+pub mod addr;
+pub mod instances;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::accept::policy::Policy;
+use crate::cli::{OnErrored, Run, ViaArg};
+use crate::exit::{Exit, USAGE};
+use crate::launch::command::CommandLine;
+use crate::output::LogFormat;
+use crate::relay::protocol::Upstream;
+use addr::ListenAddr;
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The service.
+    pub service: ServiceConfig,
+    /// `--control`.
+    pub control: Option<PathBuf>,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+    /// `--log-level`.
+    pub log_level: String,
+}
+
+/// One service.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// Its name.
+    pub name: String,
+    /// Where clients come in; empty when inherited sockets are to be adopted.
+    pub listen: Vec<ListenAddr>,
+    /// Who gets the next connection.
+    pub policy: Policy,
+    /// Slots.
+    pub instances: u32,
+    /// Why so many, where the machine decided.
+    pub instances_why: Option<String>,
+    /// What is behind the workers.
+    pub behind: Behind,
+    /// Times and limits.
+    pub limits: Limits,
+}
+
+/// What is behind the relay workers.
+#[derive(Debug, Clone)]
+pub enum Behind {
+    /// Addresses that exist, and perhaps a command that is started once to serve them.
+    Upstreams(Vec<Upstream>, Option<CommandLine>),
+    /// A copy of the command for every slot.
+    PerSlot(CommandLine),
+}
+
+/// Times and limits of a service.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `--listen-timeout`.
+    pub listen_timeout: Duration,
+    /// `--stop-timeout`.
+    pub stop_timeout: Duration,
+    /// `--stop-delay`.
+    pub stop_delay: Duration,
+    /// `--stall-timeout`.
+    pub stall_timeout: Duration,
+    /// `--queue-timeout`.
+    pub queue_timeout: Duration,
+    /// `--connect-timeout`.
+    pub connect_timeout: Duration,
+    /// `--idle-timeout`.
+    pub idle_timeout: Duration,
+    /// `--stop-signal`.
+    pub stop_signal: Signal,
+    /// `--max-restarts`.
+    pub max_restarts: u32,
+    /// `--min-uptime`.
+    pub min_uptime: Duration,
+    /// `--backoff`.
+    pub backoff: (Duration, Duration),
+    /// `--on-errored`.
+    pub on_errored: OnErrored,
+}
+
+/// Whether the environment passes listening sockets (LISTEN_FDS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherited {
+    /// At least one.
+    Some,
+    /// None.
+    None,
+}
+
+impl Config {
+    /// From the command line.
+    ///
+    /// # Errors
+    /// [`USAGE`], or the codes of [`CommandLine::find`], with what to do about it.
+    pub fn from_cli(run: Run, inherited: Inherited) -> Result<Self, Exit> {
+        if run.command.is_empty() && run.upstream.is_empty() {
+            return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
+        }
+        if run.via == ViaArg::Direct {
+            return Err(usage("--via direct is not in this version yet; leave it out, or use --via relay"));
+        }
+        if run.listen.is_empty() && inherited == Inherited::None {
+            return Err(usage("delivery by relay needs --listen: where shall clients connect? (for example -l 8080)"));
+        }
+        for (at, address) in run.listen.iter().enumerate() {
+            if run.listen[..at].contains(address) && !matches!(address, ListenAddr::Port(0)) {
+                return Err(usage(&format!("--listen {address} is given twice")));
+            }
+        }
+        let command = match run.command.as_slice() {
+            [] => None,
+            words => Some(CommandLine::find(words)?),
+        };
+        let name = match (run.name, &command) {
+            (Some(name), _) => checked(name)?,
+            (None, Some(command)) => command.name(),
+            (None, None) => match run.listen.first() {
+                Some(ListenAddr::Port(port)) => format!("proxy-{port}"),
+                Some(ListenAddr::Tcp(address)) => format!("proxy-{}", address.port()),
+                Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
+            },
+        };
+        let behind = match command {
+            Some(command) if run.upstream.is_empty() => Behind::PerSlot(command),
+            command => Behind::Upstreams(run.upstream, command),
+        };
+        let (instances, instances_why) = run.instances.resolve();
+        let limits = Limits {
+            listen_timeout: run.listen_timeout,
+            stop_timeout: run.stop_timeout,
+            stop_delay: run.stop_delay,
+            stall_timeout: run.stall_timeout,
+            queue_timeout: run.queue_timeout,
+            connect_timeout: run.connect_timeout,
+            idle_timeout: run.idle_timeout,
+            stop_signal: run.stop_signal,
+            max_restarts: run.max_restarts,
+            min_uptime: run.min_uptime,
+            backoff: run.backoff,
+            on_errored: run.on_errored,
+        };
+        let policy = run.policy;
+        let service = ServiceConfig { name, listen: run.listen, policy, instances, instances_why, behind, limits };
+        Ok(Self { service, control: run.control, log_format: run.log_format, log_level: run.log_level })
+    }
+}
+
+fn usage(message: &str) -> Exit {
+    Exit::new(USAGE, message)
+}
+
+/// A name becomes a file name and a label.
+fn checked(name: String) -> Result<String, Exit> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(valid) && !name.starts_with('.') {
+        Ok(name)
+    } else {
+        Err(usage(&format!("--name {name:?}: 1 to 64 of a-z, A-Z, 0-9, - _ . (not first)")))
+    }
+}

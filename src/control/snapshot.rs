@@ -1,0 +1,160 @@
+//! The daemon's state as `ls --json` shows it. The field names are a contract.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::accept::policy::Policy;
+use crate::config::Behind;
+use crate::supervisor::service::{Service, SlotProcesses};
+use crate::supervisor::slot::Phase;
+use crate::sys::process::rss_bytes;
+
+/// One daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version of the program.
+    pub version: String,
+    /// The master's process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// Its services.
+    pub services: Vec<ServiceState>,
+}
+
+/// One service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceState {
+    /// Its name.
+    pub name: String,
+    /// The command, if it has one.
+    pub command: Option<String>,
+    /// The policy.
+    pub policy: String,
+    /// The delivery.
+    pub via: String,
+    /// Why this delivery.
+    pub via_reason: String,
+    /// Listeners.
+    pub listen: Vec<ListenState>,
+    /// Clients that wait in the master for a worker.
+    pub held: u64,
+    /// Clients reset because no worker took them in time.
+    pub shed: u64,
+    /// Slots.
+    pub slots: Vec<SlotState>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListenState {
+    /// The address.
+    pub addr: String,
+    /// Who asked for it: "flag" or "server".
+    pub from: String,
+    /// Workers that serve it.
+    pub workers: usize,
+}
+
+/// One slot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlotState {
+    /// Its number.
+    pub slot: usize,
+    /// Its state.
+    pub state: String,
+    /// The worker that receives connections.
+    pub pid: Option<u32>,
+    /// The server behind a relay worker.
+    pub server_pid: Option<u32>,
+    /// Workers that the slot has had.
+    pub generation: u64,
+    /// Starts after the first.
+    pub restarts: u64,
+    /// Seconds since the worker came online.
+    pub uptime_s: u64,
+    /// Connections open.
+    pub open: u64,
+    /// Hand-offs not yet received.
+    pub pending: u64,
+    /// Connections handed to the slot since the daemon's start.
+    pub connections: u64,
+    /// Connections taken back for others.
+    pub rescued: u64,
+    /// Memory of the worker and its server.
+    pub rss_bytes: u64,
+    /// Why the slot is not online.
+    pub reason: Option<String>,
+    /// How its last process ended.
+    pub last_exit: Option<String>,
+}
+
+/// The state now.
+pub fn daemon(services: &[&Service], started: Instant) -> Daemon {
+    Daemon {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: started.elapsed().as_secs(),
+        services: services.iter().map(|service| state(service)).collect(),
+    }
+}
+
+fn state(service: &Service) -> ServiceState {
+    let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
+    let (command, via_reason) = match &service.config.behind {
+        Behind::PerSlot(command) => (Some(command.to_string()), "every slot runs its own copy of the command"),
+        Behind::Upstreams(_, Some(command)) => {
+            (Some(command.to_string()), "--upstream names where the command listens")
+        }
+        Behind::Upstreams(_, None) => (None, "--upstream names where connections go"),
+    };
+    let listen = |listener: &crate::listener::Listener| ListenState {
+        addr: listener.address.clone(),
+        from: "flag".to_owned(),
+        workers: online,
+    };
+    ServiceState {
+        name: service.config.name.clone(),
+        command,
+        policy: service.config.policy.to_string(),
+        via: "relay".to_owned(),
+        via_reason: via_reason.to_owned(),
+        listen: service.listeners.iter().map(listen).collect(),
+        held: service.stats.held.load(Relaxed),
+        shed: service.stats.shed.load(Relaxed),
+        slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
+    }
+}
+
+fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
+    let uptime_s = match slot.life.phase {
+        Phase::Online { since } => since.elapsed().as_secs(),
+        _ => 0,
+    };
+    let (pid, server_pid) = (slot.relay.as_ref().map(|relay| relay.pid), slot.server.as_ref().map(|server| server.pid));
+    let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
+    let connections = match (policy, &slot.relay) {
+        (Policy::None, Some(relay)) => slot.past.load(Relaxed) + relay.page.counts().received,
+        (Policy::None, None) => slot.past.load(Relaxed),
+        _ => slot.stats.connections.load(Relaxed),
+    };
+    SlotState {
+        slot: at,
+        state: slot.life.phase.name().to_owned(),
+        pid,
+        server_pid,
+        generation: slot.generation,
+        restarts: slot.life.restarts,
+        uptime_s,
+        open: slot.open(),
+        pending: pending as u64,
+        connections,
+        rescued: slot.stats.rescued.load(Relaxed),
+        rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
+        reason: slot.reason.clone(),
+        last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
+    }
+}

@@ -1,0 +1,43 @@
+//! Exit codes and the one line that goes with them.
+
+use std::fmt;
+
+/// Why the process ends before or instead of running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The process's exit code.
+    pub code: u8,
+    /// One line for stderr: what was wrong, where, what to do.
+    pub message: String,
+}
+
+/// Bad flags or arguments.
+pub const USAGE: u8 = 2;
+/// No daemon to talk to (EX_UNAVAILABLE).
+pub const NO_DAEMON: u8 = 69;
+/// The system refused something (EX_OSERR).
+pub const OS: u8 = 71;
+/// The command is there but cannot be executed, as in the shell.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found, as in the shell.
+pub const NOT_FOUND: u8 = 127;
+
+impl Exit {
+    /// A failure with a code of this module.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Something that the system refused.
+    pub fn os(doing: &str, error: &dyn fmt::Display) -> Self {
+        Self::new(OS, format!("{doing}: {error}"))
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Exit {}

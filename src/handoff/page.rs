@@ -1,0 +1,111 @@
+//! The counters page of a relay worker, from both sides.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::abi::page::{ROW_WORDS, ROWS, row};
+use crate::sys::mmap::SharedPage;
+
+/// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
+/// claims more is not believed.
+const MOST_OPEN: u64 = 1 << 30;
+
+/// A worker's counters as its peer wrote them, each checked for range.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections received, ever.
+    pub received: u64,
+    /// Received and not yet closed.
+    pub open: u64,
+    /// Bytes from and to clients.
+    pub bytes_in: u64,
+    /// See `bytes_in`.
+    pub bytes_out: u64,
+    /// Connections reset because no upstream could be reached.
+    pub unreachable: u64,
+    /// Sockets lost to a full descriptor table; 0 unless something else eats the worker's descriptors.
+    pub truncated: u64,
+}
+
+/// The counters page of one worker generation.
+#[derive(Debug)]
+pub struct CountersPage(SharedPage);
+
+impl CountersPage {
+    /// A fresh page and the descriptor that goes to the worker.
+    ///
+    /// # Errors
+    /// As memfd_create(2) and mmap(2).
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let (page, fd) = SharedPage::create()?;
+        Ok((Self(page), fd))
+    }
+
+    /// The worker's view of a page that it was given.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn attach(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(SharedPage::map(fd)?))
+    }
+
+    /// One word of process row `index` (0 is the first process).
+    pub fn word(&self, index: usize, place: usize) -> &AtomicU64 {
+        let at = (1 + index % ROWS) * ROW_WORDS + place % ROW_WORDS;
+        &self.0.words()[at]
+    }
+
+    /// Adds to a word of the first row; the relay worker is its only writer.
+    pub fn add(&self, place: usize, n: u64) {
+        let word = self.word(0, place);
+        // A plain load and store: with one writer there is nothing to lose, and a locked add costs more.
+        word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Connections open, from the relay worker's row.
+    pub fn open(&self) -> u64 {
+        let closed = self.word(0, row::CLOSED).load(Ordering::Acquire);
+        let received = self.word(0, row::RECEIVED).load(Ordering::Acquire);
+        received.saturating_sub(closed).min(MOST_OPEN)
+    }
+
+    /// All counters of the relay worker's row.
+    pub fn counts(&self) -> Counts {
+        let get = |place| self.word(0, place).load(Ordering::Relaxed);
+        Counts {
+            received: get(row::RECEIVED),
+            open: self.open(),
+            bytes_in: get(row::BYTES_IN),
+            bytes_out: get(row::BYTES_OUT),
+            unreachable: get(row::UNREACHABLE),
+            truncated: get(row::TRUNCATED),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn both_sides_see_the_same_words_and_nonsense_is_bounded() {
+        let (ours, fd) = CountersPage::create().unwrap();
+        let theirs = CountersPage::attach(fd.as_fd()).unwrap();
+        theirs.add(row::RECEIVED, 5);
+        theirs.add(row::CLOSED, 2);
+        assert_eq!(ours.open(), 3);
+        theirs.add(row::CLOSED, u64::MAX / 2);
+        assert_eq!(ours.open(), 0, "more closed than received is nonsense, not a huge number");
+        theirs.add(row::RECEIVED, u64::MAX - 10);
+        assert!(ours.open() <= MOST_OPEN);
+    }
+
+    #[test]
+    fn the_page_cannot_be_shrunk_under_the_other_side() {
+        let (_ours, fd) = CountersPage::create().unwrap();
+        assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! The two ends of a queue: the master's, which can also take hand-offs back, and the worker's.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::abi::payload;
+use crate::sys::{scm, sock};
+
+/// The master's end: it sends, counts what is pending, and keeps the receiving end for a rescue.
+#[derive(Debug)]
+pub struct QueueTx {
+    tx: OwnedFd,
+    /// A duplicate of the worker's end. While it is open, what is queued outlives the worker.
+    rx: OwnedFd,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct QueueRx(OwnedFd);
+
+/// What a worker found in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// A message; `lost` sockets of it did not fit into our descriptor table.
+    Message {
+        /// Sockets that the kernel dropped.
+        lost: usize,
+    },
+    /// Nothing is queued now.
+    Empty,
+    /// The master closed its end: nothing will come any more.
+    Closed,
+}
+
+impl QueueTx {
+    /// A new queue: the master's end and the descriptor for the worker.
+    ///
+    /// # Errors
+    /// As socketpair(2) and dup(2).
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let (tx, rx) = sock::seqpacket_pair()?;
+        let theirs = rx.try_clone()?;
+        Ok((Self { tx, rx }, theirs))
+    }
+
+    /// Hands over `sockets` (at most [`scm::MAX_FDS`]) in one message. The caller closes its copies at once.
+    ///
+    /// # Errors
+    /// `EAGAIN` and `ETOOMANYREFS` are back-pressure: nothing was sent.
+    pub fn send<'a>(&self, sockets: impl ExactSizeIterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+        let tags = [payload::SOCKET; scm::MAX_FDS];
+        let len = sockets.len().min(scm::MAX_FDS);
+        scm::send_fds(self.tx.as_fd(), &tags[..len], sockets)
+    }
+
+    /// Leaves the empty message that shows when a stalled worker wakes up.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub fn send_empty(&self) -> io::Result<()> {
+        scm::send_fds(self.tx.as_fd(), &[payload::EMPTY], std::iter::empty())
+    }
+
+    /// Hand-offs (and empty messages) not yet received by the worker.
+    pub fn pending(&self) -> usize {
+        sock::queued_bytes(self.rx.as_fd()).unwrap_or(0)
+    }
+
+    /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive
+    /// is stuck in a page fault, hence the rescue thread.
+    pub fn take_back(&self) -> Vec<OwnedFd> {
+        let mut sockets = Vec::new();
+        let mut tags = [0; scm::MAX_FDS];
+        loop {
+            match scm::recv_fds(self.rx.as_fd(), &mut tags, &mut sockets) {
+                Ok(received) if received.len == 0 => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        sockets
+    }
+}
+
+impl QueueRx {
+    /// Wraps the descriptor that came with the worker's setup.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Receives one message; its sockets are appended to `sockets`.
+    ///
+    /// # Errors
+    /// As recvmsg(2), without `EAGAIN` and `EINTR`.
+    pub fn receive(&self, sockets: &mut Vec<OwnedFd>) -> io::Result<Reception> {
+        let mut tags = [0; scm::MAX_FDS];
+        let before = sockets.len();
+        loop {
+            match scm::recv_fds(self.0.as_fd(), &mut tags, sockets) {
+                Ok(received) if received.len == 0 => return Ok(Reception::Closed),
+                Ok(received) => {
+                    let sent = tags[..received.len].iter().filter(|&&tag| tag == payload::SOCKET).count();
+                    return Ok(Reception::Message { lost: sent.saturating_sub(sockets.len() - before) });
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Reception::Empty),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for QueueRx {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_a_dead_worker_had_not_received_is_taken_back_with_its_bytes() {
+        let (queue, worker) = QueueTx::create().unwrap();
+        let mut clients = Vec::new();
+        for n in 0..50u8 {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            client.write_all(&[n]).unwrap();
+            queue.send([server.as_fd()].into_iter()).unwrap();
+            clients.push(client);
+        }
+        assert_eq!(queue.pending(), 50);
+        drop(worker);
+        let back = queue.take_back();
+        assert_eq!((back.len(), queue.pending()), (50, 0));
+        for (n, socket) in back.into_iter().enumerate() {
+            let mut byte = [0];
+            UnixStream::from(socket).read_exact(&mut byte).unwrap();
+            assert_eq!(usize::from(byte[0]), n);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_keeps_pending_at_one_until_received() {
+        let (queue, worker) = QueueTx::create().unwrap();
+        let worker = QueueRx::new(worker);
+        queue.send_empty().unwrap();
+        assert_eq!(queue.pending(), 1);
+        let mut sockets = Vec::new();
+        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Message { lost: 0 });
+        assert!(sockets.is_empty());
+        assert_eq!(queue.pending(), 0);
+        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Empty);
+        drop(queue);
+        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Closed);
+    }
+}

@@ -1,0 +1,224 @@
+//! The command that a service runs: found, named, and filled in for a slot.
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::exit::{Exit, NOT_EXECUTABLE, NOT_FOUND, USAGE};
+
+/// A program and its arguments.
+#[derive(Debug, Clone)]
+pub struct CommandLine {
+    /// As the user wrote it: argv[0].
+    words: Vec<OsString>,
+}
+
+/// Programs that run a script: the script names the service.
+const INTERPRETERS: [&str; 14] = [
+    "node", "nodejs", "bun", "deno", "python", "python3", "ruby", "php", "java", "perl", "sh", "bash", "tsx", "uvicorn",
+];
+
+/// What runs a file that cannot run by itself.
+const RUNNERS: [(&str, &str); 8] = [
+    ("js", "node"),
+    ("mjs", "node"),
+    ("cjs", "node"),
+    ("ts", "tsx"),
+    ("py", "python3"),
+    ("rb", "ruby"),
+    ("php", "php"),
+    ("jar", "java -jar"),
+];
+
+impl CommandLine {
+    /// Takes the words behind `--` and looks whether the program can be run.
+    ///
+    /// # Errors
+    /// Exit code 127 when it is not found, 126 when it cannot be executed, with a hint where one fits.
+    pub fn find(words: &[OsString]) -> Result<Self, Exit> {
+        let command = Self { words: words.to_vec() };
+        let program = command.words.first().filter(|word| !word.is_empty());
+        let program = program.ok_or_else(|| Exit::new(USAGE, "the command is empty"))?;
+        if words.iter().any(|word| word.as_bytes().contains(&0)) {
+            return Err(Exit::new(USAGE, "an argument with a NUL byte cannot be passed on"));
+        }
+        locate(program)?;
+        Ok(command)
+    }
+
+    /// The program, looked up anew (a `current` symlink may have moved).
+    ///
+    /// # Errors
+    /// As [`CommandLine::find`].
+    pub fn program(&self) -> Result<PathBuf, Exit> {
+        locate(self.words.first().map_or(OsStr::new(""), OsString::as_os_str))
+    }
+
+    /// The name that a service gets from its command.
+    pub fn name(&self) -> String {
+        let base = |word: &OsString| Path::new(word).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let program = self.words.first().map(base).unwrap_or_default();
+        let script = self.words.iter().skip(1).find(|word| !word.as_bytes().starts_with(b"-"));
+        let name = match script {
+            Some(script)
+                if INTERPRETERS.contains(&program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'))
+                    || INTERPRETERS.contains(&program.as_str()) =>
+            {
+                Path::new(script).file_stem().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            _ => program,
+        };
+        let safe: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+            .take(64)
+            .collect();
+        let safe = safe.trim_start_matches('.');
+        if safe.is_empty() { "service".to_owned() } else { safe.to_owned() }
+    }
+
+    /// argv[0].
+    pub fn arg0(&self) -> &OsStr {
+        self.words.first().map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
+    /// The arguments for one slot: `{port}`, `{host}`, `{slot}` filled in where there is an address; `{{port}}`
+    /// stands for the text `{port}`.
+    pub fn arguments(&self, slot: u32, address: Option<SocketAddr>) -> Vec<OsString> {
+        let mut places = vec![("slot", slot.to_string())];
+        if let Some(address) = address {
+            places.push(("port", address.port().to_string()));
+            places.push(("host", address.ip().to_string()));
+        }
+        self.words.iter().skip(1).map(|word| fill(word, &places)).collect()
+    }
+}
+
+impl std::fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words: Vec<_> = self.words.iter().map(|word| word.to_string_lossy()).collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+fn fill(word: &OsStr, places: &[(&str, String)]) -> OsString {
+    let (bytes, mut out, mut at) = (word.as_bytes(), Vec::new(), 0);
+    'next: while at < bytes.len() {
+        if bytes[at] == b'{' {
+            for (name, value) in places {
+                let escaped = format!("{{{{{name}}}}}");
+                let plain = format!("{{{name}}}");
+                if bytes[at..].starts_with(escaped.as_bytes()) {
+                    out.extend_from_slice(plain.as_bytes());
+                    at += escaped.len();
+                    continue 'next;
+                }
+                if bytes[at..].starts_with(plain.as_bytes()) {
+                    out.extend_from_slice(value.as_bytes());
+                    at += plain.len();
+                    continue 'next;
+                }
+            }
+        }
+        out.push(bytes[at]);
+        at += 1;
+    }
+    OsString::from_vec(out)
+}
+
+/// As execvp(3) would find it.
+fn locate(program: &OsStr) -> Result<PathBuf, Exit> {
+    if program.as_bytes().contains(&b'/') {
+        return executable(Path::new(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let mut refused = None;
+    for directory in std::env::split_paths(&path) {
+        let file = directory.join(program);
+        match executable(&file) {
+            Ok(file) => return Ok(file),
+            Err(exit) if exit.code == NOT_EXECUTABLE && file.is_file() => refused = Some(exit),
+            Err(_) => {}
+        }
+    }
+    Err(refused.unwrap_or_else(|| {
+        let name = program.to_string_lossy();
+        let hint = if Path::new(program).is_file() {
+            format!("; {}", runner(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
+        } else {
+            runner(program).map(|hint| format!("; {hint}")).unwrap_or_default()
+        };
+        Exit::new(NOT_FOUND, format!("command not found: {name}{hint}"))
+    }))
+}
+
+fn executable(file: &Path) -> Result<PathBuf, Exit> {
+    let shown = file.display();
+    match std::fs::metadata(file) {
+        Ok(meta) if meta.is_dir() => {
+            Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: it is a directory")))
+        }
+        Ok(_) if access(file, AccessFlags::X_OK).is_ok() => Ok(file.to_owned()),
+        Ok(_) => {
+            let hint = runner(file.as_os_str()).unwrap_or_else(|| format!("chmod +x {shown}"));
+            Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: permission denied; {hint}")))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Exit::new(NOT_FOUND, format!("command not found: {shown}")))
+        }
+        Err(error) => Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: {error}"))),
+    }
+}
+
+fn runner(file: &OsStr) -> Option<String> {
+    let extension = Path::new(file).extension()?.to_str()?;
+    let (_, runner) = RUNNERS.iter().find(|(known, _)| *known == extension)?;
+    Some(format!("did you mean -- {runner} {}", file.to_string_lossy()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> CommandLine {
+        CommandLine { words: words.iter().map(OsString::from).collect() }
+    }
+
+    #[test]
+    fn arguments_are_filled_in_and_the_rest_is_left_alone() {
+        let address: SocketAddr = "127.0.0.1:61000".parse().unwrap();
+        let command =
+            line(&["x", "--port={port}", "{host}:{port}", "{slot}", "{{port}}", r#"{"a":{"b":1}}"#, "{", "{{", ""]);
+        let wanted = ["--port=61000", "127.0.0.1:61000", "2", "{port}", r#"{"a":{"b":1}}"#, "{", "{{", ""];
+        assert_eq!(command.arguments(2, Some(address)), wanted.map(OsString::from));
+        assert_eq!(line(&["x", "{port}"]).arguments(0, None), ["{port}"].map(OsString::from));
+    }
+
+    #[test]
+    fn a_service_is_named_after_the_script_behind_an_interpreter_or_the_command() {
+        for (words, name) in [
+            (&["node", "--inspect", "dir/app.js"][..], "app"),
+            (&["python3.11", "-u", "serve.py"], "serve"),
+            (&["/usr/sbin/nginx", "-g", "daemon off;"], "nginx"),
+            (&["./my server"], "my-server"),
+            (&["node"], "node"),
+        ] {
+            assert_eq!(line(words).name(), name, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_run_is_told_apart() {
+        let code = |word: &str| CommandLine::find(&[word.into()]).map_err(|exit| (exit.code, exit.message));
+        assert!(code("sh").is_ok());
+        assert_eq!(code("no-such-thing").unwrap_err().0, NOT_FOUND);
+        assert_eq!(code("/no/such/thing").unwrap_err().0, NOT_FOUND);
+        assert_eq!(code("/etc/passwd").unwrap_err().0, NOT_EXECUTABLE);
+        assert_eq!(code("/etc").unwrap_err().0, NOT_EXECUTABLE);
+        assert!(code("app.js").unwrap_err().1.contains("-- node app.js"));
+    }
+}

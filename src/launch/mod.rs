@@ -1,0 +1,103 @@
+//! The one place that starts processes.
+
+pub mod command;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::exit::{Exit, NOT_EXECUTABLE};
+use crate::sys::process::{ChildSetup, NoFile, prepare};
+use command::CommandLine;
+
+/// Starts children with what they all have in common.
+#[derive(Debug)]
+pub struct Launcher {
+    /// The image that runs now, for relay workers.
+    image: OwnedFd,
+    /// The file limit that the daemon was started with: servers get it back.
+    nofile: NoFile,
+}
+
+/// A server to be started.
+#[derive(Debug)]
+pub struct Server<'a> {
+    /// The service's name.
+    pub service: &'a str,
+    /// The slot, or `None` for a server that all slots share.
+    pub slot: Option<u32>,
+    /// The command.
+    pub command: &'a CommandLine,
+    /// Where it shall listen, when that is ours to say.
+    pub address: Option<SocketAddr>,
+    /// What it gets when the master dies.
+    pub death_signal: Signal,
+}
+
+impl Launcher {
+    /// Remembers the running image.
+    ///
+    /// # Errors
+    /// Without /proc.
+    pub fn new(nofile: NoFile) -> io::Result<Self> {
+        Ok(Self { image: crate::sys::process::own_image()?, nofile })
+    }
+
+    /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
+    ///
+    /// # Errors
+    /// As fork(2) and execve(2).
+    pub fn relay(&self, service: &str, slot: u32, channel: OwnedFd) -> io::Result<u32> {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
+        command.arg0(format!("roundsman: relay {service}/{slot}"));
+        command.arg("relay-worker").stdin(Stdio::from(channel)).stdout(Stdio::null());
+        strip(&mut command);
+        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None });
+        Ok(command.spawn()?.id())
+    }
+
+    /// Starts a server. Returns its pid.
+    ///
+    /// # Errors
+    /// Exit codes 126 and 127 as the shell's, 71 when the system has no process for us.
+    pub fn server(&self, server: &Server<'_>) -> Result<u32, Exit> {
+        let program = server.command.program()?;
+        let slot = server.slot.unwrap_or(0);
+        let mut command = Command::new(program);
+        command.arg0(server.command.arg0());
+        command.args(server.command.arguments(slot, server.address)).stdin(Stdio::null());
+        strip(&mut command);
+        command.env("ROUNDSMAN_SERVICE", server.service);
+        if server.slot.is_some() {
+            command.env("ROUNDSMAN_SLOT", slot.to_string()).env("NODE_APP_INSTANCE", slot.to_string());
+        }
+        if let Some(address) = server.address {
+            command.env("PORT", address.port().to_string()).env("HOST", address.ip().to_string());
+        }
+        prepare(&mut command, ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile) });
+        let child = command.spawn().map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
+                Exit::os(&format!("cannot start {}", server.command), &error)
+            }
+            _ => Exit::new(NOT_EXECUTABLE, format!("cannot execute {}: {error}", server.command)),
+        })?;
+        Ok(child.id())
+    }
+}
+
+/// Takes our own settings and other supervisors' channels out of a child's environment.
+fn strip(command: &mut Command) {
+    let foreign = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "NODE_CHANNEL_FD", "NODE_UNIQUE_ID"];
+    for name in foreign {
+        command.env_remove(name);
+    }
+    let ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("ROUNDSMAN_"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
+        command.env_remove(name);
+    }
+}

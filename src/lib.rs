@@ -1,0 +1,34 @@
+//! roundsman: a round-robin TCP load-balancing daemon. The parts, in the order data flows:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | flags and environment, parsed |
+//! | [`config`] | what the daemon shall do: one immutable value |
+//! | [`listener`] | listening sockets, bound or adopted |
+//! | [`accept`] | the accept thread: listeners → policy → hand-off |
+//! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
+//! | [`abi`] | what two processes must agree on |
+//! | [`relay`] | the relay worker: bytes between clients and upstreams |
+//! | [`launch`] | the one place that starts processes |
+//! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
+//! | [`control`] | the control socket, both ends |
+//! | [`output`] | the log, written by its own thread |
+//! | [`demo`] | the daemon in front of a built-in responder |
+//! | [`who`], [`exit`] | who holds a port; exit codes |
+//! | [`sys`] | system calls: the only `unsafe` |
+
+pub mod abi;
+pub mod accept;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod exit;
+pub mod handoff;
+pub mod launch;
+pub mod listener;
+pub mod output;
+pub mod relay;
+pub mod supervisor;
+pub mod sys;
+pub mod who;

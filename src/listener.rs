@@ -1,0 +1,217 @@
+//! Listening sockets: bind a new one or adopt an inherited one, and set what accepted sockets inherit.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+
+use crate::config::addr::ListenAddr;
+
+/// Connections that the kernel keeps for us; it clamps this to net.core.somaxconn.
+pub const BACKLOG: i32 = 4096;
+
+/// A bound socket; it listens once [`Listener::listen`] was called.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, shared with the accept thread.
+    pub socket: Arc<OwnedFd>,
+    /// As shown to people: the address with the port that was really bound.
+    pub address: String,
+    /// The port of a TCP listener.
+    pub port: Option<u16>,
+    /// The file of a Unix socket that we made: path, device, inode.
+    file: Option<(PathBuf, u64, u64)>,
+}
+
+/// Why a listener could not be had.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Another socket has the address.
+    #[error("cannot listen on {address}: address already in use{}", .by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default())]
+    InUse {
+        /// The address.
+        address: String,
+        /// Who has it, if /proc tells.
+        by: Option<String>,
+    },
+    /// A port below the privileged limit.
+    #[error(
+        "cannot listen on {address}: permission denied; ports below {limit} need root or CAP_NET_BIND_SERVICE \
+         (or net.ipv4.ip_unprivileged_port_start={port})"
+    )]
+    Privileged {
+        /// The address.
+        address: String,
+        /// Its port.
+        port: u16,
+        /// The first port that needs no privilege.
+        limit: u16,
+    },
+    /// Anything else that the system says.
+    #[error("cannot listen on {address}: {source}")]
+    Os {
+        /// The address.
+        address: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A Unix path that is not a socket.
+    #[error("cannot listen on unix:{}: the path exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+}
+
+impl Listener {
+    /// Binds an address. A Unix socket file without a listener behind it is replaced.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(address: &ListenAddr) -> Result<Self, BindError> {
+        let fail = |source: io::Error| explain(address, source);
+        match address {
+            ListenAddr::Tcp(to) => Self::finish(bind_tcp(*to, Dual::No).map_err(fail)?, None).map_err(fail),
+            ListenAddr::Port(port) => {
+                let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port));
+                let socket = match bind_tcp(any, Dual::Yes) {
+                    // No IPv6 on this machine.
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+                        bind_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)), Dual::No)
+                    }
+                    other => other,
+                };
+                Self::finish(socket.map_err(fail)?, None).map_err(fail)
+            }
+            ListenAddr::Unix(path) => {
+                replace_stale(path)?;
+                let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(fail)?;
+                socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
+                let meta = std::fs::metadata(path).map_err(fail)?;
+                Self::finish(socket, Some((path.clone(), meta.dev(), meta.ino()))).map_err(fail)
+            }
+        }
+    }
+
+    /// Takes a socket that was passed to this process.
+    ///
+    /// # Errors
+    /// When it is not a stream socket.
+    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        if socket.r#type()? != Type::STREAM {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
+        }
+        socket.set_nonblocking(true)?;
+        Self::finish(socket, None)
+    }
+
+    fn finish(socket: Socket, file: Option<(PathBuf, u64, u64)>) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        let (address, port) = match (local.as_socket(), local.as_pathname()) {
+            (Some(tcp), _) => {
+                // Accepted sockets inherit both: no system call per connection.
+                socket.set_tcp_nodelay(true)?;
+                keep_alive(&SockRef::from(&socket));
+                (tcp.to_string(), Some(tcp.port()))
+            }
+            (None, Some(path)) => (format!("unix:{}", path.display()), None),
+            (None, None) => ("unix:(unnamed)".to_owned(), None),
+        };
+        Ok(Self { socket: Arc::new(socket.into()), address, port, file })
+    }
+
+    /// Begins to listen (or sets the backlog of a socket that does already).
+    ///
+    /// # Errors
+    /// As listen(2): another socket may have taken the address in between.
+    pub fn listen(&self) -> io::Result<()> {
+        SockRef::from(&self.socket).listen(BACKLOG)
+    }
+
+    /// Whether this is the socket that `address` asks for.
+    pub fn serves(&self, address: &ListenAddr) -> bool {
+        match address {
+            ListenAddr::Unix(path) => self.address == format!("unix:{}", path.display()),
+            ListenAddr::Tcp(wanted) => crate::sys::sock::local_addr(self.socket.as_fd()) == Some(*wanted),
+            ListenAddr::Port(port) => crate::sys::sock::local_addr(self.socket.as_fd())
+                .is_some_and(|local| local.port() == *port && local.ip().is_unspecified()),
+        }
+    }
+
+    /// Removes the file of a Unix socket, if it is still ours.
+    pub fn remove_file(&self) {
+        if let Some((path, device, inode)) = &self.file
+            && std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (*device, *inode))
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// TCP keep-alive: a peer that vanished is noticed after about 15 minutes at most, not after two hours.
+pub fn keep_alive(socket: &SockRef<'_>) {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(75));
+    // Not TCP, or reset meanwhile: nothing to keep alive.
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+#[derive(PartialEq, Eq)]
+enum Dual {
+    Yes,
+    No,
+}
+
+fn bind_tcp(to: SocketAddr, dual: Dual) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
+    socket.set_reuse_address(true)?;
+    if to.is_ipv6() {
+        // `[::]:80` means both families, as with nearly every server; a particular v6 address only itself.
+        let only_v6 = dual == Dual::No && !to.ip().is_unspecified();
+        socket.set_only_v6(only_v6)?;
+    }
+    socket.bind(&to.into())?;
+    Ok(socket)
+}
+
+/// Removes the file of a Unix socket on which nobody listens; refuses a live one and what is no socket.
+fn replace_stale(path: &Path) -> Result<(), BindError> {
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !meta.file_type().is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    let address = format!("unix:{}", path.display());
+    match UnixStream::connect(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+            std::fs::remove_file(path).map_err(|source| BindError::Os { address, source })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(BindError::InUse { address, by: None }),
+        Err(source) => Err(BindError::Os { address, source }),
+    }
+}
+
+fn explain(address: &ListenAddr, source: io::Error) -> BindError {
+    let port = match address {
+        ListenAddr::Tcp(address) => Some(address.port()),
+        ListenAddr::Port(port) => Some(*port),
+        ListenAddr::Unix(_) => None,
+    };
+    let address = address.to_string();
+    match (source.raw_os_error(), port) {
+        (Some(libc::EADDRINUSE), _) => BindError::InUse { address, by: port.and_then(crate::who::listens_on) },
+        (Some(libc::EACCES), Some(port)) if port < first_free_port() => {
+            BindError::Privileged { address, port, limit: first_free_port() }
+        }
+        _ => BindError::Os { address, source },
+    }
+}
+
+fn first_free_port() -> u16 {
+    let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}

@@ -1,0 +1,49 @@
+//! Which role: master, relay worker, control command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use roundsman::cli::{Cli, Run, Verb};
+use roundsman::config::Config;
+use roundsman::exit::{Exit, OS};
+use roundsman::{control, demo, output, relay, supervisor};
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| roundsman::cli::explain(error).exit());
+    let result = match cli.verb {
+        None => run(cli.run, Greeting::None),
+        Some(Verb::Demo(options)) => demo::options(&options).and_then(|cli| run(cli.run, Greeting::Demo)),
+        Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
+        Some(Verb::RelayWorker) => role(relay::main()),
+        Some(Verb::DemoServer) => role(demo::serve()),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(exit) => {
+            eprintln!("roundsman: {}", exit.message);
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+enum Greeting {
+    None,
+    Demo,
+}
+
+fn run(run: Run, greeting: Greeting) -> Result<u8, Exit> {
+    let config = Config::from_cli(run, supervisor::inherited())?;
+    let listeners = supervisor::take_inherited(&config.service.listen)?;
+    let log = output::start(config.log_format, &config.log_level)
+        .map_err(|error| Exit::os("cannot start the output thread", &error))?;
+    if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first()) {
+        println!("{}", demo::welcome(&listener.address));
+    }
+    let result = supervisor::main(config, listeners);
+    log.flush();
+    result
+}
+
+fn role(result: anyhow::Result<()>) -> Result<u8, Exit> {
+    result.map(|()| 0).map_err(|error| Exit::new(OS, format!("{error:#}")))
+}

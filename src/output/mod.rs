@@ -1,0 +1,151 @@
+//! Our own log: formatted by tracing where things happen, written to stderr by one thread.
+//!
+//! A reader that does not read blocks that thread and nothing else: lines beyond a bounded channel are dropped,
+//! counted, and the count is written once the reader is back.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for the reader; more are dropped.
+const LINES: usize = 1024;
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One readable line per event
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+enum Item {
+    Line(Vec<u8>),
+    Flush(Sender<()>),
+}
+
+/// The log's sending end: flush it before the process ends.
+#[derive(Debug, Clone)]
+pub struct Log {
+    lines: Sender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Item")
+    }
+}
+
+impl Log {
+    /// Waits until what was logged is written, at most a moment: a blocked reader does not hold up the end.
+    pub fn flush(&self) {
+        let (done, flushed) = bounded(1);
+        if self.lines.try_send(Item::Flush(done)).is_ok() {
+            let _ = flushed.recv_timeout(Duration::from_millis(500));
+        }
+    }
+}
+
+/// Starts the output thread and makes it the destination of all tracing events.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(format: LogFormat, level: &str) -> io::Result<Log> {
+    let (lines, receiver) = bounded(LINES);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let log = Log { lines, dropped: dropped.clone() };
+    thread::Builder::new().name("output".into()).spawn(move || write_lines(&receiver, &dropped, format))?;
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(colour).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(log)
+}
+
+fn write_lines(lines: &Receiver<Item>, dropped: &AtomicU64, format: LogFormat) {
+    let mut stderr = io::stderr();
+    for item in lines {
+        match item {
+            Item::Line(line) => write_all(&mut stderr, &line),
+            Item::Flush(done) => {
+                let _ = done.try_send(());
+            }
+        }
+        // Word of what is missing comes when there is room again, not into the same jam.
+        if lines.is_empty() {
+            let lost = dropped.swap(0, Relaxed);
+            if lost > 0 {
+                let line = match format {
+                    LogFormat::Text => format!("WARN {lost} log lines dropped: the reader of stderr was too slow\n"),
+                    LogFormat::Json => {
+                        format!("{{\"level\":\"WARN\",\"message\":\"log lines dropped\",\"dropped\":{lost}}}\n")
+                    }
+                };
+                write_all(&mut stderr, line.as_bytes());
+            }
+        }
+    }
+}
+
+/// Writes to a stderr that may be non-blocking (inherited so) or gone.
+fn write_all(stderr: &mut io::Stderr, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match stderr.write(bytes) {
+            Ok(0) => return,
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                use std::os::fd::AsFd;
+                let mut fds = [nix::poll::PollFd::new(stderr.as_fd(), nix::poll::PollFlags::POLLOUT)];
+                let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+            }
+            // Nobody reads: the log ends, the daemon does not.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Collects one event's text and sends it when the event is complete.
+#[derive(Debug)]
+pub struct LineWriter<'a> {
+    log: &'a Log,
+    line: Vec<u8>,
+}
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LineWriter<'_> {
+    fn drop(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if let Err(TrySendError::Full(_)) = self.log.lines.try_send(Item::Line(line)) {
+            self.log.dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter { log: self, line: Vec::new() }
+    }
+}

@@ -1,0 +1,102 @@
+//! Opening the upstream side of a connection, from as many source addresses as it takes.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::upstreams::Address;
+use crate::sys::sock;
+
+/// How many other source addresses are tried when one has no port left.
+const ATTEMPTS: u8 = 8;
+/// Source addresses that one worker uses for loopback upstreams: each has its own ephemeral ports.
+const SOURCES: u8 = 250;
+
+/// How far a connect(2) got.
+#[derive(Debug)]
+pub enum Started {
+    /// Established, or on the way (over loopback it is established when connect returns, all the same).
+    Going(OwnedFd),
+    /// A Unix socket's backlog is full: try again shortly; the upstream is there.
+    Later,
+}
+
+/// The source addresses of one worker.
+#[derive(Debug)]
+pub struct Sources {
+    slot: u32,
+    /// The kernel's choice (127.0.0.1) ran out of ports: bind to addresses of our own in turn.
+    next: Option<u8>,
+}
+
+impl Sources {
+    /// For the worker of a slot: its range is 127.64+ (slot/256).(slot%256).x, so workers do not compete.
+    pub fn new(slot: u32) -> Self {
+        Self { slot, next: None }
+    }
+
+    fn advance(&mut self) -> Ipv4Addr {
+        let last = self.next.map_or(1, |next| next % SOURCES + 1);
+        self.next = Some(last);
+        let [_, _, high, low] = self.slot.to_be_bytes();
+        Ipv4Addr::new(127, 64 + (high & 63), low, last)
+    }
+
+    /// Begins a connection.
+    ///
+    /// # Errors
+    /// As socket(2) and connect(2), without `EINPROGRESS`; `EADDRNOTAVAIL` only when all sources are exhausted.
+    pub fn connect(&mut self, address: &Address) -> io::Result<Started> {
+        match address {
+            Address::Unix(_, address) => match begin(Domain::UNIX, address, None) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Started::Later),
+                other => other.map(Started::Going),
+            },
+            Address::Tcp(to @ SocketAddr::V4(v4), address) if v4.ip().is_loopback() => {
+                let mut source = self.next.map(|_| self.advance());
+                for _ in 0..ATTEMPTS {
+                    match begin(Domain::for_address(*to), address, source) {
+                        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                            source = Some(self.advance());
+                        }
+                        other => return other.map(Started::Going),
+                    }
+                }
+                Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
+            }
+            Address::Tcp(to, address) => begin(Domain::for_address(*to), address, None).map(Started::Going),
+        }
+    }
+}
+
+fn begin(domain: Domain, address: &SockAddr, source: Option<Ipv4Addr>) -> io::Result<OwnedFd> {
+    let socket = Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    if let Some(source) = source {
+        sock::bind_address_no_port(socket.as_fd())?;
+        socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
+    }
+    match socket.connect(address) {
+        Ok(()) => Ok(socket.into()),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_its_own_sources_and_goes_round() {
+        let (mut a, mut b) = (Sources::new(3), Sources::new(300));
+        assert_eq!(a.advance(), Ipv4Addr::new(127, 64, 3, 1));
+        assert_eq!(b.advance(), Ipv4Addr::new(127, 65, 44, 1));
+        for _ in 1..SOURCES {
+            a.advance();
+        }
+        assert_eq!(a.advance(), Ipv4Addr::new(127, 64, 3, 1));
+    }
+}

@@ -1,0 +1,229 @@
+//! Where a relay worker's connections come from: the master's queues and, under `none`, the listeners.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
+
+use super::sessions::Sessions;
+use crate::handoff::{QueueRx, Reception};
+use crate::sys::{epoll, sock};
+
+/// Tokens from here on are queues and listeners; session tokens have the top bit clear.
+const QUEUES: usize = 1 << 63;
+const LISTENERS: usize = QUEUES | 1 << 62;
+/// nginx re-adds its listener this often: EPOLLEXCLUSIVE wakes the last one added first, and without this one
+/// worker would take most.
+const READD_EVERY: u32 = 16;
+/// Connections taken per turn before sessions have theirs.
+const BUDGET: usize = 64;
+/// How soon accept(2) is tried again when memory or descriptors ran out.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+/// Descriptors besides sessions and pipes: epoll, channel, queues, standard streams.
+const FIXED: usize = 32;
+
+/// How many connections a worker with a file limit may have, and how many pipes beside them.
+pub fn capacity(nofile: u64, listeners: usize) -> (usize, usize) {
+    let limit = usize::try_from(nofile).unwrap_or(usize::MAX).min(1 << 24);
+    let pipes = (limit / 8).min(super::pipes::Pipes::most_descriptors());
+    let sessions = limit.saturating_sub(FIXED + 2 * listeners + pipes) / 2;
+    (sessions.max(1), pipes / 2)
+}
+
+struct Queue {
+    rx: QueueRx,
+    ready: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Not before the master says that it listens.
+    Off,
+    On,
+    /// Near the file limit, or after an error: added again later.
+    Paused,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    watch: Watch,
+    ready: bool,
+    accepts: u32,
+}
+
+/// The queues and listeners of a worker.
+pub struct Intake {
+    queues: Vec<Queue>,
+    listeners: Vec<Listener>,
+    /// The most sockets in one message.
+    batch: usize,
+    /// The most sessions.
+    capacity: usize,
+    retry: Option<Instant>,
+    received: Vec<OwnedFd>,
+    full: bool,
+}
+
+impl Intake {
+    /// Watches the queues.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn new(
+        poll: &Poll,
+        queues: Vec<OwnedFd>,
+        listeners: Vec<OwnedFd>,
+        batch: usize,
+        capacity: usize,
+    ) -> io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        for (at, queue) in queues.iter().enumerate() {
+            poll.registry().register(&mut SourceFd(&queue.as_raw_fd()), Token(QUEUES | at), Interest::READABLE)?;
+        }
+        let queue = |fd| Queue { rx: QueueRx::new(fd), ready: false, closed: false };
+        let listener = |socket| Listener { socket, watch: Watch::Off, ready: false, accepts: 0 };
+        Ok(Self {
+            queues: queues.into_iter().map(queue).collect(),
+            listeners: listeners.into_iter().map(listener).collect(),
+            batch,
+            capacity,
+            retry: None,
+            received: Vec::new(),
+            full: false,
+        })
+    }
+
+    /// Whether a token is one of ours; if so, notes that it is readable.
+    pub fn event(&mut self, Token(token): Token) -> bool {
+        if token & LISTENERS == LISTENERS {
+            if let Some(listener) = self.listeners.get_mut(token & !LISTENERS) {
+                listener.ready = true;
+            }
+            return true;
+        }
+        if token & QUEUES != 0 {
+            if let Some(queue) = self.queues.get_mut(token & !QUEUES) {
+                queue.ready = true;
+            }
+            return true;
+        }
+        false
+    }
+
+    /// The listeners listen: begin to accept.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn serve(&mut self, poll: &Poll) -> io::Result<()> {
+        for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, l)| l.watch != Watch::On) {
+            epoll::add_exclusive(poll, listener.socket.as_fd(), Token(LISTENERS | at))?;
+            listener.watch = Watch::On;
+        }
+        Ok(())
+    }
+
+    /// Leaves the listeners to the master and the other workers.
+    pub fn stop_listening(&mut self, poll: &Poll) {
+        for listener in self.listeners.drain(..).filter(|listener| listener.watch == Watch::On) {
+            let _ = epoll::remove(poll, listener.socket.as_fd());
+        }
+    }
+
+    /// Nothing more will come.
+    pub fn ended(&self) -> bool {
+        self.listeners.is_empty() && self.queues.iter().all(|queue| queue.closed)
+    }
+
+    /// Whether the worker is at its limit.
+    pub fn full(&self) -> bool {
+        self.full
+    }
+
+    fn room(&self, sessions: &Sessions) -> bool {
+        sessions.len() + self.batch <= self.capacity
+    }
+
+    /// Takes what came, as long as there is room for it.
+    ///
+    /// # Errors
+    /// A queue that cannot be read: the worker is of no use any more.
+    pub fn take(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant) -> io::Result<()> {
+        if self.retry.is_some_and(|at| at <= now) && self.room(sessions) {
+            self.retry = None;
+            self.serve(poll)?;
+        }
+        let mut budget = BUDGET;
+        for at in 0..self.queues.len() {
+            while budget > 0 && self.queues[at].ready && self.room(sessions) {
+                match self.queues[at].rx.receive(&mut self.received)? {
+                    Reception::Message { lost } => {
+                        if lost > 0 {
+                            sessions.count_lost(lost);
+                        }
+                        budget = budget.saturating_sub(self.received.len().max(1));
+                        for socket in self.received.drain(..) {
+                            sessions.open(poll, socket, now);
+                        }
+                    }
+                    Reception::Empty => self.queues[at].ready = false,
+                    Reception::Closed => {
+                        self.queues[at].ready = false;
+                        self.queues[at].closed = true;
+                    }
+                }
+            }
+        }
+        self.accept(poll, sessions, now, budget)?;
+        self.full = !self.room(sessions);
+        Ok(())
+    }
+
+    fn accept(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant, mut budget: usize) -> io::Result<()> {
+        for at in 0..self.listeners.len() {
+            while budget > 0 && self.listeners[at].ready && self.listeners[at].watch == Watch::On {
+                budget -= 1;
+                let room = self.room(sessions);
+                let listener = &mut self.listeners[at];
+                let accepted =
+                    if room { sock::accept(listener.socket.as_fd()) } else { Err(io::ErrorKind::OutOfMemory.into()) };
+                match accepted {
+                    Ok(socket) => {
+                        listener.accepts += 1;
+                        sessions.open(poll, socket, now);
+                    }
+                    Err(error) => match (error.kind(), error.raw_os_error()) {
+                        (io::ErrorKind::WouldBlock, _) => listener.ready = false,
+                        (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL) | None) => {
+                            // Level-triggered: watching on would spin. The others go on accepting.
+                            epoll::remove(poll, listener.socket.as_fd())?;
+                            listener.watch = Watch::Paused;
+                            listener.ready = false;
+                            self.retry = Some(now + EXHAUSTED);
+                        }
+                        _ => {}
+                    },
+                }
+            }
+            let listener = &mut self.listeners[at];
+            if listener.watch == Watch::On {
+                // Level-triggered: what is left is told again.
+                listener.ready = false;
+                if listener.accepts >= READD_EVERY {
+                    listener.accepts = 0;
+                    epoll::remove(poll, listener.socket.as_fd())?;
+                    epoll::add_exclusive(poll, listener.socket.as_fd(), Token(LISTENERS | at))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When `take` is due without an event.
+    pub fn deadline(&self, sessions: &Sessions, now: Instant) -> Option<Instant> {
+        let more = self.queues.iter().any(|queue| queue.ready) && self.room(sessions);
+        if more { Some(now) } else { self.retry.map(|at| at.max(now + Duration::from_millis(1))) }
+    }
+}

@@ -1,0 +1,157 @@
+//! The relay worker: a single-threaded loop that carries bytes between clients and upstreams.
+//!
+//! Data flows intake → sessions → (connect) → pump. It knows nothing of supervision or of the choice of workers:
+//! the master sets it up over a channel on its standard input.
+
+mod connect;
+pub mod intake;
+mod pipes;
+pub mod protocol;
+mod pump;
+mod resolve;
+mod session;
+mod sessions;
+mod upstreams;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::handoff::page::CountersPage;
+use intake::Intake;
+use protocol::{FromWorker, Setup, Source, ToWorker};
+use resolve::Resolver;
+use sessions::Sessions;
+
+const CHANNEL: Token = Token(usize::MAX);
+const RESOLVER: Token = Token(usize::MAX - 1);
+
+/// The role's `main`: serves until the master says so or is gone.
+///
+/// # Errors
+/// When the setup is not what a master sends, or the system refuses epoll or the counters page.
+pub fn main() -> anyhow::Result<()> {
+    let channel = crate::sys::process::take_stdin().context("no channel on standard input")?;
+    let mut worker = Worker::set_up(channel)?;
+    worker.tell(&FromWorker::Ready);
+    worker.run()
+}
+
+struct Worker {
+    poll: Poll,
+    channel: OwnedFd,
+    intake: Intake,
+    sessions: Sessions,
+    resolver: Resolver,
+    phase: Phase,
+    told_full: bool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+}
+
+impl Worker {
+    fn set_up(channel: OwnedFd) -> anyhow::Result<Self> {
+        let mut fds = Vec::new();
+        let mut blocking = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut blocking, nix::poll::PollTimeout::NONE)?;
+        let Some(setup) = protocol::receive::<Setup>(channel.as_fd(), &mut fds).context("unreadable setup")? else {
+            bail!("the master is gone");
+        };
+        let listeners = if setup.source == Source::Listeners { setup.listeners } else { 0 };
+        if fds.len() != 1 + setup.listeners + listeners {
+            bail!("setup came with {} descriptors", fds.len());
+        }
+        let listeners = fds.split_off(1 + setup.listeners);
+        let queues = fds.split_off(1);
+        let page = fds.pop().context("no counters page")?;
+        let page = CountersPage::attach(page.as_fd()).context("counters page")?;
+        page.add(crate::abi::page::row::PID, u64::from(std::process::id()));
+        let poll = Poll::new()?;
+        let fd = channel.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)?;
+        let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
+        let resolver = Resolver::new(&poll, RESOLVER)?;
+        let sessions = Sessions::new(&setup, page, Instant::now());
+        Ok(Self { poll, channel, intake, sessions, resolver, phase: Phase::Serving, told_full: false })
+    }
+
+    /// A full channel loses news, not connections.
+    fn tell(&self, message: &FromWorker) {
+        let _ = protocol::send(self.channel.as_fd(), message, &[]);
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let now = Instant::now();
+            let deadlines = [self.sessions.deadline(now), self.intake.deadline(&self.sessions, now)];
+            let timeout = deadlines.into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+                _ => {}
+            }
+            let now = Instant::now();
+            let mut ordered = false;
+            for event in &events {
+                match event.token() {
+                    CHANNEL => ordered = true,
+                    RESOLVER => self.resolver.finished(|group, addresses| self.sessions.resolved(group, addresses)),
+                    token if self.intake.event(token) => {}
+                    _ => self.sessions.event(&self.poll, event, now),
+                }
+            }
+            if ordered && self.take_orders()? == Master::Gone {
+                return Ok(());
+            }
+            self.intake.take(&self.poll, &mut self.sessions, now)?;
+            self.sessions.run_timers(&self.poll, now);
+            self.pass_on_news();
+            if self.phase == Phase::Draining && self.intake.ended() && self.sessions.len() == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_orders(&mut self) -> anyhow::Result<Master> {
+        loop {
+            match protocol::receive::<ToWorker>(self.channel.as_fd(), &mut Vec::new()) {
+                Ok(Some(ToWorker::Serve)) => self.intake.serve(&self.poll)?,
+                Ok(Some(ToWorker::Drain)) => {
+                    self.phase = Phase::Draining;
+                    self.intake.stop_listening(&self.poll);
+                }
+                Ok(None) => return Ok(Master::Gone),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Master::Alive),
+                Err(error) => return Err(error).context("channel to the master"),
+            }
+        }
+    }
+
+    fn pass_on_news(&mut self) {
+        let (news, stale) = self.sessions.take_news();
+        for message in news {
+            self.tell(&message);
+        }
+        for (group, host, port) in stale {
+            self.resolver.start(group, host, port);
+        }
+        if self.intake.full() != self.told_full {
+            self.told_full = self.intake.full();
+            self.tell(&FromWorker::Full(self.told_full));
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Master {
+    Alive,
+    Gone,
+}

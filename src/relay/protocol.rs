@@ -1,0 +1,134 @@
+//! What master and relay worker say to each other on the worker's channel: one JSON text per SEQPACKET message.
+
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::sys::scm;
+
+/// The longest message; a longer one is refused by the receiver.
+pub const MOST_BYTES: usize = 64 * 1024;
+
+/// An address that a relay connects to, as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upstream {
+    /// A name or address and a port; a name may stand for several addresses.
+    Host {
+        /// Name, IPv4 or IPv6 address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An upstream with the addresses that the master found for it at start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resolved {
+    /// As the user wrote it.
+    pub upstream: Upstream,
+    /// What it resolved to; empty for Unix sockets and for names that did not resolve.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Where a worker's connections come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// The master hands them over.
+    Queues,
+    /// The worker accepts them from the shared listeners (policy `none`) and takes what the master hands over.
+    Listeners,
+}
+
+/// The first message to a worker. Its descriptors: the counters page, one queue per listener, and with
+/// [`Source::Listeners`] the listeners.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Setup {
+    /// The slot; chooses the worker's own range of source addresses.
+    pub slot: u32,
+    /// How many listeners the service has.
+    pub listeners: usize,
+    /// Where connections come from.
+    pub source: Source,
+    /// Where they go.
+    pub upstreams: Vec<Resolved>,
+    /// The most sockets in one hand-off message.
+    pub batch: usize,
+    /// The most connections that the worker's file limit allows, and the most pipes beside them.
+    pub capacity: usize,
+    /// See `capacity`.
+    pub pipes: usize,
+    /// Milliseconds to wait for an upstream to accept.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds after which a connection without a byte is closed.
+    pub idle_timeout_ms: u64,
+}
+
+/// Master to worker, after [`Setup`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The listeners listen: begin to accept (policy `none`).
+    Serve,
+    /// Take no new connections beyond what is queued; finish and exit.
+    Drain,
+}
+
+/// Worker to master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// Set up: connections may come.
+    Ready,
+    /// An upstream stopped accepting connections.
+    UpstreamDown {
+        /// Its address.
+        address: String,
+        /// The errno's text.
+        error: String,
+    },
+    /// It accepts again.
+    UpstreamUp {
+        /// Its address.
+        address: String,
+    },
+    /// Near the file limit: no connections are taken until some end (`true`), or again (`false`).
+    Full(bool),
+}
+
+/// Sends one message; never blocks.
+///
+/// # Errors
+/// As sendmsg(2).
+pub fn send<T: Serialize>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    scm::send_fds(channel, &text, fds.iter().copied())
+}
+
+/// Receives one message and its descriptors; `None` at end of file.
+///
+/// # Errors
+/// `WouldBlock` when there is none; `InvalidData` for what is not a message of type `T`.
+pub fn receive<T: DeserializeOwned>(channel: BorrowedFd<'_>, fds: &mut Vec<OwnedFd>) -> io::Result<Option<T>> {
+    let mut text = vec![0; MOST_BYTES];
+    let received = scm::recv_fds(channel, &mut text, fds)?;
+    if received.len == 0 {
+        return Ok(None);
+    }
+    if received.truncated {
+        return Err(io::Error::other("descriptors of a message were dropped (file limit)"));
+    }
+    Ok(Some(serde_json::from_slice(&text[..received.len])?))
+}

@@ -1,0 +1,436 @@
+//! All connections of a worker: opening, events, time-outs, closing.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
+use slab::Slab;
+
+use super::connect::{Sources, Started};
+use super::pipes::Pipes;
+use super::protocol::{FromWorker, Setup};
+use super::pump::{BUFFER_BYTES, End, Nodelay, Watched};
+use super::session::{Fate, Keepalive, Moved, Session, Side, Stage};
+use super::upstreams::{Address, Change, Upstreams};
+use crate::abi::page::row;
+use crate::handoff::page::CountersPage;
+use crate::sys::sock;
+
+/// The unit of the sessions' clocks.
+const TICK: Duration = Duration::from_millis(100);
+/// How often sessions without a reachable upstream try again.
+const RETRY: Duration = Duration::from_millis(20);
+/// How often it is looked whether bytes before a reset have arrived.
+const RESET_CHECK: Duration = Duration::from_millis(2);
+/// A session this old gets TCP keep-alive on its upstream socket; most are over before.
+const KEEPALIVE_AGE: Duration = Duration::from_secs(15);
+/// Generations fit beside the index in a token whose top bit is free.
+const GENERATIONS: u32 = 1 << 30;
+
+/// The connections, and all that serves them.
+pub struct Sessions {
+    slab: Slab<Session>,
+    generation: u32,
+    upstreams: Upstreams,
+    sources: Sources,
+    pipes: Pipes,
+    page: CountersPage,
+    buffer: Box<[u8]>,
+    start: Instant,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    /// Sessions with more to do at once.
+    again: Vec<Token>,
+    /// Sessions that wait for an upstream, and when they try again.
+    waiting: Vec<Token>,
+    retry: Option<Instant>,
+    /// Sessions that wait to reset an end, and when that is looked at.
+    resetting: Vec<Token>,
+    reset_check: Option<Instant>,
+    /// Sessions whose connect(2) is under way.
+    connecting: usize,
+    /// When time-outs are looked at.
+    sweep: Option<Instant>,
+    /// News for the master.
+    news: Vec<FromWorker>,
+    /// Names to be resolved anew: group, name, port.
+    stale: Vec<(usize, String, u16)>,
+}
+
+fn token(index: usize, generation: u32, side: Side) -> Token {
+    Token((generation as usize) << 33 | index << 1 | side as usize)
+}
+
+fn parts(Token(token): Token) -> (usize, u32, Side) {
+    let side = if token & 1 == 0 { Side::Client } else { Side::Upstream };
+    ((token >> 1) & 0xffff_ffff, (token >> 33) as u32, side)
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(setup: &Setup, page: CountersPage, start: Instant) -> Self {
+        let mut sessions = Self {
+            slab: Slab::new(),
+            generation: 0,
+            upstreams: Upstreams::new(setup.upstreams.clone()),
+            sources: Sources::new(setup.slot),
+            pipes: Pipes::new(setup.pipes),
+            page,
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            start,
+            connect_timeout: Duration::from_millis(setup.connect_timeout_ms),
+            idle_timeout: Duration::from_millis(setup.idle_timeout_ms),
+            again: Vec::new(),
+            waiting: Vec::new(),
+            retry: None,
+            resetting: Vec::new(),
+            reset_check: None,
+            connecting: 0,
+            sweep: None,
+            news: Vec::new(),
+            stale: Vec::new(),
+        };
+        sessions.stale = sessions.upstreams.unresolved();
+        sessions
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// News for the master and names to resolve, since the last call.
+    pub fn take_news(&mut self) -> (Vec<FromWorker>, Vec<(usize, String, u16)>) {
+        (std::mem::take(&mut self.news), std::mem::take(&mut self.stale))
+    }
+
+    /// What a name resolves to now.
+    pub fn resolved(&mut self, group: usize, addresses: &[std::net::SocketAddr]) {
+        self.upstreams.update(group, addresses);
+    }
+
+    /// Counts sockets that the kernel dropped on the way to us.
+    pub fn count_lost(&self, n: usize) {
+        self.page.add(row::TRUNCATED, n as u64);
+    }
+
+    fn tick(&self, now: Instant) -> u32 {
+        (now.duration_since(self.start).as_millis() / TICK.as_millis()) as u32
+    }
+
+    /// Takes a client's socket: reads what it sent, opens its upstream, writes, and begins to watch both.
+    pub fn open(&mut self, poll: &Poll, client: OwnedFd, now: Instant) {
+        self.page.add(row::RECEIVED, 1);
+        self.generation = (self.generation + 1) % GENERATIONS;
+        let mut session = Session::new(client, self.generation, self.tick(now));
+        let Ok(first) = session.first_read(&mut self.buffer) else {
+            self.page.add(row::CLOSED, 1);
+            return;
+        };
+        let index = self.slab.insert(session);
+        self.connect(poll, index, now, first);
+    }
+
+    /// Gives a session an upstream. `first` bytes of the buffer are to be written to it at once.
+    fn connect(&mut self, poll: &Poll, index: usize, now: Instant, first: usize) {
+        let tick = self.tick(now);
+        let Some(session) = self.slab.get_mut(index) else { return };
+        let generation = session.generation;
+        while let Some(target) = self.upstreams.pick(now) {
+            let Some(address) = self.upstreams.address(target) else { break };
+            let nodelay = match address {
+                Address::Tcp(..) => Nodelay::AtSecondWrite,
+                Address::Unix(..) => Nodelay::Set,
+            };
+            let error = match self.sources.connect(address) {
+                Ok(Started::Going(socket)) => {
+                    let mut end = End::new(socket, nodelay);
+                    if first == 0 {
+                        // Whether it is established, epoll tells.
+                        end.writable = false;
+                        session.target = target;
+                        session.upstream = Stage::Connecting(end, tick);
+                        self.connecting += 1;
+                        return self.settle(poll, index, now, Fate::Goes);
+                    }
+                    match end.write(&self.buffer[..first]) {
+                        Ok(written) => {
+                            session.keep(&self.buffer[written..first]);
+                            session.target = target;
+                            if written > 0 {
+                                self.page.add(row::BYTES_IN, written as u64);
+                                end.readable = false;
+                                session.upstream = Stage::Established(end);
+                                self.succeeded(target);
+                                // All is quiet until an event comes, unless the first read left something.
+                                return self.advance(poll, index, now);
+                            }
+                            session.upstream = Stage::Connecting(end, tick);
+                            self.connecting += 1;
+                            return self.settle(poll, index, now, Fate::Goes);
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Ok(Started::Later) => {
+                    self.upstreams.closed(target);
+                    break;
+                }
+                Err(error) => error,
+            };
+            Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, &error, now);
+        }
+        session.keep(&self.buffer[..first]);
+        session.upstream = Stage::Waiting;
+        self.waiting.push(token(index, generation, Side::Client));
+        self.retry.get_or_insert(now + RETRY);
+        self.settle(poll, index, now, Fate::Goes);
+    }
+
+    fn succeeded(&mut self, target: usize) {
+        if self.upstreams.succeeded(target) == Change::Turned
+            && let Some(address) = self.upstreams.address(target)
+        {
+            self.news.push(FromWorker::UpstreamUp { address: address.to_string() });
+        }
+    }
+
+    fn failed(
+        upstreams: &mut Upstreams,
+        news: &mut Vec<FromWorker>,
+        stale: &mut Vec<(usize, String, u16)>,
+        target: usize,
+        error: &io::Error,
+        now: Instant,
+    ) {
+        if upstreams.failed(target, now) == Change::Turned
+            && let Some(address) = upstreams.address(target)
+        {
+            news.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
+        }
+        stale.extend(upstreams.name(target));
+    }
+
+    /// An event for one end of a session.
+    pub fn event(&mut self, poll: &Poll, event: &Event, now: Instant) {
+        let (index, generation, side) = parts(event.token());
+        // A stale event: the session that it was for is over.
+        let Some(session) = self.slab.get_mut(index).filter(|session| session.generation == generation) else {
+            return;
+        };
+        let connecting = matches!(session.upstream, Stage::Connecting(..));
+        let Some(end) = session.end_mut(side) else { return };
+        let closed = event.is_read_closed() || event.is_error() || event.is_write_closed();
+        end.readable |= event.is_readable() || closed;
+        end.writable |= event.is_writable();
+        end.hangup |= closed;
+        if connecting && side == Side::Upstream {
+            return self.finish_connect(poll, index, now, event);
+        }
+        self.advance(poll, index, now);
+    }
+
+    fn finish_connect(&mut self, poll: &Poll, index: usize, now: Instant, event: &Event) {
+        let Some(session) = self.slab.get_mut(index) else { return };
+        let Some(end) = session.end_mut(Side::Upstream) else { return };
+        if (event.is_error() || event.is_write_closed())
+            && let Ok(Some(error)) = socket2::SockRef::from(&end.socket).take_error()
+        {
+            return self.connect_failed(poll, index, now, &error);
+        }
+        if event.is_writable() {
+            let target = session.target;
+            session.established();
+            self.connecting -= 1;
+            self.succeeded(target);
+            self.advance(poll, index, now);
+        }
+    }
+
+    fn connect_failed(&mut self, poll: &Poll, index: usize, now: Instant, error: &io::Error) {
+        let Some(session) = self.slab.get_mut(index) else { return };
+        session.upstream = Stage::Waiting;
+        self.connecting -= 1;
+        let target = std::mem::replace(&mut session.target, usize::MAX);
+        Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, error, now);
+        self.connect(poll, index, now, 0);
+    }
+
+    fn advance(&mut self, poll: &Poll, index: usize, now: Instant) {
+        let tick = self.tick(now);
+        let Some(session) = self.slab.get_mut(index) else { return };
+        let mut moved = Moved::default();
+        let fate = session.advance(&mut self.buffer, &mut self.pipes, &mut moved);
+        if moved.forth + moved.back > 0 {
+            session.active = tick;
+            self.page.add(row::BYTES_IN, moved.forth);
+            self.page.add(row::BYTES_OUT, moved.back);
+        }
+        self.settle(poll, index, now, fate);
+    }
+
+    /// Acts on a session's fate and sees to it that epoll watches what it waits for.
+    fn settle(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
+        let Some(session) = self.slab.get_mut(index) else { return };
+        match fate {
+            Fate::Over => return self.close(index),
+            Fate::Again => self.again.push(token(index, session.generation, Side::Client)),
+            Fate::Resetting => {
+                let token = token(index, session.generation, Side::Client);
+                if !self.resetting.contains(&token) {
+                    self.resetting.push(token);
+                }
+                self.reset_check.get_or_insert(now + RESET_CHECK);
+            }
+            Fate::Goes => {}
+        }
+        if watch(poll, session, index).is_err() {
+            // epoll's own limits (max_user_watches) or memory: this connection cannot be served.
+            return self.close(index);
+        }
+        let sweep = now + self.sweep_interval();
+        if self.sweep.is_none_or(|at| at > sweep) {
+            self.sweep = Some(sweep);
+        }
+    }
+
+    fn close(&mut self, index: usize) {
+        let Some(mut session) = self.slab.try_remove(index) else { return };
+        session.dispose(&mut self.pipes);
+        if matches!(session.upstream, Stage::Connecting(..)) {
+            self.connecting -= 1;
+        }
+        if session.target != usize::MAX {
+            self.upstreams.closed(session.target);
+        }
+        drop(session);
+        self.page.add(row::CLOSED, 1);
+    }
+
+    /// A coarse look at all sessions suffices for time-outs of seconds; one that connects is looked at finer.
+    fn sweep_interval(&self) -> Duration {
+        let connect = if self.connecting > 0 { self.connect_timeout } else { Duration::MAX };
+        (self.idle_timeout.min(connect) / 10).clamp(Duration::from_millis(20), Duration::from_secs(5))
+    }
+
+    /// When `run_timers` is due.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.again.is_empty() {
+            return Some(now);
+        }
+        [self.retry, self.reset_check, self.sweep].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn run_timers(&mut self, poll: &Poll, now: Instant) {
+        for token in std::mem::take(&mut self.again) {
+            if let Some(index) = self.live(token) {
+                self.advance(poll, index, now);
+            }
+        }
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            self.retry_waiting(poll, now);
+        }
+        if self.reset_check.is_some_and(|at| at <= now) {
+            self.reset_check = None;
+            for token in std::mem::take(&mut self.resetting) {
+                if let Some(index) = self.live(token)
+                    && let Some(fate) = self.slab.get_mut(index).map(Session::reset_when_acknowledged)
+                {
+                    self.settle(poll, index, now, fate);
+                }
+            }
+        }
+        if self.sweep.is_some_and(|at| at <= now) {
+            self.sweep = None;
+            self.sweep(poll, now);
+        }
+    }
+
+    fn live(&self, token: Token) -> Option<usize> {
+        let (index, generation, _) = parts(token);
+        self.slab.get(index).filter(|session| session.generation == generation).map(|_| index)
+    }
+
+    /// Sessions for which no upstream could be reached: again, until the connect time-out is over.
+    fn retry_waiting(&mut self, poll: &Poll, now: Instant) {
+        let tick = self.tick(now);
+        let patience = ticks(self.connect_timeout);
+        for token in std::mem::take(&mut self.waiting) {
+            let Some(index) = self.live(token) else { continue };
+            let Some(session) = self.slab.get(index) else { continue };
+            if !matches!(session.upstream, Stage::Waiting) {
+                continue;
+            }
+            if tick.saturating_sub(session.begun) >= patience {
+                self.page.add(row::UNREACHABLE, 1);
+                sock::reset_on_close(session.client.socket.as_fd());
+                self.close(index);
+            } else {
+                self.connect(poll, index, now, 0);
+            }
+        }
+    }
+
+    /// Connect and idle time-outs; TCP keep-alive for sessions that last.
+    fn sweep(&mut self, poll: &Poll, now: Instant) {
+        let tick = self.tick(now);
+        let (connect, idle, old) = (ticks(self.connect_timeout), ticks(self.idle_timeout), ticks(KEEPALIVE_AGE));
+        let (mut slow, mut idlers) = (Vec::new(), Vec::new());
+        for (index, session) in &mut self.slab {
+            match &session.upstream {
+                Stage::Connecting(_, since) if tick.saturating_sub(*since) >= connect => slow.push(index),
+                Stage::Established(end) => {
+                    if tick.saturating_sub(session.active) >= idle {
+                        idlers.push(index);
+                    } else if session.keepalive == Keepalive::Due && tick.saturating_sub(session.begun) >= old {
+                        session.keepalive = Keepalive::Set;
+                        crate::listener::keep_alive(&socket2::SockRef::from(&end.socket));
+                    }
+                }
+                _ => {}
+            }
+        }
+        idlers.into_iter().for_each(|index| self.close(index));
+        let timed_out = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        for index in slow {
+            self.connect_failed(poll, index, now, &timed_out);
+        }
+        if !self.slab.is_empty() {
+            self.sweep = Some(now + self.sweep_interval());
+        }
+    }
+}
+
+fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+/// Registers both ends for what they wait for: reading always, writing only once a write would have blocked
+/// (or a connect is under way), since a writable socket would wake us for nothing.
+fn watch(poll: &Poll, session: &mut Session, index: usize) -> io::Result<()> {
+    for side in [Side::Client, Side::Upstream] {
+        let token = token(index, session.generation, side);
+        let Some(end) = session.end_mut(side) else { continue };
+        let fd = end.socket.as_raw_fd();
+        let wanted = if end.writable { Watched::Reading } else { Watched::ReadingAndWriting };
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match (end.watched, wanted) {
+            (Watched::Nothing, Watched::ReadingAndWriting) => {
+                poll.registry().register(&mut SourceFd(&fd), token, both)?;
+            }
+            (Watched::Nothing, _) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?,
+            (Watched::Reading, Watched::ReadingAndWriting) => {
+                poll.registry().reregister(&mut SourceFd(&fd), token, both)?;
+            }
+            // Once watched for writing it stays so: edges come only when a full buffer drains.
+            _ => continue,
+        }
+        end.watched = wanted;
+    }
+    Ok(())
+}

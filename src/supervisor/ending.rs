@@ -1,0 +1,310 @@
+//! How the processes of a service end: by themselves, or because the service stops.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use tracing::{debug, error, info, warn};
+
+use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
+use super::slot::{Event, Phase};
+use super::stop::{Step, Stop};
+use super::worker::{Readiness, Server, Told};
+use crate::accept::orders::{Order, Report};
+use crate::accept::policy::Policy;
+use crate::cli::OnErrored;
+use crate::relay::protocol::ToWorker;
+use crate::sys::process;
+
+/// Stalls of one worker are written to the log at most this often; `ls` counts them all.
+const STALL_LOG: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// A child is gone. Returns whether it was one of ours.
+    pub fn child_gone(&mut self, pid: u32, status: WaitStatus, tools: &Tools, now: Instant) -> bool {
+        let exit = LastExit::from(status);
+        if let Some(at) = self.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(|relay| relay.pid == pid)) {
+            self.relay_gone(at, exit, tools, now);
+        } else if let Some(at) =
+            self.slots.iter().position(|slot| slot.server.as_ref().is_some_and(|server| server.pid == pid))
+        {
+            self.server_gone(at, exit, tools, now);
+        } else if matches!(&self.shared, Some((_, Some(server))) if server.pid == pid) {
+            self.shared_gone(pid, exit, now);
+        } else if let Some(slot) = self.slots.iter_mut().find(|slot| slot.leaving.iter().any(|relay| relay.pid == pid))
+        {
+            slot.leaving.retain(|relay| relay.pid != pid);
+        } else {
+            return false;
+        }
+        self.settle_stopped(now);
+        true
+    }
+
+    fn relay_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let Some(relay) = slot.relay.take() else { return };
+        if self.config.policy == Policy::None {
+            slot.past.fetch_add(relay.page.counts().received, Relaxed);
+        }
+        if self.stop.is_some() {
+            debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
+        } else {
+            tools.orders.send(Order::Gone(relay.id));
+            let open = relay.page.open();
+            warn!(service = %self.config.name, slot = at, pid = relay.pid, open, "worker gone: {}", exit.text);
+            slot.reason = Some(format!("relay worker: {}", exit.text));
+        }
+        slot.last_exit = Some(exit);
+        slot.life.apply(Event::Died, now, &backoff);
+        self.after_death(at, now);
+    }
+
+    fn server_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let Some(server) = slot.server.take() else { return };
+        // What it left behind would keep the port.
+        process::kill_tree(server.pid);
+        if self.stop.is_some() {
+            debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
+        } else {
+            warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
+            slot.reason = Some(format!("server: {}", exit.text));
+        }
+        slot.last_exit = Some(exit);
+        if self.stop.is_none() {
+            slot.retire_relay(tools);
+        }
+        slot.life.apply(Event::Died, now, &backoff);
+        self.after_death(at, now);
+    }
+
+    /// The server that all slots share: its relay workers stay, their clients wait for the next one.
+    fn shared_gone(&mut self, pid: u32, exit: LastExit, now: Instant) {
+        let backoff = self.backoff();
+        process::kill_tree(pid);
+        let Some((life, server)) = &mut self.shared else { return };
+        *server = None;
+        if self.stop.is_none() {
+            warn!(service = %self.config.name, pid, "server gone: {}", exit.text);
+            life.apply(Event::Died, now, &backoff);
+            if let Some(slot) = self.slots.first_mut() {
+                slot.last_exit = Some(exit);
+            }
+        }
+    }
+
+    fn after_death(&mut self, at: usize, now: Instant) {
+        let name = &self.config.name;
+        match self.slots[at].life.phase {
+            Phase::Waiting { until } if self.stop.is_none() => {
+                let pause = until.saturating_duration_since(now);
+                info!(service = %name, slot = at, "worker starts again in {} ms", pause.as_millis());
+            }
+            Phase::Errored => {
+                error!(service = %name, slot = at, "slot given up: it died too often in a row");
+                // A server without a relay worker, or the reverse, is of no use.
+                if let Some(server) = &self.slots[at].server {
+                    process::kill_tree(server.pid);
+                }
+                if let Some(relay) = &self.slots[at].relay {
+                    process::kill_tree(relay.pid);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The exit code of a service that is over for good.
+    pub fn given_up(&self) -> Option<u8> {
+        if self.stop.is_some() || self.config.limits.on_errored == OnErrored::Stay {
+            return None;
+        }
+        let shared = self.shared.as_ref().is_some_and(|(life, _)| life.phase == Phase::Errored);
+        let all = self.slots.iter().all(|slot| slot.life.phase == Phase::Errored);
+        let code = self.slots.iter().filter_map(|slot| slot.last_exit.as_ref()).map(|exit| exit.code).next_back();
+        // A server that ended with 0 again and again has not served either.
+        (shared || all).then(|| code.filter(|&code| code != 0).unwrap_or(1))
+    }
+
+    /// Begins to stop.
+    pub fn begin_stop(&mut self, now: Instant) {
+        let limits = &self.config.limits;
+        self.stop = Some(Stop::new(now, limits.stop_delay, limits.stop_timeout));
+    }
+
+    /// Does the steps of a stop that are due.
+    pub fn step_stop(&mut self, tools: &Tools, now: Instant) {
+        let name = self.config.name.clone();
+        while let Some(step) = self.stop.as_mut().and_then(|stop| stop.due(now)) {
+            match step {
+                Step::Delay => {}
+                Step::Drain => {
+                    let open: u64 = self.slots.iter().map(SlotProcesses::open).sum();
+                    info!(service = %name, open, "draining");
+                    tools.orders.send(Order::Stop(ID));
+                    self.slots.iter_mut().for_each(SlotProcesses::begin_drain);
+                    let backoff = self.backoff();
+                    for slot in &mut self.slots {
+                        slot.life.apply(Event::Stop, now, &backoff);
+                    }
+                }
+                Step::Told => {
+                    tools.orders.send(Order::StopNow(ID));
+                    let open: u64 = self.slots.iter().map(SlotProcesses::open).sum();
+                    if open > 0 {
+                        warn!(service = %name, open, "stop time is up: closing the connections that are left");
+                    }
+                    for relay in self.slots.iter().flat_map(|slot| slot.relay.iter().chain(&slot.leaving)) {
+                        process::kill_tree(relay.pid);
+                    }
+                    self.tell_servers();
+                }
+                Step::Killed => {
+                    for pid in self.pids() {
+                        warn!(service = %name, pid, "killed: it did not end within the stop time");
+                        process::kill_tree(pid);
+                    }
+                }
+            }
+        }
+        self.settle_stopped(now);
+    }
+
+    /// Tells every server that is left to stop.
+    fn tell_servers(&mut self) {
+        let signal = self.config.limits.stop_signal;
+        let shared = self.shared.iter_mut().filter_map(|(_, server)| server.as_mut());
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| slot.server.as_mut())
+            .chain(shared)
+            .for_each(|server| tell(server, signal));
+    }
+
+    /// During a stop: servers whose relay workers are done are told to end; empty slots are gone.
+    fn settle_stopped(&mut self, now: Instant) {
+        if !self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay) {
+            return;
+        }
+        let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
+        for slot in &mut self.slots {
+            if slot.relay.is_none() && slot.leaving.is_empty() {
+                if let Some(server) = &mut slot.server {
+                    tell(server, signal);
+                } else {
+                    slot.life.apply(Event::Emptied, now, &backoff);
+                }
+            }
+        }
+        if self.slots.iter().all(|slot| slot.relay.is_none() && slot.leaving.is_empty())
+            && let Some((_, Some(server))) = &mut self.shared
+        {
+            tell(server, signal);
+        }
+    }
+
+    /// Whether nothing of it runs any more.
+    pub fn is_over(&self) -> bool {
+        self.stop.is_some() && self.pids().is_empty()
+    }
+
+    /// All its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        let relays = self.slots.iter().flat_map(|slot| slot.relay.iter().chain(&slot.leaving)).map(|relay| relay.pid);
+        let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
+        let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
+        relays.chain(servers.map(|server| server.pid)).collect()
+    }
+
+    /// What the accept thread says.
+    pub fn reported(&mut self, report: &Report, now: Instant) {
+        let name = self.config.name.clone();
+        match report {
+            Report::Stalled(worker) => {
+                if let Some(slot) = self.slots.get_mut(worker.slot as usize)
+                    && slot.stall_logged.is_none_or(|at| now.duration_since(at) >= STALL_LOG)
+                {
+                    slot.stall_logged = Some(now);
+                    warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
+                }
+            }
+            Report::Rescued { worker, count } => {
+                let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.stall_logged);
+                if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
+                    info!(service = %name, slot = worker.slot, count, "connections rescued");
+                }
+            }
+            Report::Shed { count, .. } => {
+                warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
+            }
+            Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                let address = self.listeners.get(*listener).map(|listener| listener.address.as_str());
+                warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
+            }
+            Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
+            Report::Stopped(_) => {
+                for listener in self.listeners.drain(..) {
+                    listener.remove_file();
+                }
+                debug!(service = %name, "listeners closed");
+            }
+        }
+    }
+}
+
+impl SlotProcesses {
+    /// Open connections of all its relay workers.
+    pub fn open(&self) -> u64 {
+        self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum()
+    }
+
+    /// The server is gone: its relay worker takes nothing new, finishes, and makes room for another.
+    fn retire_relay(&mut self, tools: &Tools) {
+        if let Some(relay) = self.relay.take() {
+            tools.orders.send(Order::Drain(relay.id));
+            match relay.readiness {
+                // It has nothing to finish.
+                Readiness::NotSetUp => process::kill_tree(relay.pid),
+                Readiness::Awaited | Readiness::Ready => relay.order(ToWorker::Drain),
+            }
+            self.leaving.push(relay);
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        for relay in self.relay.iter_mut().chain(&mut self.leaving) {
+            match relay.readiness {
+                Readiness::NotSetUp => process::kill_tree(relay.pid),
+                Readiness::Awaited | Readiness::Ready => relay.order(ToWorker::Drain),
+            }
+            // Never given to the accept thread: nobody else would close them.
+            relay.queues.clear();
+        }
+    }
+}
+
+fn tell(server: &mut Server, signal: Signal) {
+    if server.told == Told::Nothing {
+        server.told = Told::ToStop;
+        if let Ok(pidfd) = process::pidfd_open(server.pid) {
+            let _ = process::pidfd_signal(&pidfd, signal);
+        }
+    }
+}
+
+impl From<WaitStatus> for LastExit {
+    fn from(status: WaitStatus) -> Self {
+        match status {
+            WaitStatus::Exited(_, code) => Self { text: format!("exit code {code}"), code: code as u8 },
+            WaitStatus::Signaled(_, signal, _) => {
+                Self { text: format!("killed by {}", signal.as_str()), code: 128 + signal as i32 as u8 }
+            }
+            other => Self { text: format!("{other:?}"), code: 1 },
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The control thread: signals, children, timers, channels and the control socket → slot transitions →
+//! `reconcile` → actions. It is the only thread that starts processes.
+
+mod ending;
+mod inherit;
+mod probe;
+pub mod service;
+pub mod slot;
+mod stop;
+mod worker;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use tracing::{debug, error, info, warn};
+
+use crate::accept::{self, orders::Report};
+use crate::config::Config;
+use crate::control::server::ControlServer;
+use crate::control::snapshot;
+use crate::exit::{Exit, OS};
+use crate::launch::Launcher;
+use crate::listener::Listener;
+use crate::relay::protocol::{self, FromWorker};
+use crate::sys::process;
+use service::{ID, Service, Tools};
+use slot::{Action, reconcile};
+
+pub use inherit::{inherited, take_inherited};
+
+const SIGNALS: Token = Token(0);
+const REPORTS: Token = Token(1);
+const CONTROL: Token = Token(2);
+/// Control connections: from here to `WORKERS`.
+const CLIENTS: usize = 16;
+/// Channels of relay workers, by pid.
+const WORKERS: usize = 1 << 32;
+
+/// The role's `main`: serves until told to stop or until nothing is left to serve with. Returns the exit code.
+///
+/// # Errors
+/// What kept it from starting, with the exit code that says so.
+pub fn main(config: Config, listeners: Vec<Listener>) -> Result<u8, Exit> {
+    let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
+    process::become_subreaper();
+    let mut supervisor = Supervisor::start(config, listeners, nofile)?;
+    supervisor.run()
+}
+
+struct Supervisor {
+    poll: Poll,
+    signals: Signals,
+    reports: Receiver<Report>,
+    control: Option<ControlServer>,
+    tools: Tools,
+    service: Service,
+    started: Instant,
+    /// Channels that epoll watches, by the pids of their workers.
+    watched: Vec<u32>,
+    terminal: Terminal,
+    stops: u32,
+}
+
+/// Whether there was a terminal at the start: a hang-up then means that it went away.
+#[derive(PartialEq, Eq)]
+enum Terminal {
+    Had,
+    None,
+}
+
+fn terminal() -> Terminal {
+    if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
+}
+
+impl Supervisor {
+    fn start(config: Config, listeners: Vec<Listener>, nofile: process::NoFile) -> Result<Self, Exit> {
+        let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
+        let poll = Poll::new().map_err(os("cannot make an epoll"))?;
+        let mut signals =
+            Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(os("cannot take signals"))?;
+        let registry = poll.registry();
+        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(os("cannot watch signals"))?;
+        let waker = Arc::new(Waker::new(registry, REPORTS).map_err(os("cannot make a waker"))?);
+        let (sender, reports) = unbounded();
+        let orders = accept::spawn(move |report| {
+            let _ = sender.send(report);
+            let _ = waker.wake();
+        })
+        .map_err(os("cannot start the accept thread"))?;
+        let launcher = Launcher::new(nofile).map_err(os("cannot open /proc/self/exe"))?;
+        let tools = Tools { launcher, orders, ports: probe::PrivatePorts::new(), nofile: nofile.hard };
+        let now = Instant::now();
+        let name = config.service.name.clone();
+        let control = ControlServer::open(&poll, CONTROL, &name, config.control.as_deref())?;
+        let why = config.service.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
+        info!(
+            service = %name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
+            instances = config.service.instances, %why, policy = %config.service.policy, via = "relay",
+            "starting"
+        );
+        let service = Service::new(config.service, listeners, &tools, now);
+        Ok(Self {
+            poll,
+            signals,
+            reports,
+            control,
+            tools,
+            service,
+            started: now,
+            watched: Vec::new(),
+            terminal: terminal(),
+            stops: 0,
+        })
+    }
+
+    fn run(&mut self) -> Result<u8, Exit> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            if let Some(code) = self.tick()? {
+                return Ok(code);
+            }
+            let now = Instant::now();
+            let timeout = self.service.deadline().map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Exit::new(OS, format!("epoll: {error}")));
+                }
+                _ => {}
+            }
+            for event in &events {
+                match event.token() {
+                    SIGNALS => {
+                        if let Some(code) = self.take_signals() {
+                            return Ok(code);
+                        }
+                    }
+                    REPORTS => self.take_reports(),
+                    CONTROL => self.serve_control(None),
+                    Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
+                    Token(token) => self.serve_control(Some(token)),
+                }
+            }
+        }
+    }
+
+    /// Everything that follows from the facts at this time. Returns the exit code when all is over.
+    fn tick(&mut self) -> Result<Option<u8>, Exit> {
+        let now = Instant::now();
+        self.reap(now);
+        if let Some(code) = self.service.given_up() {
+            error!(service = %self.service.config.name, code, "given up: no slot is left");
+            self.end_all();
+            return Ok(Some(code));
+        }
+        self.service.step_stop(&self.tools, now);
+        if self.service.is_over() {
+            info!(service = %self.service.config.name, "stopped");
+            return Ok(Some(0));
+        }
+        for action in reconcile(now, self.service.wanted(), &self.service.lives()) {
+            match action {
+                Action::Start(slot) => self.service.start_slot(slot, &mut self.tools, now),
+                // The steps of the stop do it in their time.
+                Action::Stop(_) => {}
+            }
+        }
+        self.service.start_shared(&self.tools, now);
+        self.watch_channels();
+        if let Err(exit) = self.service.check_ready(&self.tools, now) {
+            self.end_all();
+            return Err(exit);
+        }
+        Ok(None)
+    }
+
+    fn watch_channels(&mut self) {
+        let relays = self.service.slots.iter().filter_map(|slot| slot.relay.as_ref());
+        for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
+            let fd = relay.channel.as_raw_fd();
+            let token = Token(WORKERS + relay.pid as usize);
+            // Without the watch the worker never becomes ready, and its death is still seen.
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                warn!("cannot watch a worker's channel: {error}");
+            }
+        }
+        let pids = self.service.slots.iter().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
+        self.watched = pids.collect();
+    }
+
+    /// SIGCHLD may stand for many children: asks until there is none.
+    fn reap(&mut self, now: Instant) {
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return,
+                Ok(status) => {
+                    let Some(pid) = status.pid() else { continue };
+                    if !self.service.child_gone(pid.as_raw() as u32, status, &self.tools, now) {
+                        debug!(pid = pid.as_raw(), "orphan reaped");
+                    }
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => {
+                    warn!("waitpid: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_signals(&mut self) -> Option<u8> {
+        let pending: Vec<i32> = self.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGTERM | SIGINT => {
+                    self.stops += 1;
+                    if self.stops > 1 {
+                        return Some(self.end_at_once(signal));
+                    }
+                    self.begin_stop(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+                }
+                SIGQUIT => return Some(self.end_at_once(signal)),
+                SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
+                    self.stops += 1;
+                    self.begin_stop("SIGHUP (the terminal went away)");
+                }
+                SIGHUP => warn!("SIGHUP: reloading is not in this version yet"),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn begin_stop(&mut self, cause: &str) {
+        if self.service.stop.is_none() {
+            info!(service = %self.service.config.name, cause, "stopping");
+            self.service.begin_stop(Instant::now());
+        }
+    }
+
+    fn end_at_once(&mut self, signal: i32) -> u8 {
+        warn!(service = %self.service.config.name, signal, "ending at once");
+        self.end_all();
+        (128 + signal) as u8
+    }
+
+    fn end_all(&mut self) {
+        for pid in self.service.pids() {
+            process::kill_tree(pid);
+        }
+        self.service.listeners.iter().for_each(Listener::remove_file);
+    }
+
+    fn take_reports(&mut self) {
+        let now = Instant::now();
+        while let Ok(report) = self.reports.try_recv() {
+            self.service.reported(&report, now);
+        }
+    }
+
+    /// A relay worker says something. One that talks nonsense is killed, and so replaced.
+    fn hear(&mut self, pid: u32) {
+        let of = |relay: &worker::Relay| relay.pid == pid;
+        let Some(at) = self.service.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(of)) else { return };
+        loop {
+            let Some(relay) = &self.service.slots[at].relay else { return };
+            match protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut Vec::new()) {
+                Ok(Some(message)) => self.service.heard(at, message),
+                // Its death follows.
+                Ok(None) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    warn!(service = %self.service.config.name, slot = at, pid, "killed: nonsense on its channel: {error}");
+                    process::kill_tree(pid);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn serve_control(&mut self, client: Option<usize>) {
+        let Some(control) = &mut self.control else { return };
+        let (service, started) = (&self.service, self.started);
+        match client {
+            None => control.accept(&self.poll, CLIENTS, WORKERS),
+            Some(token) => control.serve(&self.poll, token, || snapshot::daemon(&[service], started)),
+        }
+    }
+}
+
+/// The id that everything belongs to while there is one service.
+const _: () = assert!(ID == 0);

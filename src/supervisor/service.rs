@@ -1,0 +1,437 @@
+//! One service at run time: its slots' processes, started, made ready, and brought online.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::probe::{PrivatePorts, Probe};
+use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
+use super::stop::Stop;
+use super::worker::{Complained, Readiness, Relay, Server, Told};
+use crate::accept::Orders;
+use crate::accept::orders::{Order, Rules, ServiceStats, SlotStats, WorkerId};
+use crate::accept::policy::Policy;
+use crate::config::{Behind, ServiceConfig};
+use crate::exit::{Exit, OS};
+use crate::handoff::QueueTx;
+use crate::launch::command::CommandLine;
+use crate::launch::{self, Launcher};
+use crate::listener::Listener;
+use crate::relay::intake;
+use crate::relay::protocol::{FromWorker, Resolved, Setup, Source, ToWorker, Upstream};
+use crate::sys::scm;
+
+/// Hand-offs that may be pending for one relay worker.
+const CAP: usize = 64;
+
+/// What services share.
+#[derive(Debug)]
+pub struct Tools {
+    /// Starts processes.
+    pub launcher: Launcher,
+    /// The accept thread.
+    pub orders: Orders,
+    /// Addresses for servers.
+    pub ports: PrivatePorts,
+    /// The file limit of relay workers.
+    pub nofile: u64,
+}
+
+/// A slot with its processes.
+#[derive(Debug)]
+pub struct SlotProcesses {
+    /// Its life.
+    pub life: Slot,
+    /// Workers that the slot has had.
+    pub generation: u64,
+    /// The relay worker in charge.
+    pub relay: Option<Relay>,
+    /// The server behind it, when every slot has its own.
+    pub server: Option<Server>,
+    /// Relay workers that finish what they have.
+    pub leaving: Vec<Relay>,
+    /// Its counters.
+    pub stats: Arc<SlotStats>,
+    /// For `ls`: the queues of the worker that is online.
+    pub queues: Vec<std::sync::Weak<QueueTx>>,
+    /// Connections of workers that are gone, where they accepted by themselves.
+    pub past: AtomicU64,
+    /// How the last process ended.
+    pub last_exit: Option<LastExit>,
+    /// Why the slot is not online.
+    pub reason: Option<String>,
+    /// When a stall was last written to the log.
+    pub stall_logged: Option<Instant>,
+}
+
+/// How a process ended: text for people, code for the daemon's own exit.
+#[derive(Debug, Clone)]
+pub struct LastExit {
+    /// "exit code 1", "killed by SIGKILL".
+    pub text: String,
+    /// The code, or 128+n.
+    pub code: u8,
+}
+
+/// A service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its settings.
+    pub config: ServiceConfig,
+    /// Its listening sockets.
+    pub listeners: Vec<Listener>,
+    /// Whether they listen.
+    pub listening: bool,
+    /// Its slots.
+    pub slots: Vec<SlotProcesses>,
+    /// The server that all slots share, with its own life.
+    pub shared: Option<(Slot, Option<Server>)>,
+    /// Counters of the accept thread.
+    pub stats: Arc<ServiceStats>,
+    /// Its stop, once begun.
+    pub stop: Option<Stop>,
+    /// How many connections a relay worker may have pending, in all, and how many pipes.
+    cap: usize,
+    capacity: usize,
+    pipes: usize,
+    resolved: Vec<Resolved>,
+}
+
+/// The only service so far: several come with the configuration file.
+pub const ID: usize = 0;
+
+impl Service {
+    /// Announces the service to the accept thread and resolves its upstreams.
+    pub fn new(config: ServiceConfig, listeners: Vec<Listener>, tools: &Tools, now: Instant) -> Self {
+        let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
+        let resolved = match &config.behind {
+            Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
+            Behind::PerSlot(_) => Vec::new(),
+        };
+        let shared = match &config.behind {
+            Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
+            _ => None,
+        };
+        let (capacity, pipes) = intake::capacity(tools.nofile, listeners.len());
+        let cap = CAP.min(capacity / 2).max(1);
+        let stats = Arc::new(ServiceStats::default());
+        let rules = Rules {
+            policy: config.policy,
+            cap: u32::try_from(cap).unwrap_or(u32::MAX),
+            stall_timeout: config.limits.stall_timeout,
+            queue_timeout: config.limits.queue_timeout,
+        };
+        tools.orders.send(Order::Service { rules, stats: stats.clone() });
+        Self { config, listeners, listening: false, slots, shared, stats, stop: None, cap, capacity, pipes, resolved }
+    }
+
+    /// When a slot is started again, and when it is given up.
+    pub fn backoff(&self) -> Backoff {
+        let limits = &self.config.limits;
+        let (first, longest) = limits.backoff;
+        Backoff { first, longest, min_uptime: limits.min_uptime, most: limits.max_restarts }
+    }
+
+    /// What the service shall be now.
+    pub fn wanted(&self) -> Wanted {
+        if self.stop.is_some() { Wanted::Stopped } else { Wanted::Running }
+    }
+
+    /// The lives of all slots.
+    pub fn lives(&self) -> Vec<Slot> {
+        self.slots.iter().map(|slot| slot.life).collect()
+    }
+
+    /// Starts what a slot lacks: its server, its relay worker.
+    pub fn start_slot(&mut self, at: usize, tools: &mut Tools, now: Instant) {
+        let backoff = self.backoff();
+        if let Err(exit) = self.start_processes(at, tools, now) {
+            warn!(service = %self.config.name, slot = at, "worker not started: {exit}");
+            let slot = &mut self.slots[at];
+            slot.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
+            slot.reason = Some(exit.message);
+            slot.life.apply(Event::Died, now, &backoff);
+            return;
+        }
+        self.slots[at].life.apply(Event::Started, now, &backoff);
+    }
+
+    fn start_processes(&mut self, at: usize, tools: &mut Tools, now: Instant) -> Result<(), Exit> {
+        if let Behind::PerSlot(command) = &self.config.behind
+            && self.slots[at].server.is_none()
+        {
+            let command = command.clone();
+            let address =
+                tools.ports.choose().map_err(|error| Exit::os("cannot choose a port for the server", &error))?;
+            self.slots[at].server = Some(self.start_server(&command, Some(at), Some(address), tools, now)?);
+        }
+        if self.slots[at].relay.is_none() {
+            self.slots[at].generation += 1;
+            let id = WorkerId { service: ID, slot: at as u32, generation: self.slots[at].generation };
+            let relay = Relay::start(&tools.launcher, &self.config.name, id, self.listeners.len(), now)
+                .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
+            debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker started");
+            self.slots[at].relay = Some(relay);
+        }
+        Ok(())
+    }
+
+    fn start_server(
+        &self,
+        command: &CommandLine,
+        slot: Option<usize>,
+        address: Option<SocketAddr>,
+        tools: &Tools,
+        now: Instant,
+    ) -> Result<Server, Exit> {
+        let pid = tools.launcher.server(&launch::Server {
+            service: &self.config.name,
+            slot: slot.map(|slot| slot as u32),
+            command,
+            address,
+            death_signal: self.config.limits.stop_signal,
+        })?;
+        let probe = match address {
+            Some(address) => Some(Probe::private(address, now)),
+            None => self.resolved.first().map(|first| Probe::upstream(first, now)),
+        };
+        info!(service = %self.config.name, slot, pid, "server started");
+        Ok(Server { pid, address, probe, since: now, complained: Complained::NotYet, told: Told::Nothing })
+    }
+
+    /// What the relay worker of a slot is told at its start.
+    fn setup(&self, at: usize) -> Setup {
+        let upstreams = match self.slots[at].server.as_ref().and_then(|server| server.address) {
+            Some(address) => {
+                let upstream = Upstream::Host { host: address.ip().to_string(), port: address.port() };
+                vec![Resolved { upstream, addresses: vec![address] }]
+            }
+            None => self.resolved.clone(),
+        };
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Setup {
+            slot: at as u32,
+            listeners: self.listeners.len(),
+            source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
+            upstreams,
+            batch: self.cap.min(scm::MAX_FDS),
+            capacity: self.capacity,
+            pipes: self.pipes,
+            connect_timeout_ms: millis(self.config.limits.connect_timeout),
+            idle_timeout_ms: millis(self.config.limits.idle_timeout),
+        }
+    }
+
+    /// Starts the shared server when it is due.
+    pub fn start_shared(&mut self, tools: &Tools, now: Instant) {
+        let (Behind::Upstreams(_, Some(command)), Some((life, None)), Wanted::Running) =
+            (&self.config.behind, &self.shared, self.wanted())
+        else {
+            return;
+        };
+        let Phase::Waiting { until } = life.phase else { return };
+        if until > now {
+            return;
+        }
+        let (started, backoff) = (self.start_server(command, None, None, tools, now), self.backoff());
+        let Some((life, server)) = &mut self.shared else { return };
+        match started {
+            Ok(started) => {
+                *server = Some(started);
+                life.apply(Event::Started, now, &backoff);
+            }
+            Err(exit) => {
+                warn!(service = %self.config.name, "server not started: {exit}");
+                life.apply(Event::Died, now, &backoff);
+            }
+        }
+    }
+
+    /// Looks whether servers accept by now; brings online what is ready.
+    ///
+    /// # Errors
+    /// When a listener cannot listen: another socket took its address.
+    pub fn check_ready(&mut self, tools: &Tools, now: Instant) -> Result<(), Exit> {
+        let backoff = self.backoff();
+        let timeout = self.config.limits.listen_timeout;
+        let name = self.config.name.clone();
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if let Some(server) = &mut slot.server
+                && let Some(accepting) = look(server, &name, Some(at), timeout, now)
+            {
+                server.address = Some(accepting);
+            }
+        }
+        if let Some((life, Some(server))) = &mut self.shared
+            && server.probe.is_some()
+        {
+            look(server, &name, None, timeout, now);
+            if server.probe.is_none() {
+                life.apply(Event::Ready, now, &backoff);
+            }
+        }
+        for at in 0..self.slots.len() {
+            self.bring_online(at, tools, now)?;
+        }
+        Ok(())
+    }
+
+    /// A relay worker gets its setup when the server behind it accepts.
+    fn set_up(&mut self, at: usize) {
+        let slot = &self.slots[at];
+        let waits = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::NotSetUp);
+        if !waits || slot.server.as_ref().is_some_and(|server| server.probe.is_some()) {
+            return;
+        }
+        let setup = self.setup(at);
+        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.socket.as_fd()).collect();
+        if let Some(relay) = &mut self.slots[at].relay
+            && let Err(error) = relay.set_up(&setup, &listeners)
+        {
+            // It sees the end of its channel, exits, and is replaced.
+            warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {error}");
+            crate::sys::process::kill_tree(relay.pid);
+        }
+    }
+
+    fn bring_online(&mut self, at: usize, tools: &Tools, now: Instant) -> Result<(), Exit> {
+        self.set_up(at);
+        let slot = &self.slots[at];
+        let server_ready = slot.server.as_ref().is_none_or(|server| server.probe.is_none());
+        // A shared server counts once: later its workers wait for it connection by connection.
+        let shared_ready = self.shared.as_ref().is_none_or(|(life, _)| life.was_online());
+        let relay_ready = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::Ready);
+        if !matches!(slot.life.phase, Phase::Launching { .. }) || !(server_ready && shared_ready && relay_ready) {
+            return Ok(());
+        }
+        self.listen(tools)?;
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let Some(relay) = &mut slot.relay else { return Ok(()) };
+        let queues = std::mem::take(&mut relay.queues);
+        slot.queues = queues.iter().map(Arc::downgrade).collect();
+        let (worker, page, stats) = (relay.id, relay.page.clone(), slot.stats.clone());
+        tools.orders.send(Order::Online { worker, queues, page, stats });
+        if self.config.policy == Policy::None {
+            relay.order(ToWorker::Serve);
+        }
+        slot.life.apply(Event::Ready, now, &backoff);
+        slot.reason = None;
+        let server = slot.server.as_ref().map(|server| server.pid);
+        let took =
+            humantime::format_duration(Duration::from_millis(now.duration_since(relay.since).as_millis() as u64));
+        info!(service = %self.config.name, slot = at, pid = relay.pid, server, %took, "worker online");
+        Ok(())
+    }
+
+    /// At the first worker's coming online: before, clients are refused as if nothing ran.
+    fn listen(&mut self, tools: &Tools) -> Result<(), Exit> {
+        if self.listening {
+            return Ok(());
+        }
+        for listener in &self.listeners {
+            listener
+                .listen()
+                .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
+            tools.orders.send(Order::Listener { service: ID, socket: listener.socket.clone() });
+            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
+        }
+        self.listening = true;
+        Ok(())
+    }
+
+    /// What a relay worker says.
+    pub fn heard(&mut self, at: usize, message: FromWorker) {
+        let name = &self.config.name;
+        match message {
+            FromWorker::Ready => {
+                if let Some(relay) = &mut self.slots[at].relay {
+                    relay.readiness = Readiness::Ready;
+                }
+            }
+            FromWorker::UpstreamDown { address, error } => {
+                warn!(service = %name, slot = at, upstream = %address, "upstream down: {error}");
+            }
+            FromWorker::UpstreamUp { address } => {
+                info!(service = %name, slot = at, upstream = %address, "upstream up again");
+            }
+            FromWorker::Full(true) => {
+                warn!(service = %name, slot = at, "worker is at its file limit and takes no connections until some end");
+            }
+            FromWorker::Full(false) => info!(service = %name, slot = at, "worker takes connections again"),
+        }
+    }
+
+    /// When something is due by the clock alone.
+    pub fn deadline(&self) -> Option<Instant> {
+        let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
+        let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
+        let probes = servers.filter_map(|server| Some(server.probe.as_ref()?.due()));
+        let lives: Vec<Slot> =
+            self.slots.iter().map(|slot| slot.life).chain(self.shared.iter().map(|(life, _)| *life)).collect();
+        let starts = slot::deadline(self.wanted(), &lives);
+        let stop = self.stop.as_ref().and_then(Stop::deadline);
+        probes.chain(starts).chain(stop).min()
+    }
+}
+
+impl SlotProcesses {
+    fn new(now: Instant) -> Self {
+        Self {
+            life: Slot::new(now),
+            generation: 0,
+            relay: None,
+            server: None,
+            leaving: Vec::new(),
+            stats: Arc::default(),
+            queues: Vec::new(),
+            past: AtomicU64::new(0),
+            last_exit: None,
+            reason: None,
+            stall_logged: None,
+        }
+    }
+}
+
+/// One look at a server that does not accept yet; the address that does, when it begins to.
+fn look(
+    server: &mut Server,
+    service: &str,
+    slot: Option<usize>,
+    timeout: Duration,
+    now: Instant,
+) -> Option<SocketAddr> {
+    let accepting = server.probe.as_mut()?.accepts(now);
+    if let Some(accepting) = accepting {
+        server.probe = None;
+        return accepting.as_socket();
+    }
+    if server.complained == Complained::NotYet && now.duration_since(server.since) >= timeout {
+        server.complained = Complained::Once;
+        let seconds = timeout.as_secs_f32();
+        let wanted =
+            server.address.map(|address| format!(" (it was given PORT={})", address.port())).unwrap_or_default();
+        warn!(service, slot, pid = server.pid, "server does not listen after {seconds} s{wanted}; still waiting");
+    }
+    None
+}
+
+/// Looks a name up at start; a failure is no error, since the name may come to exist.
+fn resolve(upstream: &Upstream) -> Resolved {
+    let addresses = match upstream {
+        Upstream::Unix(_) => Vec::new(),
+        Upstream::Host { host, port } => match (host.as_str(), *port).to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => {
+                warn!(%upstream, "name does not resolve yet: {error}");
+                Vec::new()
+            }
+        },
+    };
+    Resolved { upstream: upstream.clone(), addresses }
+}

@@ -1,0 +1,282 @@
+//! The life of a slot: states, events, and what is to be done next. Pure; time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// Where a slot is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Empty until then: the first start, or the back-off after a death.
+    Waiting {
+        /// When it is to be started.
+        until: Instant,
+    },
+    /// Its worker was started and is not ready yet.
+    Launching {
+        /// Since when.
+        since: Instant,
+    },
+    /// Its worker receives connections.
+    Online {
+        /// Since when.
+        since: Instant,
+    },
+    /// Its worker finishes what it has.
+    Stopping,
+    /// Empty for good: stopped.
+    Gone,
+    /// Given up: it died too often in a row.
+    Errored,
+}
+
+impl Phase {
+    /// As shown by `ls`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting { .. } => "waiting",
+            Self::Launching { .. } => "launching",
+            Self::Online { .. } => "online",
+            Self::Stopping => "stopping",
+            Self::Gone => "gone",
+            Self::Errored => "errored",
+        }
+    }
+}
+
+/// What happens to a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Its worker was started.
+    Started,
+    /// Its worker is ready.
+    Ready,
+    /// Its worker (or the server behind it) died.
+    Died,
+    /// It shall end.
+    Stop,
+    /// Nothing of it is left.
+    Emptied,
+}
+
+/// When to start again, and when to give up.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+    /// A worker that was online for so long did not crash in a row.
+    pub min_uptime: Duration,
+    /// Deaths in a row before the slot is given up.
+    pub most: u32,
+}
+
+/// Deaths in a row before a slot is given up that was never online: it will not get better by itself.
+const MOST_BEFORE_ONLINE: u32 = 3;
+
+/// The facts about a slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// Where it is.
+    pub phase: Phase,
+    /// Starts after the first.
+    pub restarts: u64,
+    failures: u32,
+    ever: Ever,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ever {
+    Started,
+    Online,
+    Neither,
+}
+
+impl Slot {
+    /// An empty slot, to be started at once.
+    pub fn new(now: Instant) -> Self {
+        Self { phase: Phase::Waiting { until: now }, restarts: 0, failures: 0, ever: Ever::Neither }
+    }
+
+    /// Whether a worker of it ever was online.
+    pub fn was_online(&self) -> bool {
+        self.ever == Ever::Online
+    }
+
+    /// Moves on. Every state says what it makes of every event.
+    pub fn apply(&mut self, event: Event, now: Instant, backoff: &Backoff) {
+        self.phase = match (self.phase, event) {
+            (Phase::Waiting { .. }, Event::Started) => {
+                match self.ever {
+                    Ever::Neither => self.ever = Ever::Started,
+                    Ever::Started | Ever::Online => self.restarts += 1,
+                }
+                Phase::Launching { since: now }
+            }
+            // A command that cannot even be started.
+            (Phase::Waiting { .. } | Phase::Launching { .. }, Event::Died) => self.fail(now, backoff),
+            (Phase::Launching { .. }, Event::Ready) => {
+                self.ever = Ever::Online;
+                Phase::Online { since: now }
+            }
+            (Phase::Online { since }, Event::Died) => {
+                if now.duration_since(since) >= backoff.min_uptime {
+                    self.failures = 0;
+                }
+                self.fail(now, backoff)
+            }
+            (Phase::Launching { .. } | Phase::Online { .. }, Event::Stop) => Phase::Stopping,
+            (Phase::Waiting { .. } | Phase::Errored, Event::Stop) => Phase::Gone,
+            (Phase::Stopping, Event::Emptied) => Phase::Gone,
+            // A process of a slot may end while others of it still do: only the last one matters.
+            (Phase::Stopping, Event::Died | Event::Ready | Event::Stop | Event::Started) => Phase::Stopping,
+            (phase @ (Phase::Waiting { .. } | Phase::Online { .. } | Phase::Errored), Event::Ready)
+            | (phase @ (Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored), Event::Started)
+            | (
+                phase @ (Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored),
+                Event::Emptied,
+            )
+            | (phase @ Phase::Errored, Event::Died) => phase,
+            (Phase::Gone, Event::Started | Event::Ready | Event::Died | Event::Stop | Event::Emptied) => Phase::Gone,
+        };
+    }
+
+    fn fail(&mut self, now: Instant, backoff: &Backoff) -> Phase {
+        self.failures = self.failures.saturating_add(1);
+        let most = if self.ever == Ever::Online { backoff.most } else { backoff.most.min(MOST_BEFORE_ONLINE) };
+        if self.failures > most {
+            return Phase::Errored;
+        }
+        let doubled = backoff.first.saturating_mul(1 << (self.failures - 1).min(20));
+        Phase::Waiting { until: now + doubled.min(backoff.longest) }
+    }
+}
+
+/// What the service shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All slots filled.
+    Running,
+    /// All slots empty.
+    Stopped,
+}
+
+/// What is to be done for a slot (its index).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start its worker.
+    Start(usize),
+    /// Let its worker finish and end.
+    Stop(usize),
+}
+
+/// Derives what to do from the facts; asked again after every event.
+pub fn reconcile(now: Instant, wanted: Wanted, slots: &[Slot]) -> Vec<Action> {
+    let action = |(at, slot): (usize, &Slot)| match (wanted, slot.phase) {
+        (Wanted::Running, Phase::Waiting { until }) if until <= now => Some(Action::Start(at)),
+        (Wanted::Stopped, Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored) => {
+            Some(Action::Stop(at))
+        }
+        (Wanted::Running, _) | (Wanted::Stopped, Phase::Stopping | Phase::Gone) => None,
+    };
+    slots.iter().enumerate().filter_map(action).collect()
+}
+
+/// When `reconcile` has something to do by the clock alone.
+pub fn deadline(wanted: Wanted, slots: &[Slot]) -> Option<Instant> {
+    let until = |slot: &Slot| match slot.phase {
+        Phase::Waiting { until } if wanted == Wanted::Running => Some(until),
+        _ => None,
+    };
+    slots.iter().filter_map(until).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_millis(100),
+        longest: Duration::from_secs(15),
+        min_uptime: Duration::from_secs(1),
+        most: 10,
+    };
+
+    fn pauses(mut slot: Slot, mut now: Instant, online: bool) -> (Vec<u128>, Slot) {
+        let mut pauses = Vec::new();
+        while let Phase::Waiting { until } = slot.phase {
+            pauses.push(until.saturating_duration_since(now).as_millis());
+            now = now.max(until);
+            slot.apply(Event::Started, now, &BACKOFF);
+            if online {
+                slot.apply(Event::Ready, now, &BACKOFF);
+            }
+            slot.apply(Event::Died, now, &BACKOFF);
+        }
+        (pauses, slot)
+    }
+
+    #[test]
+    fn a_crash_loop_backs_off_and_is_given_up() {
+        let now = Instant::now();
+        let (waits, slot) = pauses(Slot::new(now), now, true);
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);
+        assert_eq!((slot.phase, slot.restarts), (Phase::Errored, 10));
+    }
+
+    #[test]
+    fn one_that_was_never_online_is_given_up_sooner() {
+        let now = Instant::now();
+        assert_eq!(pauses(Slot::new(now), now, false).0, [0, 100, 200, 400]);
+    }
+
+    #[test]
+    fn a_long_life_resets_the_back_off() {
+        let mut now = Instant::now();
+        let mut slot = Slot::new(now);
+        for _ in 0..50 {
+            slot.apply(Event::Started, now, &BACKOFF);
+            slot.apply(Event::Ready, now, &BACKOFF);
+            now += BACKOFF.min_uptime;
+            slot.apply(Event::Died, now, &BACKOFF);
+            assert_eq!(slot.phase, Phase::Waiting { until: now + BACKOFF.first });
+            now += BACKOFF.first;
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_every_slot_whatever_it_does() {
+        let now = Instant::now();
+        let mut online = Slot::new(now);
+        online.apply(Event::Started, now, &BACKOFF);
+        let launching = online;
+        online.apply(Event::Ready, now, &BACKOFF);
+        let mut slots = [Slot::new(now), launching, online];
+        let actions = reconcile(now, Wanted::Stopped, &slots);
+        assert_eq!(actions, [Action::Stop(0), Action::Stop(1), Action::Stop(2)]);
+        slots.iter_mut().for_each(|slot| slot.apply(Event::Stop, now, &BACKOFF));
+        assert!(reconcile(now, Wanted::Stopped, &slots).is_empty());
+        slots.iter_mut().for_each(|slot| slot.apply(Event::Emptied, now, &BACKOFF));
+        assert!(slots.iter().all(|slot| slot.phase == Phase::Gone));
+    }
+
+    proptest! {
+        #[test]
+        fn no_history_brings_a_gone_slot_back_or_starts_one_that_runs(
+            events in proptest::collection::vec((0u8..5, 0u64..5000), 0..200),
+        ) {
+            let mut now = Instant::now();
+            let mut slot = Slot::new(now);
+            for (event, wait) in events {
+                now += Duration::from_millis(wait);
+                let event = [Event::Started, Event::Ready, Event::Died, Event::Stop, Event::Emptied][usize::from(event)];
+                let before = slot.phase;
+                slot.apply(event, now, &BACKOFF);
+                if before == Phase::Gone { prop_assert_eq!(slot.phase, Phase::Gone); }
+                let starts = reconcile(now + Duration::from_secs(60), Wanted::Running, &[slot]);
+                let empty = matches!(slot.phase, Phase::Waiting { .. });
+                prop_assert_eq!(!starts.is_empty(), empty);
+            }
+        }
+    }
+}

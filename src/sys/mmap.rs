@@ -1,0 +1,72 @@
+//! A shared page of 64-bit counters in a sealed memfd.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::abi::page::PAGE_BYTES;
+
+/// A mapping of [`PAGE_BYTES`] bytes as atomic 64-bit words, shared with whoever has the memfd.
+#[derive(Debug)]
+pub struct SharedPage {
+    at: NonNull<c_void>,
+}
+
+// SAFETY: the mapping is only reachable as atomics.
+unsafe impl Send for SharedPage {}
+// SAFETY: the mapping is only reachable as atomics.
+unsafe impl Sync for SharedPage {}
+
+impl SharedPage {
+    /// Makes a page of zeroes and the memfd that shares it. The size is sealed, so that nobody who gets the
+    /// descriptor can truncate it and so raise SIGBUS in the others.
+    ///
+    /// # Errors
+    /// As memfd_create(2), ftruncate(2), fcntl(2), mmap(2).
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(c"roundsman-counters", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, PAGE_BYTES as i64)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok((Self::map(fd.as_fd())?, fd))
+    }
+
+    /// Maps the page behind a memfd made by [`SharedPage::create`] in another process.
+    ///
+    /// # Errors
+    /// As mmap(2); `EINVAL` when the file is shorter than a page.
+    pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        if nix::sys::stat::fstat(fd)?.st_size < PAGE_BYTES as i64 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let Some(len) = NonZeroUsize::new(PAGE_BYTES) else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new shared mapping at an address of the kernel's choice disturbs nothing.
+        let at = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self { at })
+    }
+
+    /// The words of the page.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is PAGE_BYTES long, page-aligned, lives as long as `self` (sealed against
+        // shrinking), and every access on all sides is atomic.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>(), PAGE_BYTES / 8) }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: `at` is our mapping of PAGE_BYTES; no reference outlives `self`.
+        let _ = unsafe { munmap(self.at, PAGE_BYTES) };
+    }
+}

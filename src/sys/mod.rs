@@ -1,0 +1,20 @@
+//! The system-call floor: the only module with `unsafe`, every block with its reason.
+//!
+//! Each function is one call (or one call and its bookkeeping) with owned or borrowed descriptors in its
+//! signature; errors are the kernel's `errno` as [`std::io::Error`].
+
+pub mod epoll;
+pub mod mmap;
+pub mod process;
+pub mod scm;
+pub mod sock;
+pub mod splice;
+
+/// Turns a C return value into a `Result`: `-1` becomes the thread's `errno`.
+macro_rules! cvt {
+    ($call:expr) => {{
+        let value = $call;
+        if value == -1 { Err(std::io::Error::last_os_error()) } else { Ok(value) }
+    }};
+}
+pub(crate) use cvt;

@@ -1,0 +1,161 @@
+//! Processes: what a child does between fork and exec, signals by pidfd, limits, the tree below a process.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+
+use super::cvt;
+
+/// Soft and hard RLIMIT_NOFILE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoFile {
+    /// The limit in force.
+    pub soft: u64,
+    /// The most that an unprivileged process may raise it to.
+    pub hard: u64,
+}
+
+/// What a child does to itself before exec, besides what [`Command`] does.
+#[derive(Debug, Clone, Copy)]
+pub struct ChildSetup {
+    /// The signal that the kernel sends the child when the spawning thread (so: the master) dies.
+    pub death_signal: Signal,
+    /// The file limit to restore, when the child shall have the one that the master was started with.
+    pub nofile: Option<NoFile>,
+}
+
+/// Gives the child its own session, the parent-death signal, and its file limit.
+///
+/// The parent-death signal is tied to the *thread* that spawns: call this from the control thread only.
+pub fn prepare(command: &mut Command, setup: ChildSetup) {
+    let parent = std::process::id();
+    let hook = move || {
+        nix::unistd::setsid()?;
+        nix::sys::prctl::set_pdeathsig(setup.death_signal)?;
+        // The parent may have died before the signal was armed.
+        if nix::unistd::getppid().as_raw() as u32 != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        if let Some(limit) = setup.nofile {
+            setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the hook runs in the forked child of a threaded process and makes only async-signal-safe system
+    // calls; it neither allocates nor takes locks (errors are built from an errno).
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Raises the soft file limit to the hard one and returns what it was at start.
+///
+/// # Errors
+/// As getrlimit(2) and setrlimit(2).
+pub fn raise_nofile() -> io::Result<NoFile> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(NoFile { soft, hard })
+}
+
+/// An O_PATH handle on the program image that runs now: a binary replaced on disk does not change what workers
+/// are started from.
+///
+/// # Errors
+/// As open(2), for example without /proc.
+pub fn own_image() -> io::Result<OwnedFd> {
+    Ok(open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// A handle on a process that cannot come to mean another one.
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers; a returned descriptor is new and owned by nobody.
+    unsafe {
+        let fd = cvt!(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// Sends a signal through a pidfd.
+///
+/// # Errors
+/// `ESRCH` when the process is gone, `EPERM` when it is not ours.
+pub fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
+    // SAFETY: a null siginfo makes the kernel fill it in as for kill(2).
+    cvt!(unsafe {
+        let none = std::ptr::null::<libc::siginfo_t>();
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, none, 0)
+    })?;
+    Ok(())
+}
+
+/// Makes orphaned descendants children of this process, so that none escapes the stop.
+pub fn become_subreaper() {
+    // Since Linux 3.4; without it orphans go to init, which is no worse than before.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// Every live process below `root` (itself first), by the parent links in /proc.
+pub fn tree(root: u32) -> Vec<u32> {
+    let mut parents = Vec::new();
+    if let Ok(processes) = procfs::process::all_processes() {
+        for stat in processes.flatten().filter_map(|process| process.stat().ok()) {
+            parents.push((stat.pid as u32, stat.ppid as u32, stat.session as u32));
+        }
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        for &(pid, ppid, session) in &parents {
+            // A daemonized grandchild loses its parent but keeps the session that we gave the command.
+            let ours = ppid == parent || (session == root && pid != root);
+            if ours && !found.contains(&pid) {
+                found.push(pid);
+            }
+        }
+        at += 1;
+    }
+    found
+}
+
+/// SIGKILL to `root` and everything below it.
+pub fn kill_tree(root: u32) {
+    for pid in tree(root) {
+        if let Ok(pidfd) = pidfd_open(pid) {
+            let _ = pidfd_signal(&pidfd, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Resident memory of a process in bytes, 0 when it is gone.
+pub fn rss_bytes(pid: u32) -> u64 {
+    std::fs::read_to_string(format!("/proc/{pid}/statm"))
+        .ok()
+        .and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok())
+        .map_or(0, |pages| pages * 4096)
+}
+
+/// The parent's end of the channel that a worker gets as its standard input.
+///
+/// # Errors
+/// As dup(2).
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd;
+    let channel = io::stdin().as_fd().try_clone_to_owned()?;
+    // Nobody reads standard input from here on; the original would keep the channel open.
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(null)?;
+    Ok(channel)
+}

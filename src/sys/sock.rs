@@ -1,0 +1,144 @@
+//! Sockets: accept, read, write, connect and the few ioctls that socket2 does not wrap.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::cvt;
+
+/// accept4(2) with NONBLOCK and CLOEXEC; the peer's address is not asked for.
+///
+/// # Errors
+/// As accept4(2).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: null address pointers are allowed; a descriptor that is returned is new and owned by nobody.
+    unsafe {
+        let fd = cvt!(libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// As [`accept`], with the peer's IP address (`None` for a Unix socket).
+///
+/// # Errors
+/// As accept4(2).
+pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: sockaddr_storage is plain data, large and aligned enough for every address family; the returned
+    // descriptor is new and owned by nobody.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let fd = cvt!(libc::accept4(listener.as_raw_fd(), (&raw mut storage).cast(), &raw mut len, flags))?;
+        let socket = OwnedFd::from_raw_fd(fd);
+        let peer = match i32::from(storage.ss_family) {
+            libc::AF_INET => {
+                let v4 = (&raw const storage).cast::<libc::sockaddr_in>().read();
+                Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))))
+            }
+            libc::AF_INET6 => {
+                let v6 = (&raw const storage).cast::<libc::sockaddr_in6>().read();
+                Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical())
+            }
+            _ => None,
+        };
+        Ok((socket, peer))
+    }
+}
+
+/// recv(2), never blocking.
+///
+/// # Errors
+/// As recv(2); `WouldBlock` when nothing is there.
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
+    let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    Ok(cvt!(n)? as usize)
+}
+
+/// send(2), never blocking, never raising SIGPIPE.
+///
+/// # Errors
+/// As send(2); `WouldBlock` when the send buffer is full or the connection is not yet established.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length describe `bytes`, borrowed for the call.
+    let n = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    Ok(cvt!(n)? as usize)
+}
+
+/// Payload bytes that lie in a socket's receive queue (FIONREAD; for SEQPACKET the sum over all messages).
+///
+/// # Errors
+/// As ioctl(2).
+pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int through the pointer.
+    cvt!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut n) })?;
+    Ok(n.max(0) as usize)
+}
+
+/// Bytes sent but not yet acknowledged by the peer (SIOCOUTQ, the same number as TIOCOUTQ).
+///
+/// # Errors
+/// As ioctl(2).
+pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one int through the pointer.
+    cvt!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut n) })?;
+    Ok(n.max(0) as usize)
+}
+
+/// A connected pair of SOCK_SEQPACKET sockets, non-blocking and close-on-exec: (sending, receiving) by our use.
+///
+/// # Errors
+/// As socketpair(2).
+pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Makes the coming close(2) of the socket send a reset (SO_LINGER with zero seconds).
+pub fn reset_on_close(socket: BorrowedFd<'_>) {
+    // A socket that cannot linger (a Unix socket) has no reset either.
+    let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// The local address of an inherited or server-made TCP socket, if it has one.
+pub fn local_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()
+}
+
+/// Takes ownership of a descriptor that this process inherited at a known number (LISTEN_FDS).
+///
+/// # Errors
+/// `EBADF` when nothing is open at that number.
+pub fn adopt_inherited(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) on any number is harmless and tells whether it is open.
+    cvt!(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: the number is open, above stderr, and by the LISTEN_FDS convention handed to us; the one caller
+    // takes each number once at start, before anything else opened descriptors at them.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: setting FD_CLOEXEC on a descriptor we own.
+    cvt!(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    Ok(owned)
+}
+
+/// Asks the kernel to choose the local port only at connect (IP_BIND_ADDRESS_NO_PORT), so that a bound source
+/// address has its own 28,000 ports per destination and not per machine.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option takes one int, which lives through the call.
+    cvt!(unsafe {
+        let option = libc::IP_BIND_ADDRESS_NO_PORT;
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, (&raw const on).cast(), len)
+    })?;
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! Who listens on a port, as far as /proc tells: for the message about a port in use.
+
+use procfs::net::{TcpNetEntry, TcpState};
+use procfs::process::{FDTarget, all_processes};
+
+/// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
+pub fn listens_on(port: u16) -> Option<String> {
+    let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
+    let mut entries = procfs::net::tcp().unwrap_or_default();
+    entries.extend(procfs::net::tcp6().unwrap_or_default());
+    let inodes: Vec<u64> = entries.iter().filter(|entry| listening(entry)).map(|entry| entry.inode).collect();
+    let holds = |target: &FDTarget| matches!(target, FDTarget::Socket(inode) if inodes.contains(inode));
+    for process in all_processes().ok()?.flatten() {
+        let Ok(mut fds) = process.fd() else { continue };
+        if fds.any(|fd| fd.is_ok_and(|fd| holds(&fd.target))) {
+            let name = process.stat().map(|stat| stat.comm).unwrap_or_default();
+            return Some(format!("{name} (pid {})", process.pid()));
+        }
+    }
+    None
+}
