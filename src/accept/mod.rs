@@ -66,6 +66,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn run(&mut self) {
+        crate::sys::process::prefer_batches();
         let mut events = Events::with_capacity(256);
         loop {
             let timeout = self.timeout(Instant::now());

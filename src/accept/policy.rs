@@ -47,6 +47,32 @@ pub struct Candidate {
     pub stalled: bool,
     /// Online for less than the slow-start time.
     pub young: bool,
+    /// Turns under `rr` that it was passed over and has not had back.
+    pub owed: u32,
+}
+
+/// The most turns that a worker can be owed: one that was away for long is not flooded when it is back.
+pub const MOST_OWED: u32 = 64;
+
+/// The rotation: where the next search begins, and who had the last turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    next: usize,
+    last: Option<usize>,
+}
+
+impl Turn {
+    /// A worker was inserted at `at`: the turn stays with the worker whose it was.
+    pub fn inserted(&mut self, at: usize) {
+        self.next += usize::from(at < self.next);
+        self.last = None;
+    }
+
+    /// The worker at `at` was removed.
+    pub fn removed(&mut self, at: usize) {
+        self.next -= usize::from(at < self.next);
+        self.last = None;
+    }
 }
 
 impl Candidate {
@@ -57,17 +83,39 @@ impl Candidate {
 
 /// Index of the worker that gets the next connection, or `None` when no worker may get one.
 ///
-/// `turn` is the rotation: the index at which the next search begins.
-pub fn pick(policy: Policy, workers: &[Candidate], turn: &mut usize, client: Option<IpAddr>) -> Option<usize> {
+/// Counts the choice as pending, and turns passed over as owed.
+pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: Option<IpAddr>) -> Option<usize> {
     let chosen = match (policy, client) {
-        (Policy::IpHash, Some(client)) => return by_hash(workers, client),
-        (Policy::LeastConn, _) => least_loaded(workers, *turn),
+        (Policy::IpHash, Some(client)) => by_hash(workers, client)?,
+        (Policy::LeastConn, _) => {
+            let chosen = least_loaded(workers, turn.next)?;
+            turn.next = chosen + 1;
+            chosen
+        }
         // A client without an address (a Unix socket) cannot be hashed; under `none` the master places only
         // connections that it held while no worker was alive.
-        (Policy::Rr | Policy::None | Policy::IpHash, _) => in_turn(workers, *turn),
-    }?;
-    *turn = chosen + 1;
+        (Policy::Rr | Policy::None | Policy::IpHash, _) => {
+            let chosen = in_turn(workers, turn.next)?;
+            settle_turns(workers, turn, chosen);
+            chosen
+        }
+    };
+    workers[chosen].pending += 1;
     Some(chosen)
+}
+
+/// Who is passed over is owed a turn; who is owed one gets it back as a second in a row, never more than two.
+fn settle_turns(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
+    for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
+        workers[at].owed = (workers[at].owed + 1).min(MOST_OWED);
+    }
+    let worker = &mut workers[chosen];
+    if worker.owed > 0 && turn.last != Some(chosen) {
+        worker.owed -= 1;
+        *turn = Turn { next: chosen, last: Some(chosen) };
+    } else {
+        *turn = Turn { next: chosen + 1, last: Some(chosen) };
+    }
 }
 
 /// Indices in order of rotation.

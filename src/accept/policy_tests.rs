@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 fn worker(slot: u32) -> Candidate {
-    Candidate { slot, pending: 0, cap: 64, open: 0, behind: false, stalled: false, young: false }
+    Candidate { slot, pending: 0, cap: 64, open: 0, behind: false, stalled: false, young: false, owed: 0 }
 }
 
 fn workers(n: u32) -> Vec<Candidate> {
@@ -16,68 +16,72 @@ fn client(n: u32) -> Option<IpAddr> {
 
 #[test]
 fn rr_takes_strict_turns() {
-    let (workers, mut turn) = (workers(3), 0);
-    let order: Vec<_> = (0..7).map(|_| pick(Policy::Rr, &workers, &mut turn, None)).collect();
+    let (mut workers, mut turn) = (workers(3), Turn::default());
+    let order: Vec<_> = (0..7).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2, 0].map(Some));
 }
 
 #[test]
 fn rr_passes_over_who_is_behind_but_not_when_all_are() {
-    let (mut workers, mut turn) = (workers(3), 0);
+    let (mut workers, mut turn) = (workers(3), Turn::default());
     workers[1].behind = true;
-    let order: Vec<_> = (0..4).map(|_| pick(Policy::Rr, &workers, &mut turn, None)).collect();
+    let order: Vec<_> = (0..4).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
     assert_eq!(order, [0, 2, 0, 2].map(Some));
+    assert_eq!(workers[1].owed, 2);
+    workers[1].behind = false;
+    let order: Vec<_> = (0..9).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
+    assert_eq!(order, [0, 1, 1, 2, 0, 1, 1, 2, 0].map(Some), "it gets its turns back, two in a row at most");
     for (at, pending) in [(0, 5), (1, 3), (2, 4)] {
         workers[at].behind = true;
         workers[at].pending = pending;
     }
-    assert_eq!(pick(Policy::Rr, &workers, &mut turn, None), Some(1), "fewest pending");
+    workers[0].owed = 0;
+    assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(1), "fewest pending");
 }
 
 #[test]
 fn nobody_gets_more_than_the_cap_and_a_stalled_worker_gets_nothing() {
-    let (mut workers, mut turn) = (workers(2), 0);
+    let (mut workers, mut turn) = (workers(2), Turn::default());
     workers[0].pending = 64;
     workers[1].stalled = true;
     for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::None] {
-        assert_eq!(pick(policy, &workers, &mut turn, client(1)), None);
+        assert_eq!(pick(policy, &mut workers, &mut turn, client(1)), None);
     }
 }
 
 #[test]
 fn no_worker_is_no_choice() {
-    assert_eq!(pick(Policy::Rr, &[], &mut 0, None), None);
-    assert_eq!(pick(Policy::LeastConn, &[], &mut 0, None), None);
-    assert_eq!(pick(Policy::IpHash, &[], &mut 0, client(1)), None);
+    assert_eq!(pick(Policy::Rr, &mut [], &mut Turn::default(), None), None);
+    assert_eq!(pick(Policy::LeastConn, &mut [], &mut Turn::default(), None), None);
+    assert_eq!(pick(Policy::IpHash, &mut [], &mut Turn::default(), client(1)), None);
 }
 
 #[test]
 fn least_conn_looks_at_pending_then_open_then_rotates() {
-    let (mut workers, mut turn) = (workers(3), 0);
+    let (mut workers, mut turn) = (workers(3), Turn::default());
     workers[0].open = 9;
     workers[1].open = 2;
     workers[2].open = 2;
-    assert_eq!(pick(Policy::LeastConn, &workers, &mut turn, None), Some(1));
-    assert_eq!(pick(Policy::LeastConn, &workers, &mut turn, None), Some(2));
-    workers[1].pending = 1;
-    workers[2].pending = 1;
-    assert_eq!(pick(Policy::LeastConn, &workers, &mut turn, None), Some(0));
+    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(1));
+    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(2));
+    assert_eq!((workers[1].pending, workers[2].pending), (1, 1));
+    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(0));
 }
 
 #[test]
 fn least_conn_does_not_flood_a_newcomer() {
-    let (mut workers, mut turn) = (workers(2), 0);
+    let (mut workers, mut turn) = (workers(2), Turn::default());
     workers[0].open = 10;
     workers[1].open = 100;
     workers.push(Candidate { young: true, ..worker(2) });
-    assert_eq!(pick(Policy::LeastConn, &workers, &mut turn, None), Some(0), "the newcomer counts the mean, 36");
+    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(0), "the newcomer counts the mean, 36");
 }
 
 #[test]
 fn ip_hash_keeps_clients_and_moves_only_those_of_a_lost_slot() {
     let all = workers(8);
     let home = |workers: &[Candidate], n| {
-        let at = pick(Policy::IpHash, workers, &mut 0, client(n)).unwrap_or(usize::MAX);
+        let at = pick(Policy::IpHash, &mut workers.to_vec(), &mut Turn::default(), client(n)).unwrap_or(usize::MAX);
         workers[at].slot
     };
     let before: Vec<_> = (0..2000).map(|n| home(&all, n)).collect();
@@ -98,25 +102,28 @@ proptest! {
     #[test]
     fn whoever_is_picked_may_be_picked_and_someone_is_if_anyone_may(
         facts in proptest::collection::vec((0u32..4, 0u64..9, any::<(bool, bool, bool)>()), 0..9),
-        mut turn in 0usize..20,
+        start in 0usize..20,
         policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash)],
     ) {
-        let workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {
-            Candidate { slot: slot as u32, pending, cap: 3, open, behind, stalled, young }
+        let mut turn = Turn { next: start, last: None };
+        let mut workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {
+            Candidate { slot: slot as u32, pending, cap: 3, open, behind, stalled, young, owed: 0 }
         }).collect();
+        let before = workers.clone();
         let eligible = |worker: &Candidate| !worker.stalled && worker.pending < worker.cap;
-        match pick(policy, &workers, &mut turn, client(7)) {
-            Some(at) => prop_assert!(eligible(&workers[at])),
-            None => prop_assert!(!workers.iter().any(eligible)),
+        match pick(policy, &mut workers, &mut turn, client(7)) {
+            Some(at) => prop_assert!(eligible(&before[at])),
+            None => prop_assert!(!before.iter().any(eligible)),
         }
     }
 
     #[test]
     fn rr_is_even_over_any_number_of_turns(n in 1u32..40, rounds in 1usize..400) {
-        let (workers, mut turn) = (workers(n), 0);
+        let (mut workers, mut turn) = (workers(n), Turn::default());
         let mut counts = vec![0usize; n as usize];
         for _ in 0..rounds {
-            if let Some(at) = pick(Policy::Rr, &workers, &mut turn, None) { counts[at] += 1; }
+            workers.iter_mut().for_each(|worker| worker.pending = 0);
+            if let Some(at) = pick(Policy::Rr, &mut workers, &mut turn, None) { counts[at] += 1; }
         }
         let (least, most) = (counts.iter().min(), counts.iter().max());
         prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));

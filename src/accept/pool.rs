@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use mio::Poll;
 
 use super::orders::{ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
-use super::policy::{Candidate, Policy, pick};
+use super::policy::{Candidate, Policy, Turn, pick};
 use super::roster::{Member, Returned};
 use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
@@ -75,7 +75,7 @@ pub struct Pool {
     /// Workers online, by slot.
     members: Vec<Member>,
     /// The policy's rotation.
-    turn: usize,
+    turn: Turn,
     held: VecDeque<Held>,
     /// Jobs that the rescue thread has not finished.
     rescues: usize,
@@ -94,7 +94,7 @@ impl Pool {
             stats,
             listeners: Vec::new(),
             members: Vec::new(),
-            turn: 0,
+            turn: Turn::default(),
             held: VecDeque::new(),
             rescues: 0,
             paused: None,
@@ -143,10 +143,7 @@ impl Pool {
     ) {
         let at = self.members.partition_point(|member| member.id < id);
         self.members.insert(at, Member::new(id, queues, page, stats, self.rules.cap, now));
-        // The rotation stays with the worker whose turn it was.
-        if at < self.turn {
-            self.turn += 1;
-        }
+        self.turn.inserted(at);
         self.paused = None;
         self.watch_if_ours(poll);
     }
@@ -154,9 +151,7 @@ impl Pool {
     fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Member> {
         let at = self.members.iter().position(|member| member.id == id)?;
         let member = self.members.remove(at);
-        if at < self.turn {
-            self.turn -= 1;
-        }
+        self.turn.removed(at);
         self.watch_if_ours(poll);
         Some(member)
     }
@@ -194,10 +189,11 @@ impl Pool {
     /// The rescue thread has emptied a queue of a live worker.
     pub fn rescued(&mut self, from: &RescueKey, sockets: Vec<OwnedFd>, now: Instant, reporter: &Reporter) {
         self.rescues = self.rescues.saturating_sub(1);
-        self.count_rescued(from.worker, &from.stats, sockets.len(), reporter);
+        let sockets_taken = sockets.len();
+        self.count_rescued(from.worker, &from.stats, sockets_taken, reporter);
         self.hold_rescued(from.listener, sockets, now);
         if let Some(member) = self.members.iter_mut().find(|member| member.id == from.worker) {
-            member.rescued();
+            member.rescued(sockets_taken);
         }
     }
 
@@ -277,10 +273,9 @@ impl Pool {
 
     /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
     fn place(&mut self, listener: ListenerId, socket: OwnedFd, client: Option<IpAddr>) -> Option<OwnedFd> {
-        let Some(at) = pick(self.rules.policy, &self.snapshot, &mut self.turn, client) else {
+        let Some(at) = pick(self.rules.policy, &mut self.snapshot, &mut self.turn, client) else {
             return Some(socket);
         };
-        self.snapshot[at].pending += 1;
         self.members[at].push(listener, socket);
         None
     }
@@ -360,7 +355,8 @@ impl Pool {
     fn flush(&mut self, now: Instant) {
         let mut returned: Returned = Vec::new();
         let mut refused = false;
-        for member in &mut self.members {
+        for (member, candidate) in self.members.iter_mut().zip(&self.snapshot) {
+            member.owed = candidate.owed;
             // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
             refused |= member.flush(now, &mut returned).is_err();
         }

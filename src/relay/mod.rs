@@ -36,6 +36,8 @@ const RESOLVER: Token = Token(usize::MAX - 1);
 /// When the setup is not what a master sends, or the system refuses epoll or the counters page.
 pub fn main() -> anyhow::Result<()> {
     let channel = crate::sys::process::take_stdin().context("no channel on standard input")?;
+    crate::sys::process::set_thread_name(c"roundsman-relay");
+    crate::sys::process::prefer_batches();
     let mut worker = Worker::set_up(channel)?;
     worker.tell(&FromWorker::Ready);
     worker.run()

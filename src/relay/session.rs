@@ -129,11 +129,6 @@ impl Session {
         self.forth.keep(bytes);
     }
 
-    /// Whether nothing waits to be sent to the upstream.
-    pub fn nothing_kept(&self) -> bool {
-        !self.forth.holds()
-    }
-
     /// The upstream accepted.
     pub fn established(&mut self) {
         if let Stage::Connecting(end, _) = std::mem::replace(&mut self.upstream, Stage::Waiting) {

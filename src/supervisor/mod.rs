@@ -12,7 +12,7 @@ mod worker;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use mio::unix::SourceFd;
@@ -67,8 +67,13 @@ struct Supervisor {
     /// Channels that epoll watches, by the pids of their workers.
     watched: Vec<u32>,
     terminal: Terminal,
-    stops: u32,
+    /// When the stop was asked for.
+    stopping: Option<Instant>,
 }
+
+/// A second stop signal this soon is the first one once more: timeout(1) and shells signal the process and then
+/// its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// Whether there was a terminal at the start: a hang-up then means that it went away.
 #[derive(PartialEq, Eq)]
@@ -118,7 +123,7 @@ impl Supervisor {
             started: now,
             watched: Vec::new(),
             terminal: terminal(),
-            stops: 0,
+            stopping: None,
         })
     }
 
@@ -220,16 +225,13 @@ impl Supervisor {
         let pending: Vec<i32> = self.signals.pending().collect();
         for signal in pending {
             match signal {
-                SIGTERM | SIGINT => {
-                    self.stops += 1;
-                    if self.stops > 1 {
-                        return Some(self.end_at_once(signal));
-                    }
-                    self.begin_stop(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
-                }
+                SIGTERM | SIGINT => match self.stopping {
+                    None => self.begin_stop(if signal == SIGINT { "SIGINT" } else { "SIGTERM" }),
+                    Some(since) if since.elapsed() < SAME_SIGNAL => {}
+                    Some(_) => return Some(self.end_at_once(signal)),
+                },
                 SIGQUIT => return Some(self.end_at_once(signal)),
                 SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
-                    self.stops += 1;
                     self.begin_stop("SIGHUP (the terminal went away)");
                 }
                 SIGHUP => warn!("SIGHUP: reloading is not in this version yet"),
@@ -240,7 +242,8 @@ impl Supervisor {
     }
 
     fn begin_stop(&mut self, cause: &str) {
-        if self.service.stop.is_none() {
+        if self.stopping.is_none() {
+            self.stopping = Some(Instant::now());
             info!(service = %self.service.config.name, cause, "stopping");
             self.service.begin_stop(Instant::now());
         }

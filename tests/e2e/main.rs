@@ -1,0 +1,16 @@
+//! End-to-end tests, one file per promise. Each starts the real binary.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod balance;
+mod cli;
+mod control;
+mod crash;
+mod limits;
+mod listeners;
+mod log;
+mod relay;
+mod servers;
+mod shutdown;
+mod upstreams;

@@ -1,0 +1,32 @@
+//! What the tests share: a guard for the daemon, servers to put behind it, and ways to wait.
+
+mod daemon;
+mod net;
+mod server;
+
+pub use daemon::{Daemon, Finished, roundsman, unprivileged_copy};
+pub use net::{free_port, get, http_get, read_all, reset, slot_of};
+pub use server::{Process, Upstream, install_dir, write_file};
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` gives something, or fails the test with `what`.
+#[track_caller]
+pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
