@@ -52,7 +52,7 @@ pub struct Candidate {
 }
 
 /// The most turns that a worker can be owed: one that was away for long is not flooded when it is back.
-pub const MOST_OWED: u32 = 64;
+pub const MOST_OWED: u32 = 256;
 
 /// The rotation: where the next search begins, and who had the last turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -135,7 +135,9 @@ fn in_turn(workers: &[Candidate], turn: usize) -> Option<usize> {
 fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
     let total: u64 = workers.iter().map(|worker| worker.open).sum();
     let mean = total / workers.len().max(1) as u64;
-    let load = |worker: &Candidate| if worker.young { worker.open.max(mean) } else { worker.open };
+    // Where all are young nobody is a newcomer.
+    let slow_start = workers.iter().any(|worker| !worker.young);
+    let load = |worker: &Candidate| if worker.young && slow_start { worker.open.max(mean) } else { worker.open };
     rotation(workers.len(), turn)
         .filter(|&at| workers[at].eligible())
         .min_by_key(|&at| (workers[at].pending, load(&workers[at])))

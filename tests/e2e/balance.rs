@@ -2,14 +2,14 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Daemon, eventually, get, http_get, seconds, slot_of};
+use crate::support::{Daemon, Process, eventually, get, http_get, install_dir, seconds, slot_of};
 
 /// Four slots, each with a responder of its own that names its slot.
 fn four(policy: &str, more: &[&str]) -> Daemon {
@@ -21,42 +21,44 @@ fn four(policy: &str, more: &[&str]) -> Daemon {
     daemon
 }
 
-/// `total` connections by `at_once` threads; how many each slot got.
-fn load(port: u16, total: usize, at_once: usize) -> [usize; 4] {
-    let (next, counts) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new([0; 4])));
-    let client = |_| {
-        let (next, counts) = (next.clone(), counts.clone());
-        std::thread::spawn(move || {
-            while next.fetch_add(1, Ordering::SeqCst) < total {
-                let slot = slot_of(&get(port).unwrap());
-                counts.lock().unwrap()[slot] += 1;
-            }
-        })
-    };
-    let clients: Vec<_> = (0..at_once).map(client).collect();
-    clients.into_iter().for_each(|client| client.join().unwrap());
-    let counts = *counts.lock().unwrap();
-    counts
+/// `total` connections by `at_once` threads; every answer goes to `check`.
+fn load(port: u16, total: usize, at_once: usize, check: impl Fn(&str) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while next.fetch_add(1, Ordering::SeqCst) < total {
+                    check(&get(port).unwrap());
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn rr_one_after_the_other_goes_in_strict_turns() {
     let daemon = four("rr", &[]);
-    let first = slot_of(&get(daemon.port).unwrap());
-    for n in 1..10_000 {
-        assert_eq!(slot_of(&get(daemon.port).unwrap()), (first + n) % 4, "connection {n}");
-    }
+    let order: Vec<_> = (0..10_000).map(|_| slot_of(&get(daemon.port).unwrap())).collect();
+    let out_of_turn = order.windows(2).filter(|pair| pair[1] != (pair[0] + 1) % 4).count() as u64;
+    // A worker that the machine itself held up for 10 ms loses its turn to the next, and gets it back as a second
+    // in a row: each such rescue, which `ls` counts, explains a few places. Without one the turns are strict.
+    let rescued = daemon.total("rescued");
+    assert!(out_of_turn <= 4 * rescued, "{out_of_turn} out of turn, {rescued} rescued");
+    assert!(rescued <= 20, "{rescued} rescued one after the other");
     assert_eq!(daemon.total("connections"), 10_000);
     eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
 }
 
 #[test]
 fn rr_forty_at_a_time_is_even() {
-    let daemon = four("rr", &[]);
-    let counts = load(daemon.port, 10_000, 40);
-    let busiest = *counts.iter().max().unwrap() as f64;
-    assert_eq!(counts.iter().sum::<usize>(), 10_000);
-    assert!(busiest / 2_500.0 <= 1.05, "{counts:?}");
+    let dir = install_dir();
+    let nginx = Process::nginx(dir.path());
+    let daemon = Daemon::start(&["-i", "4", "-u", &format!("127.0.0.1:{}", nginx.port)]);
+    daemon.wait_online(4);
+    load(daemon.port, 10_000, 40, |_| ());
+    let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 10_000);
+    assert!(*counts.iter().max().unwrap() as f64 / 2_500.0 <= 1.05, "{counts:?}");
 }
 
 #[test]
@@ -64,16 +66,21 @@ fn a_stopped_worker_delays_nobody_by_more_than_the_stall_timeout() {
     let daemon = four("rr", &[]);
     let stopped = Pid::from_raw(daemon.workers()[2]);
     kill(stopped, Signal::SIGSTOP).unwrap();
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for _ in 0..400 {
         let begin = Instant::now();
         let slot = slot_of(&get(daemon.port).unwrap());
-        slowest = slowest.max(begin.elapsed());
+        took.push(begin.elapsed());
         assert_ne!(slot, 2);
     }
     let rescued = daemon.slot(2, "rescued").as_u64().unwrap();
     assert!(rescued >= 1, "the stopped worker's queue was rescued");
-    assert!(slowest <= Duration::from_millis(10 + 20), "slowest {slowest:?}");
+    // Because of it: only what was rescued may have waited, and that no longer than this. (A machine that holds up
+    // a process for longer shows in the others as well.)
+    took.sort();
+    let of_others = took[took.len() - 1 - rescued as usize];
+    let limit = Duration::from_millis(10 + 20).max(of_others + Duration::from_millis(10));
+    assert!(took[399] <= limit, "slowest {:?}", &took[395..]);
     kill(stopped, Signal::SIGCONT).unwrap();
     eventually("it takes its turn again", seconds(5), || (slot_of(&get(daemon.port).unwrap()) == 2).then_some(()));
 }
@@ -83,17 +90,21 @@ fn least_conn_fills_up_whoever_has_fewest() {
     let daemon = four("least-conn", &[]);
     let connect = || TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
     let mut kept: Vec<_> = (0..40).map(|_| connect()).collect();
-    let open = |slot: usize| daemon.slot(slot, "open").as_u64().unwrap();
-    eventually("ten each", seconds(5), || (0..4).all(|slot| open(slot) == 10).then_some(()));
-    // One connection more on three of the slots: the next must go to the fourth.
-    let mut filled = Vec::new();
-    for _ in 0..3 {
+    let open = || daemon.slots().iter().map(|slot| slot["open"].as_u64().unwrap()).collect::<Vec<_>>();
+    eventually("all are received", seconds(5), || (open().iter().sum::<u64>() == 40).then_some(()));
+    let spread = |open: &[u64]| open.iter().max().unwrap() - open.iter().min().unwrap();
+    assert!(spread(&open()) <= 2, "{:?}", open());
+    let mut outside = 0;
+    for _ in 0..40 {
+        let before = open();
         let mut stream = connect();
-        filled.push(slot_of(&http_get_keep(&mut stream)));
+        let slot = slot_of(&http_get_keep(&mut stream));
+        outside += u64::from(before[slot] != *before.iter().min().unwrap());
         kept.push(stream);
     }
-    let missing = (0..4).find(|slot| !filled.contains(slot)).expect("three different slots");
-    assert_eq!(slot_of(&get(daemon.port).unwrap()), missing);
+    // A connection goes elsewhere only when it was rescued.
+    assert!(outside <= daemon.total("rescued"), "{outside} did not go to the emptiest");
+    assert!(spread(&open()) <= 2, "{:?}", open());
 }
 
 /// A GET that leaves the connection open.
@@ -131,8 +142,9 @@ fn ip_hash_keeps_a_client_at_its_slot() {
 #[test]
 fn none_lets_the_workers_accept_and_all_of_them_do() {
     let daemon = four("none", &[]);
-    let counts = load(daemon.port, 4_000, 40);
-    assert_eq!(counts.iter().sum::<usize>(), 4_000);
+    let counts = Mutex::new([0; 4]);
+    load(daemon.port, 4_000, 40, |body| counts.lock().unwrap()[slot_of(body)] += 1);
+    let counts = counts.into_inner().unwrap();
     // Uneven by nature, but re-adding keeps the kernel from favouring one for ever.
     assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
     assert_eq!(daemon.total("connections"), 4_000);
