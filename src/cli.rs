@@ -233,10 +233,14 @@ fn level(text: &str) -> Result<String, String> {
 pub fn explain(error: clap::Error) -> clap::Error {
     use clap::CommandFactory;
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let word = match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(word)) => word.clone(),
+    let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
+        (Some(ContextValue::String(word)), _) => word.clone(),
+        (_, Some(ContextValue::String(word))) if error.kind() == ErrorKind::UnknownArgument => word.clone(),
         _ => return error,
     };
+    if word.starts_with('-') {
+        return error;
+    }
     let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
     let message =
         format!("'{word}' is not a roundsman command; to run it as the server: roundsman -- {}\n", rest.join(" "));

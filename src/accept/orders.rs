@@ -62,6 +62,8 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// How long a client waits for a worker.
     pub queue_timeout: Duration,
+    /// Clients held in the master while no worker is alive; more wait in the backlog.
+    pub most_held: usize,
 }
 
 /// Whose queue a rescue job empties.

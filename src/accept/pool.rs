@@ -25,8 +25,6 @@ const BUDGET: usize = 128;
 const RETRY: Duration = Duration::from_millis(1);
 /// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
 const EXHAUSTED: Duration = Duration::from_millis(50);
-/// Clients held in the master while no worker is alive; more wait in the backlog.
-const MOST_HELD: usize = 1024;
 
 /// Where the accept thread sends what it learns.
 pub struct Reporter {
@@ -309,7 +307,7 @@ impl Pool {
         // What is held goes first. While no worker is alive, or at the end, connections are held here.
         let free = self.held.is_empty() && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
         let hold = self.members.is_empty() || self.phase == Phase::Stopping;
-        if free || (hold && self.held.len() < MOST_HELD) {
+        if free || (hold && self.held.len() < self.rules.most_held) {
             return true;
         }
         self.paused = Some(now + RETRY);

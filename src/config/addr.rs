@@ -44,11 +44,11 @@ impl FromStr for ListenAddr {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address));
         }
-        if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
-            return port.parse().map(Self::Port).map_err(|_| bad_port(port));
-        }
         if text.parse::<IpAddr>().is_ok() {
             return Err(format!("the port is missing: {}", with_port(text)));
+        }
+        if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+            return port.parse().map(Self::Port).map_err(|_| bad_port(port));
         }
         match split_port(text)? {
             ("localhost", port) => Ok(Self::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))),

@@ -61,16 +61,9 @@ impl CommandLine {
     pub fn name(&self) -> String {
         let base = |word: &OsString| Path::new(word).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let program = self.words.first().map(base).unwrap_or_default();
-        let script = self.words.iter().skip(1).find(|word| !word.as_bytes().starts_with(b"-"));
-        let name = match script {
-            Some(script)
-                if INTERPRETERS.contains(&program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'))
-                    || INTERPRETERS.contains(&program.as_str()) =>
-            {
-                Path::new(script).file_stem().unwrap_or_default().to_string_lossy().into_owned()
-            }
-            _ => program,
-        };
+        let unversioned = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let interpreter = INTERPRETERS.contains(&unversioned) || INTERPRETERS.contains(&program.as_str());
+        let name = self.script().filter(|_| interpreter).unwrap_or(program);
         let safe: String = name
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
@@ -78,6 +71,18 @@ impl CommandLine {
             .collect();
         let safe = safe.trim_start_matches('.');
         if safe.is_empty() { "service".to_owned() } else { safe.to_owned() }
+    }
+
+    /// The stem of the first argument that is no flag, or the module behind `-m`; nothing for program text (`-c`,
+    /// `-e`).
+    fn script(&self) -> Option<String> {
+        let at = self.words.iter().skip(1).position(|word| !word.as_bytes().starts_with(b"-"))? + 1;
+        let (flag, word) = (self.words[at - 1].to_str().unwrap_or_default(), Path::new(&self.words[at]));
+        match flag {
+            "-c" | "-e" | "-lc" | "--eval" => None,
+            "-m" => Some(word.to_string_lossy().into_owned()),
+            _ => Some(word.file_stem()?.to_string_lossy().into_owned()),
+        }
     }
 
     /// argv[0].
@@ -206,6 +211,8 @@ mod tests {
             (&["/usr/sbin/nginx", "-g", "daemon off;"], "nginx"),
             (&["./my server"], "my-server"),
             (&["node"], "node"),
+            (&["sh", "-c", "cd /srv; ./run"], "sh"),
+            (&["python3", "-m", "http.server", "80"], "http.server"),
         ] {
             assert_eq!(line(words).name(), name, "{words:?}");
         }

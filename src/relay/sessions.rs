@@ -321,7 +321,9 @@ impl Sessions {
         if !self.again.is_empty() {
             return Some(now);
         }
-        [self.retry, self.reset_check, self.sweep].into_iter().flatten().min()
+        // Without a session there is nothing to sweep: an idle worker sleeps.
+        let sweep = self.sweep.filter(|_| !self.slab.is_empty());
+        [self.retry, self.reset_check, sweep].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.

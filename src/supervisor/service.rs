@@ -28,6 +28,11 @@ use crate::sys::scm;
 /// Hand-offs that may be pending for one relay worker.
 const CAP: usize = 64;
 
+/// Clients held in the master while no worker is alive, at most.
+const MOST_HELD: usize = 1024;
+/// They may take this part of the master's descriptors: a new worker needs some, too.
+const HELD_SHARE: u64 = 4;
+
 /// What services share.
 #[derive(Debug)]
 pub struct Tools {
@@ -124,6 +129,7 @@ impl Service {
             cap: u32::try_from(cap).unwrap_or(u32::MAX),
             stall_timeout: config.limits.stall_timeout,
             queue_timeout: config.limits.queue_timeout,
+            most_held: usize::try_from(tools.nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
         };
         tools.orders.send(Order::Service { rules, stats: stats.clone() });
         Self { config, listeners, listening: false, slots, shared, stats, stop: None, cap, capacity, pipes, resolved }
@@ -306,7 +312,7 @@ impl Service {
         // A shared server counts once: later its workers wait for it connection by connection.
         let shared_ready = self.shared.as_ref().is_none_or(|(life, _)| life.was_online());
         let relay_ready = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::Ready);
-        if !matches!(slot.life.phase, Phase::Launching { .. }) || !(server_ready && shared_ready && relay_ready) {
+        if !(matches!(slot.life.phase, Phase::Launching { .. }) && server_ready && shared_ready && relay_ready) {
             return Ok(());
         }
         self.listen(tools)?;

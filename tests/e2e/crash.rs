@@ -217,8 +217,10 @@ fn when_the_master_is_killed_everything_is_gone_within_a_second_and_the_port_is_
         let daemon = Daemon::start(&with_demo(&["-i", "3", "-p", policy]));
         daemon.wait_online(3);
         let slots = daemon.slots();
-        let pids: Vec<_> =
-            slots.iter().flat_map(|slot| [slot["pid"].as_i64().unwrap(), slot["server_pid"].as_i64().unwrap()]).collect();
+        let pids: Vec<_> = slots
+            .iter()
+            .flat_map(|slot| [slot["pid"].as_i64().unwrap(), slot["server_pid"].as_i64().unwrap()])
+            .collect();
         assert_eq!(pids.len(), 6);
         daemon.signal(Signal::SIGKILL);
         let alive = |&&pid: &&i64| {

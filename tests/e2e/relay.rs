@@ -174,9 +174,12 @@ fn case(seed: u64) -> (Script, Script) {
 
 /// Reads slowly only what is not huge.
 fn tamed(mut script: Script, other: Script) -> Script {
-    if other.bytes > 2 << 20 && script.read != Pace::Fast {
-        script.read = Pace::Fast;
-    } else if other.bytes > 50_000 && script.read == Pace::Bytes {
+    let too_long = match script.read {
+        Pace::Fast | Pace::Small => false,
+        Pace::Slow => other.bytes > 2 << 20,
+        Pace::Bytes => other.bytes > 50_000,
+    };
+    if too_long {
         script.read = Pace::Fast;
     }
     script

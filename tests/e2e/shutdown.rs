@@ -44,7 +44,9 @@ fn open_connections_finish_and_new_ones_are_refused() {
             stream.read_exact(&mut [0]).unwrap();
         }
         daemon.signal(Signal::SIGTERM);
-        eventually("the port is closed", seconds(3), || TcpStream::connect(("127.0.0.1", daemon.port)).is_err().then_some(()));
+        eventually("the port is closed", seconds(3), || {
+            TcpStream::connect(("127.0.0.1", daemon.port)).is_err().then_some(())
+        });
         for stream in &mut open {
             stream.write_all(b"still here").unwrap();
             let mut word = [0; 10];
@@ -161,8 +163,7 @@ fn a_server_that_ignores_the_stop_signal_is_killed_with_its_children() {
     let port = crate::support::free_port();
     let script = format!("trap '' TERM; python3 -m http.server {port} --bind 127.0.0.1 & while :; do wait; done");
     let upstream = format!("127.0.0.1:{port}");
-    let mut daemon =
-        Daemon::start(&["-i", "1", "-u", &upstream, "--stop-timeout", "1s", "--", "sh", "-c", &script]);
+    let mut daemon = Daemon::start(&["-i", "1", "-u", &upstream, "--stop-timeout", "1s", "--", "sh", "-c", &script]);
     get(daemon.port).unwrap();
     let begin = Instant::now();
     let end = daemon.stop();
@@ -175,8 +176,7 @@ fn a_server_that_ignores_the_stop_signal_is_killed_with_its_children() {
 #[test]
 fn stopping_before_anything_is_online_is_quick() {
     let port = crate::support::free_port().to_string();
-    let mut daemon =
-        Daemon::launch(crate::support::roundsman(), &["-l", &port, "-i", "2", "--", "sleep", "1000"], 0);
+    let mut daemon = Daemon::launch(crate::support::roundsman(), &["-l", &port, "-i", "2", "--", "sleep", "1000"], 0);
     daemon.wait_for_count("server started", 2);
     let begin = Instant::now();
     let end = daemon.stop();

@@ -117,11 +117,13 @@ impl Daemon {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// `roundsman ls --json`.
+    /// `roundsman ls --json`, once there is a daemon.
+    #[track_caller]
     pub fn ls(&self) -> Value {
-        let output = roundsman().args(["ls", "--json"]).env("ROUNDSMAN_CONTROL", &self.control).output().unwrap();
-        assert!(output.status.success(), "ls: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        eventually("an answer to ls", seconds(10), || {
+            let output = roundsman().args(["ls", "--json"]).env("ROUNDSMAN_CONTROL", &self.control).output().unwrap();
+            serde_json::from_slice(&output.stdout).ok()
+        })
     }
 
     pub fn control(&self) -> &Path {

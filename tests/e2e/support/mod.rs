@@ -4,9 +4,9 @@ mod daemon;
 mod net;
 mod server;
 
-pub use daemon::{Daemon, Finished, roundsman, unprivileged_copy};
+pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use net::{free_port, get, http_get, read_all, reset, slot_of};
-pub use server::{Process, Upstream, install_dir, write_file};
+pub use server::{Killed, Process, Upstream, install_dir, write_file};
 
 use std::time::{Duration, Instant};
 

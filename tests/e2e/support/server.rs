@@ -49,6 +49,23 @@ impl Upstream {
     }
 }
 
+/// Any child; killed when dropped.
+pub struct Killed(pub Child);
+
+impl Killed {
+    #[track_caller]
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A real program; killed when dropped.
 pub struct Process {
     child: Child,
@@ -85,10 +102,6 @@ impl Process {
             ),
         );
         Self::start("nginx", &["-c", conf.to_str().unwrap()], port)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 
