@@ -1,5 +1,6 @@
 //! The accept thread: listeners → policy → hand-off. It never forks, logs or blocks.
 
+mod accepting;
 pub mod orders;
 pub mod policy;
 mod pool;

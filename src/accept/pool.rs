@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
+use super::accepting::peer_ip;
 use super::orders::{ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
 use super::policy::{Candidate, Policy, Turn, pick};
 use super::roster::{Member, Returned};
@@ -17,15 +18,9 @@ use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
-use crate::sys::sock;
 
-/// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
-const BUDGET: usize = 128;
 /// How soon a full house is tried again.
-const RETRY: Duration = Duration::from_millis(1);
-/// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
-const EXHAUSTED: Duration = Duration::from_millis(50);
-
+pub(super) const RETRY: Duration = Duration::from_millis(1);
 /// Where the accept thread sends what it learns.
 pub struct Reporter {
     pub rescue: Sender<RescueJob>,
@@ -33,31 +28,31 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    fn send(&self, report: Report) {
+    pub(super) fn send(&self, report: Report) {
         (self.report)(report);
     }
 }
 
-struct Listener {
+pub(super) struct Listener {
     /// `None` once closed.
-    socket: Option<Arc<OwnedFd>>,
-    watched: bool,
+    pub(super) socket: Option<Arc<OwnedFd>>,
+    pub(super) watched: bool,
     /// An edge came and WouldBlock has not been seen since.
-    ready: bool,
+    pub(super) ready: bool,
     /// accept(2) failed with this errno and is tried again then.
-    trouble: Option<(i32, Instant)>,
+    pub(super) trouble: Option<(i32, Instant)>,
 }
 
 /// A connection that was accepted (or taken back) and has no worker yet.
-struct Held {
-    listener: ListenerId,
-    socket: OwnedFd,
-    client: Option<IpAddr>,
-    since: Instant,
+pub(super) struct Held {
+    pub(super) listener: ListenerId,
+    pub(super) socket: OwnedFd,
+    pub(super) client: Option<IpAddr>,
+    pub(super) since: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
     /// The backlog is being taken; the listeners close at its end.
     Stopping,
@@ -66,22 +61,22 @@ enum Phase {
 
 /// A service's part of the accept thread.
 pub struct Pool {
-    id: ServiceId,
-    rules: Rules,
-    stats: Arc<ServiceStats>,
-    listeners: Vec<Listener>,
+    pub(super) id: ServiceId,
+    pub(super) rules: Rules,
+    pub(super) stats: Arc<ServiceStats>,
+    pub(super) listeners: Vec<Listener>,
     /// Workers online, by slot.
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     /// The policy's rotation.
     turn: Turn,
-    held: VecDeque<Held>,
+    pub(super) held: VecDeque<Held>,
     /// Jobs that the rescue thread has not finished.
     rescues: usize,
     /// No worker can take more: tried again then.
-    paused: Option<Instant>,
-    phase: Phase,
+    pub(super) paused: Option<Instant>,
+    pub(super) phase: Phase,
     /// Scratch for one turn's snapshot.
-    snapshot: Vec<Candidate>,
+    pub(super) snapshot: Vec<Candidate>,
 }
 
 impl Pool {
@@ -203,17 +198,6 @@ impl Pool {
         }
     }
 
-    /// Rescued connections have waited longest: they go first, in their order.
-    fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
-        for socket in sockets.into_iter().rev() {
-            let client = match self.rules.policy {
-                Policy::IpHash => peer_ip(&socket),
-                _ => None,
-            };
-            self.held.push_front(Held { listener, socket, client, since: now });
-        }
-    }
-
     /// Begins to stop: see [`Phase::Stopping`].
     pub fn stop(&mut self) {
         if self.phase == Phase::Serving {
@@ -270,7 +254,7 @@ impl Pool {
     }
 
     /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
-    fn place(&mut self, listener: ListenerId, socket: OwnedFd, client: Option<IpAddr>) -> Option<OwnedFd> {
+    pub(super) fn place(&mut self, listener: ListenerId, socket: OwnedFd, client: Option<IpAddr>) -> Option<OwnedFd> {
         let Some(at) = pick(self.rules.policy, &mut self.snapshot, &mut self.turn, client) else {
             return Some(socket);
         };
@@ -284,68 +268,6 @@ impl Pool {
                 self.held.push_front(Held { socket, ..held });
                 self.paused = Some(now + RETRY);
                 return;
-            }
-        }
-    }
-
-    fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
-        let mut budget = BUDGET;
-        for id in 0..self.listeners.len() {
-            while budget > 0 && self.may_accept(id, now) {
-                budget -= 1;
-                self.accept_one(id, now, reporter);
-            }
-        }
-    }
-
-    /// Whether the listener has something and there is somebody (or room) to take it.
-    fn may_accept(&mut self, id: ListenerId, now: Instant) -> bool {
-        let listener = &self.listeners[id];
-        if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
-            return false;
-        }
-        // What is held goes first. While no worker is alive, or at the end, connections are held here.
-        let free = self.held.is_empty() && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
-        let hold = self.members.is_empty() || self.phase == Phase::Stopping;
-        if free || (hold && self.held.len() < self.rules.most_held) {
-            return true;
-        }
-        self.paused = Some(now + RETRY);
-        false
-    }
-
-    fn accept_one(&mut self, id: ListenerId, now: Instant, reporter: &Reporter) {
-        let listener = &mut self.listeners[id];
-        let Some(socket) = &listener.socket else { return };
-        let accepted = match self.rules.policy {
-            Policy::IpHash => sock::accept_with_peer(socket.as_fd()),
-            _ => sock::accept(socket.as_fd()).map(|socket| (socket, None)),
-        };
-        match accepted {
-            Ok((socket, client)) => {
-                if listener.trouble.take().is_some() {
-                    reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
-                }
-                self.stats.accepted.fetch_add(1, Relaxed);
-                if let Some(socket) = self.place(id, socket, client) {
-                    self.held.push_back(Held { listener: id, socket, client, since: now });
-                }
-            }
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(0);
-                match errno {
-                    libc::EAGAIN => listener.ready = false,
-                    libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
-                        if listener.trouble.is_none() {
-                            let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
-                            reporter.send(report);
-                        }
-                        listener.trouble = Some((errno, now + EXHAUSTED));
-                    }
-                    // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
-                    // one connection: the next one may be fine.
-                    _ => {}
-                }
             }
         }
     }
@@ -364,24 +286,6 @@ impl Pool {
         }
         if refused {
             self.paused = Some(now + RETRY);
-        }
-    }
-
-    fn shed_overdue(&mut self, now: Instant, reporter: &Reporter) {
-        let overdue = |held: &Held| now.duration_since(held.since) >= self.rules.queue_timeout;
-        let count = self.held.iter().take_while(|held| overdue(held)).count();
-        self.shed(count, reporter);
-    }
-
-    /// Resets the first `count` held connections.
-    fn shed(&mut self, count: usize, reporter: &Reporter) {
-        if count > 0 {
-            for held in self.held.drain(..count) {
-                sock::reset_on_close(held.socket.as_fd());
-            }
-            self.stats.shed.fetch_add(count as u64, Relaxed);
-            self.stats.held.store(self.held.len() as u64, Relaxed);
-            reporter.send(Report::Shed { service: self.id, count });
         }
     }
 
@@ -409,7 +313,7 @@ impl Pool {
 
     fn close_empty_listeners(&mut self, poll: &Poll, reporter: &Reporter) {
         for listener in &mut self.listeners {
-            if (!listener.ready || listener.trouble.is_some())
+            if !listener.ready
                 && let Some(socket) = listener.socket.take()
             {
                 unwatch(poll, &socket);
@@ -452,9 +356,4 @@ impl Pool {
         }
         next
     }
-}
-
-/// The client's address, for connections that were not accepted a moment ago.
-fn peer_ip(socket: &OwnedFd) -> Option<IpAddr> {
-    Some(socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()?.ip().to_canonical())
 }

@@ -16,6 +16,9 @@ use crate::output::LogFormat;
 use crate::relay::protocol::Upstream;
 use addr::ListenAddr;
 
+/// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
+const MOST_ADDRESSES: usize = 100;
+
 /// Everything.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -109,6 +112,9 @@ impl Config {
         }
         if run.listen.is_empty() && inherited == Inherited::None {
             return Err(usage("delivery by relay needs --listen: where shall clients connect? (for example -l 8080)"));
+        }
+        if run.listen.len() > MOST_ADDRESSES || run.upstream.len() > MOST_ADDRESSES {
+            return Err(usage(&format!("at most {MOST_ADDRESSES} listeners and as many upstreams")));
         }
         for (at, address) in run.listen.iter().enumerate() {
             if run.listen[..at].contains(address) && !matches!(address, ListenAddr::Port(0)) {

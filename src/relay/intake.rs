@@ -177,7 +177,11 @@ impl Intake {
             }
         }
         self.accept(poll, sessions, now, budget)?;
-        self.full = !self.room(sessions);
+        // With some room in between, so that a worker at the brink does not tell of it again and again.
+        self.full = match self.full {
+            false => !self.room(sessions),
+            true => sessions.len() > self.capacity / 2,
+        };
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 mod connect;
 pub mod intake;
+mod opening;
 mod pipes;
 pub mod protocol;
 mod pump;

@@ -1,5 +1,6 @@
 //! All connections of a worker: opening, events, time-outs, closing.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 use slab::Slab;
 
-use super::connect::{Sources, Started};
+use super::connect::Sources;
 use super::pipes::Pipes;
 use super::protocol::{FromWorker, Setup};
-use super::pump::{BUFFER_BYTES, End, Nodelay, Watched};
+use super::pump::{BUFFER_BYTES, Watched};
 use super::session::{Fate, Keepalive, Moved, Session, Side, Stage};
-use super::upstreams::{Address, Change, Upstreams};
+use super::upstreams::Upstreams;
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
 use crate::sys::sock;
@@ -22,7 +23,7 @@ use crate::sys::sock;
 /// The unit of the sessions' clocks.
 const TICK: Duration = Duration::from_millis(100);
 /// How often sessions without a reachable upstream try again.
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// How often it is looked whether bytes before a reset have arrived.
 const RESET_CHECK: Duration = Duration::from_millis(2);
 /// A session this old gets TCP keep-alive on its upstream socket; most are over before.
@@ -32,35 +33,35 @@ const GENERATIONS: u32 = 1 << 30;
 
 /// The connections, and all that serves them.
 pub struct Sessions {
-    slab: Slab<Session>,
+    pub(super) slab: Slab<Session>,
     generation: u32,
-    upstreams: Upstreams,
-    sources: Sources,
+    pub(super) upstreams: Upstreams,
+    pub(super) sources: Sources,
     pipes: Pipes,
-    page: CountersPage,
-    buffer: Box<[u8]>,
+    pub(super) page: CountersPage,
+    pub(super) buffer: Box<[u8]>,
     start: Instant,
     connect_timeout: Duration,
     idle_timeout: Duration,
     /// Sessions with more to do at once.
-    again: Vec<Token>,
+    again: HashSet<Token>,
     /// Sessions that wait for an upstream, and when they try again.
-    waiting: Vec<Token>,
-    retry: Option<Instant>,
+    pub(super) waiting: Vec<Token>,
+    pub(super) retry: Option<Instant>,
     /// Sessions that wait to reset an end, and when that is looked at.
-    resetting: Vec<Token>,
+    resetting: HashSet<Token>,
     reset_check: Option<Instant>,
     /// Sessions whose connect(2) is under way.
-    connecting: usize,
+    pub(super) connecting: usize,
     /// When time-outs are looked at.
     sweep: Option<Instant>,
     /// News for the master.
-    news: Vec<FromWorker>,
+    pub(super) news: Vec<FromWorker>,
     /// Names to be resolved anew: group, name, port.
-    stale: Vec<(usize, String, u16)>,
+    pub(super) stale: Vec<(usize, String, u16)>,
 }
 
-fn token(index: usize, generation: u32, side: Side) -> Token {
+pub(super) fn token(index: usize, generation: u32, side: Side) -> Token {
     Token((generation as usize) << 33 | index << 1 | side as usize)
 }
 
@@ -83,10 +84,10 @@ impl Sessions {
             start,
             connect_timeout: Duration::from_millis(setup.connect_timeout_ms),
             idle_timeout: Duration::from_millis(setup.idle_timeout_ms),
-            again: Vec::new(),
+            again: HashSet::new(),
             waiting: Vec::new(),
             retry: None,
-            resetting: Vec::new(),
+            resetting: HashSet::new(),
             reset_check: None,
             connecting: 0,
             sweep: None,
@@ -117,7 +118,7 @@ impl Sessions {
         self.page.add(row::TRUNCATED, n as u64);
     }
 
-    fn tick(&self, now: Instant) -> u32 {
+    pub(super) fn tick(&self, now: Instant) -> u32 {
         (now.duration_since(self.start).as_millis() / TICK.as_millis()) as u32
     }
 
@@ -132,86 +133,6 @@ impl Sessions {
         };
         let index = self.slab.insert(session);
         self.connect(poll, index, now, first);
-    }
-
-    /// Gives a session an upstream. `first` bytes of the buffer are to be written to it at once.
-    fn connect(&mut self, poll: &Poll, index: usize, now: Instant, first: usize) {
-        let tick = self.tick(now);
-        let Some(session) = self.slab.get_mut(index) else { return };
-        let generation = session.generation;
-        while let Some(target) = self.upstreams.pick(now) {
-            let Some(address) = self.upstreams.address(target) else { break };
-            let nodelay = match address {
-                Address::Tcp(..) => Nodelay::AtSecondWrite,
-                Address::Unix(..) => Nodelay::Set,
-            };
-            let error = match self.sources.connect(address) {
-                Ok(Started::Going(socket)) => {
-                    let mut end = End::new(socket, nodelay);
-                    if first == 0 {
-                        // Whether it is established, epoll tells.
-                        end.writable = false;
-                        session.target = target;
-                        session.upstream = Stage::Connecting(end, tick);
-                        self.connecting += 1;
-                        return self.settle(poll, index, now, Fate::Goes);
-                    }
-                    match end.write(&self.buffer[..first]) {
-                        Ok(written) => {
-                            session.keep(&self.buffer[written..first]);
-                            session.target = target;
-                            if written > 0 {
-                                self.page.add(row::BYTES_IN, written as u64);
-                                end.readable = false;
-                                session.upstream = Stage::Established(end);
-                                self.succeeded(target);
-                                // All is quiet until an event comes, unless the first read left something.
-                                return self.advance(poll, index, now);
-                            }
-                            session.upstream = Stage::Connecting(end, tick);
-                            self.connecting += 1;
-                            return self.settle(poll, index, now, Fate::Goes);
-                        }
-                        Err(error) => error,
-                    }
-                }
-                Ok(Started::Later) => {
-                    self.upstreams.closed(target);
-                    break;
-                }
-                Err(error) => error,
-            };
-            Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, &error, now);
-        }
-        session.keep(&self.buffer[..first]);
-        session.upstream = Stage::Waiting;
-        self.waiting.push(token(index, generation, Side::Client));
-        self.retry.get_or_insert(now + RETRY);
-        self.settle(poll, index, now, Fate::Goes);
-    }
-
-    fn succeeded(&mut self, target: usize) {
-        if self.upstreams.succeeded(target) == Change::Turned
-            && let Some(address) = self.upstreams.address(target)
-        {
-            self.news.push(FromWorker::UpstreamUp { address: address.to_string() });
-        }
-    }
-
-    fn failed(
-        upstreams: &mut Upstreams,
-        news: &mut Vec<FromWorker>,
-        stale: &mut Vec<(usize, String, u16)>,
-        target: usize,
-        error: &io::Error,
-        now: Instant,
-    ) {
-        if upstreams.failed(target, now) == Change::Turned
-            && let Some(address) = upstreams.address(target)
-        {
-            news.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
-        }
-        stale.extend(upstreams.name(target));
     }
 
     /// An event for one end of a session.
@@ -233,33 +154,7 @@ impl Sessions {
         self.advance(poll, index, now);
     }
 
-    fn finish_connect(&mut self, poll: &Poll, index: usize, now: Instant, event: &Event) {
-        let Some(session) = self.slab.get_mut(index) else { return };
-        let Some(end) = session.end_mut(Side::Upstream) else { return };
-        if (event.is_error() || event.is_write_closed())
-            && let Ok(Some(error)) = socket2::SockRef::from(&end.socket).take_error()
-        {
-            return self.connect_failed(poll, index, now, &error);
-        }
-        if event.is_writable() {
-            let target = session.target;
-            session.established();
-            self.connecting -= 1;
-            self.succeeded(target);
-            self.advance(poll, index, now);
-        }
-    }
-
-    fn connect_failed(&mut self, poll: &Poll, index: usize, now: Instant, error: &io::Error) {
-        let Some(session) = self.slab.get_mut(index) else { return };
-        session.upstream = Stage::Waiting;
-        self.connecting -= 1;
-        let target = std::mem::replace(&mut session.target, usize::MAX);
-        Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, error, now);
-        self.connect(poll, index, now, 0);
-    }
-
-    fn advance(&mut self, poll: &Poll, index: usize, now: Instant) {
+    pub(super) fn advance(&mut self, poll: &Poll, index: usize, now: Instant) {
         let tick = self.tick(now);
         let Some(session) = self.slab.get_mut(index) else { return };
         let mut moved = Moved::default();
@@ -273,16 +168,13 @@ impl Sessions {
     }
 
     /// Acts on a session's fate and sees to it that epoll watches what it waits for.
-    fn settle(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
+    pub(super) fn settle(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
         let Some(session) = self.slab.get_mut(index) else { return };
         match fate {
             Fate::Over => return self.close(index),
-            Fate::Again => self.again.push(token(index, session.generation, Side::Client)),
+            Fate::Again => drop(self.again.insert(token(index, session.generation, Side::Client))),
             Fate::Resetting => {
-                let token = token(index, session.generation, Side::Client);
-                if !self.resetting.contains(&token) {
-                    self.resetting.push(token);
-                }
+                self.resetting.insert(token(index, session.generation, Side::Client));
                 self.reset_check.get_or_insert(now + RESET_CHECK);
             }
             Fate::Goes => {}
@@ -297,7 +189,7 @@ impl Sessions {
         }
     }
 
-    fn close(&mut self, index: usize) {
+    pub(super) fn close(&mut self, index: usize) {
         let Some(mut session) = self.slab.try_remove(index) else { return };
         session.dispose(&mut self.pipes);
         if matches!(session.upstream, Stage::Connecting(..)) {

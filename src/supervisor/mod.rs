@@ -4,6 +4,7 @@
 mod ending;
 mod inherit;
 mod probe;
+mod readiness;
 pub mod service;
 pub mod slot;
 mod stop;
@@ -17,8 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
@@ -201,16 +201,19 @@ impl Supervisor {
         self.watched = pids.collect();
     }
 
-    /// SIGCHLD may stand for many children: asks until there is none.
+    /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
+    /// last: until then their pids, and the sessions named after them, mean nobody else.
     fn reap(&mut self, now: Instant) {
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            match waitid(Id::All, look) {
                 Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return,
                 Ok(status) => {
                     let Some(pid) = status.pid() else { continue };
                     if !self.service.child_gone(pid.as_raw() as u32, status, &self.tools, now) {
                         debug!(pid = pid.as_raw(), "orphan reaped");
                     }
+                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
                 }
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {

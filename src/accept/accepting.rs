@@ -1,0 +1,116 @@
+//! Taking connections out of the backlog, and holding those that have no worker yet.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::orders::{ListenerId, Report};
+use super::policy::Policy;
+use super::pool::{Held, Phase, Pool, RETRY, Reporter};
+use crate::sys::sock;
+
+/// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
+const BUDGET: usize = 128;
+/// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+impl Pool {
+    /// Accepts from every listener that has something, as long as there is somebody to take it.
+    pub(super) fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
+        let mut budget = BUDGET;
+        for id in 0..self.listeners.len() {
+            while budget > 0 && self.may_accept(id, now) {
+                budget -= 1;
+                self.accept_one(id, now, reporter);
+            }
+        }
+    }
+
+    /// Whether the listener has something and there is somebody (or room) to take it.
+    fn may_accept(&mut self, id: ListenerId, now: Instant) -> bool {
+        let listener = &self.listeners[id];
+        if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
+            return false;
+        }
+        // What is held goes first. While no worker is alive, or at the end, connections are held here.
+        let free = self.held.is_empty() && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
+        let hold = self.members.is_empty() || self.phase == Phase::Stopping;
+        if free || (hold && self.held.len() < self.rules.most_held) {
+            return true;
+        }
+        self.paused = Some(now + RETRY);
+        false
+    }
+
+    fn accept_one(&mut self, id: ListenerId, now: Instant, reporter: &Reporter) {
+        let listener = &mut self.listeners[id];
+        let Some(socket) = &listener.socket else { return };
+        let accepted = match self.rules.policy {
+            Policy::IpHash => sock::accept_with_peer(socket.as_fd()),
+            _ => sock::accept(socket.as_fd()).map(|socket| (socket, None)),
+        };
+        match accepted {
+            Ok((socket, client)) => {
+                if listener.trouble.take().is_some() {
+                    reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
+                }
+                self.stats.accepted.fetch_add(1, Relaxed);
+                if let Some(socket) = self.place(id, socket, client) {
+                    self.held.push_back(Held { listener: id, socket, client, since: now });
+                }
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                match errno {
+                    libc::EAGAIN => listener.ready = false,
+                    libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
+                        if listener.trouble.is_none() {
+                            let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
+                            reporter.send(report);
+                        }
+                        listener.trouble = Some((errno, now + EXHAUSTED));
+                    }
+                    // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
+                    // one connection: the next one may be fine.
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Resets clients that have waited too long.
+    pub(super) fn shed_overdue(&mut self, now: Instant, reporter: &Reporter) {
+        let overdue = |held: &Held| now.duration_since(held.since) >= self.rules.queue_timeout;
+        let count = self.held.iter().take_while(|held| overdue(held)).count();
+        self.shed(count, reporter);
+    }
+
+    /// Resets the first `count` held connections.
+    pub(super) fn shed(&mut self, count: usize, reporter: &Reporter) {
+        if count > 0 {
+            for held in self.held.drain(..count) {
+                sock::reset_on_close(held.socket.as_fd());
+            }
+            self.stats.shed.fetch_add(count as u64, Relaxed);
+            self.stats.held.store(self.held.len() as u64, Relaxed);
+            reporter.send(Report::Shed { service: self.id, count });
+        }
+    }
+
+    /// Rescued connections have waited longest: they go first, in their order.
+    pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
+        for socket in sockets.into_iter().rev() {
+            let client = match self.rules.policy {
+                Policy::IpHash => peer_ip(&socket),
+                _ => None,
+            };
+            self.held.push_front(Held { listener, socket, client, since: now });
+        }
+    }
+}
+
+/// The client's address, for connections that were not accepted a moment ago.
+pub(super) fn peer_ip(socket: &OwnedFd) -> Option<IpAddr> {
+    Some(socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()?.ip().to_canonical())
+}

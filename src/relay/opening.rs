@@ -1,0 +1,125 @@
+//! How a session gets its upstream: the choice, the attempt, what was read meanwhile, and the next choice.
+
+use std::io;
+use std::time::Instant;
+
+use mio::Poll;
+use mio::event::Event;
+
+use super::connect::Started;
+use super::protocol::FromWorker;
+use super::pump::{End, Nodelay};
+use super::session::{Fate, Side, Stage};
+use super::sessions::{RETRY, Sessions, token};
+use super::upstreams::{Address, Change, Upstreams};
+use crate::abi::page::row;
+
+impl Sessions {
+    /// Gives a session an upstream. `first` bytes of the buffer are to be written to it at once.
+    pub(super) fn connect(&mut self, poll: &Poll, index: usize, now: Instant, first: usize) {
+        let tick = self.tick(now);
+        let Some(session) = self.slab.get_mut(index) else { return };
+        let generation = session.generation;
+        while let Some(target) = self.upstreams.pick(now) {
+            let Some(address) = self.upstreams.address(target) else { break };
+            let nodelay = match address {
+                Address::Tcp(..) => Nodelay::AtSecondWrite,
+                Address::Unix(..) => Nodelay::Set,
+            };
+            let error = match self.sources.connect(address) {
+                Ok(Started::Going(socket)) => {
+                    let mut end = End::new(socket, nodelay);
+                    if first == 0 {
+                        // Whether it is established, epoll tells.
+                        end.writable = false;
+                        session.target = target;
+                        session.upstream = Stage::Connecting(end, tick);
+                        self.connecting += 1;
+                        return self.settle(poll, index, now, Fate::Goes);
+                    }
+                    match end.write(&self.buffer[..first]) {
+                        Ok(written) => {
+                            session.keep(&self.buffer[written..first]);
+                            session.target = target;
+                            if written > 0 {
+                                self.page.add(row::BYTES_IN, written as u64);
+                                end.readable = false;
+                                session.upstream = Stage::Established(end);
+                                self.succeeded(target);
+                                // All is quiet until an event comes, unless the first read left something.
+                                return self.advance(poll, index, now);
+                            }
+                            session.upstream = Stage::Connecting(end, tick);
+                            self.connecting += 1;
+                            return self.settle(poll, index, now, Fate::Goes);
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Ok(Started::Later) => {
+                    self.upstreams.closed(target);
+                    break;
+                }
+                Err(error) => error,
+            };
+            Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, &error, now);
+        }
+        session.keep(&self.buffer[..first]);
+        session.upstream = Stage::Waiting;
+        self.waiting.push(token(index, generation, Side::Client));
+        self.retry.get_or_insert(now + RETRY);
+        self.settle(poll, index, now, Fate::Goes);
+    }
+
+    fn succeeded(&mut self, target: usize) {
+        if self.upstreams.succeeded(target) == Change::Turned
+            && let Some(address) = self.upstreams.address(target)
+        {
+            self.news.push(FromWorker::UpstreamUp { address: address.to_string() });
+        }
+    }
+
+    fn failed(
+        upstreams: &mut Upstreams,
+        news: &mut Vec<FromWorker>,
+        stale: &mut Vec<(usize, String, u16)>,
+        target: usize,
+        error: &io::Error,
+        now: Instant,
+    ) {
+        if upstreams.failed(target, now) == Change::Turned
+            && let Some(address) = upstreams.address(target)
+        {
+            news.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
+        }
+        stale.extend(upstreams.name(target));
+    }
+
+    /// epoll tells of a connect(2) under way.
+    pub(super) fn finish_connect(&mut self, poll: &Poll, index: usize, now: Instant, event: &Event) {
+        let Some(session) = self.slab.get_mut(index) else { return };
+        let Some(end) = session.end_mut(Side::Upstream) else { return };
+        if (event.is_error() || event.is_write_closed())
+            && let Ok(Some(error)) = socket2::SockRef::from(&end.socket).take_error()
+        {
+            return self.connect_failed(poll, index, now, &error);
+        }
+        if event.is_writable() {
+            let target = session.target;
+            session.established();
+            self.connecting -= 1;
+            self.succeeded(target);
+            self.advance(poll, index, now);
+        }
+    }
+
+    /// An attempt failed or took too long: the next upstream.
+    pub(super) fn connect_failed(&mut self, poll: &Poll, index: usize, now: Instant, error: &io::Error) {
+        let Some(session) = self.slab.get_mut(index) else { return };
+        session.upstream = Stage::Waiting;
+        self.connecting -= 1;
+        let target = std::mem::replace(&mut session.target, usize::MAX);
+        Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, error, now);
+        self.connect(poll, index, now, 0);
+    }
+}

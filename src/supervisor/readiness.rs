@@ -1,0 +1,135 @@
+//! When a worker is ready, and what follows: its setup, the listeners, its coming online.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::service::{ID, Service, Tools};
+use super::slot::{Event, Phase};
+use super::worker::{Complained, Readiness, Server};
+use crate::accept::orders::Order;
+use crate::accept::policy::Policy;
+use crate::exit::{Exit, OS};
+use crate::relay::protocol::ToWorker;
+
+impl Service {
+    /// Looks whether servers accept by now; brings online what is ready.
+    ///
+    /// # Errors
+    /// When a listener cannot listen: another socket took its address.
+    pub fn check_ready(&mut self, tools: &Tools, now: Instant) -> Result<(), Exit> {
+        let backoff = self.backoff();
+        let timeout = self.config.limits.listen_timeout;
+        let name = self.config.name.clone();
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if let Some(server) = &mut slot.server
+                && let Some(accepting) = look(server, &name, Some(at), timeout, now)
+            {
+                server.address = Some(accepting);
+            }
+        }
+        if let Some((life, Some(server))) = &mut self.shared
+            && server.probe.is_some()
+        {
+            look(server, &name, None, timeout, now);
+            if server.probe.is_none() {
+                life.apply(Event::Ready, now, &backoff);
+            }
+        }
+        for at in 0..self.slots.len() {
+            self.bring_online(at, tools, now)?;
+        }
+        Ok(())
+    }
+
+    /// A relay worker gets its setup when the server behind it accepts.
+    fn set_up(&mut self, at: usize) {
+        let slot = &self.slots[at];
+        let waits = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::NotSetUp);
+        if !waits || slot.server.as_ref().is_some_and(|server| server.probe.is_some()) {
+            return;
+        }
+        let setup = self.setup(at);
+        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.socket.as_fd()).collect();
+        if let Some(relay) = &mut self.slots[at].relay
+            && let Err(error) = relay.set_up(&setup, &listeners)
+        {
+            // It sees the end of its channel, exits, and is replaced.
+            warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {error}");
+            crate::sys::process::kill_tree(relay.pid);
+        }
+    }
+
+    fn bring_online(&mut self, at: usize, tools: &Tools, now: Instant) -> Result<(), Exit> {
+        self.set_up(at);
+        let slot = &self.slots[at];
+        let server_ready = slot.server.as_ref().is_none_or(|server| server.probe.is_none());
+        // A shared server counts once: later its workers wait for it connection by connection.
+        let shared_ready = self.shared.as_ref().is_none_or(|(life, _)| life.was_online());
+        let relay_ready = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::Ready);
+        if !(matches!(slot.life.phase, Phase::Launching { .. }) && server_ready && shared_ready && relay_ready) {
+            return Ok(());
+        }
+        self.listen(tools)?;
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let Some(relay) = &mut slot.relay else { return Ok(()) };
+        let queues = std::mem::take(&mut relay.queues);
+        slot.queues = queues.iter().map(Arc::downgrade).collect();
+        let (worker, page, stats) = (relay.id, relay.page.clone(), slot.stats.clone());
+        tools.orders.send(Order::Online { worker, queues, page, stats });
+        if self.config.policy == Policy::None {
+            relay.order(ToWorker::Serve);
+        }
+        slot.life.apply(Event::Ready, now, &backoff);
+        slot.reason = None;
+        let server = slot.server.as_ref().map(|server| server.pid);
+        let took =
+            humantime::format_duration(Duration::from_millis(now.duration_since(relay.since).as_millis() as u64));
+        info!(service = %self.config.name, slot = at, pid = relay.pid, server, %took, "worker online");
+        Ok(())
+    }
+
+    /// At the first worker's coming online: before, clients are refused as if nothing ran.
+    fn listen(&mut self, tools: &Tools) -> Result<(), Exit> {
+        if self.listening {
+            return Ok(());
+        }
+        for listener in &self.listeners {
+            listener
+                .listen()
+                .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
+            tools.orders.send(Order::Listener { service: ID, socket: listener.socket.clone() });
+            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
+        }
+        self.listening = true;
+        Ok(())
+    }
+}
+
+/// One look at a server that does not accept yet; the address that does, when it begins to.
+fn look(
+    server: &mut Server,
+    service: &str,
+    slot: Option<usize>,
+    timeout: Duration,
+    now: Instant,
+) -> Option<SocketAddr> {
+    let accepting = server.probe.as_mut()?.accepts(now);
+    if let Some(accepting) = accepting {
+        server.probe = None;
+        return accepting.as_socket();
+    }
+    if server.complained == Complained::NotYet && now.duration_since(server.since) >= timeout {
+        server.complained = Complained::Once;
+        let seconds = timeout.as_secs_f32();
+        let wanted =
+            server.address.map(|address| format!(" (it was given PORT={})", address.port())).unwrap_or_default();
+        warn!(service, slot, pid = server.pid, "server does not listen after {seconds} s{wanted}; still waiting");
+    }
+    None
+}
