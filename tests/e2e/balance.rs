@@ -152,6 +152,16 @@ fn none_lets_the_workers_accept_and_all_of_them_do() {
 }
 
 #[test]
+fn the_master_keeps_no_connection() {
+    let daemon = four("rr", &[]);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors();
+    let _kept: Vec<_> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", daemon.port)).unwrap()).collect();
+    eventually("all are handed over", seconds(5), || (daemon.total("open") == 100).then_some(()));
+    eventually("nothing is kept", seconds(2), || (descriptors() <= before).then_some(()));
+}
+
+#[test]
 fn many_slots_all_get_their_turn() {
     let daemon = Daemon::start(&["-i", "32", "-p", "rr", "--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"]);
     daemon.wait_online(32);

@@ -170,6 +170,20 @@ fn a_crash_loop_backs_off_and_ends_with_the_servers_code() {
 }
 
 #[test]
+fn a_server_is_online_when_it_accepts_and_named_when_it_takes_long() {
+    let script = format!("sleep 1; exec {} demo-server", env!("CARGO_BIN_EXE_roundsman"));
+    let port = crate::support::free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let arguments = ["-l", &listen, "-i", "1", "--listen-timeout", "300ms", "--", "sh", "-c", &script];
+    let daemon = Daemon::launch(crate::support::roundsman(), &arguments, port);
+    daemon.wait_for("does not listen after 0.3 s (it was given PORT=");
+    assert_eq!(daemon.slot(0, "state"), "launching");
+    assert!(get(port).is_err(), "nobody listens before the first worker is online");
+    daemon.wait_online(1);
+    assert_eq!(slot_of(&get(port).unwrap()), 0);
+}
+
+#[test]
 fn on_errored_stay_keeps_the_daemon() {
     let port = crate::support::free_port().to_string();
     let mut daemon = Daemon::launch(

@@ -10,6 +10,7 @@ mod crash;
 mod limits;
 mod listeners;
 mod log;
+mod readme;
 mod relay;
 mod servers;
 mod shutdown;

@@ -194,6 +194,24 @@ fn a_name_that_does_not_resolve_is_a_warning_and_is_asked_for_again() {
 }
 
 #[test]
+fn a_name_is_resolved_anew_when_connecting_fails() {
+    let dir = install_dir();
+    let (moved, port) = (named("moved"), free_port());
+    let hosts = crate::support::write_file(dir.path(), "hosts", "127.0.0.2 app.test\n");
+    let mut command = std::process::Command::new("unshare");
+    // A table of names of its own.
+    let line = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+    command.args(["-m", "sh", "-c", &line, env!("CARGO_BIN_EXE_roundsman")]);
+    let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("app.test:{}", moved.address.port()));
+    let daemon =
+        Daemon::launch(command, &["-l", &listen, "-i", "1", "-u", &upstream, "--connect-timeout", "300ms"], port);
+    daemon.wait_for("worker online");
+    assert_eq!(ask(port).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    std::fs::write(&hosts, "127.0.0.1 app.test\n").unwrap();
+    eventually("the new address is used", seconds(10), || (ask(port).ok()? == "moved").then_some(()));
+}
+
+#[test]
 fn source_addresses_rotate_when_ports_run_out() {
     // A network namespace with 60 ephemeral ports in all, and 300 connections at once through one worker.
     let script = "
