@@ -19,7 +19,8 @@ const SOURCES: u8 = 250;
 pub enum Started {
     /// Established, or on the way (over loopback it is established when connect returns, all the same).
     Going(OwnedFd),
-    /// A Unix socket's backlog is full: try again shortly; the upstream is there.
+    /// Not for the upstream's fault: a Unix socket's backlog is full, or this machine is out of descriptors, memory
+    /// or ports. Try again shortly.
     Later,
 }
 
@@ -47,13 +48,28 @@ impl Sources {
     /// Begins a connection.
     ///
     /// # Errors
-    /// As socket(2) and connect(2), without `EINPROGRESS`; `EADDRNOTAVAIL` only when all sources are exhausted.
+    /// What the upstream or the way to it says: as connect(2), without `EINPROGRESS` and without shortages here.
     pub fn connect(&mut self, address: &Address) -> io::Result<Started> {
-        match address {
-            Address::Unix(_, address) => match begin(Domain::UNIX, address, None) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Started::Later),
-                other => other.map(Started::Going),
+        match self.attempt(address) {
+            Err(error) => match error.raw_os_error() {
+                Some(
+                    libc::EAGAIN
+                    | libc::EMFILE
+                    | libc::ENFILE
+                    | libc::ENOBUFS
+                    | libc::ENOMEM
+                    | libc::EADDRNOTAVAIL
+                    | libc::EINTR,
+                ) => Ok(Started::Later),
+                _ => Err(error),
             },
+            Ok(socket) => Ok(Started::Going(socket)),
+        }
+    }
+
+    fn attempt(&mut self, address: &Address) -> io::Result<OwnedFd> {
+        match address {
+            Address::Unix(_, address) => begin(Domain::UNIX, address, None),
             Address::Tcp(to @ SocketAddr::V4(v4), address) if v4.ip().is_loopback() => {
                 let mut source = self.next.map(|_| self.advance());
                 for _ in 0..ATTEMPTS {
@@ -61,12 +77,12 @@ impl Sources {
                         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                             source = Some(self.advance());
                         }
-                        other => return other.map(Started::Going),
+                        other => return other,
                     }
                 }
                 Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
             }
-            Address::Tcp(to, address) => begin(Domain::for_address(*to), address, None).map(Started::Going),
+            Address::Tcp(to, address) => begin(Domain::for_address(*to), address, None),
         }
     }
 }

@@ -66,6 +66,7 @@ impl Service {
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(server) = slot.server.take() else { return };
+        slot.proven = server.address.filter(|_| server.probe.is_none());
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
         if self.stop.is_some() {

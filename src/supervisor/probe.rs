@@ -106,6 +106,16 @@ fn outcome(socket: &OwnedFd) -> Option<io::Result<()>> {
     }
 }
 
+/// Whether nobody listens on a port of any address.
+pub fn is_free(port: u16) -> bool {
+    let free = |ip: IpAddr| match TcpListener::bind((ip, port)) {
+        Ok(_) => true,
+        // No IPv6 here: then nobody else has the port there.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)),
+    };
+    free(Ipv4Addr::UNSPECIFIED.into()) && free(Ipv6Addr::UNSPECIFIED.into())
+}
+
 /// Ports above the usual ephemeral range, so that no outgoing connection sits on one.
 const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_000;
 
@@ -131,12 +141,7 @@ impl PrivatePorts {
         for _ in PORTS {
             let port = self.next;
             self.next = if port >= *PORTS.end() { *PORTS.start() } else { port + 1 };
-            let free = |ip: IpAddr| match TcpListener::bind((ip, port)) {
-                Ok(_) => true,
-                // No IPv6 here: then nobody else has the port there.
-                Err(error) => matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)),
-            };
-            if free(Ipv4Addr::UNSPECIFIED.into()) && free(Ipv6Addr::UNSPECIFIED.into()) {
+            if is_free(port) {
                 return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::probe::{PrivatePorts, Probe};
+use super::probe::{self, PrivatePorts, Probe};
 use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::worker::{Complained, Readiness, Relay, Server, Told};
@@ -56,6 +56,8 @@ pub struct SlotProcesses {
     pub relay: Option<Relay>,
     /// The server behind it, when every slot has its own.
     pub server: Option<Server>,
+    /// Where the last server accepted.
+    pub proven: Option<SocketAddr>,
     /// Relay workers that finish what they have.
     pub leaving: Vec<Relay>,
     /// Its counters.
@@ -170,8 +172,14 @@ impl Service {
             && self.slots[at].server.is_none()
         {
             let command = command.clone();
-            let address =
-                tools.ports.choose().map_err(|error| Exit::os("cannot choose a port for the server", &error))?;
+            // Where its predecessor accepted, if that was: a relay worker that still has clients for that one finds
+            // this one. After a start that came to nothing (the port, perhaps) elsewhere.
+            let address = match self.slots[at].proven.take().filter(|address| probe::is_free(address.port())) {
+                Some(address) => address,
+                None => {
+                    tools.ports.choose().map_err(|error| Exit::os("cannot choose a port for the server", &error))?
+                }
+            };
             self.slots[at].server = Some(self.start_server(&command, Some(at), Some(address), tools, now)?);
         }
         if self.slots[at].relay.is_none() {
@@ -298,6 +306,7 @@ impl SlotProcesses {
             generation: 0,
             relay: None,
             server: None,
+            proven: None,
             leaving: Vec::new(),
             stats: Arc::default(),
             queues: Vec::new(),
