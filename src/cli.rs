@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
@@ -122,37 +122,37 @@ pub struct Run {
     #[arg(short, long, value_name = "NAME", env = "ROUNDSMAN_NAME")]
     pub name: Option<String>,
     /// After so long a server that does not listen yet is named in the log
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
     /// All the time that a stop may take
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
     pub stop_timeout: Duration,
     /// How long a stop signal leaves the listeners open
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STOP_DELAY", default_value = "0s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_DELAY", default_value = "0s", value_parser = time)]
     pub stop_delay: Duration,
     /// A worker that takes nothing for so long loses its queue to the others
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_STALL_TIMEOUT", default_value = "10ms", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STALL_TIMEOUT", default_value = "10ms", value_parser = time)]
     pub stall_timeout: Duration,
     /// How long a client waits while no worker is alive
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
     pub queue_timeout: Duration,
     /// How long an upstream may take to accept
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,
     /// A connection without a byte for so long is closed
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_IDLE_TIMEOUT", default_value = "1h", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_IDLE_TIMEOUT", default_value = "1h", value_parser = time)]
     pub idle_timeout: Duration,
     /// What tells a server to stop
-    #[arg(long, value_name = "SIGNAL", env = "ROUNDSMAN_STOP_SIGNAL", default_value = "TERM", value_parser = signal)]
+    #[arg(long, hide_short_help = true, value_name = "SIGNAL", env = "ROUNDSMAN_STOP_SIGNAL", default_value = "TERM", value_parser = signal)]
     pub stop_signal: nix::sys::signal::Signal,
     /// Crashes in a row before a slot is given up
-    #[arg(long, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
     pub max_restarts: u32,
     /// A worker that lived so long was no crash loop
-    #[arg(long, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
     pub min_uptime: Duration,
     /// Pause before a restart, doubled from the first to the second
-    #[arg(long, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
+    #[arg(long, hide_short_help = true, hide_short_help = true, hide_short_help = true, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
     pub backoff: (Duration, Duration),
     /// When every slot is given up: exit or stay
     #[arg(
@@ -173,7 +173,7 @@ pub struct Run {
     )]
     pub log_format: LogFormat,
     /// error, warn, info, debug
-    #[arg(long, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
+    #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
     /// The control socket [default: NAME.sock in the runtime directory]
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
@@ -229,9 +229,20 @@ fn level(text: &str) -> Result<String, String> {
     }
 }
 
+/// The command line of this process.
+///
+/// # Errors
+/// What clap has to say: help, version, or a usage error with a hint.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
+    // The short help fits a screen; --help names the variables and the rarer options.
+    let command = if short { Cli::command().mut_args(|arg| arg.hide_env(true)) } else { Cli::command() };
+    let matches = command.try_get_matches().map_err(explain)?;
+    Cli::from_arg_matches(&matches)
+}
+
 /// Adds a hint where people slip: a command without `--`.
-pub fn explain(error: clap::Error) -> clap::Error {
-    use clap::CommandFactory;
+fn explain(error: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
         (Some(ContextValue::String(word)), _) => word.clone(),

@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use roundsman::cli::{Cli, Run, Verb};
+use roundsman::cli::{Run, Verb};
 use roundsman::config::Config;
 use roundsman::exit::{Exit, OS};
 use roundsman::{control, demo, output, relay, supervisor};
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| roundsman::cli::explain(error).exit());
+    let cli = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
     let result = match cli.verb {
         None => run(cli.run, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|cli| run(cli.run, Greeting::Demo)),

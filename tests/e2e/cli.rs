@@ -187,3 +187,15 @@ fn the_start_line_says_how_many_and_why() {
     daemon.wait_for(&format!("instances={cpus}"));
     daemon.wait_for("CPU");
 }
+
+#[test]
+fn the_short_help_fits_a_screen_and_the_long_one_tells_all() {
+    let help = |flag: &str| String::from_utf8(roundsman().arg(flag).output().unwrap().stdout).unwrap();
+    let (short, long) = (help("-h"), help("--help"));
+    assert!(short.lines().count() <= 48, "{short}");
+    assert!(short.lines().all(|line| line.chars().count() <= 100), "{short}");
+    assert!(!short.contains("--stall-timeout") && !short.contains("env:"), "{short}");
+    for words in ["--stall-timeout", "ROUNDSMAN_STALL_TIMEOUT", "--backoff", "[default: 8s]"] {
+        assert!(long.contains(words), "{words}");
+    }
+}
