@@ -1,7 +1,5 @@
 //! `ls` for people.
 
-use std::time::Duration;
-
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::snapshot::{Daemon, ServiceState, SlotState};
@@ -35,6 +33,10 @@ fn service(service: &ServiceState) -> String {
     for slot in &service.slots {
         table.add_row(row(slot));
     }
+    for column in table.column_iter_mut() {
+        // One space between columns: long pids and counts still fit 80 of them.
+        column.set_padding((0, 1));
+    }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -61,12 +63,61 @@ fn row(slot: &SlotState) -> [String; 11] {
         slot.rescued.to_string(),
         slot.restarts.to_string(),
         uptime(slot.uptime_s),
-        format!("{:.1}M", slot.rss_bytes as f64 / (1024.0 * 1024.0)),
+        megabytes(slot.rss_bytes),
     ]
+}
+
+fn megabytes(bytes: u64) -> String {
+    let megabytes = bytes as f64 / (1024.0 * 1024.0);
+    if megabytes < 10.0 { format!("{megabytes:.1}M") } else { format!("{megabytes:.0}M") }
 }
 
 /// The two largest units.
 fn uptime(seconds: u64) -> String {
-    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
-    text.split(' ').take(2).collect()
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{}m", minutes % 60),
+        (_, _, _) => format!("{days}d{}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_numbers_fit_eighty_columns() {
+        let slot = SlotState {
+            slot: 1023,
+            state: "launching".to_owned(),
+            pid: Some(4_194_303),
+            server_pid: Some(4_194_304),
+            generation: 1,
+            restarts: 123,
+            uptime_s: 86_400 * 200 + 7 * 3600,
+            open: 9_999,
+            pending: 64,
+            connections: 1_234_567_890,
+            rescued: 12_345,
+            rss_bytes: 987 << 20,
+            reason: None,
+            last_exit: None,
+        };
+        let service_state = ServiceState {
+            name: "x".to_owned(),
+            command: None,
+            policy: "rr".to_owned(),
+            via: "relay".to_owned(),
+            via_reason: String::new(),
+            listen: Vec::new(),
+            held: 0,
+            shed: 0,
+            slots: vec![slot],
+        };
+        for line in service(&service_state).lines() {
+            assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+        }
+    }
 }
