@@ -9,6 +9,7 @@
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
 //! | [`abi`] | what two processes must agree on |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
+//! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
 //! | [`launch`] | the one place that starts processes |
 //! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`control`] | the control socket, both ends |
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod direct;
 pub mod exit;
 pub mod handoff;
 pub mod launch;

@@ -26,8 +26,19 @@ pub struct Listener {
     pub address: String,
     /// The port of a TCP listener.
     pub port: Option<u16>,
+    /// Who asked for it.
+    pub origin: Origin,
     /// The file of a Unix socket that we made: path, device, inode.
     file: Option<(PathBuf, u64, u64)>,
+}
+
+/// Who asked for a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// `--listen`, or whoever passed the socket to us.
+    Flag,
+    /// A server's bind.
+    Server,
 }
 
 /// Why a listener could not be had.
@@ -97,6 +108,19 @@ impl Listener {
         }
     }
 
+    /// Takes the socket of a server, bound already: its options stay as the server set them.
+    ///
+    /// # Errors
+    /// As getsockname(2) and fcntl(2).
+    pub fn of_server(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?.as_socket();
+        let address = local.map(|address| address.to_string()).unwrap_or_default();
+        let port = local.map(|address| address.port());
+        Ok(Self { socket: Arc::new(socket.into()), address, port, file: None, origin: Origin::Server })
+    }
+
     /// Takes a socket that was passed to this process.
     ///
     /// # Errors
@@ -122,7 +146,7 @@ impl Listener {
             (None, Some(path)) => (format!("unix:{}", path.display()), None),
             (None, None) => ("unix:(unnamed)".to_owned(), None),
         };
-        Ok(Self { socket: Arc::new(socket.into()), address, port, file })
+        Ok(Self { socket: Arc::new(socket.into()), address, port, file, origin: Origin::Flag })
     }
 
     /// Begins to listen (or sets the backlog of a socket that does already).

@@ -9,6 +9,12 @@ pub const ROW_WORDS: usize = 8;
 /// Rows for processes, behind the header.
 pub const ROWS: usize = PAGE_BYTES / 8 / ROW_WORDS - 1;
 
+/// Places of the words in the header row.
+pub mod header {
+    /// Direct: up to this number the master has closed its copies of the sockets that it sent.
+    pub const RELEASED: usize = 0;
+}
+
 /// Places of the words in a process's row.
 pub mod row {
     /// Process that owns the row; 0 = free.

@@ -1,9 +1,34 @@
-//! The payload of a hand-off message to a relay worker.
+//! The payload of hand-off messages.
 //!
-//! One byte per socket and nothing else, so that FIONREAD on the queue is the number of waiting sockets. The
-//! byte is a tag: master and relay worker run the same executable image, so it needs no version of its own.
+//! To a relay worker: one byte per socket and nothing else, so that FIONREAD on the queue is the number of waiting
+//! sockets. The byte is a tag: master and relay worker run the same executable image, so it needs no version.
+//!
+//! To a server (direct): one socket per message, since one message is one accept(2), and a payload of a fixed size, so
+//! that FIONREAD is that many times the number of waiting sockets.
 
 /// Tag of a socket.
 pub const SOCKET: u8 = 1;
 /// Tag of an empty message: no socket, left in a stalled worker's queue to see it wake up.
 pub const EMPTY: u8 = 0;
+
+/// Size of a direct message's payload in bytes.
+pub const DIRECT_BYTES: usize = core::mem::size_of::<Direct>();
+
+/// A direct message's payload.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Direct {
+    /// [`VERSION`].
+    pub version: u8,
+    /// [`SOCKET`] or [`EMPTY`].
+    pub tag: u8,
+    /// Length of `address` in bytes; 0 when the client has none (a Unix socket).
+    pub address_len: u16,
+    /// The client's address as accept(2) gave it.
+    pub address: [u8; super::attach::ADDRESS_BYTES],
+    /// Counts the sockets sent on this worker's queues; the page says up to which one the master closed its copy.
+    pub number: u64,
+}
+
+/// Version of [`Direct`].
+pub const VERSION: u8 = 1;

@@ -1,14 +1,12 @@
 //! Taking connections out of the backlog, and holding those that have no worker yet.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::orders::{ListenerId, Report};
-use super::policy::Policy;
+use super::orders::{Addresses, ListenerId, Report};
 use super::pool::{Held, Phase, Pool, RETRY, Reporter};
-use crate::sys::sock;
+use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
 const BUDGET: usize = 128;
@@ -46,18 +44,18 @@ impl Pool {
     fn accept_one(&mut self, id: ListenerId, now: Instant, reporter: &Reporter) {
         let listener = &mut self.listeners[id];
         let Some(socket) = &listener.socket else { return };
-        let accepted = match self.rules.policy {
-            Policy::IpHash => sock::accept_with_peer(socket.as_fd()),
-            _ => sock::accept(socket.as_fd()).map(|socket| (socket, None)),
+        let accepted = match self.rules.addresses {
+            Addresses::Wanted => sock::accept_with_peer(socket.as_fd()),
+            Addresses::Ignored => sock::accept(socket.as_fd()).map(|socket| (socket, PeerAddress::default())),
         };
         match accepted {
-            Ok((socket, client)) => {
+            Ok((socket, peer)) => {
                 if listener.trouble.take().is_some() {
                     reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
-                if let Some(socket) = self.place(id, socket, client) {
-                    self.held.push_back(Held { listener: id, socket, client, since: now });
+                if let Some(socket) = self.place(id, socket, peer) {
+                    self.held.push_back(Held { listener: id, socket, peer, since: now });
                 }
             }
             Err(error) => {
@@ -101,16 +99,11 @@ impl Pool {
     /// Rescued connections have waited longest: they go first, in their order.
     pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
         for socket in sockets.into_iter().rev() {
-            let client = match self.rules.policy {
-                Policy::IpHash => peer_ip(&socket),
-                _ => None,
+            let peer = match self.rules.addresses {
+                Addresses::Wanted => PeerAddress::of(socket.as_fd()),
+                Addresses::Ignored => PeerAddress::default(),
             };
-            self.held.push_front(Held { listener, socket, client, since: now });
+            self.held.push_front(Held { listener, socket, peer, since: now });
         }
     }
-}
-
-/// The client's address, for connections that were not accepted a moment ago.
-pub(super) fn peer_ip(socket: &OwnedFd) -> Option<IpAddr> {
-    Some(socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()?.ip().to_canonical())
 }

@@ -103,15 +103,21 @@ impl Acceptor {
             let count = self.pools.len();
             match order {
                 Order::Service { rules, stats } => self.pools.push(Pool::new(count, rules, stats)),
-                Order::Listener { service, socket } => {
+                Order::Listener { service, id, socket } => {
                     if let Some(pool) = self.pools.get_mut(service) {
-                        pool.add_listener(&self.poll, socket);
+                        pool.add_listener(&self.poll, id, socket);
                     }
                 }
                 Order::Online { worker, queues, page, stats } => {
                     if let Some(pool) = self.pools.get_mut(worker.service) {
                         pool.online(&self.poll, worker, queues, page, stats, now);
                     }
+                }
+                Order::Listens { worker, listener, queue } => {
+                    self.on(worker, |pool, _, _| pool.listens(worker, listener, queue));
+                }
+                Order::Unlistens { worker, listener } => {
+                    self.on(worker, |pool, _, reporter| pool.unlistens(worker, listener, reporter));
                 }
                 Order::Drain(worker) => self.on(worker, |pool, poll, reporter| pool.drain(poll, worker, reporter)),
                 Order::Gone(worker) => self.on(worker, |pool, poll, reporter| pool.gone(poll, worker, now, reporter)),

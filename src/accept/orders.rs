@@ -51,6 +51,15 @@ pub struct ServiceStats {
     pub accepted: AtomicU64,
 }
 
+/// Whether the accept thread asks for clients' addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addresses {
+    /// No: nobody looks at them.
+    Ignored,
+    /// Yes: the policy or the server wants them.
+    Wanted,
+}
+
 /// How a service's connections are dealt with.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -58,6 +67,8 @@ pub struct Rules {
     pub policy: Policy,
     /// The most hand-offs that may be pending for one worker.
     pub cap: u32,
+    /// Whether clients' addresses travel with their sockets.
+    pub addresses: Addresses,
     /// When a worker that does not receive counts as stalled.
     pub stall_timeout: Duration,
     /// How long a client waits for a worker.
@@ -87,10 +98,12 @@ pub enum Order {
         /// Its counters.
         stats: Arc<ServiceStats>,
     },
-    /// A listener of a service listens now; listeners come in the order of their ids.
+    /// A listener of a service listens now.
     Listener {
         /// The service.
         service: ServiceId,
+        /// Its number.
+        id: ListenerId,
         /// The listening socket, non-blocking.
         socket: Arc<OwnedFd>,
     },
@@ -98,12 +111,28 @@ pub enum Order {
     Online {
         /// Who.
         worker: WorkerId,
-        /// One queue per listener of the service.
-        queues: Vec<Arc<QueueTx>>,
+        /// Its queues, by listener. A server may listen on more later.
+        queues: Vec<(ListenerId, Arc<QueueTx>)>,
         /// Its counters.
         page: Arc<CountersPage>,
         /// Its slot's counters.
         stats: Arc<SlotStats>,
+    },
+    /// A worker that is online listens on one more listener.
+    Listens {
+        /// Who.
+        worker: WorkerId,
+        /// On what.
+        listener: ListenerId,
+        /// Its queue for it.
+        queue: Arc<QueueTx>,
+    },
+    /// A worker that is online has closed a listener: its queue goes to others.
+    Unlistens {
+        /// Who.
+        worker: WorkerId,
+        /// What.
+        listener: ListenerId,
     },
     /// Stop giving a live worker connections and take back what it has not received.
     Drain(WorkerId),

@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 pub enum Policy {
     /// Strict turns among the workers that keep up (Node's SCHED_RR)
     Rr,
-    /// Fewest pending, then fewest open connections
+    /// Fewest connections, open or about to be
     LeastConn,
     /// By the client's address: the same client reaches the same worker
     IpHash,
@@ -132,15 +132,17 @@ fn in_turn(workers: &[Candidate], turn: usize) -> Option<usize> {
     })
 }
 
+/// What is pending is open in a moment: counting only what is open would let whoever receives fastest have most.
 fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
     let total: u64 = workers.iter().map(|worker| worker.open).sum();
     let mean = total / workers.len().max(1) as u64;
     // Where all are young nobody is a newcomer.
     let slow_start = workers.iter().any(|worker| !worker.young);
     let load = |worker: &Candidate| if worker.young && slow_start { worker.open.max(mean) } else { worker.open };
-    rotation(workers.len(), turn)
-        .filter(|&at| workers[at].eligible())
-        .min_by_key(|&at| (workers[at].pending, load(&workers[at])))
+    rotation(workers.len(), turn).filter(|&at| workers[at].eligible()).min_by_key(|&at| {
+        let worker = &workers[at];
+        (worker.behind, load(worker) + u64::from(worker.pending), worker.pending)
+    })
 }
 
 /// Rendezvous hashing (Thaler and Ravishankar, 1996): a slot that leaves moves only its own clients.

@@ -57,14 +57,16 @@ fn no_worker_is_no_choice() {
 }
 
 #[test]
-fn least_conn_looks_at_pending_then_open_then_rotates() {
+fn least_conn_counts_open_and_pending_and_passes_over_who_is_behind() {
     let (mut workers, mut turn) = (workers(3), Turn::default());
-    workers[0].open = 9;
+    workers[0].open = 4;
     workers[1].open = 2;
     workers[2].open = 2;
-    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(1));
-    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(2));
-    assert_eq!((workers[1].pending, workers[2].pending), (1, 1));
+    let order: Vec<_> = (0..7).map(|_| pick(Policy::LeastConn, &mut workers, &mut turn, None)).collect();
+    assert_eq!(order, [1, 2, 1, 2, 0, 1, 2].map(Some));
+    workers[1].behind = true;
+    workers[2].behind = true;
+    assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(0));
     assert_eq!(pick(Policy::LeastConn, &mut workers, &mut turn, None), Some(0));
 }
 

@@ -1,7 +1,6 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
-use super::accepting::peer_ip;
 use super::orders::{ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
 use super::policy::{Candidate, Policy, Turn, pick};
 use super::roster::{Member, Returned};
@@ -18,6 +16,7 @@ use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
+use crate::sys::sock::PeerAddress;
 
 /// How soon a full house is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
@@ -47,7 +46,7 @@ pub(super) struct Listener {
 pub(super) struct Held {
     pub(super) listener: ListenerId,
     pub(super) socket: OwnedFd,
-    pub(super) client: Option<IpAddr>,
+    pub(super) peer: PeerAddress,
     pub(super) since: Instant,
 }
 
@@ -96,8 +95,12 @@ impl Pool {
         }
     }
 
-    pub fn add_listener(&mut self, poll: &Poll, socket: Arc<OwnedFd>) {
-        self.listeners.push(Listener { socket: Some(socket), watched: false, ready: false, trouble: None });
+    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
+        let none = || Listener { socket: None, watched: false, ready: false, trouble: None };
+        if self.listeners.len() <= id {
+            self.listeners.resize_with(id + 1, none);
+        }
+        self.listeners[id].socket = Some(socket);
         self.watch_if_ours(poll);
     }
 
@@ -129,7 +132,7 @@ impl Pool {
         &mut self,
         poll: &Poll,
         id: WorkerId,
-        queues: Vec<Arc<QueueTx>>,
+        queues: Vec<(ListenerId, Arc<QueueTx>)>,
         page: Arc<CountersPage>,
         stats: Arc<SlotStats>,
         now: Instant,
@@ -139,6 +142,22 @@ impl Pool {
         self.turn.inserted(at);
         self.paused = None;
         self.watch_if_ours(poll);
+    }
+
+    /// A worker listens on one more listener.
+    pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
+            member.listens(listener, queue);
+        }
+    }
+
+    /// A worker has closed a listener.
+    pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId, reporter: &Reporter) {
+        let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { return };
+        let stats = member.stats.clone();
+        if let Some(queue) = member.unlistens(listener) {
+            self.rescue(RescueKey { worker: id, listener, stats }, queue, Mark::None, reporter);
+        }
     }
 
     fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Member> {
@@ -153,7 +172,7 @@ impl Pool {
     pub fn drain(&mut self, poll: &Poll, id: WorkerId, reporter: &Reporter) {
         if let Some(member) = self.remove(poll, id) {
             let stats = member.stats.clone();
-            for (listener, queue) in member.into_queues().into_iter().enumerate() {
+            for (listener, queue) in member.into_queues() {
                 self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, reporter);
             }
         }
@@ -164,7 +183,7 @@ impl Pool {
         if let Some(member) = self.remove(poll, id) {
             let stats = member.stats.clone();
             let mut count = 0;
-            for (listener, queue) in member.into_queues().into_iter().enumerate() {
+            for (listener, queue) in member.into_queues() {
                 let sockets = queue.take_back();
                 count += sockets.len();
                 self.hold_rescued(listener, sockets, now);
@@ -254,17 +273,30 @@ impl Pool {
     }
 
     /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
-    pub(super) fn place(&mut self, listener: ListenerId, socket: OwnedFd, client: Option<IpAddr>) -> Option<OwnedFd> {
-        let Some(at) = pick(self.rules.policy, &mut self.snapshot, &mut self.turn, client) else {
-            return Some(socket);
-        };
-        self.members[at].push(listener, socket);
+    pub(super) fn place(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) -> Option<OwnedFd> {
+        let Some(at) = self.pick(listener, peer) else { return Some(socket) };
+        self.members[at].push(listener, socket, peer);
         None
+    }
+
+    fn pick(&mut self, listener: ListenerId, peer: PeerAddress) -> Option<usize> {
+        let client = peer.ip();
+        if self.members.iter().all(|member| member.serves(listener)) {
+            return pick(self.rules.policy, &mut self.snapshot, &mut self.turn, client);
+        }
+        // Rare: a server does not (yet, or any more) listen here. It counts as stalled for this choice.
+        let mut those_here = self.snapshot.clone();
+        for (candidate, member) in those_here.iter_mut().zip(&self.members) {
+            candidate.stalled |= !member.serves(listener);
+        }
+        let at = pick(self.rules.policy, &mut those_here, &mut self.turn, client)?;
+        self.snapshot[at] = those_here[at];
+        Some(at)
     }
 
     fn place_held(&mut self, now: Instant) {
         while let Some(held) = self.held.pop_front() {
-            if let Some(socket) = self.place(held.listener, held.socket, held.client) {
+            if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
                 self.held.push_front(Held { socket, ..held });
                 self.paused = Some(now + RETRY);
                 return;
@@ -280,9 +312,8 @@ impl Pool {
             // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
             refused |= member.flush(now, &mut returned).is_err();
         }
-        for (listener, socket) in returned.into_iter().rev() {
-            let client = if self.rules.policy == Policy::IpHash { peer_ip(&socket) } else { None };
-            self.held.push_front(Held { listener, socket, client, since: now });
+        for (listener, socket, peer) in returned.into_iter().rev() {
+            self.held.push_front(Held { listener, socket, peer, since: now });
         }
         if refused {
             self.paused = Some(now + RETRY);

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::orders::{ListenerId, SlotStats, WorkerId};
 use super::policy::{Candidate, MOST_OWED, Policy};
-use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
+use crate::handoff::{Carries, QueueTx};
 use crate::sys::scm::MAX_FDS;
+use crate::sys::sock::PeerAddress;
 
 /// A worker whose oldest hand-off waits longer than this is passed over. Measured on two busy cores, 40 connections
 /// at a time over 4 workers, busiest/mean: 2 ms 1.06–1.15 (it only sees who waits for a CPU), 5 ms 1.01–1.02,
@@ -31,7 +32,7 @@ struct Lane {
     /// For each send that may still be pending: the count of sockets sent up to it, and when.
     ages: VecDeque<(u64, Instant)>,
     /// What this burst gave the worker on this queue.
-    batch: Vec<OwnedFd>,
+    batch: Vec<(OwnedFd, PeerAddress)>,
 }
 
 /// A worker that is online.
@@ -41,7 +42,10 @@ pub struct Member {
     pub id: WorkerId,
     /// Its slot's counters.
     pub stats: Arc<SlotStats>,
-    lanes: Vec<Lane>,
+    /// By listener; a server need not listen on all.
+    lanes: Vec<Option<Lane>>,
+    /// Counts the sockets sent, for the release of our copies.
+    number: u64,
     page: Arc<CountersPage>,
     since: Instant,
     cap: u32,
@@ -53,26 +57,55 @@ pub struct Member {
 }
 
 /// Sockets that could not be sent, with the listener they came from.
-pub type Returned = Vec<(ListenerId, OwnedFd)>;
+pub type Returned = Vec<(ListenerId, OwnedFd, PeerAddress)>;
 
 impl Member {
     /// A worker that came online at `now`.
     pub fn new(
         id: WorkerId,
-        queues: Vec<Arc<QueueTx>>,
+        queues: Vec<(ListenerId, Arc<QueueTx>)>,
         page: Arc<CountersPage>,
         stats: Arc<SlotStats>,
         cap: u32,
         now: Instant,
     ) -> Self {
-        let lane = |queue| Lane { queue, sent: 0, pending: 0, ages: VecDeque::new(), batch: Vec::new() };
-        let lanes = queues.into_iter().map(lane).collect();
-        Self { id, stats, lanes, page, since: now, cap, stalled: false, owed: 0, rescues: 0 }
+        let mut member = Self {
+            id,
+            stats,
+            lanes: Vec::new(),
+            number: 0,
+            page,
+            since: now,
+            cap,
+            stalled: false,
+            owed: 0,
+            rescues: 0,
+        };
+        queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
+        member
+    }
+
+    /// It has a queue for one more listener.
+    pub fn listens(&mut self, listener: ListenerId, queue: Arc<QueueTx>) {
+        if self.lanes.len() <= listener {
+            self.lanes.resize_with(listener + 1, || None);
+        }
+        self.lanes[listener] = Some(Lane { queue, sent: 0, pending: 0, ages: VecDeque::new(), batch: Vec::new() });
+    }
+
+    /// It has closed a listener: gives up the queue for it.
+    pub fn unlistens(&mut self, listener: ListenerId) -> Option<Arc<QueueTx>> {
+        Some(self.lanes.get_mut(listener)?.take()?.queue)
+    }
+
+    /// Whether it has a queue for a listener.
+    pub fn serves(&self, listener: ListenerId) -> bool {
+        self.lanes.get(listener).is_some_and(Option::is_some)
     }
 
     /// Asks the kernel what is pending, where the estimate is above zero; notices that a stalled worker woke up.
     pub fn refresh(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.pending > 0) {
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.pending > 0) {
             lane.pending = lane.queue.pending();
             let received = lane.sent.saturating_sub(lane.pending as u64);
             while lane.ages.front().is_some_and(|&(upto, _)| upto <= received) {
@@ -102,12 +135,12 @@ impl Member {
     }
 
     fn pending(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.pending).sum()
+        self.lanes.iter().flatten().map(|lane| lane.pending).sum()
     }
 
     /// Since when the oldest hand-off waits.
     fn oldest(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| Some(lane.ages.front()?.1)).min()
+        self.lanes.iter().flatten().filter_map(|lane| Some(lane.ages.front()?.1)).min()
     }
 
     /// Since when a hand-off waits that may have to be rescued; `None` for a worker already known to be stalled.
@@ -116,29 +149,44 @@ impl Member {
     }
 
     /// Puts a socket into this burst's batch.
-    pub fn push(&mut self, listener: ListenerId, socket: OwnedFd) {
-        // Every worker has a queue for every listener of its service.
-        if let Some(lane) = self.lanes.get_mut(listener) {
-            lane.batch.push(socket);
+    pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
+        // Only workers that serve the listener are chosen.
+        if let Some(Some(lane)) = self.lanes.get_mut(listener) {
+            lane.batch.push((socket, peer));
         }
     }
 
-    /// Sends the batches, one message per queue (more only above 253 sockets), and closes our copies at once.
-    /// What could not be sent is appended to `returned`.
+    /// Sends the batches — to a relay worker one message per queue (more only above 253 sockets), to a server one per
+    /// socket — and closes our copies at once. What could not be sent is appended to `returned`.
     ///
     /// # Errors
     /// The last reason for which something could not be sent.
     pub fn flush(&mut self, now: Instant, returned: &mut Returned) -> io::Result<()> {
         let mut outcome = Ok(());
-        for (listener, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| !lane.batch.is_empty()) {
+        for (listener, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(lane) = lane.as_mut().filter(|lane| !lane.batch.is_empty()) else { continue };
             while !lane.batch.is_empty() {
-                let count = lane.batch.len().min(MAX_FDS);
-                if let Err(error) = lane.queue.send(lane.batch[..count].iter().map(AsFd::as_fd)) {
+                let (count, sent) = match lane.queue.carries() {
+                    Carries::Tags => {
+                        let count = lane.batch.len().min(MAX_FDS);
+                        (count, lane.queue.send(lane.batch[..count].iter().map(|(socket, _)| socket.as_fd())))
+                    }
+                    Carries::Direct => {
+                        let (socket, peer) = &lane.batch[0];
+                        (1, lane.queue.send_direct(socket.as_fd(), peer, self.number + 1))
+                    }
+                };
+                if let Err(error) = sent {
                     outcome = Err(error);
-                    returned.extend(lane.batch.drain(..).map(|socket| (listener, socket)));
+                    returned.extend(lane.batch.drain(..).map(|(socket, peer)| (listener, socket, peer)));
                     break;
                 }
                 lane.batch.drain(..count);
+                self.number += count as u64;
+                if lane.queue.carries() == Carries::Direct {
+                    // Only now: a server that closes a socket waits for this number.
+                    self.page.release(self.number);
+                }
                 lane.sent += count as u64;
                 lane.pending += count;
                 lane.ages.push_back((lane.sent, now));
@@ -151,7 +199,8 @@ impl Member {
     /// Marks the worker stalled and returns the queues that the rescue thread shall empty.
     pub fn stall(&mut self) -> Vec<(ListenerId, Arc<QueueTx>)> {
         self.stalled = true;
-        let busy = self.lanes.iter().enumerate().filter(|(_, lane)| lane.pending > 0);
+        let lanes = self.lanes.iter().enumerate().filter_map(|(listener, lane)| Some((listener, lane.as_ref()?)));
+        let busy = lanes.filter(|(_, lane)| lane.pending > 0);
         let queues: Vec<_> = busy.map(|(listener, lane)| (listener, lane.queue.clone())).collect();
         self.rescues += queues.len();
         queues
@@ -162,14 +211,15 @@ impl Member {
     pub fn rescued(&mut self, sockets: usize) {
         self.rescues = self.rescues.saturating_sub(1);
         self.owed = (self.owed + u32::try_from(sockets).unwrap_or(MOST_OWED)).min(MOST_OWED);
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().flatten() {
             lane.pending = lane.queue.pending();
             lane.ages.clear();
         }
     }
 
     /// Gives up the queues: for a rescue, or to let the worker see their end.
-    pub fn into_queues(self) -> Vec<Arc<QueueTx>> {
-        self.lanes.into_iter().map(|lane| lane.queue).collect()
+    pub fn into_queues(self) -> impl Iterator<Item = (ListenerId, Arc<QueueTx>)> {
+        let lanes = self.lanes.into_iter().enumerate();
+        lanes.filter_map(|(listener, lane)| Some((listener, lane?.queue)))
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::accept::policy::Policy;
 use crate::cli::{OnErrored, Run, ViaArg};
+use crate::direct::elf;
 use crate::exit::{Exit, USAGE};
 use crate::launch::command::CommandLine;
 use crate::output::LogFormat;
@@ -58,6 +59,8 @@ pub enum Behind {
     Upstreams(Vec<Upstream>, Option<CommandLine>),
     /// A copy of the command for every slot.
     PerSlot(CommandLine),
+    /// The same, and the copies themselves get the accepted sockets.
+    Direct(CommandLine),
 }
 
 /// Times and limits of a service.
@@ -107,10 +110,14 @@ impl Config {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
         }
-        if run.via == ViaArg::Direct {
-            return Err(usage("--via direct is not in this version yet; leave it out, or use --via relay"));
+        let direct = run.via == ViaArg::Direct;
+        if direct && (run.command.is_empty() || !run.upstream.is_empty()) {
+            return Err(usage("--via direct hands connections to a command: give one, without --upstream"));
         }
-        if run.listen.is_empty() && inherited == Inherited::None {
+        if direct && run.policy == Policy::None {
+            return Err(usage("--via direct has no policy none yet; use rr, least-conn or ip-hash, or --via relay"));
+        }
+        if !direct && run.listen.is_empty() && inherited == Inherited::None {
             return Err(usage("delivery by relay needs --listen: where shall clients connect? (for example -l 8080)"));
         }
         if run.listen.len() > MOST_ADDRESSES || run.upstream.len() > MOST_ADDRESSES {
@@ -135,6 +142,12 @@ impl Config {
             },
         };
         let behind = match command {
+            Some(command) if direct => {
+                if let Some(obstacle) = elf::obstacle(&command.program()?) {
+                    return Err(usage(&format!("--via direct cannot be: {obstacle}; use --via relay")));
+                }
+                Behind::Direct(command)
+            }
             Some(command) if run.upstream.is_empty() => Behind::PerSlot(command),
             command => Behind::Upstreams(run.upstream, command),
         };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accept::policy::Policy;
 use crate::config::Behind;
+use crate::listener::Origin;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::sys::process::rss_bytes;
@@ -104,7 +105,9 @@ pub fn daemon(services: &[&Service], started: Instant) -> Daemon {
 
 fn state(service: &Service) -> ServiceState {
     let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
+    let via = if matches!(service.config.behind, Behind::Direct(_)) { "direct" } else { "relay" };
     let (command, via_reason) = match &service.config.behind {
+        Behind::Direct(command) => (Some(command.to_string()), "--via direct"),
         Behind::PerSlot(command) => (Some(command.to_string()), "every slot runs its own copy of the command"),
         Behind::Upstreams(_, Some(command)) => {
             (Some(command.to_string()), "--upstream names where the command listens")
@@ -113,14 +116,17 @@ fn state(service: &Service) -> ServiceState {
     };
     let listen = |listener: &crate::listener::Listener| ListenState {
         addr: listener.address.clone(),
-        from: "flag".to_owned(),
+        from: match listener.origin {
+            Origin::Flag => "flag".to_owned(),
+            Origin::Server => "server".to_owned(),
+        },
         workers: online,
     };
     ServiceState {
         name: service.config.name.clone(),
         command,
         policy: service.config.policy.to_string(),
-        via: "relay".to_owned(),
+        via: via.to_owned(),
         via_reason: via_reason.to_owned(),
         listen: service.listeners.iter().map(listen).collect(),
         held: service.stats.held.load(Relaxed),
@@ -134,7 +140,11 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
     };
-    let (pid, server_pid) = (slot.relay.as_ref().map(|relay| relay.pid), slot.server.as_ref().map(|server| server.pid));
+    let server = slot.server.as_ref().map(|server| server.pid);
+    let (pid, server_pid) = match &slot.direct {
+        Some(direct) => (direct.pid.or(server), None),
+        None => (slot.relay.as_ref().map(|relay| relay.pid), server),
+    };
     let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
     let connections = match (policy, &slot.relay) {
         (Policy::None, Some(relay)) => slot.past.load(Relaxed) + relay.page.counts().received,

@@ -4,4 +4,4 @@ pub mod page;
 mod queue;
 pub mod rescue;
 
-pub use queue::{QueueRx, QueueTx, Reception};
+pub use queue::{Carries, QueueRx, QueueTx, Reception};

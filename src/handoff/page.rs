@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::abi::page::{ROW_WORDS, ROWS, row};
+use crate::abi::page::{ROW_WORDS, ROWS, header, row};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
@@ -63,16 +63,39 @@ impl CountersPage {
         word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Connections open, from the relay worker's row.
-    pub fn open(&self) -> u64 {
-        let closed = self.word(0, row::CLOSED).load(Ordering::Acquire);
-        let received = self.word(0, row::RECEIVED).load(Ordering::Acquire);
+    /// Says up to which number the master has closed its copies of the sockets that it sent.
+    pub fn release(&self, number: u64) {
+        self.0.words()[header::RELEASED].store(number, Ordering::Release);
+    }
+
+    /// The rows in use: a relay worker has one, a server as many as it has processes that received something.
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        (0..ROWS).take_while(|&at| self.word(at, row::PID).load(Ordering::Relaxed) != 0)
+    }
+
+    fn open_in(&self, at: usize) -> u64 {
+        let closed = self.word(at, row::CLOSED).load(Ordering::Acquire);
+        let received = self.word(at, row::RECEIVED).load(Ordering::Acquire);
         received.saturating_sub(closed).min(MOST_OPEN)
     }
 
-    /// All counters of the relay worker's row.
+    /// Connections open.
+    pub fn open(&self) -> u64 {
+        self.rows().map(|at| self.open_in(at)).sum()
+    }
+
+    /// Connections open in processes that are alive: a row goes with its process.
+    pub fn open_alive(&self) -> u64 {
+        let alive = |at: &usize| {
+            let pid = self.word(*at, row::PID).load(Ordering::Relaxed);
+            std::path::Path::new(&format!("/proc/{pid}")).exists()
+        };
+        self.rows().filter(alive).map(|at| self.open_in(at)).sum()
+    }
+
+    /// All counters, over all rows.
     pub fn counts(&self) -> Counts {
-        let get = |place| self.word(0, place).load(Ordering::Relaxed);
+        let get = |place| self.rows().map(|at| self.word(at, place).load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
         Counts {
             received: get(row::RECEIVED),
             open: self.open(),
@@ -94,6 +117,7 @@ mod tests {
     fn both_sides_see_the_same_words_and_nonsense_is_bounded() {
         let (ours, fd) = CountersPage::create().unwrap();
         let theirs = CountersPage::attach(fd.as_fd()).unwrap();
+        theirs.add(row::PID, 1);
         theirs.add(row::RECEIVED, 5);
         theirs.add(row::CLOSED, 2);
         assert_eq!(ours.open(), 3);

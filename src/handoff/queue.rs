@@ -1,9 +1,11 @@
 //! The two ends of a queue: the master's, which can also take hand-offs back, and the worker's.
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::abi::payload;
+use crate::sys::sock::PeerAddress;
 use crate::sys::{scm, sock};
 
 /// The master's end: it sends, counts what is pending, and keeps the receiving end for a rescue.
@@ -12,6 +14,16 @@ pub struct QueueTx {
     tx: OwnedFd,
     /// A duplicate of the worker's end. While it is open, what is queued outlives the worker.
     rx: OwnedFd,
+    carries: Carries,
+}
+
+/// What a queue's messages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// To a relay worker: many sockets, a byte for each.
+    Tags,
+    /// To a server: one socket with its client's address.
+    Direct,
 }
 
 /// The worker's end.
@@ -37,10 +49,32 @@ impl QueueTx {
     ///
     /// # Errors
     /// As socketpair(2) and dup(2).
-    pub fn create() -> io::Result<(Self, OwnedFd)> {
+    pub fn create(carries: Carries) -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
-        Ok((Self { tx, rx }, theirs))
+        Ok((Self { tx, rx, carries }, theirs))
+    }
+
+    /// Another descriptor of the worker's end.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub fn another_end(&self) -> io::Result<OwnedFd> {
+        self.rx.try_clone()
+    }
+
+    /// Which messages it carries.
+    pub fn carries(&self) -> Carries {
+        self.carries
+    }
+
+    /// Hands over one socket to a server.
+    ///
+    /// # Errors
+    /// As [`QueueTx::send`].
+    pub fn send_direct(&self, socket: BorrowedFd<'_>, peer: &PeerAddress, number: u64) -> io::Result<()> {
+        let payload = direct_payload(payload::SOCKET, peer, number);
+        scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket))
     }
 
     /// Hands over `sockets` (at most [`scm::MAX_FDS`]) in one message. The caller closes its copies at once.
@@ -58,12 +92,22 @@ impl QueueTx {
     /// # Errors
     /// As sendmsg(2).
     pub fn send_empty(&self) -> io::Result<()> {
-        scm::send_fds(self.tx.as_fd(), &[payload::EMPTY], std::iter::empty())
+        match self.carries {
+            Carries::Tags => scm::send_fds(self.tx.as_fd(), &[payload::EMPTY], std::iter::empty()),
+            Carries::Direct => {
+                let empty = direct_payload(payload::EMPTY, &PeerAddress::default(), 0);
+                scm::send_fds(self.tx.as_fd(), &empty, std::iter::empty())
+            }
+        }
     }
 
     /// Hand-offs (and empty messages) not yet received by the worker.
     pub fn pending(&self) -> usize {
-        sock::queued_bytes(self.rx.as_fd()).unwrap_or(0)
+        let bytes = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
+        match self.carries {
+            Carries::Tags => bytes,
+            Carries::Direct => bytes / payload::DIRECT_BYTES,
+        }
     }
 
     /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive
@@ -81,6 +125,20 @@ impl QueueTx {
         }
         sockets
     }
+}
+
+/// The bytes of [`payload::Direct`], place by place.
+fn direct_payload(tag: u8, peer: &PeerAddress, number: u64) -> [u8; payload::DIRECT_BYTES] {
+    let mut bytes = [0; payload::DIRECT_BYTES];
+    bytes[offset_of!(payload::Direct, version)] = payload::VERSION;
+    bytes[offset_of!(payload::Direct, tag)] = tag;
+    let len = offset_of!(payload::Direct, address_len);
+    bytes[len..len + 2].copy_from_slice(&peer.len.to_ne_bytes());
+    let address = offset_of!(payload::Direct, address);
+    bytes[address..address + peer.bytes.len()].copy_from_slice(&peer.bytes);
+    let at = offset_of!(payload::Direct, number);
+    bytes[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+    bytes
 }
 
 impl QueueRx {
@@ -126,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_worker_had_not_received_is_taken_back_with_its_bytes() {
-        let (queue, worker) = QueueTx::create().unwrap();
+        let (queue, worker) = QueueTx::create(Carries::Tags).unwrap();
         let mut clients = Vec::new();
         for n in 0..50u8 {
             let (mut client, server) = UnixStream::pair().unwrap();
@@ -147,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_empty_message_keeps_pending_at_one_until_received() {
-        let (queue, worker) = QueueTx::create().unwrap();
+        let (queue, worker) = QueueTx::create(Carries::Tags).unwrap();
         let worker = QueueRx::new(worker);
         queue.send_empty().unwrap();
         assert_eq!(queue.pending(), 1);

@@ -35,6 +35,8 @@ pub struct Server<'a> {
     pub command: &'a CommandLine,
     /// Where it shall listen, when that is ours to say.
     pub address: Option<SocketAddr>,
+    /// What else it finds in its environment.
+    pub environment: Vec<(&'static str, String)>,
     /// What it gets when the master dies.
     pub death_signal: Signal,
 }
@@ -79,6 +81,7 @@ impl Launcher {
         if let Some(address) = server.address {
             command.env("PORT", address.port().to_string()).env("HOST", address.ip().to_string());
         }
+        command.envs(server.environment.iter().map(|(name, value)| (name, value)));
         prepare(&mut command, ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile) });
         let child = command.spawn().map_err(|error| match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {

@@ -79,6 +79,9 @@ impl Service {
         if self.stop.is_none() {
             slot.retire_relay(tools);
         }
+        if let Some(direct) = slot.direct.take() {
+            tools.orders.send(Order::Gone(direct.id));
+        }
         slot.life.apply(Event::Died, now, &backoff);
         self.after_death(at, now);
     }
@@ -193,7 +196,7 @@ impl Service {
         }
         let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
         for slot in &mut self.slots {
-            if slot.relay.is_none() && slot.leaving.is_empty() {
+            if slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed) {
                 if let Some(server) = &mut slot.server {
                     tell(server, signal);
                 } else {
@@ -249,6 +252,7 @@ impl Service {
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
             Report::Stopped(_) => {
+                self.handed = true;
                 for listener in self.listeners.drain(..) {
                     listener.remove_file();
                 }
@@ -261,7 +265,8 @@ impl Service {
 impl SlotProcesses {
     /// Open connections of all its relay workers.
     pub fn open(&self) -> u64 {
-        self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum()
+        let direct: u64 = self.direct.iter().map(|direct| direct.page.open_alive()).sum();
+        direct + self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum::<u64>()
     }
 
     /// The server is gone: its relay worker takes nothing new, finishes, and makes room for another.

@@ -1,6 +1,7 @@
 //! The control thread: signals, children, timers, channels and the control socket → slot transitions →
 //! `reconcile` → actions. It is the only thread that starts processes.
 
+mod direct;
 mod ending;
 mod inherit;
 mod probe;
@@ -24,7 +25,7 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
 use crate::accept::{self, orders::Report};
-use crate::config::Config;
+use crate::config::{Behind, Config};
 use crate::control::server::ControlServer;
 use crate::control::snapshot;
 use crate::exit::{Exit, OS};
@@ -40,8 +41,11 @@ pub use inherit::{inherited, take_inherited};
 const SIGNALS: Token = Token(0);
 const REPORTS: Token = Token(1);
 const CONTROL: Token = Token(2);
-/// Control connections: from here to `WORKERS`.
+const ATTACH: Token = Token(3);
+/// Control connections: from here on.
 const CLIENTS: usize = 16;
+/// Attach connections: from here to `WORKERS`.
+const ATTACHED: usize = 1 << 24;
 /// Channels of relay workers, by pid.
 const WORKERS: usize = 1 << 32;
 
@@ -102,14 +106,21 @@ impl Supervisor {
         })
         .map_err(os("cannot start the accept thread"))?;
         let launcher = Launcher::new(nofile).map_err(os("cannot open /proc/self/exe"))?;
-        let tools = Tools { launcher, orders, ports: probe::PrivatePorts::new(), nofile: nofile.hard };
+        let attach = match config.service.behind {
+            Behind::Direct(_) => {
+                Some(direct::Attachment::open(&poll, ATTACH).map_err(os("cannot open the attach socket"))?)
+            }
+            _ => None,
+        };
+        let via = if attach.is_some() { "direct" } else { "relay" };
+        let tools = Tools { launcher, orders, attach, ports: probe::PrivatePorts::new(), nofile: nofile.hard };
         let now = Instant::now();
         let name = config.service.name.clone();
         let control = ControlServer::open(&poll, CONTROL, &name, config.control.as_deref())?;
         let why = config.service.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
         info!(
             service = %name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
-            instances = config.service.instances, %why, policy = %config.service.policy, via = "relay",
+            instances = config.service.instances, %why, policy = %config.service.policy, via,
             "starting"
         );
         let service = Service::new(config.service, listeners, &tools, now);
@@ -150,7 +161,13 @@ impl Supervisor {
                     }
                     REPORTS => self.take_reports(),
                     CONTROL => self.serve_control(None),
+                    ATTACH => {
+                        if let Some(attachment) = &mut self.tools.attach {
+                            attachment.server.accept(&self.poll, ATTACHED, WORKERS);
+                        }
+                    }
                     Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
+                    Token(token) if token >= ATTACHED => self.serve_attached(token),
                     Token(token) => self.serve_control(Some(token)),
                 }
             }
@@ -279,7 +296,7 @@ impl Supervisor {
         loop {
             let Some(relay) = &self.service.slots[at].relay else { return };
             match protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut Vec::new()) {
-                Ok(Some(message)) => self.service.heard(at, message),
+                Ok(Some(message)) => self.service.told(at, message),
                 // Its death follows.
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -292,11 +309,30 @@ impl Supervisor {
         }
     }
 
+    /// A server's preload library asks.
+    fn serve_attached(&mut self, token: usize) {
+        loop {
+            let Some(attachment) = &mut self.tools.attach else { return };
+            match attachment.server.next(token) {
+                Ok(None) => return,
+                Ok(Some(asked)) => {
+                    let answer = self.service.asked(asked, &self.tools, Instant::now());
+                    let Some(attachment) = &mut self.tools.attach else { return };
+                    match answer {
+                        Some(answer) => attachment.server.answer(token, &answer),
+                        None => attachment.server.close(token),
+                    }
+                }
+                Err(error) => warn!(service = %self.service.config.name, "nonsense on the attach socket: {error}"),
+            }
+        }
+    }
+
     fn serve_control(&mut self, client: Option<usize>) {
         let Some(control) = &mut self.control else { return };
         let (service, started) = (&self.service, self.started);
         match client {
-            None => control.accept(&self.poll, CLIENTS, WORKERS),
+            None => control.accept(&self.poll, CLIENTS, ATTACHED),
             Some(token) => control.serve(&self.poll, token, || snapshot::daemon(&[service], started)),
         }
     }

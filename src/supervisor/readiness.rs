@@ -42,6 +42,7 @@ impl Service {
         }
         for at in 0..self.slots.len() {
             self.bring_online(at, tools, now)?;
+            self.complain_of_silence(at, now);
         }
         Ok(())
     }
@@ -78,8 +79,8 @@ impl Service {
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(relay) = &mut slot.relay else { return Ok(()) };
-        let queues = std::mem::take(&mut relay.queues);
-        slot.queues = queues.iter().map(Arc::downgrade).collect();
+        let queues: Vec<_> = std::mem::take(&mut relay.queues).into_iter().enumerate().collect();
+        slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
         let (worker, page, stats) = (relay.id, relay.page.clone(), slot.stats.clone());
         tools.orders.send(Order::Online { worker, queues, page, stats });
         if self.config.policy == Policy::None {
@@ -99,11 +100,11 @@ impl Service {
         if self.listening {
             return Ok(());
         }
-        for listener in &self.listeners {
+        for (id, listener) in self.listeners.iter().enumerate() {
             listener
                 .listen()
                 .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
-            tools.orders.send(Order::Listener { service: ID, socket: listener.socket.clone() });
+            tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         self.listening = true;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::direct::{Attachment, DirectWorker};
 use super::probe::{self, PrivatePorts, Probe};
 use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::worker::{Complained, Readiness, Relay, Server, Told};
 use crate::accept::Orders;
-use crate::accept::orders::{Order, Rules, ServiceStats, SlotStats, WorkerId};
+use crate::accept::orders::{Addresses, Order, Rules, ServiceStats, SlotStats, WorkerId};
 use crate::accept::policy::Policy;
 use crate::config::{Behind, ServiceConfig};
 use crate::exit::Exit;
@@ -26,6 +27,8 @@ use crate::sys::scm;
 
 /// Hand-offs that may be pending for one relay worker.
 const CAP: usize = 64;
+/// Hand-offs that may be pending for one server.
+const DIRECT_CAP: usize = 16;
 
 /// Clients held in the master while no worker is alive, at most.
 const MOST_HELD: usize = 1024;
@@ -39,6 +42,8 @@ pub struct Tools {
     pub launcher: Launcher,
     /// The accept thread.
     pub orders: Orders,
+    /// Where servers' preload libraries ask, when a service is direct.
+    pub attach: Option<Attachment>,
     /// Addresses for servers.
     pub ports: PrivatePorts,
     /// The file limit of relay workers.
@@ -58,6 +63,8 @@ pub struct SlotProcesses {
     pub server: Option<Server>,
     /// Where the last server accepted.
     pub proven: Option<SocketAddr>,
+    /// What connects the server directly.
+    pub direct: Option<DirectWorker>,
     /// Relay workers that finish what they have.
     pub leaving: Vec<Relay>,
     /// Its counters.
@@ -92,6 +99,8 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// Whether they listen.
     pub listening: bool,
+    /// Those of them that listen, of a direct service: each begins when a server does.
+    pub heard: std::collections::BTreeSet<usize>,
     /// Its slots.
     pub slots: Vec<SlotProcesses>,
     /// The server that all slots share, with its own life.
@@ -100,6 +109,8 @@ pub struct Service {
     pub stats: Arc<ServiceStats>,
     /// Its stop, once begun.
     pub stop: Option<Stop>,
+    /// The accept thread has handed over all that it will.
+    pub handed: bool,
     /// How many connections a relay worker may have pending, in all, and how many pipes.
     cap: usize,
     capacity: usize,
@@ -116,24 +127,40 @@ impl Service {
         let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
         let resolved = match &config.behind {
             Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
-            Behind::PerSlot(_) => Vec::new(),
+            Behind::PerSlot(_) | Behind::Direct(_) => Vec::new(),
         };
         let shared = match &config.behind {
             Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
             _ => None,
         };
         let (capacity, pipes) = intake::capacity(tools.nofile, listeners.len());
-        let cap = CAP.min(capacity / 2).max(1);
+        let direct = matches!(config.behind, Behind::Direct(_));
+        let cap = if direct { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) };
         let stats = Arc::new(ServiceStats::default());
         let rules = Rules {
             policy: config.policy,
+            addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
             cap: u32::try_from(cap).unwrap_or(u32::MAX),
             stall_timeout: config.limits.stall_timeout,
             queue_timeout: config.limits.queue_timeout,
             most_held: usize::try_from(tools.nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
         };
         tools.orders.send(Order::Service { rules, stats: stats.clone() });
-        Self { config, listeners, listening: false, slots, shared, stats, stop: None, cap, capacity, pipes, resolved }
+        Self {
+            config,
+            listeners,
+            listening: false,
+            heard: Default::default(),
+            slots,
+            shared,
+            stats,
+            stop: None,
+            handed: false,
+            cap,
+            capacity,
+            pipes,
+            resolved,
+        }
     }
 
     /// When a slot is started again, and when it is given up.
@@ -168,6 +195,10 @@ impl Service {
     }
 
     fn start_processes(&mut self, at: usize, tools: &mut Tools, now: Instant) -> Result<(), Exit> {
+        if let Behind::Direct(command) = &self.config.behind {
+            let command = command.clone();
+            return self.start_direct(&command, at, tools, now);
+        }
         if let Behind::PerSlot(command) = &self.config.behind
             && self.slots[at].server.is_none()
         {
@@ -201,11 +232,25 @@ impl Service {
         tools: &Tools,
         now: Instant,
     ) -> Result<Server, Exit> {
+        self.start_server_with(command, slot, address, Vec::new(), tools, now)
+    }
+
+    /// Starts a server with more in its environment.
+    pub(super) fn start_server_with(
+        &self,
+        command: &CommandLine,
+        slot: Option<usize>,
+        address: Option<SocketAddr>,
+        environment: Vec<(&'static str, String)>,
+        tools: &Tools,
+        now: Instant,
+    ) -> Result<Server, Exit> {
         let pid = tools.launcher.server(&launch::Server {
             service: &self.config.name,
             slot: slot.map(|slot| slot as u32),
             command,
             address,
+            environment,
             death_signal: self.config.limits.stop_signal,
         })?;
         let probe = match address {
@@ -265,7 +310,7 @@ impl Service {
     }
 
     /// What a relay worker says.
-    pub fn heard(&mut self, at: usize, message: FromWorker) {
+    pub fn told(&mut self, at: usize, message: FromWorker) {
         let name = &self.config.name;
         match message {
             FromWorker::Ready => {
@@ -295,7 +340,7 @@ impl Service {
             self.slots.iter().map(|slot| slot.life).chain(self.shared.iter().map(|(life, _)| *life)).collect();
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
-        probes.chain(starts).chain(stop).min()
+        probes.chain(starts).chain(stop).chain(self.direct_deadline()).min()
     }
 }
 
@@ -307,6 +352,7 @@ impl SlotProcesses {
             relay: None,
             server: None,
             proven: None,
+            direct: None,
             leaving: Vec::new(),
             stats: Arc::default(),
             queues: Vec::new(),

@@ -64,6 +64,20 @@ impl SharedPage {
     }
 }
 
+/// A memory file with fixed contents: nobody who gets its descriptor can change it.
+///
+/// # Errors
+/// As memfd_create(2), write(2), fcntl(2).
+pub fn sealed_file(name: &std::ffi::CStr, contents: &[u8]) -> io::Result<OwnedFd> {
+    use std::io::Write;
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(contents)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
 impl Drop for SharedPage {
     fn drop(&mut self) {
         // SAFETY: `at` is our mapping of PAGE_BYTES; no reference outlives `self`.

@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::cvt;
+use crate::abi::attach::ADDRESS_BYTES;
 
 /// accept4(2) with NONBLOCK and CLOEXEC; the peer's address is not asked for.
 ///
@@ -20,31 +21,60 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
-/// As [`accept`], with the peer's IP address (`None` for a Unix socket).
+/// A peer's address as accept(2) gave it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Its length in bytes; 0 when it has none (a Unix socket) or was not asked for.
+    pub len: u16,
+    /// A `sockaddr_in` or `sockaddr_in6`.
+    pub bytes: [u8; ADDRESS_BYTES],
+}
+
+impl PeerAddress {
+    /// The IP address in it; a v4-mapped one as IPv4.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let family = i32::from(u16::from_ne_bytes([self.bytes[0], self.bytes[1]]));
+        match (family, self.len) {
+            (libc::AF_INET, 16..) => <[u8; 4]>::try_from(&self.bytes[4..8]).ok().map(IpAddr::from),
+            (libc::AF_INET6, 28) => {
+                let octets = <[u8; 16]>::try_from(&self.bytes[8..24]).ok()?;
+                Some(Ipv6Addr::from(octets).to_canonical())
+            }
+            _ => None,
+        }
+    }
+
+    /// Of a connected socket.
+    pub fn of(socket: BorrowedFd<'_>) -> Self {
+        let mut address = Self::default();
+        let mut len = ADDRESS_BYTES as libc::socklen_t;
+        // SAFETY: the buffer is `len` bytes long; the kernel writes no more and puts the true length into `len`.
+        let result = unsafe { libc::getpeername(socket.as_raw_fd(), address.bytes.as_mut_ptr().cast(), &raw mut len) };
+        address.finish(if result == 0 { len } else { 0 })
+    }
+
+    fn finish(mut self, len: libc::socklen_t) -> Self {
+        let family = i32::from(u16::from_ne_bytes([self.bytes[0], self.bytes[1]]));
+        let tcp = matches!(family, libc::AF_INET | libc::AF_INET6) && (16..=ADDRESS_BYTES).contains(&(len as usize));
+        self.len = if tcp { len as u16 } else { 0 };
+        self
+    }
+}
+
+/// As [`accept`], with the peer's address.
 ///
 /// # Errors
 /// As accept4(2).
-pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, PeerAddress)> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: sockaddr_storage is plain data, large and aligned enough for every address family; the returned
-    // descriptor is new and owned by nobody.
+    let mut address = PeerAddress::default();
+    let mut len = ADDRESS_BYTES as libc::socklen_t;
+    // SAFETY: the buffer is `len` bytes long, the kernel writes no more; the returned descriptor is new and owned by
+    // nobody.
     unsafe {
-        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
-        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        let fd = cvt!(libc::accept4(listener.as_raw_fd(), (&raw mut storage).cast(), &raw mut len, flags))?;
-        let socket = OwnedFd::from_raw_fd(fd);
-        let peer = match i32::from(storage.ss_family) {
-            libc::AF_INET => {
-                let v4 = (&raw const storage).cast::<libc::sockaddr_in>().read();
-                Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))))
-            }
-            libc::AF_INET6 => {
-                let v6 = (&raw const storage).cast::<libc::sockaddr_in6>().read();
-                Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical())
-            }
-            _ => None,
-        };
-        Ok((socket, peer))
+        let place = address.bytes.as_mut_ptr().cast();
+        let fd = cvt!(libc::accept4(listener.as_raw_fd(), place, &raw mut len, flags))?;
+        Ok((OwnedFd::from_raw_fd(fd), address.finish(len)))
     }
 }
 

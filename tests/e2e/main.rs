@@ -7,6 +7,7 @@ mod balance;
 mod cli;
 mod control;
 mod crash;
+mod direct;
 mod limits;
 mod listeners;
 mod log;

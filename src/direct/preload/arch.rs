@@ -1,0 +1,156 @@
+//! What differs between architectures: the system call instruction and the numbers. x86_64 is tested; aarch64 is written
+//! beside it and is not.
+
+use core::arch::{asm, naked_asm};
+
+/// Numbers of the system calls in use.
+#[cfg(target_arch = "x86_64")]
+pub mod nr {
+    pub const CLOSE: usize = 3;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SENDMSG: usize = 46;
+    pub const RECVMSG: usize = 47;
+    pub const BIND: usize = 49;
+    pub const LISTEN: usize = 50;
+    pub const GETSOCKNAME: usize = 51;
+    pub const GETSOCKOPT: usize = 55;
+    pub const ACCEPT4: usize = 288;
+    pub const FCNTL: usize = 72;
+    pub const DUP3: usize = 292;
+    pub const MMAP: usize = 9;
+    pub const GETPID: usize = 39;
+    pub const SCHED_YIELD: usize = 24;
+    pub const EXIT_GROUP: usize = 231;
+    pub const SHUTDOWN: usize = 48;
+}
+
+/// Numbers of the system calls in use.
+#[cfg(target_arch = "aarch64")]
+pub mod nr {
+    pub const CLOSE: usize = 57;
+    pub const SOCKET: usize = 198;
+    pub const CONNECT: usize = 203;
+    pub const SENDMSG: usize = 211;
+    pub const RECVMSG: usize = 212;
+    pub const BIND: usize = 200;
+    pub const LISTEN: usize = 201;
+    pub const GETSOCKNAME: usize = 204;
+    pub const GETSOCKOPT: usize = 209;
+    pub const ACCEPT4: usize = 242;
+    pub const FCNTL: usize = 25;
+    pub const DUP3: usize = 24;
+    pub const MMAP: usize = 222;
+    pub const GETPID: usize = 172;
+    pub const SCHED_YIELD: usize = 124;
+    pub const EXIT_GROUP: usize = 94;
+    pub const SHUTDOWN: usize = 210;
+}
+
+/// A system call with up to six arguments; the result is negative errno or the value.
+///
+/// # Safety
+/// As the system call demands of its arguments.
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn syscall6(nr: usize, a: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel clobbers rcx and r11 only; the caller vouches for the arguments.
+    unsafe {
+        asm!("syscall", inlateout("rax") nr as isize => result, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2],
+             in("r10") a[3], in("r8") a[4], in("r9") a[5], lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// A system call with up to six arguments; the result is negative errno or the value.
+///
+/// # Safety
+/// As the system call demands of its arguments.
+#[cfg(target_arch = "aarch64")]
+pub unsafe fn syscall6(nr: usize, a: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel clobbers x0 only; the caller vouches for the arguments.
+    unsafe {
+        asm!("svc 0", in("x8") nr, inlateout("x0") a[0] as isize => result, in("x1") a[1], in("x2") a[2],
+             in("x3") a[3], in("x4") a[4], in("x5") a[5], options(nostack));
+    }
+    result
+}
+
+/// Ends the process.
+pub fn exit_group(code: i32) -> ! {
+    loop {
+        // SAFETY: exit_group takes an integer and does not return.
+        unsafe { syscall6(nr::EXIT_GROUP, [code as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// libc's `syscall`: libuv closes descriptors with it. A close goes through our own; all else passes as it came.
+///
+/// # Safety
+/// As syscall(2).
+#[cfg(target_arch = "x86_64")]
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall() -> isize {
+    naked_asm!(
+        "cmp rdi, 3",
+        "jne 2f",
+        "mov rdi, rsi",
+        "jmp {close}",
+        "2:",
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, rcx",
+        "mov r10, r8",
+        "mov r8, r9",
+        "mov r9, [rsp + 8]",
+        "syscall",
+        "cmp rax, -4095",
+        "jae 3f",
+        "ret",
+        "3:",
+        "mov rdi, rax",
+        "jmp {failed}",
+        close = sym super::calls::close_widened,
+        failed = sym failed,
+    )
+}
+
+/// libc's `syscall` on aarch64.
+///
+/// # Safety
+/// As syscall(2).
+#[cfg(target_arch = "aarch64")]
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall() -> isize {
+    naked_asm!(
+        "cmp x0, 57",
+        "b.ne 2f",
+        "mov x0, x1",
+        "b {close}",
+        "2:",
+        "mov x8, x0",
+        "mov x0, x1",
+        "mov x1, x2",
+        "mov x2, x3",
+        "mov x3, x4",
+        "mov x4, x5",
+        "mov x5, x6",
+        "svc 0",
+        "cmn x0, 4095",
+        "b.hs 3f",
+        "ret",
+        "3:",
+        "b {failed}",
+        close = sym super::calls::close_widened,
+        failed = sym failed,
+    )
+}
+
+/// Sets errno from a raw result.
+extern "C" fn failed(result: isize) -> isize {
+    super::libc_result(result) as isize
+}

@@ -1,0 +1,41 @@
+//! The preload library: stands in front of libc's socket calls and puts the worker's queue in place of the server's own
+//! listening socket.
+//!
+//! No allocation, no output, no dependency but `__errno_location`; raw system calls; safe in signal handlers and after
+//! fork. Serves glibc and musl.
+#![no_std]
+#![allow(unsafe_code)]
+
+#[path = "../../abi/mod.rs"]
+#[allow(dead_code)]
+mod abi;
+mod arch;
+mod calls;
+mod lease;
+mod table;
+
+unsafe extern "C" {
+    fn __errno_location() -> *mut i32;
+}
+
+/// Sets errno and returns -1, as libc's wrappers do.
+fn fail(errno: i32) -> i32 {
+    // SAFETY: libc returns the calling thread's errno, valid as long as the thread.
+    unsafe { *__errno_location() = errno };
+    -1
+}
+
+/// A raw system call's result as libc's wrappers give it.
+fn libc_result(result: isize) -> i32 {
+    if (-4095..0).contains(&result) { fail(-result as i32) } else { result as i32 }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable by construction: no indexing without a check, no unwrap.
+    arch::exit_group(70)
+}
+
+/// Referred to by core, never called (panics abort).
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}

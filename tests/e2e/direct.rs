@@ -1,0 +1,428 @@
+//! Direct delivery: unmodified servers get the accepted sockets themselves.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{
+    Daemon, eventually, free_port, get, http_get, install_dir, millis, roundsman, seconds, write_file,
+};
+
+const NODE: &str = "
+require('http').createServer((request, response) => {
+  if (request.url == '/block') { const end = Date.now() + 300; while (Date.now() < end); }
+  response.end(`slot ${process.env.ROUNDSMAN_SLOT} peer ${request.socket.remotePort}`);
+}).listen(Number(process.env.PORT || process.argv[2]), '127.0.0.1');
+";
+
+const PYTHON: &str = "
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {self.client_address[1]}'.encode()
+        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *rest): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ.get('PORT') or sys.argv[1])), Handler).serve_forever()
+";
+
+/// asyncio: level-triggered epoll, non-blocking accept until EAGAIN.
+const ASYNCIO: &str = "
+import asyncio, os, sys
+async def serve(reader, writer):
+    await reader.readuntil(b'\\r\\n\\r\\n')
+    body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {writer.get_extra_info(\"peername\")[1]}'.encode()
+    writer.write(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n' % len(body) + body)
+    await writer.drain(); writer.close()
+async def main():
+    server = await asyncio.start_server(serve, '127.0.0.1', int(os.environ.get('PORT') or sys.argv[1]))
+    await server.serve_forever()
+asyncio.run(main())
+";
+
+/// poll and select, several threads that block in accept on one descriptor.
+const THREADS: &str = "
+import os, socket, sys, threading, select
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(os.environ.get('PORT') or sys.argv[1]))); s.listen(100)
+def serve(how):
+    while True:
+        if how == 'select': select.select([s], [], [])
+        if how == 'poll': p = select.poll(); p.register(s, select.POLLIN); p.poll()
+        c, peer = s.accept()
+        head = b''
+        while b'\\r\\n\\r\\n' not in head: head += c.recv(4096)
+        body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {peer[1]}'.encode()
+        c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body); c.close()
+for how in ['accept', 'accept', 'select', 'poll']: threading.Thread(target=serve, args=[how]).start()
+";
+
+fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
+    write_file(
+        dir,
+        &format!("{port}.conf"),
+        &format!(
+            "daemon off; worker_processes 2; error_log stderr; pid {0}/{port}.pid; env ROUNDSMAN_SLOT;
+             events {{ worker_connections 1000; }}
+             http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;
+               uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
+               server {{ listen 127.0.0.1:{port}; location / {{ return 200 'slot N peer $remote_port'; }} }} }}",
+            dir.display()
+        ),
+    )
+}
+
+/// The servers of the table: name, command.
+fn table(dir: &Path, port: u16) -> Vec<(&'static str, Vec<String>)> {
+    let script = |name: &str, text: &str| write_file(dir, name, text).to_str().unwrap().to_owned();
+    let port_word = port.to_string();
+    let python = |name: &str, text: &str| vec!["python3".to_owned(), script(name, text), port_word.clone()];
+    vec![
+        ("node", vec!["node".to_owned(), script("app.js", NODE), port_word.clone()]),
+        ("python threads per connection", python("a.py", PYTHON)),
+        ("python asyncio", python("b.py", ASYNCIO)),
+        ("accept, poll and select in threads", python("c.py", THREADS)),
+        ("nginx", vec!["nginx".to_owned(), "-c".to_owned(), nginx_conf(dir, port).to_str().unwrap().to_owned()]),
+    ]
+}
+
+fn start(port: u16, instances: &str, command: &[String]) -> Daemon {
+    let mut arguments = vec!["-i", instances, "--via", "direct", "--"];
+    arguments.extend(command.iter().map(String::as_str));
+    let daemon = Daemon::launch(roundsman(), &arguments, port);
+    daemon.wait_online(instances.parse().unwrap());
+    daemon
+}
+
+/// A request from a port of ours: (who answered, whether the server knew the port).
+fn ask(port: u16) -> (String, bool) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let own = stream.local_addr().unwrap().port().to_string();
+    let body = http_get(&mut stream).unwrap();
+    let (slot, peer) = body.split_once(" peer ").unwrap_or_else(|| panic!("{body:?}"));
+    (slot.to_owned(), peer == own)
+}
+
+#[test]
+fn turns_addresses_load_and_a_clean_stop_for_each_server() {
+    let dir = install_dir();
+    for at in 0..table(dir.path(), 1).len() {
+        let port = free_port();
+        let (name, command) = table(dir.path(), port).swap_remove(at);
+        let mut daemon = start(port, "2", &command);
+        let state = daemon.ls();
+        let service = &state["services"][0];
+        assert_eq!(service["via"], "direct", "{name}");
+        assert_eq!(
+            (&service["listen"][0]["addr"], &service["listen"][0]["from"]),
+            (&format!("127.0.0.1:{port}").into(), &"server".into()),
+            "{name}"
+        );
+
+        // One after the other: strict turns (a rescue by a busy machine explains an exception), the client's port.
+        let answers: Vec<_> = (0..400).map(|_| ask(port)).collect();
+        assert!(answers.iter().all(|(_, known)| *known), "{name}: the client's address");
+        let rescued = daemon.total("rescued");
+        let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
+        assert!(counts[0].abs_diff(counts[1]) <= 2 * rescued, "{name}: {counts:?}, {rescued} rescued");
+        if name != "nginx" {
+            let out = answers.windows(2).filter(|pair| pair[0].0 == pair[1].0).count() as u64;
+            assert!(out <= 4 * rescued, "{name}: {out} out of turn, {rescued} rescued");
+        }
+
+        // Twenty at a time: none lost.
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| {
+                    while next.fetch_add(1, SeqCst) < 2_000 {
+                        assert!(ask(port).1, "{name}");
+                    }
+                });
+            }
+        });
+        assert_eq!(daemon.total("connections"), 2_400, "{name}");
+        eventually(&format!("{name}: open is back to 0"), seconds(5), || (daemon.total("open") == 0).then_some(()));
+        let end = daemon.stop();
+        assert_eq!(end.code(), 0, "{name}: {}", end.log);
+        assert!(!end.log.contains("did not end"), "{name}: {}", end.log);
+    }
+}
+
+#[test]
+fn redis_works_and_counts() {
+    let (dir, port) = (install_dir(), free_port());
+    let command = [
+        "redis-server",
+        "--port",
+        &port.to_string(),
+        "--save",
+        "",
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        dir.path().to_str().unwrap(),
+    ]
+    .map(str::to_owned);
+    let mut daemon = start(port, "1", &command);
+    let output = Command::new("redis-benchmark")
+        .args(["-p", &port.to_string(), "-n", "20000", "-c", "50", "-t", "set,get", "--csv"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
+    assert_eq!(daemon.stop().code(), 0);
+}
+
+#[test]
+fn kill_9_under_load_hangs_and_refuses_nobody() {
+    let (dir, port) = (install_dir(), free_port());
+    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let daemon = start(port, "3", &command);
+    let (over, done, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let mut received = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    let begin = std::time::Instant::now();
+                    if get(port).is_err() {
+                        failed.fetch_add(1, SeqCst);
+                    }
+                    assert!(begin.elapsed() < seconds(10));
+                    done.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for n in 0..15 {
+            let (victim, generation) = eventually("a victim", seconds(20), || {
+                let slot = daemon.slots()[n % 3].clone();
+                (slot["state"] == "online").then(|| (slot["pid"].as_i64().unwrap() as i32, slot["generation"].clone()))
+            });
+            kill(Pid::from_raw(victim), Signal::SIGSTOP).unwrap();
+            received += daemon.slot(n % 3, "open").as_u64().unwrap() as usize;
+            kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+            eventually("its successor", seconds(20), || {
+                (daemon.slots()[n % 3]["generation"] != generation).then_some(())
+            });
+        }
+        over.store(true, SeqCst);
+    });
+    let (done, failed) = (done.load(SeqCst), failed.load(SeqCst));
+    assert!(done > 500, "{done}");
+    // What a server had taken out of its queue but not yet counted may add one for each kill.
+    assert!(failed <= received + 15, "{failed} failed, the dead had received {received}");
+}
+
+#[test]
+fn a_blocked_neighbour_delays_nobody_for_long() {
+    let (dir, port) = (install_dir(), free_port());
+    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let daemon = start(port, "2", &command);
+    let over = AtomicBool::new(false);
+    let mut took = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                stream.write_all(b"GET /block HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        for _ in 0..400 {
+            let begin = std::time::Instant::now();
+            get(port).unwrap();
+            took.push(begin.elapsed());
+            std::thread::sleep(millis(5));
+        }
+        over.store(true, SeqCst);
+    });
+    took.sort();
+    // Whoever shares a worker with the request that blocks it waits for that; the others do not.
+    assert!(took[380] < millis(20), "p95 {:?}", took[380]);
+    assert!(daemon.total("rescued") > 0);
+}
+
+#[test]
+fn the_servers_own_errors_and_options_are_kept() {
+    let (dir, port) = (install_dir(), free_port());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let script = write_file(
+        dir.path(),
+        "probe.py",
+        "
+import errno, os, socket, sys, threading
+out = open(sys.argv[1], 'a')
+def check(what, ok): out.write(('ok ' if ok else 'BAD ') + what + '\\n'); out.flush()
+def fails(number, call):
+    try: call()
+    except OSError as e: return e.errno == number
+    return False
+busy = socket.socket()
+check('bind to a port in use', fails(errno.EADDRINUSE, lambda: busy.bind(('127.0.0.1', int(sys.argv[3])))))
+check('bind to a foreign address', fails(errno.EADDRNOTAVAIL, lambda: busy.bind(('192.0.2.1', 4000))))
+free = socket.socket(); free.bind(('127.0.0.1', 0)); free.listen()
+check('port 0 is the kernel\\'s', free.getsockname()[1] > 0 and free.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET)
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+s.bind(('127.0.0.1', int(sys.argv[2])))
+check('getsockname after bind', s.getsockname() == ('127.0.0.1', int(sys.argv[2])))
+check('bind twice', fails(errno.EINVAL, lambda: s.bind(('127.0.0.1', int(sys.argv[2])))))
+s.listen(100)
+check('type', s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM)
+check('domain', s.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET)
+check('accepts', s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1)
+s.setblocking(False)
+check('nothing to accept', fails(errno.EAGAIN, s.accept))
+s.setblocking(True)
+check('accept on no socket', fails(errno.ENOTSOCK, lambda: socket.socket(fileno=os.open('/dev/null', 0)).accept()))
+d = s.dup()
+c, peer = d.accept()
+check('blocking as asked', c.getblocking() and os.get_blocking(c.fileno()))
+check('keep-alive inherited', c.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1)
+check('nodelay inherited', c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1)
+check('peer', c.getpeername() == peer and peer[0] == '127.0.0.1')
+check('own name', c.getsockname() == ('127.0.0.1', int(sys.argv[2])))
+check('not inherited by children', not os.get_inheritable(c.fileno()))
+c.sendall(b'bye'); c.close(); d.close()
+c, peer = s.accept(); c.sendall(b'again'); c.shutdown(socket.SHUT_RDWR); c.close()
+check('done', True)
+threading.Event().wait()
+",
+    );
+    let out = dir.path().join("out");
+    let busy = taken.local_addr().unwrap().port().to_string();
+    let command =
+        ["python3", script.to_str().unwrap(), out.to_str().unwrap(), &port.to_string(), &busy].map(str::to_owned);
+    let daemon = start(port, "1", &command);
+    let read = || {
+        let mut text = String::new();
+        TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut text).unwrap();
+        text
+    };
+    eventually("it waits in accept", seconds(5), || {
+        std::fs::read_to_string(&out).unwrap().contains("no socket").then_some(())
+    });
+    assert_eq!(read(), "bye", "the FIN comes at the server's close");
+    assert_eq!(read(), "again");
+    let text = eventually("all checks", seconds(5), || {
+        let text = std::fs::read_to_string(&out).unwrap();
+        text.contains("done").then_some(text)
+    });
+    assert!(!text.contains("BAD"), "{text}");
+    assert_eq!(text.lines().count(), 17, "{text}");
+    eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
+}
+
+#[test]
+fn a_server_at_its_file_limit_gets_emfile_and_nothing_is_lost() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(
+        dir.path(),
+        "limit.py",
+        "
+import errno, os, resource, socket, sys, time
+s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(100)
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+kept, refused = [], 0
+while True:
+    try: kept.append(s.accept()[0])
+    except OSError as e:
+        assert e.errno == errno.EMFILE; refused += 1
+        for c in kept: c.sendall(b'served'); c.close()
+        kept = []
+    if len(kept) and refused: kept.pop().sendall(b'served')
+",
+    );
+    let command = ["python3", script.to_str().unwrap(), &port.to_string()].map(str::to_owned);
+    let _daemon = start(port, "1", &command);
+    let mut clients: Vec<_> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    for client in &mut clients {
+        client.set_read_timeout(Some(seconds(10))).unwrap();
+        let mut word = [0; 6];
+        client.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"served");
+    }
+}
+
+#[test]
+fn what_cannot_be_preloaded_and_who_is_none_of_ours_is_refused() {
+    let dir = install_dir();
+    let refused = |arguments: &[&str]| {
+        let output = roundsman().args(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let program = dir.path().join("static");
+    let built = Command::new("cc")
+        .args(["-static", "-o", program.to_str().unwrap(), "-x", "c", "-"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .and_then(|mut child| {
+            child.stdin.take().unwrap().write_all(b"int main(void) { return 0; }")?;
+            child.wait()
+        })
+        .unwrap();
+    assert!(built.success());
+    let (code, text) = refused(&["--via", "direct", "--", program.to_str().unwrap()]);
+    assert!(code == 2 && text.contains("linked statically"), "{text}");
+    let (code, text) = refused(&["--via", "direct", "-u", "127.0.0.1:1"]);
+    assert!(code == 2 && text.contains("give one"), "{text}");
+
+    // A stranger at the attach socket: garbage, a wrong token.
+    let port = free_port();
+    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let daemon = start(port, "1", &command);
+    let environment = std::fs::read(format!("/proc/{}/environ", daemon.workers()[0])).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let place = environment.split('\0').find_map(|entry| entry.strip_prefix("ROUNDSMAN_ATTACH=")).unwrap();
+    let name = place.split(':').next().unwrap();
+    let stranger = format!(
+        "
+import socket
+def send(bytes):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect('\\0{name}'); s.send(bytes); s.settimeout(5)
+    assert s.recv(100) == b'', bytes
+send(b'garbage'); send(b'x' * 60); send(b'\\x01\\x00\\x02\\x00' + bytes(52)); send(b'y' * 10000)
+"
+    );
+    let status = Command::new("python3").args(["-c", &stranger]).status().unwrap();
+    assert!(status.success());
+    daemon.wait_for("nonsense on the attach socket");
+    daemon.wait_for("refused to attach");
+    assert!(ask(port).1);
+}
+
+#[test]
+fn with_listen_those_ports_are_served_and_others_are_warned_about() {
+    let (dir, port, other) = (install_dir(), free_port(), free_port());
+    let script = write_file(dir.path(), "app.js", NODE);
+    let listen = format!("127.0.0.1:{port}");
+    let arguments = ["-l", &listen, "-i", "2", "--via", "direct", "--", "node", script.to_str().unwrap()];
+    let daemon = Daemon::launch(roundsman(), &arguments, port);
+    daemon.wait_online(2);
+    assert!((0..10).all(|_| ask(port).1));
+    assert_eq!(daemon.ls()["services"][0]["listen"][0]["from"], "flag");
+    let fixed = write_file(dir.path(), "fixed.py", &PYTHON.replace("os.environ.get('PORT') or ", ""));
+    let (listen, other) = (format!("127.0.0.1:{}", free_port()), other.to_string());
+    let arguments = ["-l", &listen, "-i", "1", "--via", "direct", "--", "python3", fixed.to_str().unwrap(), &other];
+    let daemon = Daemon::launch(roundsman(), &arguments, 0);
+    daemon.wait_for(&format!("worker binds :{other}, which no -l serves"));
+}
+
+#[test]
+fn when_the_master_dies_the_servers_get_their_stop_signal_and_do_not_spin() {
+    let (dir, port) = (install_dir(), free_port());
+    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let daemon = start(port, "2", &command);
+    let pids = daemon.workers();
+    daemon.signal(Signal::SIGKILL);
+    let alive =
+        |pid: &&i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    eventually("the servers are gone", seconds(2), || pids.iter().find(alive).is_none().then_some(()));
+    eventually("the port is free", seconds(2), || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+}
