@@ -62,6 +62,22 @@ def serve(how):
 for how in ['accept', 'accept', 'select', 'poll']: threading.Thread(target=serve, args=[how]).start()
 ";
 
+/// A process per connection, which closes the listening socket that it inherited.
+const FORKING: &str = "
+import os, signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(os.environ.get('PORT') or sys.argv[1]))); s.listen(100)
+while True:
+    c, peer = s.accept()
+    if os.fork() == 0:
+        s.close(); head = b''
+        while b'\\r\\n\\r\\n' not in head: head += c.recv(4096)
+        body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {peer[1]}'.encode()
+        c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body); c.close(); os._exit(0)
+    c.close()
+";
+
 fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
     write_file(
         dir,
@@ -87,6 +103,7 @@ fn table(dir: &Path, port: u16) -> Vec<(&'static str, Vec<String>)> {
         ("python threads per connection", python("a.py", PYTHON)),
         ("python asyncio", python("b.py", ASYNCIO)),
         ("accept, poll and select in threads", python("c.py", THREADS)),
+        ("a process per connection", python("d.py", FORKING)),
         ("nginx", vec!["nginx".to_owned(), "-c".to_owned(), nginx_conf(dir, port).to_str().unwrap().to_owned()]),
     ]
 }
@@ -152,6 +169,21 @@ fn turns_addresses_load_and_a_clean_stop_for_each_server() {
         assert_eq!(end.code(), 0, "{name}: {}", end.log);
         assert!(!end.log.contains("did not end"), "{name}: {}", end.log);
     }
+}
+
+#[test]
+fn children_that_close_what_they_inherit_end_nothing() {
+    // Python starts programs by vfork and closes all descriptors in the child, in its parent's memory.
+    let (dir, port) = (install_dir(), free_port());
+    let script = PYTHON
+        .replace("        body =", "        __import__('subprocess').run(['true'], close_fds=True)\n        body =");
+    let script = write_file(dir.path(), "spawns.py", &script);
+    let command = ["python3", script.to_str().unwrap(), &port.to_string()].map(str::to_owned);
+    let daemon = start(port, "2", &command);
+    assert!((0..60).all(|_| ask(port).1));
+    let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
+    assert!(counts.iter().all(|&count| count >= 25), "{counts:?}");
+    eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
 }
 
 #[test]

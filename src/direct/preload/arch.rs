@@ -19,6 +19,7 @@ pub mod nr {
     pub const FCNTL: usize = 72;
     pub const DUP3: usize = 292;
     pub const MMAP: usize = 9;
+    pub const MADVISE: usize = 28;
     pub const GETPID: usize = 39;
     pub const SCHED_YIELD: usize = 24;
     pub const EXIT_GROUP: usize = 231;
@@ -41,6 +42,7 @@ pub mod nr {
     pub const FCNTL: usize = 25;
     pub const DUP3: usize = 24;
     pub const MMAP: usize = 222;
+    pub const MADVISE: usize = 233;
     pub const GETPID: usize = 172;
     pub const SCHED_YIELD: usize = 124;
     pub const EXIT_GROUP: usize = 94;

@@ -19,6 +19,7 @@ const O_RDWR: usize = 2;
 const SOCK_NONBLOCK: i32 = 0o4000;
 const SOCK_CLOEXEC: i32 = 0o2_000_000;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+const AF_UNIX: i32 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -47,10 +48,21 @@ unsafe fn tcp_address(address: *const u8, len: u32) -> Option<([u8; ADDRESS_BYTE
     matches!(family, AF_INET | AF_INET6).then_some((bytes, port))
 }
 
+/// A whole-number option of level SOL_SOCKET, as the kernel has it; -1 for none.
+fn option(fd: i32, name: usize) -> i32 {
+    let (mut value, mut len) = (-1i32, 4u32);
+    let place = (&raw mut value as usize, &raw mut len as usize);
+    if call(nr::GETSOCKOPT, [fd as usize, 1, name, place.0, place.1, 0]) == 0 { value } else { -1 }
+}
+
 fn is_stream(fd: i32) -> bool {
-    let (mut kind, mut len) = (0i32, 4u32);
-    let place = (&raw mut kind as usize, &raw mut len as usize);
-    call(nr::GETSOCKOPT, [fd as usize, 1, 3, place.0, place.1, 0]) == 0 && kind == 1
+    const SO_TYPE: usize = 3;
+    option(fd, SO_TYPE) == 1
+}
+
+fn domain(fd: i32) -> i32 {
+    const SO_DOMAIN: usize = 39;
+    option(fd, SO_DOMAIN)
 }
 
 /// bind(2).
@@ -61,7 +73,11 @@ fn is_stream(fd: i32) -> bool {
 pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     let natively = || libc_result(call(nr::BIND, [fd as usize, address as usize, len as usize, 0, 0, 0]));
     if table::stand_in(fd).is_some() {
-        return fail(EINVAL);
+        if domain(fd) == AF_UNIX {
+            return fail(EINVAL);
+        }
+        // Closed where we could not see it, and the number is another socket's now.
+        table::forget(fd);
     }
     // SAFETY: as bind(2).
     let Some((bytes, port)) = (unsafe { tcp_address(address, len) }) else { return natively() };
@@ -255,6 +271,9 @@ pub extern "C" fn close(fd: i32) -> i32 {
 /// close(2) with the raw result in the form of `syscall`.
 pub extern "C" fn close_widened(fd: usize) -> isize {
     let fd = fd as i32;
+    if !table::knows(fd) || !table::ours() {
+        return lease::close(fd);
+    }
     if table::stand_in(fd).is_some() {
         let last = table::remove_stand_in(fd);
         let result = lease::close(fd);
@@ -283,9 +302,13 @@ pub extern "C" fn dup2(from: i32, to: i32) -> i32 {
 /// dup3(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
+    let duplicate = || call(nr::DUP3, [from as usize, to as usize, flags as usize, 0, 0, 0]);
+    if !(table::knows(from) || table::knows(to)) || !table::ours() {
+        return libc_result(duplicate());
+    }
     table::closing(to);
     let last = table::stand_in(to).and_then(|_| table::remove_stand_in(to));
-    let result = call(nr::DUP3, [from as usize, to as usize, flags as usize, 0, 0, 0]);
+    let result = duplicate();
     if result >= 0 {
         table::copy(from, to);
     }
@@ -297,7 +320,7 @@ pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
     let result = fcntl_raw(fd, command as usize, argument);
-    if result >= 0 && matches!(command, F_DUPFD | F_DUPFD_CLOEXEC) {
+    if result >= 0 && matches!(command, F_DUPFD | F_DUPFD_CLOEXEC) && table::knows(fd) && table::ours() {
         table::copy(fd, result as i32);
     }
     libc_result(result)

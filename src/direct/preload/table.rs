@@ -19,6 +19,8 @@ const CONNECTION: u32 = 1 << 31;
 pub struct StandIn {
     /// The listener's number at the master.
     pub listener: AtomicU32,
+    /// The process that bound it: closing it in a child that inherited it ends nothing.
+    owner: AtomicU32,
     /// Where the counters page is mapped; 0 while the place is free.
     page: AtomicUsize,
     /// The address for getsockname(2), in words.
@@ -28,6 +30,7 @@ pub struct StandIn {
 static PLACES: [StandIn; STAND_INS] = [const {
     StandIn {
         listener: AtomicU32::new(0),
+        owner: AtomicU32::new(0),
         page: AtomicUsize::new(0),
         address: [const { AtomicU32::new(0) }; ADDRESS_BYTES / 4],
     }
@@ -63,6 +66,8 @@ pub fn put_stand_in(fd: i32, listener: u32, page: usize, address: &[u8; ADDRESS_
     for (at, place) in PLACES.iter().enumerate() {
         if place.page.compare_exchange(0, page, AcqRel, Relaxed).is_ok() {
             place.listener.store(listener, Relaxed);
+            place.owner.store(pid(), Relaxed);
+            mark_process();
             for (word, chunk) in place.address.iter().zip(address.chunks_exact(4)) {
                 word.store(u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), Relaxed);
             }
@@ -82,7 +87,63 @@ pub fn copy(from: i32, to: i32) {
     }
 }
 
-/// Forgets a stand-in's descriptor; the listener's number when it was the last one.
+/// A page that is zeroed at fork, with the pid of the process that this memory belongs to; 0 before it is needed.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+
+fn pid() -> u32 {
+    // SAFETY: getpid has no arguments.
+    (unsafe { syscall6(nr::GETPID, [0; 6]) }) as u32
+}
+
+fn mark_process() {
+    const ANONYMOUS_PRIVATE: usize = 0x22;
+    const WIPE_ON_FORK: usize = 18;
+    if PROCESS.load(Acquire) != 0 {
+        return;
+    }
+    // SAFETY: a new private mapping at an address of the kernel's choice, and advice about it, disturb nothing.
+    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, ANONYMOUS_PRIVATE, usize::MAX, 0]) };
+    if at > 0 {
+        // SAFETY: as above.
+        unsafe { syscall6(nr::MADVISE, [at as usize, PAGE_BYTES, WIPE_ON_FORK, 0, 0, 0]) };
+        PROCESS.store(at as usize, Release);
+        ours();
+    }
+}
+
+/// Whether this memory is the calling process's own. A child of vfork borrows its parent's until it calls exec: what it
+/// closes says nothing about the parent's descriptors.
+pub fn ours() -> bool {
+    let page = PROCESS.load(Acquire);
+    if page == 0 {
+        return true;
+    }
+    // SAFETY: the page was mapped by `mark_process` and is never unmapped; all accesses are atomic.
+    let cell = unsafe { &*(page as *const AtomicU32) };
+    let pid = pid();
+    match cell.load(Acquire) {
+        // Fresh memory: the first look after a fork.
+        0 => {
+            cell.store(pid, Release);
+            true
+        }
+        owner => owner == pid,
+    }
+}
+
+/// Whether anything is known of a descriptor.
+pub fn knows(fd: i32) -> bool {
+    kind(fd).is_some_and(|kind| kind.load(Acquire) != 0)
+}
+
+/// Forgets what is known of a descriptor: it turned out to be another one.
+pub fn forget(fd: i32) {
+    if let Some(kind) = kind(fd) {
+        kind.store(0, Release);
+    }
+}
+
+/// Forgets a stand-in's descriptor; the listener's number when it was the last one, in the process that bound it.
 pub fn remove_stand_in(fd: i32) -> Option<u32> {
     let slot = kind(fd)?;
     let place = slot.swap(0, AcqRel);
@@ -90,9 +151,9 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
     if KINDS.iter().any(|other| other.load(Relaxed) == place) {
         return None;
     }
-    let listener = stand_in.listener.load(Relaxed);
+    let (listener, owner) = (stand_in.listener.load(Relaxed), stand_in.owner.load(Relaxed));
     stand_in.page.store(0, Release);
-    Some(listener)
+    (owner == pid()).then_some(listener)
 }
 
 /// Maps a counters page; 0 when the system refuses.
@@ -112,32 +173,36 @@ fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {
     Some(unsafe { &*(page as *const AtomicU64).add(row_at * ROW_WORDS + place) })
 }
 
-/// This process's row, claimed at its first connection.
+/// This process's row, if it has one.
 fn own_row() -> Option<usize> {
-    // SAFETY: getpid has no arguments.
-    let pid = unsafe { syscall6(nr::GETPID, [0; 6]) } as u64;
-    for at in 1..=ROWS {
-        let owner = word(at, row::PID)?;
-        if owner.load(Relaxed) == pid || owner.compare_exchange(0, pid, AcqRel, Relaxed).is_ok() {
-            return Some(at);
-        }
-    }
-    None
+    let pid = u64::from(pid());
+    (1..=ROWS).find(|&at| word(at, row::PID).is_some_and(|owner| owner.load(Relaxed) == pid))
 }
 
-fn count(place: usize) {
-    if let Some(word) = own_row().and_then(|at| word(at, place)) {
+/// This process's row, claimed at its first connection. A child that only closes what its parent received needs none.
+fn claim_row() -> Option<usize> {
+    let pid = u64::from(pid());
+    own_row().or_else(|| {
+        let claim = |at: &usize| {
+            word(*at, row::PID).is_some_and(|owner| owner.compare_exchange(0, pid, AcqRel, Relaxed).is_ok())
+        };
+        (1..=ROWS).find(claim)
+    })
+}
+
+fn count(row_at: Option<usize>, place: usize) {
+    if let Some(word) = row_at.and_then(|at| word(at, place)) {
         word.fetch_add(1, AcqRel);
     }
 }
 
 /// A connection was received at a descriptor.
 pub fn received(fd: i32, number: u64) {
-    count(row::RECEIVED);
+    count(claim_row(), row::RECEIVED);
     if let Some(slot) = kind(fd) {
         // Still marked: it was closed where we could not see it.
         if slot.swap(CONNECTION | number as u32, AcqRel) & CONNECTION != 0 {
-            count(row::CLOSED);
+            count(own_row(), row::CLOSED);
         }
     }
 }
@@ -160,5 +225,5 @@ pub fn closing(fd: i32) {
         // SAFETY: sched_yield has no arguments.
         unsafe { syscall6(nr::SCHED_YIELD, [0; 6]) };
     }
-    count(row::CLOSED);
+    count(own_row(), row::CLOSED);
 }
