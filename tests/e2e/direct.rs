@@ -164,6 +164,8 @@ fn turns_addresses_load_and_a_clean_stop_for_each_server() {
             }
         });
         assert_eq!(daemon.total("connections"), 2_400, "{name}");
+        assert_eq!(daemon.total("restarts"), 0, "{name}: {}", daemon.log());
+        assert!(!daemon.log().contains("Traceback"), "{name}: {}", daemon.log());
         eventually(&format!("{name}: open is back to 0"), seconds(5), || (daemon.total("open") == 0).then_some(()));
         let end = daemon.stop();
         assert_eq!(end.code(), 0, "{name}: {}", end.log);
@@ -457,4 +459,25 @@ fn when_the_master_dies_the_servers_get_their_stop_signal_and_do_not_spin() {
         |pid: &&i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
     eventually("the servers are gone", seconds(2), || pids.iter().find(alive).is_none().then_some(()));
     eventually("the port is free", seconds(2), || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+}
+
+#[test]
+fn a_stopped_server_loses_its_queue_and_survives_its_empty_message() {
+    let dir = install_dir();
+    // One with an event loop, one that polls and accepts blocking, one that waits in accept.
+    for at in [0, 1, 4] {
+        let port = free_port();
+        let (name, command) = table(dir.path(), port).swap_remove(at);
+        let daemon = start(port, "2", &command);
+        let worker = Pid::from_raw(daemon.workers()[0]);
+        kill(worker, Signal::SIGSTOP).unwrap();
+        for _ in 0..20 {
+            assert_eq!(ask(port), ("slot 1".to_owned(), true), "{name}");
+        }
+        assert!(daemon.slot(0, "rescued").as_u64().unwrap() >= 1, "{name}");
+        kill(worker, Signal::SIGCONT).unwrap();
+        eventually("it takes its turn again", seconds(5), || (ask(port).0 == "slot 0").then_some(()));
+        assert_eq!(daemon.total("restarts"), 0, "{name}: {}", daemon.log());
+        assert!(!daemon.log().contains("Traceback"), "{name}: {}", daemon.log());
+    }
 }

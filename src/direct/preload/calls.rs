@@ -6,7 +6,9 @@ use super::arch::{nr, syscall6};
 use super::{fail, lease, libc_result, table};
 
 const ECONNABORTED: i32 = 103;
+const EAGAIN: isize = 11;
 const EMFILE: i32 = 24;
+const MSG_DONTWAIT: usize = 0x40;
 const EINVAL: i32 = 22;
 const F_DUPFD: i32 = 0;
 const F_DUPFD_CLOEXEC: i32 = 1030;
@@ -84,22 +86,22 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     if port == 0 || !is_stream(fd) {
         return natively();
     }
+    // Before the master has the socket: it makes it non-blocking, and the two share that.
+    let nonblock = (fcntl_raw(fd, F_GETFL, 0) & O_NONBLOCK) as usize;
     let Some(answer) = lease::ask(ask::BIND, len, bytes, Some(fd)) else { return natively() };
     match answer.reply.kind {
         FAILED => fail(answer.reply.number as i32),
         PASS => natively(),
-        _ => take_place(fd, &answer),
+        _ => take_place(fd, &answer, nonblock),
     }
 }
 
 /// Puts the queue in the place of the server's socket.
-fn take_place(fd: i32, answer: &lease::Answer) -> i32 {
+fn take_place(fd: i32, answer: &lease::Answer, nonblock: usize) -> i32 {
     let [queue, page_fd] = answer.fds;
     let page = if page_fd >= 0 { table::map(page_fd) } else { 0 };
-    let flags = fcntl_raw(fd, F_GETFL, 0);
     let cloexec = if fcntl_raw(fd, F_GETFD, 0) & 1 != 0 { O_CLOEXEC } else { 0 };
     // O_NONBLOCK belongs to the open file: the queue's becomes what the server's socket had.
-    let nonblock = (flags & O_NONBLOCK) as usize;
     let placed = queue >= 0
         && page != 0
         && fcntl_raw(queue, F_SETFL, O_RDWR | nonblock) >= 0
@@ -149,6 +151,9 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
         return fail(EINVAL);
     }
+    let Some(stand_in) = table::stand_in(fd) else { return fail(EINVAL) };
+    let cloexec = if flags & SOCK_CLOEXEC != 0 { MSG_CMSG_CLOEXEC } else { 0 };
+    let mut saw_empty = false;
     loop {
         // A receiver without a free descriptor would get the message without its socket: the connection would be lost.
         let free = fcntl_raw(fd, F_DUPFD_CLOEXEC as usize, 0);
@@ -157,18 +162,28 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
         }
         lease::close(free as i32);
         let mut payload = Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0 };
-        let cloexec = if flags & SOCK_CLOEXEC != 0 { MSG_CMSG_CLOEXEC } else { 0 };
+        let how = if stand_in.waits() { 0 } else { MSG_DONTWAIT };
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
-        let (n, [socket, _]) = unsafe { lease::receive(fd, (&raw mut payload).cast(), DIRECT_BYTES, cloexec) };
+        let (n, [socket, _]) = unsafe { lease::receive(fd, (&raw mut payload).cast(), DIRECT_BYTES, cloexec | how) };
+        if n == -EAGAIN && how != 0 && fcntl_raw(fd, F_GETFL, 0) & O_NONBLOCK == 0 {
+            if saw_empty {
+                // It polled, saw something, and must not be left waiting here.
+                return fail(ECONNABORTED);
+            }
+            // It calls with nothing there: it is one that waits in accept, and does not mind empty messages.
+            stand_in.waits_from_now();
+            continue;
+        }
         if n < 0 {
             return libc_result(n);
         }
         if socket < 0 {
-            // An empty message (or the master's end). One that waits in accept() must come back to its caller.
-            if n > 0 && fcntl_raw(fd, F_GETFL, 0) & O_NONBLOCK != 0 {
-                continue;
+            if n == 0 {
+                // The master's end.
+                return fail(ECONNABORTED);
             }
-            return fail(ECONNABORTED);
+            saw_empty = true;
+            continue;
         }
         if flags & SOCK_NONBLOCK == 0 {
             // The master accepts non-blocking; this server wants it blocking.

@@ -21,6 +21,8 @@ pub struct StandIn {
     pub listener: AtomicU32,
     /// The process that bound it: closing it in a child that inherited it ends nothing.
     owner: AtomicU32,
+    /// 1 once the server was seen to wait in accept(2), not in a poll before it.
+    waits: AtomicU32,
     /// Where the counters page is mapped; 0 while the place is free.
     page: AtomicUsize,
     /// The address for getsockname(2), in words.
@@ -31,6 +33,7 @@ static PLACES: [StandIn; STAND_INS] = [const {
     StandIn {
         listener: AtomicU32::new(0),
         owner: AtomicU32::new(0),
+        waits: AtomicU32::new(0),
         page: AtomicUsize::new(0),
         address: [const { AtomicU32::new(0) }; ADDRESS_BYTES / 4],
     }
@@ -40,6 +43,16 @@ static PLACES: [StandIn; STAND_INS] = [const {
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
 impl StandIn {
+    /// Whether the server waits in accept(2).
+    pub fn waits(&self) -> bool {
+        self.waits.load(Relaxed) != 0
+    }
+
+    /// It does.
+    pub fn waits_from_now(&self) {
+        self.waits.store(1, Relaxed);
+    }
+
     /// The bound address.
     pub fn address(&self) -> [u8; ADDRESS_BYTES] {
         let mut bytes = [0; ADDRESS_BYTES];
@@ -67,6 +80,7 @@ pub fn put_stand_in(fd: i32, listener: u32, page: usize, address: &[u8; ADDRESS_
         if place.page.compare_exchange(0, page, AcqRel, Relaxed).is_ok() {
             place.listener.store(listener, Relaxed);
             place.owner.store(pid(), Relaxed);
+            place.waits.store(0, Relaxed);
             mark_process();
             for (word, chunk) in place.address.iter().zip(address.chunks_exact(4)) {
                 word.store(u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), Relaxed);
