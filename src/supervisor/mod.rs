@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
@@ -94,8 +94,8 @@ impl Supervisor {
     fn start(config: Config, listeners: Vec<Listener>, nofile: process::NoFile) -> Result<Self, Exit> {
         let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
-        let mut signals =
-            Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(os("cannot take signals"))?;
+        let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
+            .map_err(os("cannot take signals"))?;
         let registry = poll.registry();
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(os("cannot watch signals"))?;
         let waker = Arc::new(Waker::new(registry, REPORTS).map_err(os("cannot make a waker"))?);
@@ -254,7 +254,11 @@ impl Supervisor {
                 SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
                     self.begin_stop("SIGHUP (the terminal went away)");
                 }
-                SIGHUP => warn!("SIGHUP: reloading is not in this version yet"),
+                // Reload, log files, upgrade, scale: what they will mean. Their default actions would end or stop us.
+                SIGHUP | SIGUSR1 | SIGUSR2 | SIGTTIN | SIGTTOU => {
+                    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+                    warn!(service = %self.service.config.name, "{name} does nothing in this version yet");
+                }
                 _ => {}
             }
         }

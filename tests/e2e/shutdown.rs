@@ -183,3 +183,15 @@ fn stopping_before_anything_is_online_is_quick() {
     assert_eq!(end.code(), 0, "{}", end.log);
     assert!(begin.elapsed() < seconds(2), "{:?}\n{}", begin.elapsed(), end.log);
 }
+
+#[test]
+fn signals_without_a_meaning_yet_do_no_harm() {
+    let mut daemon = demo(&["-i", "1"]);
+    daemon.wait_online(1);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU] {
+        daemon.signal(signal);
+        daemon.wait_for(&format!("{} does nothing", signal.as_str()));
+        get(daemon.port).unwrap();
+    }
+    assert_eq!(daemon.stop().code(), 0);
+}
