@@ -4,7 +4,7 @@ use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, TOKEN_BYTES, VARIABLE, VERSION};
-use super::arch::{nr, syscall6};
+use super::arch::{nr, pid, syscall6};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -82,11 +82,6 @@ fn place() -> Option<Place> {
         at += 2;
     }
     Some(place)
-}
-
-fn pid() -> u32 {
-    // SAFETY: getpid has no arguments.
-    (unsafe { syscall6(nr::GETPID, [0; 6]) }) as u32
 }
 
 /// A raw close, without any bookkeeping.

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use super::abi::attach::ADDRESS_BYTES;
 use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, row};
-use super::arch::{nr, syscall6};
+use super::arch::{nr, pid, syscall6};
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
 pub const TRACKED: usize = 65_536;
@@ -103,11 +103,6 @@ pub fn copy(from: i32, to: i32) {
 
 /// A page that is zeroed at fork, with the pid of the process that this memory belongs to; 0 before it is needed.
 static PROCESS: AtomicUsize = AtomicUsize::new(0);
-
-fn pid() -> u32 {
-    // SAFETY: getpid has no arguments.
-    (unsafe { syscall6(nr::GETPID, [0; 6]) }) as u32
-}
 
 fn mark_process() {
     const ANONYMOUS_PRIVATE: usize = 0x22;
