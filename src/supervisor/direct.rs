@@ -24,7 +24,7 @@ use crate::exit::Exit;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::launch::command::CommandLine;
-use crate::listener::Listener;
+use crate::listener::{Listener, Origin};
 use crate::sys::sock;
 
 /// How often it is looked whether a draining server's connections are all gone.
@@ -79,7 +79,9 @@ impl Service {
         let (page, page_fd) = CountersPage::create().map_err(refused)?;
         let mut environment =
             vec![("LD_PRELOAD", attachment.preload.value()), (VARIABLE, attachment.server.variable(&secret))];
-        if let Some(port) = self.listeners.first().and_then(|listener| listener.port) {
+        // A port that a server chose is not for us to tell its successor.
+        let ours = self.listeners.iter().find(|listener| listener.origin == Origin::Flag);
+        if let Some(port) = ours.and_then(|listener| listener.port) {
             environment.push(("PORT", port.to_string()));
         }
         if let Some(ListenAddr::Tcp(address)) = self.config.listen.first() {
