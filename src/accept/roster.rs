@@ -46,6 +46,8 @@ pub struct Member {
     lanes: Vec<Option<Lane>>,
     /// Counts the sockets sent, for the release of our copies.
     number: u64,
+    /// Of those, taken back.
+    back: u64,
     page: Arc<CountersPage>,
     since: Instant,
     cap: u32,
@@ -74,6 +76,7 @@ impl Member {
             stats,
             lanes: Vec::new(),
             number: 0,
+            back: 0,
             page,
             since: now,
             cap,
@@ -122,16 +125,26 @@ impl Member {
 
     /// The policy's view; `open` is read only for the policy that looks at it.
     pub fn candidate(&self, policy: Policy, now: Instant) -> Candidate {
+        let pending = u32::try_from(self.pending()).unwrap_or(u32::MAX);
         Candidate {
             slot: self.id.slot,
-            pending: u32::try_from(self.pending()).unwrap_or(u32::MAX),
+            pending,
             cap: self.cap,
-            open: if policy == Policy::LeastConn { self.page.open() } else { 0 },
+            open: if policy == Policy::LeastConn { self.has().saturating_sub(u64::from(pending)) } else { 0 },
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
             owed: self.owed,
             young: now.duration_since(self.since) < SLOW_START,
         }
+    }
+
+    /// Connections that it has, received or about to be. Between a worker's receive and its count a connection is
+    /// neither pending nor open, so what is on its way is what was sent and is not yet counted as received.
+    fn has(&self) -> u64 {
+        let (received, open) = self.page.received_and_open();
+        let coming = self.number.saturating_sub(self.back).saturating_sub(received);
+        // A server's process that died in between never counts what it took.
+        open + coming.min(u64::from(self.cap))
     }
 
     fn pending(&self) -> usize {
@@ -210,6 +223,7 @@ impl Member {
     /// the worker did not have.
     pub fn rescued(&mut self, sockets: usize) {
         self.rescues = self.rescues.saturating_sub(1);
+        self.back += sockets as u64;
         self.owed = (self.owed + u32::try_from(sockets).unwrap_or(MOST_OWED)).min(MOST_OWED);
         for lane in self.lanes.iter_mut().flatten() {
             lane.pending = lane.queue.pending();

@@ -84,6 +84,16 @@ impl CountersPage {
         self.rows().map(|at| self.open_in(at)).sum()
     }
 
+    /// Connections received, ever (those that were lost to a full descriptor table included), and those open.
+    pub fn received_and_open(&self) -> (u64, u64) {
+        self.rows().fold((0, 0), |(received, open): (u64, u64), at| {
+            let word = |place| self.word(at, place).load(Ordering::Acquire);
+            let (closed, lost, taken) = (word(row::CLOSED), word(row::TRUNCATED), word(row::RECEIVED));
+            let open_here = taken.saturating_sub(closed).min(MOST_OPEN);
+            (received.wrapping_add(taken).wrapping_add(lost), open + open_here)
+        })
+    }
+
     /// Connections open in processes that are alive: a row goes with its process.
     pub fn open_alive(&self) -> u64 {
         let alive = |at: &usize| {
