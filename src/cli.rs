@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::accept::policy::Policy;
-use crate::config::addr::ListenAddr;
+use crate::config::addr::{Listen, ListenAddr};
 use crate::config::instances::Instances;
 use crate::output::LogFormat;
 use crate::relay::protocol::Upstream;
@@ -21,7 +21,8 @@ use crate::relay::protocol::Upstream;
     override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman demo | ls"
 )]
 #[command(after_help = "Examples:\n  \
-    roundsman -l 8080 -i 4 -- ./server --port {port}    four copies of a server behind port 8080\n  \
+    roundsman -- node app.js                             one process per CPU, on the port that the app listens on\n  \
+    roundsman -l 8080 -i 4 -- ./server --port {port}     four copies of a server behind port 8080\n  \
     roundsman -l 6379 -u 10.0.0.5:6379 -u 10.0.0.6:6379  a TCP proxy\n  \
     roundsman demo                                       try it: nothing else needed")]
 pub struct Cli {
@@ -96,9 +97,9 @@ pub enum OnErrored {
 /// The options of a service.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Where to listen (repeatable): 8080, 0.0.0.0:80, [::1]:80, unix:/path
+    /// Where to listen (repeatable): 8080, 0.0.0.0:80, [::1]:80, unix:/path; 80=3000 when the server insists on 3000
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
-    pub listen: Vec<ListenAddr>,
+    pub listen: Vec<Listen>,
     /// Who gets the next connection: rr, least-conn, ip-hash, none
     #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
@@ -115,12 +116,15 @@ pub struct Run {
     /// Where connections go (repeatable): host:port, [v6]:port, unix:/path
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_UPSTREAM", value_delimiter = ',')]
     pub upstream: Vec<Upstream>,
-    /// How connections reach the server
+    /// How connections reach the server: auto, direct (handed to it), relay (its bytes are carried)
     #[arg(long, value_name = "VIA", env = "ROUNDSMAN_VIA", default_value = "auto", hide_possible_values = true)]
     pub via: ViaArg,
     /// Name of the service [default: from the command]
     #[arg(short, long, value_name = "NAME", env = "ROUNDSMAN_NAME")]
     pub name: Option<String>,
+    /// Servers and relay workers run as this user: NAME, NAME:GROUP, or numbers
+    #[arg(long, value_name = "USER", env = "ROUNDSMAN_USER")]
+    pub user: Option<String>,
     /// After so long a server that does not listen yet is named in the log
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,

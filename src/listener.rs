@@ -26,6 +26,8 @@ pub struct Listener {
     pub address: String,
     /// The port of a TCP listener.
     pub port: Option<u16>,
+    /// The port that the application insists on, where that is another (`-l 80=3000`).
+    pub app_port: Option<u16>,
     /// Who asked for it.
     pub origin: Origin,
     /// The file of a Unix socket that we made: path, device, inode.
@@ -39,6 +41,8 @@ pub enum Origin {
     Flag,
     /// A server's bind.
     Server,
+    /// None any more: a server's bind that turned out to be a client's.
+    GivenBack,
 }
 
 /// Why a listener could not be had.
@@ -118,7 +122,7 @@ impl Listener {
         let local = socket.local_addr()?.as_socket();
         let address = local.map(|address| address.to_string()).unwrap_or_default();
         let port = local.map(|address| address.port());
-        Ok(Self { socket: Arc::new(socket.into()), address, port, file: None, origin: Origin::Server })
+        Ok(Self { socket: Arc::new(socket.into()), address, port, app_port: None, file: None, origin: Origin::Server })
     }
 
     /// Takes a socket that was passed to this process.
@@ -146,7 +150,7 @@ impl Listener {
             (None, Some(path)) => (format!("unix:{}", path.display()), None),
             (None, None) => ("unix:(unnamed)".to_owned(), None),
         };
-        Ok(Self { socket: Arc::new(socket.into()), address, port, file, origin: Origin::Flag })
+        Ok(Self { socket: Arc::new(socket.into()), address, port, app_port: None, file, origin: Origin::Flag })
     }
 
     /// Begins to listen (or sets the backlog of a socket that does already).
@@ -155,6 +159,22 @@ impl Listener {
     /// As listen(2): another socket may have taken the address in between.
     pub fn listen(&self) -> io::Result<()> {
         SockRef::from(&self.socket).listen(BACKLOG)
+    }
+
+    /// The port that servers bind to be served here.
+    pub fn served_port(&self) -> Option<u16> {
+        self.app_port.or(self.port)
+    }
+
+    /// Gives the socket up for another use. Its place in the service's list stays.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn give_back(&mut self) -> io::Result<Arc<OwnedFd>> {
+        let nothing = Arc::new(std::fs::File::open("/dev/null")?.into());
+        self.origin = Origin::GivenBack;
+        self.port = None;
+        Ok(std::mem::replace(&mut self.socket, nothing))
     }
 
     /// Whether this is the socket that `address` asks for.

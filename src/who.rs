@@ -1,7 +1,10 @@
-//! Who listens on a port, as far as /proc tells: for the message about a port in use.
+//! Who has a port, as far as /proc tells: for the message about a port in use, and for the end of a server whose
+//! connections are not countable otherwise.
 
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, all_processes};
+
+use crate::sys::process;
 
 /// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
 pub fn listens_on(port: u16) -> Option<String> {
@@ -18,4 +21,14 @@ pub fn listens_on(port: u16) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a process or one below it has a connection on one of these local ports.
+pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bool {
+    let open = |entry: &TcpNetEntry| {
+        ports.contains(&entry.local_address.port()) && entry.inode != 0 && entry.state != TcpState::Listen
+    };
+    let (v4, v6) = (procfs::net::tcp().unwrap_or_default(), procfs::net::tcp6().unwrap_or_default());
+    let inodes: Vec<u64> = v4.iter().chain(&v6).filter(|entry| open(entry)).map(|entry| entry.inode).collect();
+    !process::holders(&process::tree(root), &inodes).is_empty()
 }

@@ -7,8 +7,12 @@ pub const VARIABLE: &str = "ROUNDSMAN_ATTACH";
 pub const VERSION: u16 = 1;
 /// Length of a token in bytes.
 pub const TOKEN_BYTES: usize = 16;
-/// Room for an IPv4 or IPv6 socket address as the kernel lays it out (`sockaddr_in6`).
+/// Room for an IPv4 or IPv6 socket address as the kernel lays it out (`sockaddr_in6`), or for an [`SocketOption`].
 pub const ADDRESS_BYTES: usize = 28;
+
+/// The abstract name that every queue's receiving end is bound to: this, the listener in decimal, `:`, anything. By it
+/// a process knows a stand-in that it got by exec or over a Unix socket.
+pub const QUEUE_NAME: &str = "roundsman-queue:";
 
 /// What the library asks.
 pub mod ask {
@@ -18,6 +22,16 @@ pub mod ask {
     pub const LISTEN: u16 = 2;
     /// The server closed a stand-in.
     pub const UNLISTEN: u16 = 3;
+    /// The process found a stand-in that another one bound (exec, SCM_RIGHTS): it wants the counters page.
+    pub const ADOPT: u16 = 4;
+    /// From now on this connection says who lives: the answer is the stop signal's number, and nothing follows it.
+    pub const LEASE: u16 = 5;
+    /// setsockopt(2) on a listener: the address is a [`super::SocketOption`].
+    pub const SET_OPTION: u16 = 6;
+    /// getsockopt(2) on a listener.
+    pub const GET_OPTION: u16 = 7;
+    /// connect(2) on a socket that was bound and does not listen: the server wants its own socket back.
+    pub const GIVE_BACK: u16 = 8;
 }
 
 /// A request.
@@ -34,16 +48,46 @@ pub struct Request {
     pub token: [u8; TOKEN_BYTES],
     /// For BIND: length of the address; for the others: the listener.
     pub number: u32,
-    /// For BIND: the address.
+    /// For BIND: the address. For options: a [`SocketOption`].
     pub address: [u8; ADDRESS_BYTES],
 }
 
-/// The answer is an errno of bind(2) or listen(2).
+/// The longest option value that travels.
+pub const OPTION_BYTES: usize = 16;
+
+/// A socket option, as large as an address.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SocketOption {
+    /// The level.
+    pub level: i32,
+    /// The option.
+    pub name: i32,
+    /// Bytes of `value` in use.
+    pub len: u32,
+    /// The value.
+    pub value: [u8; OPTION_BYTES],
+}
+
+const _: () = assert!(core::mem::size_of::<SocketOption>() == ADDRESS_BYTES);
+
+/// The answer is an errno; 0 is success.
 pub const FAILED: u16 = 0;
-/// The queue and the counters page come with the answer; the stand-in takes the socket's place.
+/// The queue's receiving end, the counters page, and the queue's sending end come with the answer; the stand-in takes
+/// the socket's place. The server keeps the sending end: so its queue never ends, and it does not spin when the
+/// master is gone.
 pub const SHARED: u16 = 1;
 /// Not ours: bind it with the kernel.
 pub const PASS: u16 = 2;
+/// Policy none: the listening socket itself and the counters page come with the answer.
+pub const LISTENER: u16 = 3;
+/// The socket of an earlier bind comes with the answer.
+pub const BACK: u16 = 4;
+/// The address is a [`SocketOption`] with its value.
+pub const VALUE: u16 = 5;
+
+/// The most descriptors that come with an answer.
+pub const MOST_FDS: usize = 3;
 
 /// An answer.
 #[repr(C)]
@@ -51,11 +95,11 @@ pub const PASS: u16 = 2;
 pub struct Reply {
     /// [`VERSION`].
     pub version: u16,
-    /// [`FAILED`], [`SHARED`] or [`PASS`].
+    /// [`FAILED`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`] or [`VALUE`].
     pub kind: u16,
-    /// The errno, or the listener.
+    /// The errno, the listener, or the signal.
     pub number: u32,
-    /// For SHARED: the address that is bound, for getsockname(2).
+    /// For VALUE: a [`SocketOption`]. For the answer to ADOPT: the listener's address.
     pub address: [u8; ADDRESS_BYTES],
 }
 

@@ -13,6 +13,8 @@ pub const ROWS: usize = PAGE_BYTES / 8 / ROW_WORDS - 1;
 pub mod header {
     /// Direct: up to this number the master has closed its copies of the sockets that it sent.
     pub const RELEASED: usize = 0;
+    /// Direct: not 0 once a process closed a connection that another one had received. What is open is an estimate then.
+    pub const ESTIMATE: usize = 1;
 }
 
 /// Places of the words in a process's row.

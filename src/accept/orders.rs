@@ -60,11 +60,24 @@ pub enum Addresses {
     Wanted,
 }
 
+/// Who takes connections out of the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptedBy {
+    /// The accept thread.
+    Master,
+    /// The workers; the accept thread while there is none.
+    Workers,
+    /// The servers, always: connections wait in the backlog for one to come back.
+    Servers,
+}
+
 /// How a service's connections are dealt with.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Who gets the next connection.
     pub policy: Policy,
+    /// Who accepts.
+    pub by: AcceptedBy,
     /// The most hand-offs that may be pending for one worker.
     pub cap: u32,
     /// Whether clients' addresses travel with their sockets.
@@ -156,6 +169,8 @@ pub enum Order {
 pub enum Report {
     /// A worker did not receive for the stall timeout; its queue goes to others.
     Stalled(WorkerId),
+    /// A worker was handed connections and has never received one.
+    Deaf(WorkerId),
     /// Hand-offs were taken back from a worker.
     Rescued {
         /// From whom.

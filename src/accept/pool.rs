@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
-use super::orders::{ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
-use super::policy::{Candidate, Policy, Turn, pick};
+use super::orders::{AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
+use super::policy::{Candidate, Turn, pick};
 use super::roster::{Member, Returned};
 use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
@@ -106,7 +106,11 @@ impl Pool {
 
     /// Under `none` the listeners are the workers' own, as long as there is one.
     fn watch_if_ours(&mut self, poll: &Poll) {
-        let ours = self.rules.policy != Policy::None || self.members.is_empty();
+        let ours = match self.rules.by {
+            AcceptedBy::Master => true,
+            AcceptedBy::Workers => self.members.is_empty(),
+            AcceptedBy::Servers => false,
+        };
         for (id, listener) in self.listeners.iter_mut().enumerate() {
             let Some(socket) = &listener.socket else { continue };
             if ours && !listener.watched {
@@ -223,7 +227,7 @@ impl Pool {
             self.phase = Phase::Stopping;
             // One look at the backlog, whether or not an edge came.
             for listener in &mut self.listeners {
-                listener.ready = listener.socket.is_some();
+                listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
             }
         }
     }
@@ -248,6 +252,7 @@ impl Pool {
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
         let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
         let waiting = self.members.iter().any(|member| member.waits_since().is_some());
+        let waiting = waiting || self.members.iter().any(|member| member.deaf_at().is_some_and(|at| at <= now));
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
@@ -321,6 +326,11 @@ impl Pool {
     }
 
     fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
+        for member in &mut self.members {
+            if member.is_deaf(now) {
+                reporter.send(Report::Deaf(member.id));
+            }
+        }
         let patience = self.rules.stall_timeout;
         let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
         for at in 0..self.members.len() {
@@ -371,9 +381,13 @@ impl Pool {
         }
         if let Some(oldest) = self.held.front() {
             at(oldest.since + self.rules.queue_timeout);
-            if !self.members.is_empty() {
+            // While no worker listens there, time alone changes nothing.
+            if self.members.iter().any(|member| member.serves(oldest.listener)) {
                 at(self.paused.unwrap_or(now));
             }
+        }
+        if let Some(deaf) = self.members.iter().filter_map(Member::deaf_at).min() {
+            at(deaf.max(now));
         }
         if self.members.len() > 1 {
             for since in self.members.iter().filter_map(Member::waits_since) {

@@ -21,6 +21,20 @@ pub const BEHIND: Duration = Duration::from_millis(5);
 /// A worker younger than this counts at least the mean under `least-conn`.
 const SLOW_START: Duration = Duration::from_secs(10);
 
+/// A worker that was handed connections and has received none for so long is named.
+const DEAF: Duration = Duration::from_secs(5);
+
+/// Whether a worker receives at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hearing {
+    /// It was handed nothing yet.
+    Unknown,
+    /// It was handed something then.
+    AskedAt(Instant),
+    /// It has received something, or was named.
+    Settled,
+}
+
 /// One queue of a member.
 #[derive(Debug)]
 struct Lane {
@@ -56,6 +70,7 @@ pub struct Member {
     pub owed: u32,
     /// Rescue jobs that are under way.
     rescues: usize,
+    hearing: Hearing,
 }
 
 /// Sockets that could not be sent, with the listener they came from.
@@ -83,6 +98,7 @@ impl Member {
             stalled: false,
             owed: 0,
             rescues: 0,
+            hearing: Hearing::Unknown,
         };
         queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
         member
@@ -117,6 +133,9 @@ impl Member {
             if lane.pending == 0 {
                 lane.ages.clear();
             }
+        }
+        if matches!(self.hearing, Hearing::AskedAt(_)) && self.page.received_and_open().0 > 0 {
+            self.hearing = Hearing::Settled;
         }
         if self.stalled && self.rescues == 0 && self.pending() == 0 {
             self.stalled = false;
@@ -161,6 +180,23 @@ impl Member {
         if self.stalled || self.rescues > 0 { None } else { self.oldest() }
     }
 
+    /// Whether it was handed connections for long and has never received one; said once.
+    pub fn is_deaf(&mut self, now: Instant) -> bool {
+        if self.deaf_at().is_none_or(|at| at > now) {
+            return false;
+        }
+        self.hearing = Hearing::Settled;
+        self.page.received_and_open().0 == 0
+    }
+
+    /// When [`Member::is_deaf`] is to be asked.
+    pub fn deaf_at(&self) -> Option<Instant> {
+        match self.hearing {
+            Hearing::AskedAt(since) => Some(since + DEAF),
+            Hearing::Unknown | Hearing::Settled => None,
+        }
+    }
+
     /// Puts a socket into this burst's batch.
     pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         // Only workers that serve the listener are chosen.
@@ -199,6 +235,9 @@ impl Member {
                 if lane.queue.carries() == Carries::Direct {
                     // Only now: a server that closes a socket waits for this number.
                     self.page.release(self.number);
+                }
+                if self.hearing == Hearing::Unknown && lane.queue.carries() == Carries::Direct {
+                    self.hearing = Hearing::AskedAt(now);
                 }
                 lane.sent += count as u64;
                 lane.pending += count;

@@ -18,6 +18,32 @@ pub enum ListenAddr {
     Unix(PathBuf),
 }
 
+/// `--listen`: an address, and the port that the application insists on where that is another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where clients connect.
+    pub address: ListenAddr,
+    /// What the server binds.
+    pub app_port: Option<u16>,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A path may have an equals sign in it.
+        if let Some((address, app)) = text.rsplit_once('=').filter(|_| !text.starts_with("unix:")) {
+            let app_port = app
+                .parse()
+                .ok()
+                .filter(|&port| port != 0)
+                .ok_or_else(|| format!("'{app}' is not a port (1 to 65535); ADDR=APP_PORT, for example 80=3000"))?;
+            return Ok(Self { address: address.parse()?, app_port: Some(app_port) });
+        }
+        Ok(Self { address: text.parse()?, app_port: None })
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

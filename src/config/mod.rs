@@ -2,6 +2,8 @@
 
 pub mod addr;
 pub mod instances;
+pub mod user;
+pub mod via;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +11,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::accept::policy::Policy;
-use crate::cli::{OnErrored, Run, ViaArg};
-use crate::direct::elf;
+use crate::cli::{OnErrored, Run};
 use crate::exit::{Exit, USAGE};
 use crate::launch::command::CommandLine;
 use crate::output::LogFormat;
 use crate::relay::protocol::Upstream;
-use addr::ListenAddr;
+use crate::sys::process::Credentials;
+use addr::{Listen, ListenAddr};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MOST_ADDRESSES: usize = 100;
@@ -38,8 +40,8 @@ pub struct Config {
 pub struct ServiceConfig {
     /// Its name.
     pub name: String,
-    /// Where clients come in; empty when inherited sockets are to be adopted.
-    pub listen: Vec<ListenAddr>,
+    /// Where clients come in; empty when inherited sockets are to be adopted, or the server decides.
+    pub listen: Vec<Listen>,
     /// Who gets the next connection.
     pub policy: Policy,
     /// Slots.
@@ -48,6 +50,12 @@ pub struct ServiceConfig {
     pub instances_why: Option<String>,
     /// What is behind the workers.
     pub behind: Behind,
+    /// Why connections reach it as they do.
+    pub via_reason: String,
+    /// Whether the choice is ours, and may still be revised.
+    pub chosen: Chosen,
+    /// Who servers and relay workers run as; `None`: as we do.
+    pub user: Option<Credentials>,
     /// Times and limits.
     pub limits: Limits,
 }
@@ -61,6 +69,25 @@ pub enum Behind {
     PerSlot(CommandLine),
     /// The same, and the copies themselves get the accepted sockets.
     Direct(CommandLine),
+}
+
+impl Behind {
+    /// The delivery, as `ls` names it.
+    pub fn via(&self) -> &'static str {
+        match self {
+            Self::Direct(_) => "direct",
+            Self::Upstreams(..) | Self::PerSlot(_) => "relay",
+        }
+    }
+}
+
+/// Who chose the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// The user.
+    AsAsked,
+    /// We.
+    ByUs,
 }
 
 /// Times and limits of a service.
@@ -110,22 +137,13 @@ impl Config {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
         }
-        let direct = run.via == ViaArg::Direct;
-        if direct && (run.command.is_empty() || !run.upstream.is_empty()) {
-            return Err(usage("--via direct hands connections to a command: give one, without --upstream"));
-        }
-        if direct && run.policy == Policy::None {
-            return Err(usage("--via direct has no policy none yet; use rr, least-conn or ip-hash, or --via relay"));
-        }
-        if !direct && run.listen.is_empty() && inherited == Inherited::None {
-            return Err(usage("delivery by relay needs --listen: where shall clients connect? (for example -l 8080)"));
-        }
         if run.listen.len() > MOST_ADDRESSES || run.upstream.len() > MOST_ADDRESSES {
             return Err(usage(&format!("at most {MOST_ADDRESSES} listeners and as many upstreams")));
         }
         for (at, address) in run.listen.iter().enumerate() {
-            if run.listen[..at].contains(address) && !matches!(address, ListenAddr::Port(0)) {
-                return Err(usage(&format!("--listen {address} is given twice")));
+            let same = run.listen[..at].iter().any(|other| other.address == address.address);
+            if same && address.address != ListenAddr::Port(0) {
+                return Err(usage(&format!("--listen {} is given twice", address.address)));
             }
         }
         let command = match run.command.as_slice() {
@@ -135,22 +153,15 @@ impl Config {
         let name = match (run.name, &command) {
             (Some(name), _) => checked(name)?,
             (None, Some(command)) => command.name(),
-            (None, None) => match run.listen.first() {
+            (None, None) => match run.listen.first().map(|listen| &listen.address) {
                 Some(ListenAddr::Port(port)) => format!("proxy-{port}"),
                 Some(ListenAddr::Tcp(address)) => format!("proxy-{}", address.port()),
                 Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
             },
         };
-        let behind = match command {
-            Some(command) if direct => {
-                if let Some(obstacle) = elf::obstacle(&command.program()?) {
-                    return Err(usage(&format!("--via direct cannot be: {obstacle}; use --via relay")));
-                }
-                Behind::Direct(command)
-            }
-            Some(command) if run.upstream.is_empty() => Behind::PerSlot(command),
-            command => Behind::Upstreams(run.upstream, command),
-        };
+        let via::Choice { behind, reason: via_reason, chosen } =
+            via::choose(run.via, command, run.upstream, &run.listen, inherited)?;
+        let user = run.user.as_deref().map(user::find).transpose()?;
         let (instances, instances_why) = run.instances.resolve();
         let limits = Limits {
             listen_timeout: run.listen_timeout,
@@ -167,7 +178,18 @@ impl Config {
             on_errored: run.on_errored,
         };
         let policy = run.policy;
-        let service = ServiceConfig { name, listen: run.listen, policy, instances, instances_why, behind, limits };
+        let service = ServiceConfig {
+            name,
+            listen: run.listen,
+            policy,
+            instances,
+            instances_why,
+            behind,
+            via_reason,
+            chosen,
+            user,
+            limits,
+        };
         Ok(Self { service, control: run.control, log_format: run.log_format, log_level: run.log_level })
     }
 }

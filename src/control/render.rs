@@ -22,6 +22,7 @@ fn service(service: &ServiceState) -> String {
     if let Some(command) = &service.command {
         text.push_str(&format!("  {command}\n"));
     }
+    text.push_str(&format!("  {}: {}\n", service.via, service.via_reason));
     if service.held + service.shed > 0 {
         text.push_str(&format!("  {} clients waiting, {} given up\n", service.held, service.shed));
     }
@@ -57,7 +58,7 @@ fn row(slot: &SlotState) -> [String; 11] {
         slot.state.clone(),
         pid(slot.pid),
         pid(slot.server_pid),
-        slot.open.to_string(),
+        if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() },
         slot.pending.to_string(),
         slot.connections.to_string(),
         slot.rescued.to_string(),
@@ -98,6 +99,7 @@ mod tests {
             restarts: 123,
             uptime_s: 86_400 * 200 + 7 * 3600,
             open: 9_999,
+            open_is_estimate: true,
             pending: 64,
             connections: 1_234_567_890,
             rescued: 12_345,

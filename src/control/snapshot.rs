@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accept::policy::Policy;
 use crate::config::Behind;
-use crate::listener::Origin;
+use crate::listener::{Listener, Origin};
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::sys::process::rss_bytes;
@@ -79,6 +79,9 @@ pub struct SlotState {
     pub uptime_s: u64,
     /// Connections open.
     pub open: u64,
+    /// Whether that is an estimate: the server passes connections on to processes that it forks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open_is_estimate: bool,
     /// Hand-offs not yet received.
     pub pending: u64,
     /// Connections handed to the slot since the daemon's start.
@@ -105,30 +108,30 @@ pub fn daemon(services: &[&Service], started: Instant) -> Daemon {
 
 fn state(service: &Service) -> ServiceState {
     let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
-    let via = if matches!(service.config.behind, Behind::Direct(_)) { "direct" } else { "relay" };
-    let (command, via_reason) = match &service.config.behind {
-        Behind::Direct(command) => (Some(command.to_string()), "--via direct"),
-        Behind::PerSlot(command) => (Some(command.to_string()), "every slot runs its own copy of the command"),
-        Behind::Upstreams(_, Some(command)) => {
-            (Some(command.to_string()), "--upstream names where the command listens")
+    let command = match &service.config.behind {
+        Behind::Direct(command) | Behind::PerSlot(command) | Behind::Upstreams(_, Some(command)) => {
+            Some(command.to_string())
         }
-        Behind::Upstreams(_, None) => (None, "--upstream names where connections go"),
+        Behind::Upstreams(_, None) => None,
     };
-    let listen = |listener: &crate::listener::Listener| ListenState {
-        addr: listener.address.clone(),
-        from: match listener.origin {
-            Origin::Flag => "flag".to_owned(),
-            Origin::Server => "server".to_owned(),
-        },
-        workers: online,
+    let direct = matches!(service.config.behind, Behind::Direct(_));
+    let listen = |(id, listener): (usize, &Listener)| {
+        let from = match listener.origin {
+            Origin::Flag => "flag",
+            Origin::Server => "server",
+            Origin::GivenBack => return None,
+        };
+        let listening = service.slots.iter().filter(|slot| slot.listens(id)).count();
+        let workers = if direct { listening } else { online };
+        Some(ListenState { addr: listener.address.clone(), from: from.to_owned(), workers })
     };
     ServiceState {
         name: service.config.name.clone(),
         command,
         policy: service.config.policy.to_string(),
-        via: via.to_owned(),
-        via_reason: via_reason.to_owned(),
-        listen: service.listeners.iter().map(listen).collect(),
+        via: service.config.behind.via().to_owned(),
+        via_reason: service.config.via_reason.clone(),
+        listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
@@ -146,9 +149,9 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         None => (slot.relay.as_ref().map(|relay| relay.pid), server),
     };
     let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
-    let connections = match (policy, &slot.relay) {
-        (Policy::None, Some(relay)) => slot.past.load(Relaxed) + relay.page.counts().received,
-        (Policy::None, None) => slot.past.load(Relaxed),
+    let page = slot.relay.as_ref().map(|relay| &relay.page).or(slot.direct.as_ref().map(|direct| &direct.page));
+    let connections = match policy {
+        Policy::None => slot.past.load(Relaxed) + page.map_or(0, |page| page.counts().received),
         _ => slot.stats.connections.load(Relaxed),
     };
     SlotState {
@@ -160,6 +163,7 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         restarts: slot.life.restarts,
         uptime_s,
         open: slot.open(),
+        open_is_estimate: slot.direct.as_ref().is_some_and(|direct| direct.page.is_estimate()),
         pending: pending as u64,
         connections,
         rescued: slot.stats.rescued.load(Relaxed),

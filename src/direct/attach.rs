@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::offset_of;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -12,9 +13,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::abi::attach::{
-    ADDRESS_BYTES, FAILED, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SHARED, TOKEN_BYTES, VERSION, ask,
+    ADDRESS_BYTES, BACK, FAILED, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SHARED,
+    SocketOption, TOKEN_BYTES, VALUE, VERSION, ask,
 };
-use crate::sys::scm;
+use crate::sys::{process, scm};
 
 /// Connections at once: a process each, and a slot may have many.
 const MOST: usize = 4096;
@@ -44,17 +46,61 @@ pub enum What {
     Listen(usize),
     /// It was closed.
     Unlisten(usize),
+    /// A process found a stand-in that another one bound.
+    Adopt(usize),
+    /// It lives as long as this connection.
+    Lease,
+    /// setsockopt(2) on a listener.
+    SetOption(usize, SocketOption),
+    /// getsockopt(2) on a listener.
+    GetOption(usize, SocketOption),
+    /// It wants the socket back that it bound.
+    GiveBack(usize),
 }
 
 /// What the master answers.
 #[derive(Debug)]
 pub enum Answer {
-    /// An errno; 0 is success (of listen).
+    /// An errno; 0 is success. To a lease: the stop signal.
     Errno(i32),
     /// Bind it with the kernel.
     Pass,
-    /// The listener, its address, the queue's end, the counters page.
-    Shared(usize, SocketAddr, OwnedFd, OwnedFd),
+    /// The worker's queue takes the socket's place.
+    Shared {
+        /// The listener.
+        listener: usize,
+        /// Its address.
+        address: SocketAddr,
+        /// The queue's receiving end.
+        queue: OwnedFd,
+        /// The counters page.
+        page: OwnedFd,
+        /// The queue's sending end.
+        keep: OwnedFd,
+    },
+    /// The listening socket takes its place: listener, socket, counters page.
+    Listener(usize, OwnedFd, OwnedFd),
+    /// The server's own socket.
+    Back(OwnedFd),
+    /// An option's value.
+    Value(SocketOption),
+}
+
+/// What a connection, or a process that is watched, brings.
+#[derive(Debug)]
+pub enum Heard {
+    /// A request.
+    Asked(Asked),
+    /// A process with a lease is gone: its pid and its proof.
+    Ended(u32, Secret),
+}
+
+/// A process with a lease.
+#[derive(Debug)]
+struct Leased {
+    pidfd: OwnedFd,
+    pid: u32,
+    secret: Secret,
 }
 
 /// The listening socket and its connections.
@@ -63,6 +109,7 @@ pub struct AttachServer {
     listener: Socket,
     name: String,
     connections: HashMap<usize, OwnedFd>,
+    leased: HashMap<usize, Leased>,
     next: usize,
 }
 
@@ -77,7 +124,7 @@ impl AttachServer {
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
-        Ok(Self { listener, name, connections: HashMap::new(), next: 0 })
+        Ok(Self { listener, name, connections: HashMap::new(), leased: HashMap::new(), next: 0 })
     }
 
     /// The environment variable's value for a worker.
@@ -85,25 +132,45 @@ impl AttachServer {
         format!("{}:{}", self.name, hex(secret))
     }
 
-    /// Takes new connections; their tokens lie in `first..end`.
-    pub fn accept(&mut self, poll: &Poll, first: usize, end: usize) {
+    /// Takes new connections; their tokens lie in `range`.
+    pub fn accept(&mut self, poll: &Poll, range: Range<usize>) {
         while let Ok((connection, _)) = self.listener.accept() {
-            let token = first + self.next % (end - first);
-            self.next += 1;
             let fd = connection.as_raw_fd();
-            let room = self.connections.len() < MOST && !self.connections.contains_key(&token);
-            if room && poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() {
+            let Some(token) = self.token(range.clone()) else { continue };
+            if poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() {
                 self.connections.insert(token, connection.into());
             }
         }
     }
 
-    /// The next request of a connection; `None` when there is none now. One that is gone or talks nonsense is closed,
-    /// the latter with the reason.
+    fn token(&mut self, range: Range<usize>) -> Option<usize> {
+        let token = range.start + self.next % range.len().max(1);
+        self.next += 1;
+        let free = !self.connections.contains_key(&token) && !self.leased.contains_key(&token);
+        (free && self.connections.len() + self.leased.len() < MOST).then_some(token)
+    }
+
+    /// Watches a process until its end.
+    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) {
+        let Some(token) = self.token(range) else { return };
+        // One that is gone already is noticed by its parent's end, or not at all.
+        if let Ok(pidfd) = process::pidfd_open(pid)
+            && poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok()
+        {
+            self.leased.insert(token, Leased { pidfd, pid, secret });
+        }
+    }
+
+    /// The next request of a connection, or the end of a process; `None` when there is none now. One that is gone or
+    /// talks nonsense is closed, the latter with the reason.
     ///
     /// # Errors
     /// What was wrong with a request.
-    pub fn next(&mut self, token: usize) -> Result<Option<Asked>, String> {
+    pub fn next(&mut self, poll: &Poll, token: usize) -> Result<Option<Heard>, String> {
+        if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&token) {
+            let _ = poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+            return Ok(Some(Heard::Ended(pid, secret)));
+        }
         let Some(connection) = self.connections.get(&token) else { return Ok(None) };
         let mut bytes = [0; REQUEST_BYTES + 1];
         let mut fds = Vec::new();
@@ -114,7 +181,7 @@ impl AttachServer {
                 if asked.is_err() {
                     self.connections.remove(&token);
                 }
-                asked.map(Some)
+                asked.map(|asked| Some(Heard::Asked(asked)))
             }
             _ => {
                 self.connections.remove(&token);
@@ -154,6 +221,11 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
         (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
         (ask::LISTEN, None) => What::Listen(number),
         (ask::UNLISTEN, None) => What::Unlisten(number),
+        (ask::ADOPT, None) => What::Adopt(number),
+        (ask::LEASE, None) => What::Lease,
+        (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
+        (ask::GET_OPTION, None) => What::GetOption(number, option(address).ok_or("an option")?),
+        (ask::GIVE_BACK, None) => What::GiveBack(number),
         (what, _) => return Err(format!("request {what}")),
     };
     let peer = getsockopt(&connection, PeerCredentials).map_err(|error| error.to_string())?;
@@ -175,35 +247,53 @@ fn decode(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+fn option(bytes: &[u8]) -> Option<SocketOption> {
+    let word = |at: usize| Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let len = u32::try_from(word(8)?).ok().filter(|&len| len as usize <= OPTION_BYTES)?;
+    Some(SocketOption { level: word(0)?, name: word(4)?, len, value: bytes.get(12..)?.try_into().ok()? })
+}
+
 fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
-    let (kind, number, address, fds) = match answer {
-        Answer::Errno(errno) => (FAILED, *errno as u32, None, Vec::new()),
-        Answer::Pass => (PASS, 0, None, Vec::new()),
-        Answer::Shared(listener, address, queue, page) => {
-            (SHARED, *listener as u32, Some(address), vec![queue.as_fd(), page.as_fd()])
-        }
-    };
     let mut bytes = [0; REPLY_BYTES];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    let at = offset_of!(Reply, address);
+    let (kind, number, fds) = match answer {
+        Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
+        Answer::Pass => (PASS, 0, Vec::new()),
+        Answer::Shared { listener, address, queue, page, keep } => {
+            put_address(&mut put, at, address);
+            (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])
+        }
+        Answer::Listener(listener, socket, page) => (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()]),
+        Answer::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
+        Answer::Value(option) => {
+            put(at, &option.level.to_ne_bytes());
+            put(at + 4, &option.name.to_ne_bytes());
+            put(at + 8, &option.len.to_ne_bytes());
+            put(at + 12, &option.value);
+            (VALUE, 0, Vec::new())
+        }
+    };
     put(offset_of!(Reply, version), &VERSION.to_ne_bytes());
     put(offset_of!(Reply, kind), &kind.to_ne_bytes());
     put(offset_of!(Reply, number), &number.to_ne_bytes());
-    let at = offset_of!(Reply, address);
+    (bytes, fds)
+}
+
+fn put_address(put: &mut impl FnMut(usize, &[u8]), at: usize, address: &SocketAddr) {
     match address {
-        Some(SocketAddr::V4(v4)) => {
+        SocketAddr::V4(v4) => {
             put(at, &(libc::AF_INET as u16).to_ne_bytes());
             put(at + 2, &v4.port().to_be_bytes());
             put(at + 4, &v4.ip().octets());
         }
-        Some(SocketAddr::V6(v6)) => {
+        SocketAddr::V6(v6) => {
             put(at, &(libc::AF_INET6 as u16).to_ne_bytes());
             put(at + 2, &v6.port().to_be_bytes());
             put(at + 8, &v6.ip().octets());
             put(at + 24, &v6.scope_id().to_ne_bytes());
         }
-        None => {}
     }
-    (bytes, fds)
 }
 
 /// A fresh proof.

@@ -2,32 +2,46 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Links of `#!` that are followed.
 const DEPTH: usize = 5;
+/// Notes larger than this are none that we look for.
+const MOST_NOTES: usize = 64 * 1024;
+const PT_INTERP: u32 = 3;
+const PT_NOTE: u32 = 4;
 
-/// Why a program cannot be preloaded; `None` when it can.
-pub fn obstacle(program: &Path) -> Option<String> {
+/// A program that its loader can preload into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dynamic {
+    /// What will really run.
+    pub program: PathBuf,
+    /// Its dynamic loader.
+    pub loader: PathBuf,
+}
+
+/// Looks at what will run.
+///
+/// # Errors
+/// Why it cannot be preloaded.
+pub fn examine(program: &Path) -> Result<Dynamic, String> {
     let mut program = program.to_owned();
     for _ in 0..DEPTH {
         let shown = program.display().to_string();
-        let Ok(file) = File::open(&program) else { return None };
+        let file = File::open(&program).map_err(|error| format!("{shown} cannot be read ({error})"))?;
         let mut head = [0; 256];
         let n = Read::read(&mut { &file }, &mut head).unwrap_or(0);
         if let Some(interpreter) = interpreter(&head[..n]) {
             program = interpreter;
             continue;
         }
-        return match linked(&file, &head[..n]) {
-            Linked::Dynamic => None,
-            Linked::Static => Some(format!("{shown} is linked statically")),
-            Linked::Foreign => Some(format!("{shown} is for another architecture")),
-            Linked::Unknown => Some(format!("{shown} is no program that can be preloaded")),
-        };
+        privileged(&program, &file)?;
+        let loader = loader(&file, &head[..n]).map_err(|reason| format!("{shown} {reason}"))?;
+        return Ok(Dynamic { program, loader });
     }
-    Some("too many #! lines".to_owned())
+    Err("too many #! lines".to_owned())
 }
 
 /// The interpreter of a `#!` line; behind `env` the program that it looks up.
@@ -44,39 +58,70 @@ fn interpreter(head: &[u8]) -> Option<PathBuf> {
     Some(first)
 }
 
-enum Linked {
-    Dynamic,
-    Static,
-    Foreign,
-    Unknown,
+/// The loader ignores LD_PRELOAD for programs that get rights from their file (ld.so(8), secure-execution mode).
+fn privileged(program: &Path, file: &File) -> Result<(), String> {
+    let shown = program.display();
+    let meta = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
+    if meta.mode() & 0o6000 != 0 {
+        return Err(format!("{shown} is setuid or setgid"));
+    }
+    match crate::sys::process::has_attribute(program, c"security.capability") {
+        true => Err(format!("{shown} has file capabilities")),
+        false => Ok(()),
+    }
 }
 
-/// Looks for a program interpreter (PT_INTERP) in a 64-bit ELF file of this machine (elf(5)).
-fn linked(file: &File, head: &[u8]) -> Linked {
-    const PT_INTERP: u32 = 3;
+/// The program interpreter (PT_INTERP) of a 64-bit ELF file of this machine (elf(5)).
+fn loader(file: &File, head: &[u8]) -> Result<PathBuf, String> {
     let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
     let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let unknown = || "is no program that can be preloaded".to_owned();
     if !head.starts_with(b"\x7fELF") {
-        return Linked::Unknown;
+        return Err(unknown());
     }
     let (Some(for_machine), Some(offset), Some(size), Some(count)) = (half(18), long(32), half(54), half(56)) else {
-        return Linked::Unknown;
+        return Err(unknown());
     };
     if head.get(4) != Some(&2) || for_machine != machine {
-        return Linked::Foreign;
+        return Err("is for another architecture".to_owned());
     }
+    let mut found = None;
     for at in 0..u64::from(count) {
-        let mut kind = [0; 4];
-        let place = offset.saturating_add(at * u64::from(size));
-        if file.read_exact_at(&mut kind, place).is_err() {
-            return Linked::Unknown;
+        let mut entry = [0; 56];
+        if file.read_exact_at(&mut entry, offset.saturating_add(at * u64::from(size))).is_err() {
+            return Err(unknown());
         }
-        if u32::from_le_bytes(kind) == PT_INTERP {
-            return Linked::Dynamic;
+        let segment = || {
+            let long = |at: usize| entry.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let mut bytes = vec![0; usize::try_from(long(32)?).ok().filter(|&len| len <= MOST_NOTES)?];
+            file.read_exact_at(&mut bytes, long(8)?).ok()?;
+            Some(bytes)
+        };
+        match u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) {
+            PT_INTERP => found = segment(),
+            PT_NOTE if segment().is_some_and(|notes| has_go_note(&notes)) => {
+                return Err("is a Go program, which makes its system calls itself".to_owned());
+            }
+            _ => {}
         }
     }
-    Linked::Static
+    let mut path = found.ok_or("is linked statically")?;
+    path.truncate(path.iter().position(|&byte| byte == 0).unwrap_or(path.len()));
+    Ok(PathBuf::from(std::ffi::OsString::from_vec(path)))
+}
+
+/// Go's build id: a note of owner "Go" and type 4.
+fn has_go_note(mut notes: &[u8]) -> bool {
+    let word = |bytes: &[u8], at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    while let (Some(name), Some(description), Some(kind)) = (word(notes, 0), word(notes, 4), word(notes, 8)) {
+        if kind == 4 && notes.get(12..12 + name as usize).is_some_and(|name| name.starts_with(b"Go\0")) {
+            return true;
+        }
+        let aligned = |len: u32| (len as usize).saturating_add(3) & !3;
+        notes = notes.get(12 + aligned(name) + aligned(description)..).unwrap_or(&[]);
+    }
+    false
 }
 
 #[cfg(test)]
@@ -92,13 +137,34 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        assert_eq!(obstacle(Path::new("/bin/sh")), None);
-        assert_eq!(obstacle(&script("a", "#!/bin/sh\n")), None);
-        assert_eq!(obstacle(&script("b", "#!/usr/bin/env -S sh -e\n")), None);
-        assert!(obstacle(&script("c", "plain text")).unwrap().contains("no program"));
+        let shell = examine(Path::new("/bin/sh")).unwrap();
+        assert!(shell.loader.is_file(), "{shell:?}");
+        assert_eq!(examine(&script("a", "#!/bin/sh\n")).unwrap().loader, shell.loader);
+        assert_eq!(examine(&script("b", "#!/usr/bin/env -S sh -e\n")).unwrap().loader, shell.loader);
+        assert!(examine(&script("c", "plain text")).unwrap_err().contains("no program"));
+        assert!(examine(&dir.path().join("nothing")).unwrap_err().contains("cannot be read"));
         let mut foreign = std::fs::read("/bin/sh").unwrap();
         foreign[18] = 1;
         std::fs::write(dir.path().join("d"), foreign).unwrap();
-        assert!(obstacle(&dir.path().join("d")).unwrap().contains("architecture"));
+        assert!(examine(&dir.path().join("d")).unwrap_err().contains("architecture"));
+        let loop_to = dir.path().join("e");
+        std::fs::write(&loop_to, format!("#!{}\n", loop_to.display())).unwrap();
+        assert!(examine(&loop_to).unwrap_err().contains("too many"));
+    }
+
+    #[test]
+    fn a_go_program_is_known_by_its_note() {
+        let note = |owner: &[u8; 4], kind: u32| {
+            let mut bytes = Vec::new();
+            for word in [4, 4, kind] {
+                bytes.extend(u32::to_le_bytes(word));
+            }
+            bytes.extend(owner);
+            bytes.extend([0; 4]);
+            bytes
+        };
+        assert!(has_go_note(&[note(b"GNU\0", 4), note(b"Go\0\0", 4)].concat()));
+        assert!(!has_go_note(&[note(b"GNU\0", 3), note(b"Go\0\0", 1)].concat()));
+        assert!(!has_go_note(&[255; 64]));
     }
 }

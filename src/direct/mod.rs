@@ -3,35 +3,111 @@
 pub mod attach;
 pub mod elf;
 
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use crate::launch;
 use crate::sys::mmap;
+use crate::sys::process::Credentials;
+use elf::Dynamic;
 
 /// The preload library, built beside this program.
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 
-/// The library in a file of its own that servers can load.
+/// The library in a place from which servers can load it.
 #[derive(Debug)]
 pub struct Preload {
-    file: OwnedFd,
+    path: String,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A sealed memory file, kept open: servers find it under our /proc/PID/fd.
+    Memory(#[allow(dead_code)] OwnedFd),
+    /// A file, where they may not look there. Removed at the end.
+    File(PathBuf),
 }
 
 impl Preload {
-    /// Puts the library into a sealed memory file.
+    /// Finds a place that works for `program` under the servers' credentials: tries each by having the program's own
+    /// loader list what it would load.
     ///
     /// # Errors
-    /// As memfd_create(2).
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { file: mmap::sealed_file(c"roundsman-preload", LIBRARY)? })
+    /// Why no place does.
+    pub fn find(program: &Dynamic, user: Option<&Credentials>) -> Result<Self, String> {
+        let mut refused = String::new();
+        let memory = || Self::in_memory().map_err(|error| error.to_string());
+        let files = directories().into_iter().map(|directory| Self::in_directory(&directory));
+        for preload in std::iter::once_with(memory).chain(files) {
+            match preload.and_then(|preload| preload.try_with(program, user).map(|()| preload)) {
+                Ok(preload) => return Ok(preload),
+                Err(reason) => refused = reason,
+            }
+        }
+        Err(refused)
+    }
+
+    fn in_memory() -> io::Result<Self> {
+        let file = mmap::sealed_file(c"roundsman-preload", LIBRARY)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok(Self { path, place: Place::Memory(file) })
+    }
+
+    fn in_directory(directory: &Path) -> Result<Self, String> {
+        let path = directory.join(format!("roundsman-{}-preload.so", std::process::id()));
+        let shown = path.display().to_string();
+        if shown.contains([':', ' ']) {
+            return Err(format!("{shown}: LD_PRELOAD takes no such path"));
+        }
+        // A leftover of a daemon that was killed.
+        let _ = std::fs::remove_file(&path);
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file: File| {
+                file.write_all(LIBRARY)?;
+                file.set_permissions(PermissionsExt::from_mode(0o444))
+            });
+        let preload = Self { path: shown, place: Place::File(path) };
+        written.map(|()| preload).map_err(|error| format!("{}: {error}", directory.display()))
+    }
+
+    fn try_with(&self, program: &Dynamic, user: Option<&Credentials>) -> Result<(), String> {
+        let mut command = Command::new(&program.loader);
+        command.arg("--list").arg(&program.program).env("LD_PRELOAD", &self.path);
+        let output = launch::trial(&mut command, user)
+            .map_err(|error| format!("{} cannot be started: {error}", program.loader.display()))?;
+        let listed = String::from_utf8_lossy(&output.stdout).contains(&self.path);
+        if listed && output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("it said nothing").to_owned();
+        Err(format!("the loader of {} does not take {}: {said}", program.program.display(), self.path))
     }
 
     /// The value of LD_PRELOAD: the library in front of what is there already.
     pub fn value(&self) -> String {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
         match std::env::var("LD_PRELOAD") {
-            Ok(others) if !others.is_empty() => format!("{path}:{others}"),
-            _ => path,
+            Ok(others) if !others.is_empty() => format!("{}:{others}", self.path),
+            _ => self.path.clone(),
         }
     }
+}
+
+impl Drop for Preload {
+    fn drop(&mut self) {
+        if let Place::File(path) = &self.place {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Where a file may lie that servers execute.
+fn directories() -> Vec<PathBuf> {
+    let runtime = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let usual = ["/run", "/dev/shm", "/var/tmp"].map(PathBuf::from);
+    runtime.chain([std::env::temp_dir()]).chain(usual).collect()
 }

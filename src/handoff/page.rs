@@ -84,6 +84,11 @@ impl CountersPage {
         self.rows().map(|at| self.open_in(at)).sum()
     }
 
+    /// Whether what is open is an estimate: a process passes connections on to its children.
+    pub fn is_estimate(&self) -> bool {
+        self.0.words()[header::ESTIMATE].load(Ordering::Relaxed) != 0
+    }
+
     /// Connections received, ever (those that were lost to a full descriptor table included), and those open.
     pub fn received_and_open(&self) -> (u64, u64) {
         self.rows().fold((0, 0), |(received, open): (u64, u64), at| {

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::abi::attach::QUEUE_NAME;
 use crate::abi::payload;
 use crate::sys::sock::PeerAddress;
 use crate::sys::{scm, sock};
@@ -45,22 +46,41 @@ pub enum Reception {
 }
 
 impl QueueTx {
-    /// A new queue: the master's end and the descriptor for the worker.
+    /// A new queue to a relay worker: the master's end and the descriptor for the worker.
     ///
     /// # Errors
     /// As socketpair(2) and dup(2).
-    pub fn create(carries: Carries) -> io::Result<(Self, OwnedFd)> {
+    pub fn to_relay() -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
-        Ok((Self { tx, rx, carries }, theirs))
+        Ok((Self { tx, rx, carries: Carries::Tags }, theirs))
     }
 
-    /// Another descriptor of the worker's end.
+    /// A new queue to a server for one listener. Its receiving end has a name that tells the listener, so that a process
+    /// that gets it by exec or over a Unix socket knows what it is.
+    ///
+    /// # Errors
+    /// As socketpair(2) and bind(2).
+    pub fn to_server(listener: usize) -> io::Result<Self> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static UNIQUE: AtomicU64 = AtomicU64::new(0);
+        let (tx, rx) = sock::seqpacket_pair()?;
+        let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+        sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{unique}", std::process::id()))?;
+        Ok(Self { tx, rx, carries: Carries::Direct })
+    }
+
+    /// More descriptors of the two ends: (receiving, sending).
     ///
     /// # Errors
     /// As dup(2).
-    pub fn another_end(&self) -> io::Result<OwnedFd> {
-        self.rx.try_clone()
+    pub fn ends(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        Ok((self.rx.try_clone()?, self.tx.try_clone()?))
+    }
+
+    /// The inode of the receiving end, by which /proc/PID/fd shows who has it.
+    pub fn inode(&self) -> Option<u64> {
+        Some(nix::sys::stat::fstat(&self.rx).ok()?.st_ino)
     }
 
     /// Which messages it carries.
@@ -184,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_worker_had_not_received_is_taken_back_with_its_bytes() {
-        let (queue, worker) = QueueTx::create(Carries::Tags).unwrap();
+        let (queue, worker) = QueueTx::to_relay().unwrap();
         let mut clients = Vec::new();
         for n in 0..50u8 {
             let (mut client, server) = UnixStream::pair().unwrap();
@@ -205,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_empty_message_keeps_pending_at_one_until_received() {
-        let (queue, worker) = QueueTx::create(Carries::Tags).unwrap();
+        let (queue, worker) = QueueTx::to_relay().unwrap();
         let worker = QueueRx::new(worker);
         queue.send_empty().unwrap();
         assert_eq!(queue.pending(), 1);

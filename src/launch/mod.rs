@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::exit::{Exit, NOT_EXECUTABLE};
-use crate::sys::process::{ChildSetup, NoFile, prepare};
+use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use command::CommandLine;
 
 /// Starts children with what they all have in common.
@@ -22,6 +22,8 @@ pub struct Launcher {
     image: OwnedFd,
     /// The file limit that the daemon was started with: servers get it back.
     nofile: NoFile,
+    /// Who servers and relay workers run as.
+    pub user: Option<Credentials>,
 }
 
 /// A server to be started.
@@ -46,8 +48,8 @@ impl Launcher {
     ///
     /// # Errors
     /// Without /proc.
-    pub fn new(nofile: NoFile) -> io::Result<Self> {
-        Ok(Self { image: crate::sys::process::own_image()?, nofile })
+    pub fn new(nofile: NoFile, user: Option<Credentials>) -> io::Result<Self> {
+        Ok(Self { image: crate::sys::process::own_image()?, nofile, user })
     }
 
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
@@ -59,7 +61,7 @@ impl Launcher {
         command.arg0(format!("roundsman: relay {service}/{slot}"));
         command.arg("relay-worker").stdin(Stdio::from(channel)).stdout(Stdio::null());
         strip(&mut command);
-        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None });
+        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: self.user.clone() });
         Ok(command.spawn()?.id())
     }
 
@@ -82,7 +84,10 @@ impl Launcher {
             command.env("PORT", address.port().to_string()).env("HOST", address.ip().to_string());
         }
         command.envs(server.environment.iter().map(|(name, value)| (name, value)));
-        prepare(&mut command, ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile) });
+        prepare(
+            &mut command,
+            ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile), user: self.user.clone() },
+        );
         let child = command.spawn().map_err(|error| match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
                 Exit::os(&format!("cannot start {}", server.command), &error)
@@ -91,6 +96,16 @@ impl Launcher {
         })?;
         Ok(child.id())
     }
+}
+
+/// Starts a trial: a command that only looks, under the servers' credentials, without input.
+///
+/// # Errors
+/// As fork(2) and execve(2).
+pub fn trial(command: &mut Command, user: Option<&Credentials>) -> io::Result<std::process::Output> {
+    let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned() };
+    prepare(command.stdin(Stdio::null()), setup);
+    command.output()
 }
 
 /// Takes our own settings and other supervisors' channels out of a child's environment.

@@ -1,34 +1,35 @@
-//! Direct delivery at the supervisor: servers with the preload library, what they ask, and when they are online.
+//! Direct delivery at the supervisor: servers with the preload library, and what connects each to the master.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Poll, Token};
-use socket2::SockRef;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::service::{ID, Service, SlotProcesses, Tools};
-use super::slot::{Event, Phase};
+use super::slot::Phase;
 use super::stop::Step;
 use super::worker::Complained;
 use crate::abi::attach::VARIABLE;
-use crate::accept::orders::{ListenerId, Order, WorkerId};
-use crate::config::addr::ListenAddr;
-use crate::direct::Preload;
-use crate::direct::attach::{Answer, Asked, AttachServer, Secret, What, secret};
-use crate::exit::Exit;
+use crate::accept::orders::{ListenerId, WorkerId};
+use crate::config::{Behind, Chosen, ServiceConfig, via};
+use crate::direct::attach::{AttachServer, Secret, secret};
+use crate::direct::{Preload, elf};
+use crate::exit::{Exit, USAGE};
+use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
-use crate::handoff::{Carries, QueueTx};
 use crate::launch::command::CommandLine;
-use crate::listener::{Listener, Origin};
+use crate::listener::Origin;
 use crate::sys::sock;
 
 /// How often it is looked whether a draining server's connections are all gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// The same where /proc has to be asked.
+const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
 
 /// What all direct services share.
 #[derive(Debug)]
@@ -39,12 +40,31 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Opens the attach socket and lays out the library.
+    /// For a service whose command seems fit for it: finds a place for the library and opens the attach socket. Where
+    /// there is no place and the choice is ours, the service becomes one by relay.
     ///
     /// # Errors
-    /// As socket(2) and memfd_create(2).
-    pub fn open(poll: &Poll, token: Token) -> io::Result<Self> {
-        Ok(Self { server: AttachServer::open(poll, token)?, preload: Preload::new()? })
+    /// When direct delivery was asked for and cannot be, when relaying cannot be either, or as socket(2).
+    pub fn open(config: &mut ServiceConfig, inherited: bool, poll: &Poll, token: Token) -> Result<Option<Self>, Exit> {
+        let Behind::Direct(command) = &config.behind else { return Ok(None) };
+        let preload =
+            elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
+        match (preload, config.chosen) {
+            (Ok(preload), _) => {
+                let server = AttachServer::open(poll, token)
+                    .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
+                Ok(Some(Self { server, preload }))
+            }
+            (Err(reason), Chosen::AsAsked) => {
+                Err(Exit::new(USAGE, format!("--via direct cannot be: {reason}; use --via relay")))
+            }
+            (Err(reason), Chosen::ByUs) => {
+                via::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
+                config.behind = Behind::PerSlot(command.clone());
+                config.via_reason = reason;
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -53,15 +73,29 @@ impl Attachment {
 pub struct DirectWorker {
     /// Which generation of which slot.
     pub id: WorkerId,
-    secret: Secret,
+    /// Its proof.
+    pub secret: Secret,
     /// Its counters.
     pub page: Arc<CountersPage>,
-    page_fd: OwnedFd,
-    /// Its queues. Kept here to its end, so that its stand-ins never see an end of file.
+    /// For its processes.
+    pub page_fd: OwnedFd,
+    /// Its queues.
     pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,
-    listening: BTreeSet<ListenerId>,
-    /// The process that attached.
+    /// Where it listens.
+    pub listening: BTreeSet<ListenerId>,
+    /// Which of its processes bound a listener.
+    pub bound: BTreeMap<ListenerId, BTreeSet<u32>>,
+    /// The ports that it listens on.
+    pub ports: BTreeSet<u16>,
+    /// The process that attached first and lives: it gets the stop signal.
     pub pid: Option<u32>,
+    /// Its processes that hold a lease.
+    pub leased: BTreeSet<u32>,
+    /// Those that got a stand-in from another process (exec, SCM_RIGHTS): they may be its successors.
+    pub adopted: BTreeSet<u32>,
+    /// What it attached with is gone, and what we started lives on: until then.
+    pub abandoned: Option<Instant>,
+    looked: Option<(Instant, bool)>,
 }
 
 impl Service {
@@ -77,17 +111,9 @@ impl Service {
         let Some(attachment) = &tools.attach else { return Ok(()) };
         let secret = secret().map_err(refused)?;
         let (page, page_fd) = CountersPage::create().map_err(refused)?;
-        let mut environment =
+        let environment =
             vec![("LD_PRELOAD", attachment.preload.value()), (VARIABLE, attachment.server.variable(&secret))];
-        // A port that a server chose is not for us to tell its successor.
-        let ours = self.listeners.iter().find(|listener| listener.origin == Origin::Flag);
-        if let Some(port) = ours.and_then(|listener| listener.port) {
-            environment.push(("PORT", port.to_string()));
-        }
-        if let Some(ListenAddr::Tcp(address)) = self.config.listen.first() {
-            environment.push(("HOST", address.ip().to_string()));
-        }
-        let server = self.start_server_with(command, Some(at), None, environment, tools, now)?;
+        let server = self.start_server_with(command, Some(at), self.told_address(), environment, tools, now)?;
         let slot = &mut self.slots[at];
         slot.generation += 1;
         let id = WorkerId { service: ID, slot: at as u32, generation: slot.generation };
@@ -99,134 +125,49 @@ impl Service {
             page_fd,
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),
+            bound: BTreeMap::new(),
+            ports: BTreeSet::new(),
             pid: None,
+            leased: BTreeSet::new(),
+            adopted: BTreeSet::new(),
+            abandoned: None,
+            looked: None,
         });
         Ok(())
     }
 
-    /// Answers a library; `None` refuses it.
-    pub fn asked(&mut self, asked: Asked, tools: &Tools, now: Instant) -> Option<Answer> {
-        let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == asked.secret);
-        let at = self.slots.iter().position(of);
-        let own = nix::unistd::geteuid().as_raw();
-        let Some(at) = at.filter(|_| asked.uid == own) else {
-            let (pid, uid) = (asked.pid, asked.uid);
-            warn!(service = %self.config.name, pid, uid, "refused to attach: it is none of our workers");
-            return None;
-        };
-        Some(match asked.what {
-            What::Bind(socket, address) => self.bind(at, socket, address, asked.pid),
-            What::Listen(listener) => self.server_listens(at, listener, tools, now),
-            What::Unlisten(listener) => {
-                self.server_unlistens(at, listener, tools);
-                Answer::Errno(0)
-            }
-        })
-    }
-
-    fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {
-        let listener = match self.listener_for(&socket, address) {
-            Ok(Some(listener)) => listener,
-            Ok(None) => {
-                let port = address.port();
-                let wanted = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(port);
-                warn!(
-                    service = %self.config.name, slot = at,
-                    "worker binds :{port}, which no -l serves; let it listen on :{wanted} (its PORT), or use -l {port}"
-                );
-                return Answer::Pass;
-            }
-            Err(error) => return Answer::Errno(error.raw_os_error().unwrap_or(libc::EADDRINUSE)),
-        };
-        let shared = self.share(at, listener, pid);
-        shared.unwrap_or_else(|error| Answer::Errno(error.raw_os_error().unwrap_or(libc::ENOBUFS)))
-    }
-
-    /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
-    fn listener_for(&mut self, socket: &OwnedFd, address: SocketAddr) -> io::Result<Option<ListenerId>> {
-        if !self.config.listen.is_empty() {
-            return Ok(self.listeners.iter().position(|listener| listener.port == Some(address.port())));
-        }
-        let known = |listener: &Listener| sock::local_addr(listener.socket.as_fd()) == Some(address);
-        if let Some(listener) = self.listeners.iter().position(known) {
-            return Ok(Some(listener));
-        }
-        SockRef::from(socket).bind(&address.into())?;
-        self.listeners.push(Listener::of_server(socket.try_clone()?)?);
-        Ok(Some(self.listeners.len() - 1))
-    }
-
-    fn share(&mut self, at: usize, listener: ListenerId, pid: u32) -> io::Result<Answer> {
-        let lost = || io::Error::from_raw_os_error(libc::EINVAL);
-        let address = self.listeners.get(listener).and_then(|listener| sock::local_addr(listener.socket.as_fd()));
-        let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
-        let queue = match direct.queues.get(&listener) {
-            Some(queue) => queue.clone(),
-            None => {
-                let queue = Arc::new(QueueTx::create(Carries::Direct)?.0);
-                direct.queues.insert(listener, queue.clone());
-                queue
-            }
-        };
-        direct.pid.get_or_insert(pid);
-        let page = direct.page_fd.try_clone()?;
-        Ok(Answer::Shared(listener, address.ok_or_else(lost)?, queue.another_end()?, page))
-    }
-
-    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools, now: Instant) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
-        if !self.heard.contains(&id) {
-            if let Err(error) = listener.listen() {
-                return Answer::Errno(error.raw_os_error().unwrap_or(libc::EADDRINUSE));
-            }
-            self.heard.insert(id);
-            tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
-            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
-        }
-        let needed = if self.config.listen.is_empty() { 0 } else { self.listeners.len() };
-        let backoff = self.backoff();
-        let slot = &mut self.slots[at];
-        let Some(direct) = &mut slot.direct else { return Answer::Errno(libc::EINVAL) };
-        let Some(queue) = direct.queues.get(&id).cloned() else { return Answer::Errno(libc::EINVAL) };
-        let again = !direct.listening.insert(id);
-        let worker = direct.id;
-        match slot.life.phase {
-            Phase::Online { .. } if !again => tools.orders.send(Order::Listens { worker, listener: id, queue }),
-            Phase::Launching { .. } if direct.listening.len() >= needed => {
-                let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));
-                let queues: Vec<_> = listened.map(|(&id, queue)| (id, queue.clone())).collect();
-                slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
-                let (page, stats, pid) = (direct.page.clone(), slot.stats.clone(), direct.pid);
-                tools.orders.send(Order::Online { worker, queues, page, stats });
-                slot.life.apply(Event::Ready, now, &backoff);
-                slot.reason = None;
-                info!(service = %self.config.name, slot = at, pid, "worker online");
-            }
-            _ => {}
-        }
-        Answer::Errno(0)
-    }
-
-    fn server_unlistens(&mut self, at: usize, listener: ListenerId, tools: &Tools) {
-        let Some(direct) = &mut self.slots[at].direct else { return };
-        direct.queues.remove(&listener);
-        if direct.listening.remove(&listener) {
-            tools.orders.send(Order::Unlistens { worker: direct.id, listener });
-        }
+    /// What servers are told by PORT and HOST: the first `--listen`. A port that a server chose is not for us to tell its
+    /// successor.
+    fn told_address(&self) -> Option<SocketAddr> {
+        let listener = self.listeners.iter().find(|listener| listener.origin == Origin::Flag)?;
+        let bound = sock::local_addr(listener.socket.as_fd())?;
+        // `::` would be refused by many servers that only know IPv4, and by none is 0.0.0.0.
+        let ip = if bound.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { bound.ip() };
+        Some(SocketAddr::new(ip, listener.served_port()?))
     }
 
     /// Names, once, a server that does not listen for long.
     pub(super) fn complain_of_silence(&mut self, at: usize, now: Instant) {
         let timeout = self.config.limits.listen_timeout;
         let slot = &mut self.slots[at];
-        let (Some(_), Some(server), Phase::Launching { since }) = (&slot.direct, &mut slot.server, slot.life.phase)
+        let (Some(direct), Some(server), Phase::Launching { since }) =
+            (&slot.direct, &mut slot.server, slot.life.phase)
         else {
             return;
         };
         if server.complained == Complained::NotYet && now.duration_since(since) >= timeout {
             server.complained = Complained::Once;
             let seconds = timeout.as_secs_f32();
-            warn!(service = %self.config.name, slot = at, pid = server.pid, "server does not listen after {seconds} s; still waiting");
+            let hint = match (direct.pid, self.config.listen.first()) {
+                (None, _) => "; if a script starts a statically linked program, use --via relay".to_owned(),
+                (Some(_), Some(_)) => {
+                    let missing = self.listeners.iter().enumerate().filter(|(id, _)| !direct.listening.contains(id));
+                    let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
+                    format!(" on {}", missing.join(", "))
+                }
+                (Some(_), None) => String::new(),
+            };
+            warn!(service = %self.config.name, slot = at, pid = server.pid, "server does not listen after {seconds} s{hint}; still waiting");
         }
     }
 
@@ -234,24 +175,52 @@ impl Service {
     pub(super) fn direct_deadline(&self) -> Option<Instant> {
         let draining = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let looks = self.slots.iter().filter_map(|slot| {
-            slot.direct.as_ref()?;
+            let direct = slot.direct.as_ref()?;
             let silent = match (slot.life.phase, &slot.server) {
                 (Phase::Launching { since }, Some(server)) if server.complained == Complained::NotYet => {
                     Some(since + self.config.limits.listen_timeout)
                 }
                 _ => None,
             };
-            if draining { Some(Instant::now() + DRAIN_LOOK) } else { silent }
+            let drain = draining.then(|| Instant::now() + DRAIN_LOOK);
+            silent.into_iter().chain(drain).chain(direct.abandoned).min()
         });
         looks.min()
     }
 }
 
 impl SlotProcesses {
+    /// Whether its worker, if it is direct, listens there.
+    pub fn listens(&self, listener: ListenerId) -> bool {
+        self.direct.as_ref().is_some_and(|direct| direct.listening.contains(&listener))
+    }
+
     /// Whether a stopping server may be told: nothing is open any more. `handed`: nothing more will come.
-    pub(super) fn drained(&self, handed: bool) -> bool {
-        let Some(direct) = &self.direct else { return true };
+    pub(super) fn drained(&mut self, handed: bool, now: Instant) -> bool {
+        let root = self.server.as_ref().map(|server| server.pid);
+        let Some(direct) = &mut self.direct else { return true };
+        // Under none (no queues) it goes on accepting until it is told.
+        if direct.listening.is_empty() || direct.queues.is_empty() {
+            return true;
+        }
         let pending: usize = direct.queues.values().map(|queue| queue.pending()).sum();
-        direct.listening.is_empty() || (handed && pending == 0 && direct.page.open_alive() == 0)
+        handed && pending == 0 && !direct.has_open(root, now)
+    }
+}
+
+impl DirectWorker {
+    /// Whether connections are open: by its page, or, where that is an estimate, by /proc.
+    fn has_open(&mut self, root: Option<u32>, now: Instant) -> bool {
+        if !self.page.is_estimate() {
+            return self.page.open_alive() > 0;
+        }
+        if let Some((at, open)) = self.looked
+            && now.duration_since(at) < DRAIN_LOOK_PROC
+        {
+            return open;
+        }
+        let open = root.is_some_and(|root| crate::who::has_connections(root, &self.ports));
+        self.looked = Some((now, open));
+        open
     }
 }

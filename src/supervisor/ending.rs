@@ -63,14 +63,23 @@ impl Service {
     }
 
     fn server_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
+        if self.has_successor(at) {
+            return;
+        }
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(server) = slot.server.take() else { return };
         slot.proven = server.address.filter(|_| server.probe.is_none());
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
+        let left_behind = self.end_left_behind(at, tools);
+        let slot = &mut self.slots[at];
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
+        } else if left_behind > 0 && exit.code == 0 {
+            let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
+            error!(service = %self.config.name, slot = at, pid = server.pid, "server put itself into the background; {hint}");
+            slot.reason = Some(format!("it put itself into the background; {hint}"));
         } else {
             warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
             slot.reason = Some(format!("server: {}", exit.text));
@@ -80,6 +89,9 @@ impl Service {
             slot.retire_relay(tools);
         }
         if let Some(direct) = slot.direct.take() {
+            if self.config.policy == Policy::None {
+                slot.past.fetch_add(direct.page.counts().received, Relaxed);
+            }
             tools.orders.send(Order::Gone(direct.id));
         }
         slot.life.apply(Event::Died, now, &backoff);
@@ -181,12 +193,10 @@ impl Service {
     /// Tells every server that is left to stop.
     fn tell_servers(&mut self) {
         let signal = self.config.limits.stop_signal;
-        let shared = self.shared.iter_mut().filter_map(|(_, server)| server.as_mut());
-        self.slots
-            .iter_mut()
-            .filter_map(|slot| slot.server.as_mut())
-            .chain(shared)
-            .for_each(|server| tell(server, signal));
+        self.slots.iter_mut().for_each(|slot| slot.tell(signal));
+        if let Some((_, Some(server))) = &mut self.shared {
+            tell(server, None, signal);
+        }
     }
 
     /// During a stop: servers whose relay workers are done are told to end; empty slots are gone.
@@ -196,9 +206,9 @@ impl Service {
         }
         let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
         for slot in &mut self.slots {
-            if slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed) {
-                if let Some(server) = &mut slot.server {
-                    tell(server, signal);
+            if slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed, now) {
+                if slot.server.is_some() {
+                    slot.tell(signal);
                 } else {
                     slot.life.apply(Event::Emptied, now, &backoff);
                 }
@@ -207,7 +217,7 @@ impl Service {
         if self.slots.iter().all(|slot| slot.relay.is_none() && slot.leaving.is_empty())
             && let Some((_, Some(server))) = &mut self.shared
         {
-            tell(server, signal);
+            tell(server, None, signal);
         }
     }
 
@@ -235,6 +245,13 @@ impl Service {
                     slot.stall_logged = Some(now);
                     warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
                 }
+            }
+            Report::Deaf(worker) => {
+                warn!(
+                    service = %name, slot = worker.slot,
+                    "worker was handed connections and has received none for 5 s: it is blocked, or it accepts by \
+                     io_uring or raw system calls; in that case use --via relay"
+                );
             }
             Report::Rescued { worker, count } => {
                 let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.stall_logged);
@@ -269,6 +286,14 @@ impl SlotProcesses {
         direct + self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum::<u64>()
     }
 
+    /// Tells its server to stop: the process that attached, which is not always the one that we started.
+    fn tell(&mut self, signal: Signal) {
+        let attached = self.direct.as_ref().and_then(|direct| direct.pid);
+        if let Some(server) = &mut self.server {
+            tell(server, attached, signal);
+        }
+    }
+
     /// The server is gone: its relay worker takes nothing new, finishes, and makes room for another.
     fn retire_relay(&mut self, tools: &Tools) {
         if let Some(relay) = self.relay.take() {
@@ -294,10 +319,10 @@ impl SlotProcesses {
     }
 }
 
-fn tell(server: &mut Server, signal: Signal) {
+fn tell(server: &mut Server, attached: Option<u32>, signal: Signal) {
     if server.told == Told::Nothing {
         server.told = Told::ToStop;
-        if let Ok(pidfd) = process::pidfd_open(server.pid) {
+        if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {
             let _ = process::pidfd_signal(&pidfd, signal);
         }
     }

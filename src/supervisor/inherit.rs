@@ -1,7 +1,7 @@
 //! Listening sockets passed by systemd or another supervisor (LISTEN_FDS, see sd_listen_fds(3)).
 
 use crate::config::Inherited;
-use crate::config::addr::ListenAddr;
+use crate::config::addr::Listen;
 use crate::exit::{Exit, USAGE};
 use crate::listener::Listener;
 use crate::sys::sock;
@@ -29,18 +29,19 @@ pub fn inherited() -> Inherited {
 ///
 /// # Errors
 /// [`USAGE`] for a passed descriptor that is no stream socket; exit code 71 for an address that cannot be bound.
-pub fn take_inherited(addresses: &[ListenAddr]) -> Result<Vec<Listener>, Exit> {
+pub fn take_inherited(addresses: &[Listen]) -> Result<Vec<Listener>, Exit> {
     let mut passed = Vec::new();
     for fd in FIRST..FIRST + count() {
         let listener = sock::adopt_inherited(fd).and_then(Listener::adopt);
         passed.push(listener.map_err(|error| Exit::new(USAGE, format!("LISTEN_FDS: descriptor {fd}: {error}")))?);
     }
     let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = match passed.iter().position(|listener| listener.serves(address)) {
+    for Listen { address, app_port } in addresses {
+        let mut listener = match passed.iter().position(|listener| listener.serves(address)) {
             Some(at) => passed.remove(at),
             None => Listener::bind(address).map_err(|error| Exit::new(crate::exit::OS, error.to_string()))?,
         };
+        listener.app_port = *app_port;
         listeners.push(listener);
     }
     listeners.extend(passed);

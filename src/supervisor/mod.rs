@@ -1,9 +1,11 @@
 //! The control thread: signals, children, timers, channels and the control socket → slot transitions →
 //! `reconcile` → actions. It is the only thread that starts processes.
 
+mod attaching;
 mod direct;
 mod ending;
 mod inherit;
+mod leaving;
 mod probe;
 mod readiness;
 pub mod service;
@@ -25,9 +27,10 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
 use crate::accept::{self, orders::Report};
-use crate::config::{Behind, Config};
+use crate::config::Config;
 use crate::control::server::ControlServer;
 use crate::control::snapshot;
+use crate::direct::attach::{Heard, What};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::listener::Listener;
@@ -91,7 +94,7 @@ fn terminal() -> Terminal {
 }
 
 impl Supervisor {
-    fn start(config: Config, listeners: Vec<Listener>, nofile: process::NoFile) -> Result<Self, Exit> {
+    fn start(mut config: Config, listeners: Vec<Listener>, nofile: process::NoFile) -> Result<Self, Exit> {
         let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
@@ -105,14 +108,8 @@ impl Supervisor {
             let _ = waker.wake();
         })
         .map_err(os("cannot start the accept thread"))?;
-        let launcher = Launcher::new(nofile).map_err(os("cannot open /proc/self/exe"))?;
-        let attach = match config.service.behind {
-            Behind::Direct(_) => {
-                Some(direct::Attachment::open(&poll, ATTACH).map_err(os("cannot open the attach socket"))?)
-            }
-            _ => None,
-        };
-        let via = if attach.is_some() { "direct" } else { "relay" };
+        let launcher = Launcher::new(nofile, config.service.user.clone()).map_err(os("cannot open /proc/self/exe"))?;
+        let attach = direct::Attachment::open(&mut config.service, !listeners.is_empty(), &poll, ATTACH)?;
         let tools = Tools { launcher, orders, attach, ports: probe::PrivatePorts::new(), nofile: nofile.hard };
         let now = Instant::now();
         let name = config.service.name.clone();
@@ -120,7 +117,8 @@ impl Supervisor {
         let why = config.service.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
         info!(
             service = %name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
-            instances = config.service.instances, %why, policy = %config.service.policy, via,
+            instances = config.service.instances, %why, policy = %config.service.policy,
+            via = config.service.behind.via(), via_reason = %config.service.via_reason,
             "starting"
         );
         let service = Service::new(config.service, listeners, &tools, now);
@@ -163,7 +161,7 @@ impl Supervisor {
                     CONTROL => self.serve_control(None),
                     ATTACH => {
                         if let Some(attachment) = &mut self.tools.attach {
-                            attachment.server.accept(&self.poll, ATTACHED, WORKERS);
+                            attachment.server.accept(&self.poll, ATTACHED..WORKERS);
                         }
                     }
                     Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
@@ -195,6 +193,7 @@ impl Supervisor {
                 Action::Stop(_) => {}
             }
         }
+        self.service.end_abandoned(now);
         self.service.start_shared(&self.tools, now);
         self.watch_channels();
         if let Err(exit) = self.service.check_ready(&self.tools, now) {
@@ -317,13 +316,20 @@ impl Supervisor {
     fn serve_attached(&mut self, token: usize) {
         loop {
             let Some(attachment) = &mut self.tools.attach else { return };
-            match attachment.server.next(token) {
+            match attachment.server.next(&self.poll, token) {
                 Ok(None) => return,
-                Ok(Some(asked)) => {
+                Ok(Some(Heard::Ended(pid, secret))) => return self.service.lease_ended(pid, secret, Instant::now()),
+                Ok(Some(Heard::Asked(asked))) => {
+                    let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
                     let answer = self.service.asked(asked, &self.tools, Instant::now());
                     let Some(attachment) = &mut self.tools.attach else { return };
                     match answer {
-                        Some(answer) => attachment.server.answer(token, &answer),
+                        Some(answer) => {
+                            attachment.server.answer(token, &answer);
+                            if let Some((pid, secret)) = leases {
+                                attachment.server.watch(&self.poll, ATTACHED..WORKERS, pid, secret);
+                            }
+                        }
                         None => attachment.server.close(token),
                     }
                 }

@@ -13,7 +13,7 @@ use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::worker::{Complained, Readiness, Relay, Server, Told};
 use crate::accept::Orders;
-use crate::accept::orders::{Addresses, Order, Rules, ServiceStats, SlotStats, WorkerId};
+use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceStats, SlotStats, WorkerId};
 use crate::accept::policy::Policy;
 use crate::config::{Behind, ServiceConfig};
 use crate::exit::Exit;
@@ -139,6 +139,11 @@ impl Service {
         let stats = Arc::new(ServiceStats::default());
         let rules = Rules {
             policy: config.policy,
+            by: match (config.policy, direct) {
+                (Policy::None, true) => AcceptedBy::Servers,
+                (Policy::None, false) => AcceptedBy::Workers,
+                _ => AcceptedBy::Master,
+            },
             addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
             cap: u32::try_from(cap).unwrap_or(u32::MAX),
             stall_timeout: config.limits.stall_timeout,
@@ -232,15 +237,20 @@ impl Service {
         tools: &Tools,
         now: Instant,
     ) -> Result<Server, Exit> {
-        self.start_server_with(command, slot, address, Vec::new(), tools, now)
+        let probe = match address {
+            Some(address) => Some(Probe::private(address, now)),
+            None => self.resolved.first().map(|first| Probe::upstream(first, now)),
+        };
+        let server = self.start_server_with(command, slot, address, Vec::new(), tools, now)?;
+        Ok(Server { address, probe, ..server })
     }
 
-    /// Starts a server with more in its environment.
+    /// Starts a server that is told an address, with more in its environment.
     pub(super) fn start_server_with(
         &self,
         command: &CommandLine,
         slot: Option<usize>,
-        address: Option<SocketAddr>,
+        told: Option<SocketAddr>,
         environment: Vec<(&'static str, String)>,
         tools: &Tools,
         now: Instant,
@@ -249,16 +259,12 @@ impl Service {
             service: &self.config.name,
             slot: slot.map(|slot| slot as u32),
             command,
-            address,
+            address: told,
             environment,
             death_signal: self.config.limits.stop_signal,
         })?;
-        let probe = match address {
-            Some(address) => Some(Probe::private(address, now)),
-            None => self.resolved.first().map(|first| Probe::upstream(first, now)),
-        };
         info!(service = %self.config.name, slot, pid, "server started");
-        Ok(Server { pid, address, probe, since: now, complained: Complained::NotYet, told: Told::Nothing })
+        Ok(Server { pid, address: None, probe: None, since: now, complained: Complained::NotYet, told: Told::Nothing })
     }
 
     /// What the relay worker of a slot is told at its start.

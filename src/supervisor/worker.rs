@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::probe::Probe;
 use crate::accept::orders::WorkerId;
+use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
-use crate::handoff::{Carries, QueueTx};
 use crate::launch::Launcher;
 use crate::relay::protocol::{self, Setup, Source, ToWorker};
 use crate::sys::sock;
@@ -57,7 +57,7 @@ impl Relay {
         let mut queues = Vec::new();
         let mut ends = vec![page_fd];
         for _ in 0..listeners {
-            let (queue, end) = QueueTx::create(Carries::Tags)?;
+            let (queue, end) = QueueTx::to_relay()?;
             queues.push(Arc::new(queue));
             ends.push(end);
         }

@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid};
 
 use super::cvt;
 
@@ -23,13 +24,26 @@ pub struct NoFile {
     pub hard: u64,
 }
 
+/// Who a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub uid: Uid,
+    /// The primary group.
+    pub gid: Gid,
+    /// All its groups.
+    pub groups: Vec<Gid>,
+}
+
 /// What a child does to itself before exec, besides what [`Command`] does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ChildSetup {
     /// The signal that the kernel sends the child when the spawning thread (so: the master) dies.
     pub death_signal: Signal,
     /// The file limit to restore, when the child shall have the one that the master was started with.
     pub nofile: Option<NoFile>,
+    /// Who it is to be.
+    pub user: Option<Credentials>,
 }
 
 /// Gives the child its own session, the parent-death signal, and its file limit.
@@ -39,6 +53,12 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
     let parent = std::process::id();
     let hook = move || {
         nix::unistd::setsid()?;
+        if let Some(user) = &setup.user {
+            nix::unistd::setgroups(&user.groups)?;
+            nix::unistd::setgid(user.gid)?;
+            nix::unistd::setuid(user.uid)?;
+        }
+        // Behind the change of user, which disarms it.
         nix::sys::prctl::set_pdeathsig(setup.death_signal)?;
         // The parent may have died before the signal was armed.
         if nix::unistd::getppid().as_raw() as u32 != parent {
@@ -50,7 +70,8 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
         Ok(())
     };
     // SAFETY: the hook runs in the forked child of a threaded process and makes only async-signal-safe system
-    // calls; it neither allocates nor takes locks (errors are built from an errno).
+    // calls; it neither allocates nor takes locks (errors are built from an errno, the groups were listed before).
+    // setgroups and its like signal the other threads of a process, and a forked child has none.
     unsafe { command.pre_exec(hook) };
 }
 
@@ -174,4 +195,34 @@ pub fn prefer_batches() {
 pub fn set_thread_name(name: &std::ffi::CStr) {
     // Only for people's eyes.
     let _ = nix::sys::prctl::set_name(name);
+}
+
+/// Whether a file has an extended attribute.
+pub fn has_attribute(path: &std::path::Path, name: &std::ffi::CStr) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: both strings end with NUL; a null value of length 0 asks for the length only.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}
+
+/// The processes that have one of these sockets open, among `pids`.
+pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
+    pids.iter().copied().filter(|&pid| sockets(pid).any(|inode| inodes.contains(&inode))).collect()
+}
+
+/// The inodes of a process's sockets.
+pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    links.filter_map(|link| {
+        let target = std::fs::read_link(link.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+/// Processes whose parent is this one.
+pub fn children() -> Vec<u32> {
+    let own = std::process::id();
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    let stats = all.filter_map(|process| process.stat().ok());
+    stats.filter(|stat| stat.ppid as u32 == own && stat.state != 'Z').map(|stat| stat.pid as u32).collect()
 }

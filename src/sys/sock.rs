@@ -172,3 +172,37 @@ pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     })?;
     Ok(())
 }
+
+/// getsockopt(2) into a small buffer; returns how many bytes it has.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
+    let mut len = value.len() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`; the kernel writes no more.
+    cvt!(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) })?;
+    Ok((len as usize).min(value.len()))
+}
+
+/// setsockopt(2) with plain bytes: the caller vouches that the option's value holds no pointer.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`. An option whose value holds a pointer makes the kernel read there, and
+    // it answers EFAULT where nothing is mapped: it never writes.
+    cvt!(unsafe {
+        let len = value.len() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len)
+    })?;
+    Ok(())
+}
+
+/// Gives a socket an abstract Unix name.
+///
+/// # Errors
+/// As bind(2).
+pub fn name(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let address = nix::sys::socket::UnixAddr::new_abstract(name.as_bytes())?;
+    Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?)
+}

@@ -37,7 +37,10 @@ fn bad_usage_is_named_and_ends_with_2() {
     fails(&["-l", "1", "-u", "http://a:80/"], 2, &["a:80"]);
     fails(&["-l", "1"], 2, &["give a command", "-u host:port"]);
     fails(&["-u", "a:1"], 2, &["needs --listen", "-l 8080"]);
-    fails(&["--", "true"], 2, &["needs --listen"]);
+    fails(&["--via", "relay", "--", "true"], 2, &["needs --listen"]);
+    fails(&["-l", "80=3000", "--via", "relay", "--", "true"], 2, &["80=3000 is for direct delivery", "PORT"]);
+    fails(&["-l", "80=x", "--", "true"], 2, &["'x' is not a port", "80=3000"]);
+    fails(&["--user", "no-such-user", "--", "true"], 2, &["no user 'no-such-user'"]);
     fails(&["-l", "1", "-l", "1", "-u", "a:1"], 2, &["twice"]);
     fails(&["-l", "1", "-u", "a:1", "--idle-timeout", "30"], 2, &["30ms or 30s"]);
     fails(&["-l", "1", "-u", "a:1", "--backoff", "1s"], 2, &["100ms..15s"]);
@@ -119,8 +122,8 @@ fn a_server_gets_its_place_in_environment_and_arguments_and_nothing_of_ours() {
     let line = format!("ulimit -Sn 1234; exec {} \"$@\"", env!("CARGO_BIN_EXE_roundsman"));
     command.args(["-c", &line, "sh"]).env("ROUNDSMAN_POLICY", "rr").env("NODE_CHANNEL_FD", "3");
     let arguments = [
-        "-l", &listen, "-i", "1", "--name", "svc", "--", "sh", "-c", &script, "x", "{port}", "{host}", "{slot}",
-        "{{port}}",
+        "-l", &listen, "-i", "1", "--via", "relay", "--name", "svc", "--", "sh", "-c", &script, "x", "{port}",
+        "{host}", "{slot}", "{{port}}",
     ];
     let daemon = Daemon::launch(command, &arguments, port);
     daemon.wait_online(1);

@@ -198,7 +198,8 @@ fn a_server_is_online_when_it_accepts_and_named_when_it_takes_long() {
     let script = format!("sleep 1; exec {} demo-server", env!("CARGO_BIN_EXE_roundsman"));
     let port = crate::support::free_port();
     let listen = format!("127.0.0.1:{port}");
-    let arguments = ["-l", &listen, "-i", "1", "--listen-timeout", "300ms", "--", "sh", "-c", &script];
+    let arguments =
+        ["-l", &listen, "-i", "1", "--via", "relay", "--listen-timeout", "300ms", "--", "sh", "-c", &script];
     let daemon = Daemon::launch(crate::support::roundsman(), &arguments, port);
     daemon.wait_for("does not listen after 0.3 s (it was given PORT=");
     assert_eq!(daemon.slot(0, "state"), "launching");

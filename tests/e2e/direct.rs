@@ -350,7 +350,7 @@ fn with_listen_those_ports_are_served_and_others_are_warned_about() {
     let (listen, other) = (format!("127.0.0.1:{}", free_port()), other.to_string());
     let arguments = ["-l", &listen, "-i", "1", "--via", "direct", "--", "python3", fixed.to_str().unwrap(), &other];
     let daemon = Daemon::launch(roundsman(), &arguments, 0);
-    daemon.wait_for(&format!("worker binds :{other}, which no -l serves"));
+    daemon.wait_for(&format!("worker 0 listens on :{other}, which no -l serves"));
 }
 
 #[test]

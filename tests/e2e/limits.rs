@@ -96,7 +96,7 @@ fn held_clients_leave_the_master_descriptors_for_a_new_worker() {
     let mut command = Command::new("prlimit");
     command.args(["--nofile=64:64", env!("CARGO_BIN_EXE_roundsman")]);
     let server = env!("CARGO_BIN_EXE_roundsman");
-    let arguments = ["-l", &listen, "-i", "1", "--backoff", "1s..1s", "--", server, "demo-server"];
+    let arguments = ["-l", &listen, "-i", "1", "--via", "relay", "--backoff", "1s..1s", "--", server, "demo-server"];
     let daemon = Daemon::launch(command, &arguments, port);
     daemon.wait_for("listening");
     kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();

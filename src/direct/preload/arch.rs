@@ -24,6 +24,17 @@ pub mod nr {
     pub const SCHED_YIELD: usize = 24;
     pub const EXIT_GROUP: usize = 231;
     pub const SHUTDOWN: usize = 48;
+    pub const GETPEERNAME: usize = 52;
+    pub const SETSOCKOPT: usize = 54;
+    pub const CLOSE_RANGE: usize = 436;
+    pub const OPENAT: usize = 257;
+    pub const READ: usize = 0;
+    pub const READLINKAT: usize = 267;
+    pub const GETDENTS64: usize = 217;
+    pub const EPOLL_CTL: usize = 233;
+    pub const KILL: usize = 62;
+    pub const IOCTL: usize = 16;
+    pub const NANOSLEEP: usize = 35;
 }
 
 /// Numbers of the system calls in use.
@@ -47,6 +58,17 @@ pub mod nr {
     pub const SCHED_YIELD: usize = 124;
     pub const EXIT_GROUP: usize = 94;
     pub const SHUTDOWN: usize = 210;
+    pub const GETPEERNAME: usize = 205;
+    pub const SETSOCKOPT: usize = 208;
+    pub const CLOSE_RANGE: usize = 436;
+    pub const OPENAT: usize = 56;
+    pub const READ: usize = 63;
+    pub const READLINKAT: usize = 78;
+    pub const GETDENTS64: usize = 61;
+    pub const EPOLL_CTL: usize = 21;
+    pub const KILL: usize = 129;
+    pub const IOCTL: usize = 29;
+    pub const NANOSLEEP: usize = 101;
 }
 
 /// A system call with up to six arguments; the result is negative errno or the value.
@@ -93,7 +115,32 @@ pub fn exit_group(code: i32) -> ! {
     }
 }
 
-/// libc's `syscall`: libuv closes descriptors with it. A close goes through our own; all else passes as it came.
+/// The address of libc's dlsym, or 0 where libc has none (glibc before 2.34 without libdl).
+#[cfg(target_arch = "x86_64")]
+pub fn dlsym() -> usize {
+    let place: usize;
+    // SAFETY: reads a slot of the global offset table, which the loader has filled in (with 0 for a weak symbol that
+    // nobody defines).
+    unsafe {
+        asm!(".weak dlsym", "mov {0}, qword ptr [rip + dlsym@GOTPCREL]", out(reg) place, options(nostack, readonly));
+    }
+    place
+}
+
+/// The address of libc's dlsym, or 0.
+#[cfg(target_arch = "aarch64")]
+pub fn dlsym() -> usize {
+    let place: usize;
+    // SAFETY: as on x86_64.
+    unsafe {
+        asm!(".weak dlsym", "adrp {0}, :got:dlsym", "ldr {0}, [{0}, :got_lo12:dlsym]", out(reg) place,
+             options(nostack, readonly));
+    }
+    place
+}
+
+/// libc's `syscall`: libuv closes descriptors with it. What we stand in front of goes through our own; all else passes
+/// as it came.
 ///
 /// # Safety
 /// As syscall(2).
@@ -107,6 +154,14 @@ pub unsafe extern "C" fn syscall() -> isize {
         "mov rdi, rsi",
         "jmp {close}",
         "2:",
+        "cmp rdi, 288",
+        "jne 4f",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, rcx",
+        "mov rcx, r8",
+        "jmp {accept}",
+        "4:",
         "mov rax, rdi",
         "mov rdi, rsi",
         "mov rsi, rdx",
@@ -121,7 +176,8 @@ pub unsafe extern "C" fn syscall() -> isize {
         "3:",
         "mov rdi, rax",
         "jmp {failed}",
-        close = sym super::calls::close_widened,
+        close = sym super::closing::close_widened,
+        accept = sym super::accepting::accept_widened,
         failed = sym failed,
     )
 }
@@ -140,6 +196,14 @@ pub unsafe extern "C" fn syscall() -> isize {
         "mov x0, x1",
         "b {close}",
         "2:",
+        "cmp x0, 242",
+        "b.ne 4f",
+        "mov x0, x1",
+        "mov x1, x2",
+        "mov x2, x3",
+        "mov x3, x4",
+        "b {accept}",
+        "4:",
         "mov x8, x0",
         "mov x0, x1",
         "mov x1, x2",
@@ -153,7 +217,8 @@ pub unsafe extern "C" fn syscall() -> isize {
         "ret",
         "3:",
         "b {failed}",
-        close = sym super::calls::close_widened,
+        close = sym super::closing::close_widened,
+        accept = sym super::accepting::accept_widened,
         failed = sym failed,
     )
 }

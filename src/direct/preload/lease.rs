@@ -3,8 +3,11 @@
 use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
-use super::abi::attach::{ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, TOKEN_BYTES, VARIABLE, VERSION};
+use super::abi::attach::{
+    ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, TOKEN_BYTES, VARIABLE, VERSION, ask,
+};
 use super::arch::{nr, pid, syscall6};
+use super::message::{self, By, Fds};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -13,6 +16,8 @@ unsafe extern "C" {
 /// The connection to the master and the process that opened it: one that was forked since needs its own.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static OWNER: AtomicU32 = AtomicU32::new(0);
+/// The process that holds a lease.
+static LEASED: AtomicU32 = AtomicU32::new(0);
 
 /// Descriptors from here on are seldom looked at by servers that count theirs.
 const HIGH: usize = 900;
@@ -21,7 +26,7 @@ const F_DUPFD_CLOEXEC: usize = 1030;
 /// A decoded answer with the descriptors that came with it (-1: none).
 pub struct Answer {
     pub reply: Reply,
-    pub fds: [i32; 2],
+    pub fds: Fds,
 }
 
 /// Where the master is, from the environment.
@@ -90,6 +95,17 @@ pub fn close(fd: i32) -> isize {
     unsafe { syscall6(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) }
 }
 
+/// Moves a descriptor of ours out of the way; close-on-exec.
+pub fn out_of_the_way(fd: i32) -> i32 {
+    // SAFETY: duplicating a descriptor touches no memory.
+    let high = unsafe { syscall6(nr::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, HIGH, 0, 0, 0]) };
+    if high < 0 {
+        return fd;
+    }
+    close(fd);
+    high as i32
+}
+
 fn connect(place: &Place) -> Option<i32> {
     const SEQPACKET_CLOEXEC: usize = 5 | 0o2_000_000;
     // SAFETY: the address outlives the call; everything else is an integer.
@@ -98,11 +114,7 @@ fn connect(place: &Place) -> Option<i32> {
         if fd < 0 {
             return None;
         }
-        let high = syscall6(nr::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, HIGH, 0, 0, 0]);
-        let socket = if high < 0 { fd } else { high } as i32;
-        if high >= 0 {
-            close(fd as i32);
-        }
+        let socket = out_of_the_way(fd as i32);
         let address = place.address.as_ptr() as usize;
         if syscall6(nr::CONNECT, [socket as usize, address, place.address_len, 0, 0, 0]) < 0 {
             close(socket);
@@ -110,91 +122,6 @@ fn connect(place: &Place) -> Option<i32> {
         }
         Some(socket)
     }
-}
-
-#[repr(C)]
-struct Iovec {
-    base: usize,
-    len: usize,
-}
-
-/// The kernel's msghdr on 64-bit machines.
-#[repr(C)]
-pub struct Msghdr {
-    pub name: usize,
-    pub name_len: u32,
-    pub iov: usize,
-    pub iov_len: usize,
-    pub control: usize,
-    pub control_len: usize,
-    pub flags: i32,
-}
-
-/// One control message with up to two descriptors.
-#[repr(C, align(8))]
-pub struct Control {
-    len: usize,
-    level: i32,
-    kind: i32,
-    fds: [i32; 2],
-}
-
-impl Control {
-    pub const fn empty() -> Self {
-        Self { len: 0, level: 0, kind: 0, fds: [-1, -1] }
-    }
-
-    /// The descriptors that the kernel put here.
-    pub fn received(&self, control_len: usize) -> [i32; 2] {
-        let mut fds = [-1, -1];
-        // SOL_SOCKET, SCM_RIGHTS.
-        if control_len >= 16 && self.level == 1 && self.kind == 1 {
-            let count = (self.len.saturating_sub(16) / 4).min(2);
-            for (to, from) in fds.iter_mut().zip(&self.fds).take(count) {
-                *to = *from;
-            }
-        }
-        fds
-    }
-}
-
-/// One recvmsg: (result, descriptors).
-///
-/// # Safety
-/// `buffer` is writable for `len` bytes.
-pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize) -> (isize, [i32; 2]) {
-    let mut control = Control::empty();
-    let mut iov = Iovec { base: buffer as usize, len };
-    let mut message = Msghdr {
-        name: 0,
-        name_len: 0,
-        iov: &raw mut iov as usize,
-        iov_len: 1,
-        control: &raw mut control as usize,
-        control_len: size_of::<Control>(),
-        flags: 0,
-    };
-    // SAFETY: all pointers in the header are to locals, or to `buffer` by the caller's word.
-    let result = unsafe { syscall6(nr::RECVMSG, [socket as usize, &raw mut message as usize, flags, 0, 0, 0]) };
-    let fds = if result >= 0 { control.received(message.control_len) } else { [-1, -1] };
-    (result, fds)
-}
-
-fn send(socket: i32, request: &Request, fd: Option<i32>) -> isize {
-    const NOSIGNAL: usize = 0x4000;
-    let mut control = Control { len: 20, level: 1, kind: 1, fds: [fd.unwrap_or(-1), 0] };
-    let mut iov = Iovec { base: &raw const *request as usize, len: REQUEST_BYTES };
-    let message = Msghdr {
-        name: 0,
-        name_len: 0,
-        iov: &raw mut iov as usize,
-        iov_len: 1,
-        control: if fd.is_some() { &raw mut control as usize } else { 0 },
-        control_len: if fd.is_some() { size_of::<Control>() } else { 0 },
-        flags: 0,
-    };
-    // SAFETY: all pointers in the header are to locals.
-    unsafe { syscall6(nr::SENDMSG, [socket as usize, &raw const message as usize, NOSIGNAL, 0, 0, 0]) }
 }
 
 /// Asks the master; `None` when there is none (then all is as without this library).
@@ -215,12 +142,17 @@ pub fn ask(what: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>
     None
 }
 
+fn send(socket: i32, request: &Request, fd: Option<i32>) -> isize {
+    // SAFETY: a request is REQUEST_BYTES of plain data.
+    unsafe { message::send(socket, (&raw const *request).cast(), REQUEST_BYTES, fd, 0) }
+}
+
 fn wait(socket: i32) -> Option<Answer> {
     let mut reply = Reply { version: 0, kind: 0, number: 0, address: [0; ADDRESS_BYTES] };
     const CLOEXEC: usize = 0x4000_0000;
     loop {
         // SAFETY: `reply` is plain data for which every value of its bytes is valid, and REPLY_BYTES long.
-        let (n, fds) = unsafe { receive(socket, (&raw mut reply).cast(), REPLY_BYTES, CLOEXEC) };
+        let (n, fds) = unsafe { message::receive(socket, (&raw mut reply).cast(), REPLY_BYTES, CLOEXEC, By::Kernel) };
         if n == -4 {
             continue;
         }
@@ -229,4 +161,35 @@ fn wait(socket: i32) -> Option<Answer> {
         }
         return Some(Answer { reply, fds });
     }
+}
+
+/// Takes a lease, once per process: when the master is gone, however it went, the kernel sends this process its stop
+/// signal (fcntl(2): F_SETOWN, F_SETSIG, O_ASYNC). A connection of its own, since every message on it would do that.
+pub fn take_lease() {
+    const F_SETFL: usize = 4;
+    const F_SETOWN: usize = 8;
+    const F_SETSIG: usize = 10;
+    const O_RDWR_ASYNC: usize = 2 | 0o20_000;
+    let own = pid();
+    if LEASED.swap(own, AcqRel) == own {
+        return;
+    }
+    let Some(place) = place() else { return };
+    let Some(socket) = connect(&place) else { return };
+    let token = place.token;
+    let request =
+        Request { version: VERSION, what: ask::LEASE, pid: own, token, number: 0, address: [0; ADDRESS_BYTES] };
+    let answer = if send(socket, &request, None) >= 0 { wait(socket) } else { None };
+    let Some(answer) = answer else {
+        close(socket);
+        return;
+    };
+    let control = |command: usize, argument: usize| {
+        // SAFETY: these commands take integers.
+        unsafe { syscall6(nr::FCNTL, [socket as usize, command, argument, 0, 0, 0]) };
+    };
+    control(F_SETSIG, answer.reply.number as usize);
+    control(F_SETOWN, own as usize);
+    control(F_SETFL, O_RDWR_ASYNC);
+    // It stays open as long as the process.
 }

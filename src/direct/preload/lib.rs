@@ -9,9 +9,17 @@
 #[path = "../../abi/mod.rs"]
 #[allow(dead_code)]
 mod abi;
+mod accepting;
 mod arch;
-mod calls;
+mod binding;
+mod closing;
+mod counts;
+mod epolls;
 mod lease;
+mod message;
+mod naming;
+mod next;
+mod raw;
 mod table;
 
 unsafe extern "C" {
@@ -23,6 +31,12 @@ fn fail(errno: i32) -> i32 {
     // SAFETY: libc returns the calling thread's errno, valid as long as the thread.
     unsafe { *__errno_location() = errno };
     -1
+}
+
+/// The calling thread's errno.
+fn errno() -> i32 {
+    // SAFETY: as in `fail`.
+    unsafe { *__errno_location() }
 }
 
 /// A raw system call's result as libc's wrappers give it.

@@ -1,19 +1,49 @@
 //! What the library knows of descriptors: which are stand-ins, which are connections that it handed to the server.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, row};
 use super::arch::{nr, pid, syscall6};
+use super::{counts, lease};
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
 pub const TRACKED: usize = 65_536;
 /// Stand-ins that one process may have.
-pub const STAND_INS: usize = 32;
+pub const STAND_INS: usize = 64;
 
-/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, CONNECTION and up a connection with its number.
+/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, CONNECTION and up a connection: how its addresses are to
+/// look, and its number.
 static KINDS: [AtomicU32; TRACKED] = [const { AtomicU32::new(0) }; TRACKED];
 const CONNECTION: u32 = 1 << 31;
+const AS_V4: u32 = 1 << 30;
+const AS_V6: u32 = 1 << 29;
+const NUMBER: u32 = AS_V6 - 1;
+
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+
+/// A socket address as the kernel lays it out.
+#[derive(Clone, Copy)]
+pub struct Address {
+    pub bytes: [u8; ADDRESS_BYTES],
+    pub len: u32,
+}
+
+impl Address {
+    /// Its family.
+    pub fn family(&self) -> u16 {
+        u16::from_ne_bytes([self.bytes[0], self.bytes[1]])
+    }
+}
+
+/// What stands in a listening socket's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// The worker's queue.
+    Queue,
+    /// The listening socket that all workers share (policy none).
+    Listener,
+}
 
 /// A listening socket's stand-in.
 pub struct StandIn {
@@ -23,10 +53,19 @@ pub struct StandIn {
     owner: AtomicU32,
     /// 1 once the server was seen to wait in accept(2), not in a poll before it.
     waits: AtomicU32,
+    /// 1: [`Stands::Listener`].
+    shared: AtomicU32,
+    /// Under [`Stands::Listener`]: 1 when the server wants it non-blocking. The shared socket itself always is.
+    nonblock: AtomicU32,
+    /// 1 after shutdown(2).
+    shut: AtomicU32,
+    /// The queue's sending end, so that the queue never ends; -1: none.
+    keep: AtomicI32,
     /// Where the counters page is mapped; 0 while the place is free.
     page: AtomicUsize,
-    /// The address for getsockname(2), in words.
+    /// The address that the server bound, in words.
     address: [AtomicU32; ADDRESS_BYTES / 4],
+    address_len: AtomicU32,
 }
 
 static PLACES: [StandIn; STAND_INS] = [const {
@@ -34,13 +73,15 @@ static PLACES: [StandIn; STAND_INS] = [const {
         listener: AtomicU32::new(0),
         owner: AtomicU32::new(0),
         waits: AtomicU32::new(0),
+        shared: AtomicU32::new(0),
+        nonblock: AtomicU32::new(0),
+        shut: AtomicU32::new(0),
+        keep: AtomicI32::new(-1),
         page: AtomicUsize::new(0),
         address: [const { AtomicU32::new(0) }; ADDRESS_BYTES / 4],
+        address_len: AtomicU32::new(0),
     }
 }; STAND_INS];
-
-/// The page of this process's worker (all its stand-ins share one), for connections.
-static PAGE: AtomicUsize = AtomicUsize::new(0);
 
 impl StandIn {
     /// Whether the server waits in accept(2).
@@ -53,13 +94,48 @@ impl StandIn {
         self.waits.store(1, Relaxed);
     }
 
-    /// The bound address.
-    pub fn address(&self) -> [u8; ADDRESS_BYTES] {
+    /// What it is.
+    pub fn stands(&self) -> Stands {
+        if self.shared.load(Relaxed) != 0 { Stands::Listener } else { Stands::Queue }
+    }
+
+    /// Whether the server wants its accept(2) not to wait; only for [`Stands::Listener`].
+    pub fn nonblock(&self) -> bool {
+        self.nonblock.load(Relaxed) != 0
+    }
+
+    /// See [`StandIn::nonblock`].
+    pub fn set_nonblock(&self, on: bool) {
+        self.nonblock.store(u32::from(on), Relaxed);
+    }
+
+    /// Whether it was shut down.
+    pub fn is_shut(&self) -> bool {
+        self.shut.load(Acquire) != 0
+    }
+
+    /// It is shut down; `false` when it was already.
+    pub fn shut(&self) -> bool {
+        self.shut.swap(1, AcqRel) == 0
+    }
+
+    /// It listens (again).
+    pub fn reopened(&self) {
+        self.shut.store(0, Release);
+    }
+
+    /// The queue's sending end.
+    pub fn sending_end(&self) -> i32 {
+        self.keep.load(Relaxed)
+    }
+
+    /// The address that the server bound.
+    pub fn address(&self) -> Address {
         let mut bytes = [0; ADDRESS_BYTES];
         for (chunk, word) in bytes.chunks_exact_mut(4).zip(&self.address) {
             chunk.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
         }
-        bytes
+        Address { bytes, len: self.address_len.load(Relaxed) }
     }
 }
 
@@ -73,19 +149,33 @@ pub fn stand_in(fd: i32) -> Option<&'static StandIn> {
     if place == 0 || place & CONNECTION != 0 { None } else { PLACES.get(place as usize - 1) }
 }
 
+/// What a new stand-in is.
+pub struct New<'a> {
+    pub listener: u32,
+    pub page: usize,
+    pub keep: i32,
+    pub stands: Stands,
+    pub nonblock: bool,
+    pub address: &'a Address,
+}
+
 /// Makes a descriptor a stand-in; `None` when there are too many.
-pub fn put_stand_in(fd: i32, listener: u32, page: usize, address: &[u8; ADDRESS_BYTES]) -> Option<()> {
+pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
     let slot = kind(fd)?;
     for (at, place) in PLACES.iter().enumerate() {
-        if place.page.compare_exchange(0, page, AcqRel, Relaxed).is_ok() {
-            place.listener.store(listener, Relaxed);
+        if place.page.compare_exchange(0, new.page, AcqRel, Relaxed).is_ok() {
+            place.listener.store(new.listener, Relaxed);
             place.owner.store(pid(), Relaxed);
             place.waits.store(0, Relaxed);
-            mark_process();
-            for (word, chunk) in place.address.iter().zip(address.chunks_exact(4)) {
+            place.shared.store(u32::from(new.stands == Stands::Listener), Relaxed);
+            place.nonblock.store(u32::from(new.nonblock), Relaxed);
+            place.shut.store(0, Relaxed);
+            place.keep.store(new.keep, Relaxed);
+            for (word, chunk) in place.address.iter().zip(new.address.bytes.chunks_exact(4)) {
                 word.store(u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), Relaxed);
             }
-            PAGE.store(page, Release);
+            place.address_len.store(new.address.len, Relaxed);
+            counts::use_page(new.page);
             slot.store(at as u32 + 1, Release);
             return Some(());
         }
@@ -93,56 +183,28 @@ pub fn put_stand_in(fd: i32, listener: u32, page: usize, address: &[u8; ADDRESS_
     None
 }
 
-/// A copy of a stand-in (dup and its like) is one, too.
+/// A copy of a stand-in (dup and its like) is one, too. Copies of a connection are not counted.
 pub fn copy(from: i32, to: i32) {
     if let (Some(from), Some(to)) = (kind(from), kind(to)) {
         let value = from.load(Acquire);
-        to.store(if value & CONNECTION != 0 { 0 } else { value }, Release);
-    }
-}
-
-/// A page that is zeroed at fork, with the pid of the process that this memory belongs to; 0 before it is needed.
-static PROCESS: AtomicUsize = AtomicUsize::new(0);
-
-fn mark_process() {
-    const ANONYMOUS_PRIVATE: usize = 0x22;
-    const WIPE_ON_FORK: usize = 18;
-    if PROCESS.load(Acquire) != 0 {
-        return;
-    }
-    // SAFETY: a new private mapping at an address of the kernel's choice, and advice about it, disturb nothing.
-    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, ANONYMOUS_PRIVATE, usize::MAX, 0]) };
-    if at > 0 {
-        // SAFETY: as above.
-        unsafe { syscall6(nr::MADVISE, [at as usize, PAGE_BYTES, WIPE_ON_FORK, 0, 0, 0]) };
-        PROCESS.store(at as usize, Release);
-        ours();
-    }
-}
-
-/// Whether this memory is the calling process's own. A child of vfork borrows its parent's until it calls exec: what it
-/// closes says nothing about the parent's descriptors.
-pub fn ours() -> bool {
-    let page = PROCESS.load(Acquire);
-    if page == 0 {
-        return true;
-    }
-    // SAFETY: the page was mapped by `mark_process` and is never unmapped; all accesses are atomic.
-    let cell = unsafe { &*(page as *const AtomicU32) };
-    let pid = pid();
-    match cell.load(Acquire) {
-        // Fresh memory: the first look after a fork.
-        0 => {
-            cell.store(pid, Release);
-            true
+        if value & CONNECTION != 0 {
+            counts::estimate();
         }
-        owner => owner == pid,
+        to.store(if value & CONNECTION != 0 { 0 } else { value }, Release);
     }
 }
 
 /// Whether anything is known of a descriptor.
 pub fn knows(fd: i32) -> bool {
     kind(fd).is_some_and(|kind| kind.load(Acquire) != 0)
+}
+
+/// The first descriptor in `from..=to` of which anything is known.
+pub fn first_known(from: u32, to: u32) -> Option<i32> {
+    let end = (to as usize).saturating_add(1).min(TRACKED);
+    let known = KINDS.get((from as usize).min(end)..end)?;
+    let at = known.iter().position(|kind| kind.load(Relaxed) != 0)?;
+    Some((from as usize + at) as i32)
 }
 
 /// Forgets what is known of a descriptor: it turned out to be another one.
@@ -152,67 +214,57 @@ pub fn forget(fd: i32) {
     }
 }
 
-/// Forgets a stand-in's descriptor; the listener's number when it was the last one, in the process that bound it.
+/// Whether this is the last descriptor of its stand-in, in the process that bound it: closing it ends it.
+pub fn is_last(fd: i32) -> bool {
+    let Some(place) = kind(fd).map(|kind| kind.load(Acquire)) else { return false };
+    let Some(stand_in) = stand_in(fd) else { return false };
+    stand_in.owner.load(Relaxed) == pid() && KINDS.iter().filter(|kind| kind.load(Relaxed) == place).count() == 1
+}
+
+/// Forgets a stand-in's descriptor. The listener's number when it was the last one in the process that bound it, and no
+/// other stand-in of this process is for the same listener.
 pub fn remove_stand_in(fd: i32) -> Option<u32> {
+    let last = is_last(fd);
     let slot = kind(fd)?;
     let place = slot.swap(0, AcqRel);
     let stand_in = PLACES.get((place as usize).checked_sub(1)?)?;
     if KINDS.iter().any(|other| other.load(Relaxed) == place) {
         return None;
     }
-    let (listener, owner) = (stand_in.listener.load(Relaxed), stand_in.owner.load(Relaxed));
+    let listener = stand_in.listener.load(Relaxed);
+    let keep = stand_in.keep.swap(-1, AcqRel);
+    if keep >= 0 {
+        lease::close(keep);
+    }
     stand_in.page.store(0, Release);
-    (owner == pid()).then_some(listener)
+    let another = |place: &StandIn| place.page.load(Acquire) != 0 && place.listener.load(Relaxed) == listener;
+    (last && !PLACES.iter().any(another)).then_some(listener)
 }
 
-/// Maps a counters page; 0 when the system refuses.
-pub fn map(fd: i32) -> usize {
-    // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
-    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
-    if (-4095..=0).contains(&at) { 0 } else { at as usize }
-}
-
-fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {
-    let page = PAGE.load(Acquire);
-    if page == 0 || row_at > ROWS || place >= ROW_WORDS {
-        return None;
-    }
-    // SAFETY: the mapping is PAGE_BYTES long (the file is sealed against shrinking), never unmapped, and every access on
-    // both sides is atomic; the bounds were checked above.
-    Some(unsafe { &*(page as *const AtomicU64).add(row_at * ROW_WORDS + place) })
-}
-
-/// This process's row, if it has one.
-fn own_row() -> Option<usize> {
-    let pid = u64::from(pid());
-    (1..=ROWS).find(|&at| word(at, row::PID).is_some_and(|owner| owner.load(Relaxed) == pid))
-}
-
-/// This process's row, claimed at its first connection. A child that only closes what its parent received needs none.
-fn claim_row() -> Option<usize> {
-    let pid = u64::from(pid());
-    own_row().or_else(|| {
-        let claim = |at: &usize| {
-            word(*at, row::PID).is_some_and(|owner| owner.compare_exchange(0, pid, AcqRel, Relaxed).is_ok())
-        };
-        (1..=ROWS).find(claim)
-    })
-}
-
-fn count(row_at: Option<usize>, place: usize) {
-    if let Some(word) = row_at.and_then(|at| word(at, place)) {
-        word.fetch_add(1, AcqRel);
-    }
-}
-
-/// A connection was received at a descriptor.
-pub fn received(fd: i32, number: u64) {
-    count(claim_row(), row::RECEIVED);
+/// A connection was received at a descriptor. `shown`: the family that its addresses are to have, where it is another
+/// than their own.
+pub fn received(fd: i32, number: u32, shown: Option<u16>) {
+    counts::received();
+    let shown = match shown {
+        Some(AF_INET) => AS_V4,
+        Some(_) => AS_V6,
+        None => 0,
+    };
     if let Some(slot) = kind(fd) {
         // Still marked: it was closed where we could not see it.
-        if slot.swap(CONNECTION | number as u32, AcqRel) & CONNECTION != 0 {
-            count(own_row(), row::CLOSED);
+        if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 {
+            counts::closed();
         }
+    }
+}
+
+/// The family that a connection's addresses are to have, where it is another than their own.
+pub fn shown_family(fd: i32) -> Option<u16> {
+    let value = kind(fd)?.load(Acquire);
+    match value & (CONNECTION | AS_V4 | AS_V6) {
+        shown if shown == CONNECTION | AS_V4 => Some(AF_INET),
+        shown if shown == CONNECTION | AS_V6 => Some(AF_INET6),
+        _ => None,
     }
 }
 
@@ -226,13 +278,12 @@ pub fn closing(fd: i32) {
     }
     slot.store(0, Release);
     for _ in 0..1000 {
-        let released = word(0, header::RELEASED).map_or(0, |word| word.load(Acquire)) as u32 & !CONNECTION;
-        // Numbers wrap at 31 bits: ahead by less than half is "released".
-        if released.wrapping_sub(value & !CONNECTION) & !CONNECTION < CONNECTION / 2 {
+        // Numbers wrap at 29 bits: ahead by less than half is "released".
+        if counts::released().wrapping_sub(value) & NUMBER < NUMBER / 2 {
             break;
         }
         // SAFETY: sched_yield has no arguments.
         unsafe { syscall6(nr::SCHED_YIELD, [0; 6]) };
     }
-    count(own_row(), row::CLOSED);
+    counts::closed();
 }

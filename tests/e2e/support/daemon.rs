@@ -60,11 +60,11 @@ impl Finished {
 }
 
 impl Daemon {
-    /// On a free port of 127.0.0.1, with these arguments besides `--listen`; returns when it listens.
+    /// By relay, on a free port of 127.0.0.1, with these arguments besides `--listen`; returns when it listens.
     pub fn start(arguments: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let mut all = vec!["-l", &listen];
+        let mut all = vec!["-l", &listen, "--via", "relay"];
         all.extend(arguments);
         let daemon = Self::launch(roundsman(), &all, port);
         daemon.wait_for("listening");

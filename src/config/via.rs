@@ -1,0 +1,91 @@
+//! `--via`: how connections reach the server, as far as the command's file tells.
+
+use super::addr::{Listen, ListenAddr};
+use super::{Behind, Chosen, Inherited, usage};
+use crate::cli::ViaArg;
+use crate::direct::elf;
+use crate::exit::Exit;
+use crate::launch::command::CommandLine;
+use crate::relay::protocol::Upstream;
+
+/// A delivery, and why.
+#[derive(Debug)]
+pub struct Choice {
+    /// What is behind the workers.
+    pub behind: Behind,
+    /// For people.
+    pub reason: String,
+    /// Who chose.
+    pub chosen: Chosen,
+}
+
+/// Chooses.
+///
+/// # Errors
+/// What contradicts what, and what to do.
+pub fn choose(
+    via: ViaArg,
+    command: Option<CommandLine>,
+    upstreams: Vec<Upstream>,
+    listen: &[Listen],
+    inherited: Inherited,
+) -> Result<Choice, Exit> {
+    let served = !listen.is_empty() || inherited == Inherited::Some;
+    let command = match command {
+        Some(command) if upstreams.is_empty() => return for_command(via, command, listen, served),
+        other => other,
+    };
+    if via == ViaArg::Direct {
+        return Err(usage("--via direct hands connections to a command: give one, without --upstream"));
+    }
+    let reason = match command {
+        Some(_) => "--upstream names where the command listens",
+        None => "--upstream names where connections go",
+    };
+    can_relay(listen, served, reason)?;
+    Ok(Choice { behind: Behind::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
+}
+
+fn for_command(via: ViaArg, command: CommandLine, listen: &[Listen], served: bool) -> Result<Choice, Exit> {
+    let obstacle = match via {
+        ViaArg::Relay => Some("--via relay".to_owned()),
+        ViaArg::Auto | ViaArg::Direct => obstacle(&command, listen)?,
+    };
+    let (behind, reason, chosen) = match (via, obstacle) {
+        (ViaArg::Direct, Some(obstacle)) => {
+            return Err(usage(&format!("--via direct cannot be: {obstacle}; use --via relay")));
+        }
+        (_, Some(reason)) => {
+            can_relay(listen, served, &reason)?;
+            (Behind::PerSlot(command), reason, Chosen::AsAsked)
+        }
+        (ViaArg::Direct, None) => (Behind::Direct(command), "--via direct".to_owned(), Chosen::AsAsked),
+        (_, None) => (Behind::Direct(command), "the command can be preloaded".to_owned(), Chosen::ByUs),
+    };
+    Ok(Choice { behind, reason, chosen })
+}
+
+fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, Exit> {
+    if listen.iter().any(|listen| matches!(listen.address, ListenAddr::Unix(_))) {
+        return Ok(Some("a Unix socket's connections are relayed".to_owned()));
+    }
+    Ok(elf::examine(&command.program()?).err())
+}
+
+/// What relaying needs.
+///
+/// # Errors
+/// Without a listener; with an APP_PORT: a server behind a relay gets a port of its own.
+pub fn can_relay(listen: &[Listen], served: bool, reason: &str) -> Result<(), Exit> {
+    if !served {
+        return Err(usage(&format!(
+            "delivery by relay ({reason}) needs --listen: where shall clients connect? (for example -l 8080)"
+        )));
+    }
+    if let Some(Listen { address, app_port: Some(app) }) = listen.iter().find(|listen| listen.app_port.is_some()) {
+        return Err(usage(&format!(
+            "--listen {address}={app} is for direct delivery; behind a relay ({reason}) a server gets its port as PORT"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! accept: one message of the queue is one connection.
+
+use super::abi::payload::{DIRECT_BYTES, Direct, EMPTY, VERSION};
+use super::arch::nr;
+use super::binding::recognize;
+use super::message::{self, By};
+use super::raw::{
+    EAGAIN, ECONNABORTED, EINVAL, EMFILE, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, O_RDWR, call, fcntl,
+    give_address, shown_as,
+};
+use super::table::{AF_INET, AF_INET6, Address, StandIn, Stands};
+use super::{counts, fail, lease, libc_result, next, table};
+
+const MSG_DONTWAIT: usize = 0x40;
+const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+const SOCK_NONBLOCK: i32 = 0o4000;
+const SOCK_CLOEXEC: i32 = 0o2_000_000;
+
+/// accept(2).
+///
+/// # Safety
+/// As accept(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept(fd: i32, address: *mut u8, len: *mut u32) -> i32 {
+    // SAFETY: as accept(2).
+    unsafe { accept4(fd, address, len, 0) }
+}
+
+/// accept4(2) in the form of `syscall`.
+///
+/// # Safety
+/// As accept4(2).
+pub unsafe extern "C" fn accept_widened(fd: usize, address: *mut u8, len: *mut u32, flags: usize) -> isize {
+    // SAFETY: as accept4(2).
+    (unsafe { accept4(fd as i32, address, len, flags as i32) }) as isize
+}
+
+/// accept4(2).
+///
+/// # Safety
+/// As accept4(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags: i32) -> i32 {
+    let stand_in = match table::stand_in(fd) {
+        Some(stand_in) => stand_in,
+        None => {
+            let result = next::accept4(fd, address, len, flags);
+            match if result < 0 { recognize(fd) } else { None } {
+                Some(stand_in) => stand_in,
+                None => return result,
+            }
+        }
+    };
+    if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 || stand_in.is_shut() {
+        return fail(EINVAL);
+    }
+    let taken = match stand_in.stands() {
+        Stands::Queue => from_queue(fd, stand_in, flags),
+        Stands::Listener => from_listener(fd, stand_in, flags),
+    };
+    match taken {
+        Ok(taken) => {
+            let shown = other_family(stand_in, taken.peer.family());
+            let peer = shown.map_or(taken.peer, |family| shown_as(&taken.peer, family));
+            // SAFETY: as accept4(2).
+            unsafe { give_address(&peer, address, len) };
+            table::received(taken.socket, taken.number, shown);
+            taken.socket
+        }
+        Err(result) => result,
+    }
+}
+
+/// A connection for the server.
+struct Taken {
+    socket: i32,
+    peer: Address,
+    number: u32,
+}
+
+/// The family of the server's own socket, where a client's is another.
+fn other_family(stand_in: &StandIn, client: u16) -> Option<u16> {
+    let own = stand_in.address().family();
+    (own != client && matches!(own, AF_INET | AF_INET6) && matches!(client, AF_INET | AF_INET6)).then_some(own)
+}
+
+fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
+    let cloexec = if flags & SOCK_CLOEXEC != 0 { MSG_CMSG_CLOEXEC } else { 0 };
+    let mut saw_empty = false;
+    loop {
+        // A receiver without a free descriptor would get the message without its socket: the connection would be lost.
+        let free = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if free < 0 {
+            return Err(fail(EMFILE));
+        }
+        lease::close(free as i32);
+        let mut payload = Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; _], number: 0 };
+        let (how, by) = if stand_in.waits() { (0, By::Libc) } else { (MSG_DONTWAIT, By::Kernel) };
+        let place = (&raw mut payload).cast();
+        // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
+        let (n, [socket, ..]) = unsafe { message::receive(fd, place, DIRECT_BYTES, cloexec | how, by) };
+        if n == -(EAGAIN as isize) && how != 0 && fcntl(fd, F_GETFL, 0) as usize & O_NONBLOCK == 0 {
+            if saw_empty {
+                // It polled, saw something, and must not be left waiting here.
+                return Err(fail(ECONNABORTED));
+            }
+            // It calls with nothing there: it is one that waits in accept, and does not mind empty messages.
+            stand_in.waits_from_now();
+            continue;
+        }
+        if n < 0 {
+            return Err(libc_result(n));
+        }
+        if socket < 0 {
+            if stand_in.is_shut() {
+                // There may be more of us who wait.
+                wake_waiting(stand_in);
+                return Err(fail(EINVAL));
+            }
+            if n == 0 {
+                ended();
+                return Err(fail(EAGAIN));
+            }
+            saw_empty = true;
+            continue;
+        }
+        if flags & SOCK_NONBLOCK == 0 {
+            // The master accepts non-blocking; this server wants it blocking.
+            fcntl(socket, F_SETFL, O_RDWR);
+        }
+        let len = u32::from(payload.address_len);
+        return Ok(Taken { socket, peer: Address { bytes: payload.address, len }, number: payload.number as u32 });
+    }
+}
+
+/// The queue has ended: only when somebody closed the end that we keep, and the master is gone. A server that tries
+/// again at once shall not take a whole CPU for it.
+fn ended() {
+    let pause: [u64; 2] = [0, 50_000_000];
+    call(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]);
+}
+
+/// An empty message, so that whoever waits in accept looks again.
+pub fn wake_waiting(stand_in: &StandIn) {
+    let empty = Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; _], number: 0 };
+    if stand_in.stands() == Stands::Queue && stand_in.sending_end() >= 0 {
+        // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
+        unsafe { message::send(stand_in.sending_end(), (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
+    }
+}
+
+/// Policy none: the shared socket is always non-blocking, whatever this server wants.
+fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
+    #[repr(C)]
+    struct PollFd {
+        fd: i32,
+        events: i16,
+        revents: i16,
+    }
+    unsafe extern "C" {
+        fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
+    }
+    loop {
+        let mut peer = Address { bytes: [0; _], len: 28 };
+        let socket = next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags);
+        if socket >= 0 {
+            return Ok(Taken { socket, peer, number: counts::released() });
+        }
+        if stand_in.nonblock() || super::errno() != EAGAIN {
+            return Err(socket);
+        }
+        let mut waits = PollFd { fd, events: 1, revents: 0 };
+        // SAFETY: one entry, which lives through the call. libc's own poll: a thread can be cancelled in it.
+        if unsafe { poll(&raw mut waits, 1, -1) } < 0 {
+            return Err(-1);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! bind, listen, connect: where a stand-in comes from.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LISTENER, PASS, QUEUE_NAME, SHARED, ask};
+use super::arch::nr;
+use super::epolls;
+use super::raw::{
+    AF_UNIX, EADDRINUSE, EINVAL, EMFILE, F_GETFD, F_GETFL, F_SETFL, O_CLOEXEC, O_NONBLOCK, O_RDWR, call, domain, fcntl,
+    is_stream,
+};
+use super::table::{AF_INET, AF_INET6, Address, New, StandIn, Stands};
+use super::{counts, fail, lease, next, table};
+
+/// An address, if it is one for TCP, with its port.
+///
+/// # Safety
+/// `address` is readable for `len` bytes.
+unsafe fn tcp_address(address: *const u8, len: u32) -> Option<(Address, u16)> {
+    if address.is_null() || len < 16 {
+        return None;
+    }
+    let mut bytes = [0; ADDRESS_BYTES];
+    let have = len.min(ADDRESS_BYTES as u32);
+    // SAFETY: `len` bytes are readable by the caller's word, and `have` is no more.
+    unsafe { core::ptr::copy_nonoverlapping(address, bytes.as_mut_ptr(), have as usize) };
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    let mut address = Address { bytes, len: have };
+    match address.family() {
+        AF_INET => address.len = 16,
+        AF_INET6 if have == ADDRESS_BYTES as u32 => {}
+        _ => return None,
+    }
+    Some((address, port))
+}
+
+/// bind(2).
+///
+/// # Safety
+/// As bind(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
+    let natively = || next::bind(fd, address, len);
+    if let Some(stand_in) = table::stand_in(fd) {
+        if is_still(fd, stand_in) {
+            return fail(EINVAL);
+        }
+        // Closed where we could not see it, and the number is another socket's now.
+        table::forget(fd);
+    }
+    // SAFETY: as bind(2).
+    let Some((to, port)) = (unsafe { tcp_address(address, len) }) else { return natively() };
+    if port == 0 || !is_stream(fd) {
+        return natively();
+    }
+    // Before the master has the socket: it makes it non-blocking, and the two share that.
+    let flags = fcntl(fd, F_GETFL, 0) as usize;
+    let Some(answer) = lease::ask(ask::BIND, to.len, to.bytes, Some(fd)) else { return natively() };
+    match answer.reply.kind {
+        FAILED => {
+            // The master had it for a moment.
+            fcntl(fd, F_SETFL, flags);
+            fail(answer.reply.number as i32)
+        }
+        SHARED | LISTENER => take_place(fd, &answer, flags & O_NONBLOCK, &to),
+        PASS => natively(),
+        _ => fail(EINVAL),
+    }
+}
+
+/// Whether a stand-in's descriptor still is what we put there.
+fn is_still(fd: i32, stand_in: &StandIn) -> bool {
+    match stand_in.stands() {
+        Stands::Queue => domain(fd) == i32::from(AF_UNIX),
+        Stands::Listener => is_stream(fd),
+    }
+}
+
+/// Puts what the master sent in the place of the server's socket.
+fn take_place(fd: i32, answer: &lease::Answer, nonblock: usize, address: &Address) -> i32 {
+    let [place, page_fd, keep] = answer.fds;
+    let stands = if answer.reply.kind == LISTENER { Stands::Listener } else { Stands::Queue };
+    let page = if page_fd >= 0 { counts::map(page_fd) } else { 0 };
+    let cloexec = if fcntl(fd, F_GETFD, 0) & 1 != 0 { O_CLOEXEC } else { 0 };
+    let mut placed = place >= 0 && page != 0;
+    if placed {
+        // O_NONBLOCK belongs to the open file: the queue's becomes what the server's socket had.
+        if stands == Stands::Queue {
+            fcntl(place, F_SETFL, O_RDWR | nonblock);
+        }
+        let registered = epolls::take_out(fd);
+        placed = call(nr::DUP3, [place as usize, fd as usize, cloexec, 0, 0, 0]) >= 0;
+        registered.put_back(fd);
+    }
+    for leftover in [place, page_fd] {
+        if leftover >= 0 {
+            lease::close(leftover);
+        }
+    }
+    let keep = if keep >= 0 { lease::out_of_the_way(keep) } else { -1 };
+    let new = New { listener: answer.reply.number, page, keep, stands, nonblock: nonblock != 0, address };
+    if !placed || table::put_stand_in(fd, &new).is_none() {
+        return fail(EMFILE);
+    }
+    lease::take_lease();
+    0
+}
+
+/// The stand-in at a descriptor, also where this process got it by exec or over a Unix socket: the queue's name tells.
+/// To be asked only where the kernel has refused what a listening socket can.
+pub fn recognize(fd: i32) -> Option<&'static StandIn> {
+    if let Some(known) = table::stand_in(fd) {
+        return Some(known);
+    }
+    let (mut name, mut len) = ([0u8; 64], 64u32);
+    let place = (name.as_mut_ptr() as usize, &raw mut len as usize);
+    if call(nr::GETSOCKNAME, [fd as usize, place.0, place.1, 0, 0, 0]) < 0 {
+        return None;
+    }
+    let listener = named(name.get(..len as usize)?)?;
+    let answer = lease::ask(ask::ADOPT, listener, [0; ADDRESS_BYTES], None)?;
+    let [queue, page_fd, keep] = answer.fds;
+    let page = if answer.reply.kind == SHARED && page_fd >= 0 { counts::map(page_fd) } else { 0 };
+    for leftover in [queue, page_fd] {
+        if leftover >= 0 {
+            lease::close(leftover);
+        }
+    }
+    let keep = if keep >= 0 { lease::out_of_the_way(keep) } else { -1 };
+    if page == 0 {
+        return None;
+    }
+    let mut address = Address { bytes: answer.reply.address, len: ADDRESS_BYTES as u32 };
+    if address.family() == AF_INET {
+        address.len = 16;
+    }
+    table::put_stand_in(fd, &New { listener, page, keep, stands: Stands::Queue, nonblock: false, address: &address })?;
+    lease::take_lease();
+    table::stand_in(fd)
+}
+
+/// The listener in a queue's name: family, NUL, the name.
+fn named(name: &[u8]) -> Option<u32> {
+    let rest = name.get(3..)?.strip_prefix(QUEUE_NAME.as_bytes())?;
+    let mut listener = 0u32;
+    for &byte in rest.iter().take_while(|&&byte| byte != b':') {
+        listener = listener.wrapping_mul(10).wrapping_add((byte as char).to_digit(10)?);
+    }
+    (name.first() == Some(&(AF_UNIX as u8))).then_some(listener)
+}
+
+/// listen(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
+    let stand_in = match table::stand_in(fd) {
+        Some(stand_in) => stand_in,
+        None => {
+            let result = next::listen(fd, backlog);
+            match if result < 0 { recognize(fd) } else { None } {
+                Some(stand_in) => stand_in,
+                None => return result,
+            }
+        }
+    };
+    match lease::ask(ask::LISTEN, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None) {
+        Some(answer) if answer.reply.kind == FAILED && answer.reply.number != 0 => fail(answer.reply.number as i32),
+        _ => {
+            stand_in.reopened();
+            0
+        }
+    }
+}
+
+/// connect(2): on a socket that was bound to a port first, as a client does that wants a source port of its own.
+///
+/// # Safety
+/// As connect(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn connect(fd: i32, address: *const u8, len: u32) -> i32 {
+    if let Some(stand_in) = table::stand_in(fd)
+        && counts::ours()
+    {
+        if !is_still(fd, stand_in) {
+            table::forget(fd);
+        } else if !become_oneself(fd, stand_in) {
+            return fail(EADDRINUSE);
+        }
+    }
+    next::connect(fd, address, len)
+}
+
+/// Puts the server's own socket back in its place.
+fn become_oneself(fd: i32, stand_in: &StandIn) -> bool {
+    let nonblock = match stand_in.stands() {
+        Stands::Queue => fcntl(fd, F_GETFL, 0) as usize & O_NONBLOCK,
+        Stands::Listener => usize::from(stand_in.nonblock()) * O_NONBLOCK,
+    };
+    let Some(answer) = lease::ask(ask::GIVE_BACK, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None) else {
+        return false;
+    };
+    let socket = answer.fds[0];
+    if answer.reply.kind != BACK || socket < 0 {
+        return false;
+    }
+    let cloexec = if fcntl(fd, F_GETFD, 0) & 1 != 0 { O_CLOEXEC } else { 0 };
+    let registered = epolls::take_out(fd);
+    table::remove_stand_in(fd);
+    fcntl(socket, F_SETFL, O_RDWR | nonblock);
+    call(nr::DUP3, [socket as usize, fd as usize, cloexec, 0, 0, 0]);
+    registered.put_back(fd);
+    lease::close(socket);
+    true
+}

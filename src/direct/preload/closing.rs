@@ -1,0 +1,164 @@
+//! Where descriptors end and are copied, and how a stand-in's blocking mode is changed.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::abi::attach::{ADDRESS_BYTES, ask};
+use super::raw::{EBADF, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, O_NONBLOCK};
+use super::table::Stands;
+use super::{accepting, counts, epolls, fail, lease, next, raw, table};
+
+fn unlisten(listener: Option<u32>) {
+    if let Some(listener) = listener {
+        let _ = lease::ask(ask::UNLISTEN, listener, [0; ADDRESS_BYTES], None);
+    }
+}
+
+/// What has to be known before a descriptor is closed; gives the listener that ends with it.
+fn before_close(fd: i32) -> Option<u32> {
+    if table::stand_in(fd).is_none() {
+        table::closing(fd);
+        return None;
+    }
+    if table::is_last(fd) {
+        // The master has the same open file: the kernel would keep the registrations.
+        epolls::take_out(fd);
+    }
+    table::remove_stand_in(fd)
+}
+
+/// close(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn close(fd: i32) -> i32 {
+    if !table::knows(fd) || !counts::ours() {
+        return next::close(fd);
+    }
+    let ended = before_close(fd);
+    let result = next::close(fd);
+    unlisten(ended);
+    result
+}
+
+/// close(2) in the form of `syscall`.
+pub extern "C" fn close_widened(fd: usize) -> isize {
+    close(fd as i32) as isize
+}
+
+/// close_range(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn close_range(first: u32, last: u32, flags: i32) -> i32 {
+    const CLOSE_RANGE_CLOEXEC: i32 = 4;
+    if flags & CLOSE_RANGE_CLOEXEC == 0 && first <= last && counts::ours() {
+        let mut from = first;
+        while let Some(fd) = table::first_known(from, last) {
+            close(fd);
+            from = fd as u32 + 1;
+        }
+    }
+    next::close_range(first, last, flags)
+}
+
+/// closefrom(3) of glibc.
+#[unsafe(no_mangle)]
+pub extern "C" fn closefrom(first: i32) {
+    close_range(first.max(0) as u32, u32::MAX, 0);
+}
+
+/// dup(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn dup(fd: i32) -> i32 {
+    fcntl(fd, F_DUPFD, 0)
+}
+
+/// dup2(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn dup2(from: i32, to: i32) -> i32 {
+    if from == to {
+        return if raw::fcntl(from, F_GETFD, 0) < 0 { fail(EBADF) } else { to };
+    }
+    dup3(from, to, 0)
+}
+
+/// dup3(2).
+#[unsafe(no_mangle)]
+pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
+    if !(table::knows(from) || table::knows(to)) || from == to || !counts::ours() {
+        return next::dup3(from, to, flags);
+    }
+    // Only what is there to be duplicated ends what is at `to`.
+    let ended = if raw::fcntl(from, F_GETFD, 0) >= 0 && table::knows(to) { before_close(to) } else { None };
+    let result = next::dup3(from, to, flags);
+    if result >= 0 {
+        table::copy(from, to);
+    }
+    unlisten(ended);
+    result
+}
+
+/// fcntl(2). Variadic in C; on the architectures we serve a third argument lies where a fixed one would.
+#[unsafe(no_mangle)]
+pub extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
+    if !table::knows(fd) {
+        return next::fcntl(fd, command, argument);
+    }
+    let shared = table::stand_in(fd).filter(|stand_in| stand_in.stands() == Stands::Listener);
+    match (command, shared) {
+        (F_SETFL, Some(stand_in)) => {
+            // All workers share the open file, and it has to stay non-blocking for each of them.
+            stand_in.set_nonblock(argument & O_NONBLOCK != 0);
+            next::fcntl(fd, command, argument | O_NONBLOCK)
+        }
+        (F_GETFL, Some(stand_in)) if !stand_in.nonblock() => {
+            let flags = next::fcntl(fd, command, argument);
+            if flags < 0 { flags } else { flags & !(O_NONBLOCK as i32) }
+        }
+        _ => {
+            let result = next::fcntl(fd, command, argument);
+            if result >= 0 && matches!(command, F_DUPFD | F_DUPFD_CLOEXEC) && counts::ours() {
+                table::copy(fd, result);
+            }
+            result
+        }
+    }
+}
+
+/// fcntl(2) under its name for large files.
+#[unsafe(no_mangle)]
+pub extern "C" fn fcntl64(fd: i32, command: i32, argument: usize) -> i32 {
+    fcntl(fd, command, argument)
+}
+
+/// ioctl(2): FIONBIO on a socket that all workers share.
+///
+/// # Safety
+/// As ioctl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 {
+    const FIONBIO: usize = 0x5421;
+    if request as u32 as usize == FIONBIO
+        && let Some(stand_in) = table::stand_in(fd)
+        && stand_in.stands() == Stands::Listener
+        && argument != 0
+    {
+        // SAFETY: by the contract of FIONBIO the argument is a pointer to an int.
+        stand_in.set_nonblock(unsafe { *(argument as *const i32) } != 0);
+        return 0;
+    }
+    next::ioctl(fd, request, argument)
+}
+
+/// shutdown(2): on a stand-in it must not reach what the master and other workers share. As on a listening socket it
+/// wakes whoever waits in accept, and later accepts fail.
+#[unsafe(no_mangle)]
+pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
+    const SHUT_WR: i32 = 1;
+    match table::stand_in(fd) {
+        Some(stand_in) => {
+            if how != SHUT_WR && stand_in.shut() {
+                unlisten(Some(stand_in.listener.load(Relaxed)));
+                accepting::wake_waiting(stand_in);
+            }
+            0
+        }
+        None => next::shutdown(fd, how),
+    }
+}

@@ -1,0 +1,159 @@
+//! This process's row on the counters page.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+
+use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, row};
+use super::arch::{nr, pid, syscall6};
+
+/// Where the page of this process's worker is mapped (all its stand-ins share one); 0 before there is one.
+static PAGE: AtomicUsize = AtomicUsize::new(0);
+
+/// A page that is zeroed at fork: word 0 is the pid of the process that this memory belongs to, word 1 its row. 0 before
+/// it is needed.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+const OWNER: usize = 0;
+const ROW: usize = 1;
+
+/// Maps a counters page; 0 when the system refuses.
+pub fn map(fd: i32) -> usize {
+    // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
+    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
+    if (-4095..=0).contains(&at) { 0 } else { at as usize }
+}
+
+/// From now on this is the page that counts.
+pub fn use_page(page: usize) {
+    mark_process();
+    PAGE.store(page, Release);
+}
+
+fn mark_process() {
+    const ANONYMOUS_PRIVATE: usize = 0x22;
+    const WIPE_ON_FORK: usize = 18;
+    if PROCESS.load(Acquire) != 0 {
+        return;
+    }
+    // SAFETY: a new private mapping at an address of the kernel's choice, and advice about it, disturb nothing.
+    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, ANONYMOUS_PRIVATE, usize::MAX, 0]) };
+    if at > 0 {
+        // SAFETY: as above.
+        unsafe { syscall6(nr::MADVISE, [at as usize, PAGE_BYTES, WIPE_ON_FORK, 0, 0, 0]) };
+        PROCESS.store(at as usize, Release);
+        ours();
+    }
+}
+
+fn process(place: usize) -> Option<&'static AtomicU32> {
+    let page = PROCESS.load(Acquire);
+    // SAFETY: the page was mapped by `mark_process` and is never unmapped; both places lie within it; all accesses are
+    // atomic.
+    if page == 0 { None } else { Some(unsafe { &*(page as *const AtomicU32).add(place) }) }
+}
+
+/// Whether this memory is the calling process's own. A child of vfork borrows its parent's until it calls exec: what it
+/// closes says nothing about the parent's descriptors.
+pub fn ours() -> bool {
+    let Some(cell) = process(OWNER) else { return true };
+    let pid = pid();
+    match cell.load(Acquire) {
+        // Fresh memory: the first look after a fork.
+        0 => {
+            cell.store(pid, Release);
+            true
+        }
+        owner => owner == pid,
+    }
+}
+
+fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {
+    let page = PAGE.load(Acquire);
+    if page == 0 || row_at > ROWS || place >= ROW_WORDS {
+        return None;
+    }
+    // SAFETY: the mapping is PAGE_BYTES long (the file is sealed against shrinking), never unmapped, and every access on
+    // both sides is atomic; the bounds were checked above.
+    Some(unsafe { &*(page as *const AtomicU64).add(row_at * ROW_WORDS + place) })
+}
+
+/// Up to which number the master has closed its copies.
+pub fn released() -> u32 {
+    word(0, header::RELEASED).map_or(0, |word| word.load(Acquire)) as u32
+}
+
+/// This process's row, if it has one.
+fn own_row() -> Option<usize> {
+    let cell = process(ROW);
+    if let Some(known) = cell.map(|cell| cell.load(Relaxed) as usize).filter(|&at| at != 0) {
+        return Some(known);
+    }
+    let pid = u64::from(pid());
+    let found = (1..=ROWS).find(|&at| word(at, row::PID).is_some_and(|owner| owner.load(Relaxed) == pid));
+    if let (Some(cell), Some(found)) = (cell, found) {
+        cell.store(found as u32, Relaxed);
+    }
+    found
+}
+
+/// This process's row, claimed at its first connection. A child that only closes what its parent received needs none.
+fn claim_row() -> Option<usize> {
+    own_row().or_else(|| {
+        let pid = u64::from(pid());
+        sweep();
+        let claim = |from: &dyn Fn(u64) -> bool| {
+            (1..=ROWS).find(|&at| {
+                word(at, row::PID).is_some_and(|owner| {
+                    let before = owner.load(Acquire);
+                    from(before) && owner.compare_exchange(before, pid, AcqRel, Relaxed).is_ok()
+                })
+            })
+        };
+        // A dead process's row only when there is no other: `received` is a total that never falls.
+        claim(&|owner| owner == 0).or_else(|| claim(&dead))
+    })
+}
+
+/// What a dead process had open ended with it.
+fn sweep() {
+    for at in 1..=ROWS {
+        if let (Some(owner), Some(received), Some(closed)) =
+            (word(at, row::PID), word(at, row::RECEIVED), word(at, row::CLOSED))
+            && dead(owner.load(Acquire))
+        {
+            closed.store(received.load(Acquire), Release);
+        }
+    }
+}
+
+fn dead(pid: u64) -> bool {
+    const ESRCH: isize = 3;
+    // SAFETY: signal 0 only asks whether there is such a process.
+    pid != 0 && unsafe { syscall6(nr::KILL, [pid as u32 as usize, 0, 0, 0, 0, 0]) } == -ESRCH
+}
+
+fn count(row_at: Option<usize>, place: usize) {
+    if let Some(word) = row_at.and_then(|at| word(at, place)) {
+        word.fetch_add(1, AcqRel);
+    }
+}
+
+/// A connection was received.
+pub fn received() {
+    count(claim_row(), row::RECEIVED);
+}
+
+/// One was closed. By a process that never received any: it came by fork, and nobody can say when all its copies are
+/// closed.
+pub fn closed() {
+    let row = own_row();
+    if row.is_none() {
+        estimate();
+    }
+    count(row, row::CLOSED);
+}
+
+/// Says that what is open is an estimate.
+pub fn estimate() {
+    if let Some(word) = word(0, header::ESTIMATE) {
+        word.store(1, Relaxed);
+    }
+}

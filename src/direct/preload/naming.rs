@@ -1,0 +1,174 @@
+//! What a stand-in and its connections say of themselves: addresses and options.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::abi::attach::{ADDRESS_BYTES, FAILED, OPTION_BYTES, SocketOption, VALUE, ask};
+use super::binding::recognize;
+use super::raw::{AF_UNIX, EINVAL, ENOPROTOOPT, SOL_SOCKET, give_address, shown_as};
+use super::table::{Address, StandIn, Stands};
+use super::{fail, lease, next, table};
+
+const SO_TYPE: i32 = 3;
+const SO_RCVTIMEO: i32 = 20;
+const SO_SNDTIMEO: i32 = 21;
+const SO_ATTACH_FILTER: i32 = 26;
+const SO_ACCEPTCONN: i32 = 30;
+const SO_PROTOCOL: i32 = 38;
+const SO_DOMAIN: i32 = 39;
+const SO_ATTACH_BPF: i32 = 50;
+const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
+const SO_ATTACH_REUSEPORT_EBPF: i32 = 52;
+const SO_RCVTIMEO_NEW: i32 = 66;
+
+/// getsockname(2).
+///
+/// # Safety
+/// As getsockname(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockname(fd: i32, address: *mut u8, len: *mut u32) -> i32 {
+    if address.is_null() || len.is_null() {
+        return next::getsockname(fd, address, len);
+    }
+    let stand_in = table::stand_in(fd).or_else(|| {
+        let mut name = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
+        let known = next::getsockname(fd, name.bytes.as_mut_ptr(), &raw mut name.len);
+        if known == 0 && name.family() == AF_UNIX { recognize(fd) } else { None }
+    });
+    if let Some(stand_in) = stand_in {
+        // SAFETY: as getsockname(2).
+        unsafe { give_address(&stand_in.address(), address, len) };
+        return 0;
+    }
+    // SAFETY: as getsockname(2).
+    unsafe { name(fd, address, len, next::getsockname) }
+}
+
+/// getpeername(2).
+///
+/// # Safety
+/// As getpeername(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getpeername(fd: i32, address: *mut u8, len: *mut u32) -> i32 {
+    const ENOTCONN: i32 = 107;
+    if table::stand_in(fd).is_some() {
+        return fail(ENOTCONN);
+    }
+    // SAFETY: as getpeername(2).
+    unsafe { name(fd, address, len, next::getpeername) }
+}
+
+/// A connection's address, in the family that its server expects.
+///
+/// # Safety
+/// As getsockname(2).
+unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: fn(i32, *mut u8, *mut u32) -> i32) -> i32 {
+    let Some(family) = table::shown_family(fd).filter(|_| !to.is_null() && !len.is_null()) else {
+        return ask(fd, to, len);
+    };
+    let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
+    let result = ask(fd, own.bytes.as_mut_ptr(), &raw mut own.len);
+    if result == 0 {
+        // SAFETY: as getsockname(2).
+        unsafe { give_address(&shown_as(&own, family), to, len) };
+    }
+    result
+}
+
+/// getsockopt(2): a stand-in answers for the socket that it stands for.
+///
+/// # Safety
+/// As getsockopt(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockopt(fd: i32, level: i32, option: i32, value: *mut u8, len: *mut u32) -> i32 {
+    let natively = || next::getsockopt(fd, level, option, value, len);
+    if value.is_null() || len.is_null() {
+        return natively();
+    }
+    let known = match table::stand_in(fd) {
+        Some(stand_in) => of_stand_in(stand_in, level, option),
+        None if level == SOL_SOCKET && option == SO_DOMAIN => {
+            table::shown_family(fd).map(|family| Ok(whole(family.into())))
+        }
+        None => None,
+    };
+    match known {
+        Some(Ok((bytes, have))) => {
+            // SAFETY: as getsockopt(2): `*len` bytes are writable.
+            unsafe {
+                let count = have.min(*len as usize);
+                core::ptr::copy_nonoverlapping(bytes.as_ptr(), value, count);
+                *len = count as u32;
+            }
+            0
+        }
+        Some(Err(errno)) => fail(errno),
+        None => natively(),
+    }
+}
+
+type Value = ([u8; OPTION_BYTES], usize);
+
+fn whole(number: i32) -> Value {
+    let mut bytes = [0; OPTION_BYTES];
+    bytes[..4].copy_from_slice(&number.to_ne_bytes());
+    (bytes, 4)
+}
+
+/// A stand-in's option; `None`: its own descriptor has it.
+fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Value, i32>> {
+    match (level, option) {
+        (SOL_SOCKET, SO_DOMAIN) => return Some(Ok(whole(i32::from(stand_in.address().family())))),
+        _ if stand_in.stands() == Stands::Listener => return None,
+        (SOL_SOCKET, SO_TYPE | SO_ACCEPTCONN) => return Some(Ok(whole(1))),
+        (SOL_SOCKET, SO_PROTOCOL) => return Some(Ok(whole(6))),
+        (SOL_SOCKET, SO_RCVTIMEO | SO_RCVTIMEO_NEW | SO_SNDTIMEO) => return None,
+        _ => {}
+    }
+    let wanted = SocketOption { level, name: option, len: OPTION_BYTES as u32, value: [0; OPTION_BYTES] };
+    let answer = lease::ask(ask::GET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None)?;
+    if answer.reply.kind == VALUE {
+        let bytes = answer.reply.address;
+        let mut value = [0; OPTION_BYTES];
+        value.copy_from_slice(&bytes[12..]);
+        let len = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
+        return Some(Ok((value, len.min(OPTION_BYTES))));
+    }
+    Some(Err(if answer.reply.kind == FAILED { answer.reply.number as i32 } else { EINVAL }))
+}
+
+/// setsockopt(2): on a stand-in it is the master who sets the listener's option, and the kernel's answer comes back.
+///
+/// # Safety
+/// As setsockopt(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *const u8, len: u32) -> i32 {
+    let natively = || next::setsockopt(fd, level, option, value, len);
+    let Some(stand_in) = table::stand_in(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
+        return natively();
+    };
+    match (level, option) {
+        (SOL_SOCKET, SO_RCVTIMEO | SO_RCVTIMEO_NEW | SO_SNDTIMEO) => return natively(),
+        // Their values point into this process, or are descriptors of it.
+        (SOL_SOCKET, SO_ATTACH_FILTER | SO_ATTACH_BPF | SO_ATTACH_REUSEPORT_CBPF | SO_ATTACH_REUSEPORT_EBPF) => {
+            return fail(ENOPROTOOPT);
+        }
+        _ if value.is_null() || len as usize > OPTION_BYTES => return fail(EINVAL),
+        _ => {}
+    }
+    let mut wanted = SocketOption { level, name: option, len, value: [0; OPTION_BYTES] };
+    // SAFETY: as setsockopt(2): `len` bytes are readable, and they fit.
+    unsafe { core::ptr::copy_nonoverlapping(value, wanted.value.as_mut_ptr(), len as usize) };
+    match lease::ask(ask::SET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None) {
+        Some(answer) if answer.reply.number != 0 => fail(answer.reply.number as i32),
+        _ => 0,
+    }
+}
+
+fn packed(option: &SocketOption) -> [u8; ADDRESS_BYTES] {
+    let mut bytes = [0; ADDRESS_BYTES];
+    bytes[..4].copy_from_slice(&option.level.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&option.name.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&option.len.to_ne_bytes());
+    bytes[12..].copy_from_slice(&option.value);
+    bytes
+}

@@ -1,0 +1,231 @@
+//! What servers' preload libraries ask, and what they are answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use socket2::SockRef;
+use tracing::{info, warn};
+
+use super::service::{ID, Service, SlotProcesses, Tools};
+use super::slot::{Event, Phase};
+use crate::abi::attach::{OPTION_BYTES, SocketOption};
+use crate::accept::orders::{ListenerId, Order};
+use crate::accept::policy::Policy;
+use crate::direct::attach::{Answer, Asked, What};
+use crate::handoff::QueueTx;
+use crate::listener::{Listener, Origin};
+use crate::sys::{process, sock};
+
+impl Service {
+    /// Answers a library; `None` refuses it.
+    pub fn asked(&mut self, asked: Asked, tools: &Tools, now: Instant) -> Option<Answer> {
+        let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == asked.secret);
+        let at = self.slots.iter().position(of);
+        let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
+        // A server that root starts may become another user by itself, as nginx's workers do; the token is the proof.
+        let Some(at) = at.filter(|_| asked.uid == own || own == 0) else {
+            let (pid, uid) = (asked.pid, asked.uid);
+            warn!(service = %self.config.name, pid, uid, "refused to attach: it is none of our workers");
+            return None;
+        };
+        Some(match asked.what {
+            What::Bind(socket, address) => self.bind(at, socket, address, asked.pid),
+            What::Listen(listener) => self.server_listens(at, listener, tools, now),
+            What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
+            What::Adopt(listener) => self.adopt(at, listener, asked.pid),
+            What::Lease => self.lease(at, asked.pid),
+            What::SetOption(listener, option) => self.set_option(listener, &option),
+            What::GetOption(listener, option) => self.get_option(listener, &option),
+            What::GiveBack(listener) => self.give_back(at, listener),
+        })
+    }
+
+    fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {
+        let listener = match self.listener_for(&socket, address) {
+            Ok(Some(listener)) => listener,
+            Ok(None) => {
+                let port = address.port();
+                let served = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag);
+                let served: Vec<_> = served.filter_map(Listener::served_port).collect();
+                let first = served.first().copied().unwrap_or(port);
+                let outer = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(first);
+                warn!(
+                    service = %self.config.name, slot = at,
+                    "worker {at} listens on :{port}, which no -l serves; let it listen on :{first} (its PORT), \
+                     or use -l {outer}={port}"
+                );
+                return Answer::Pass;
+            }
+            Err(error) => return errno(&error, libc::EADDRINUSE),
+        };
+        let shared = self.share(at, listener, pid);
+        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
+    fn listener_for(&mut self, socket: &OwnedFd, address: SocketAddr) -> io::Result<Option<ListenerId>> {
+        if self.listeners.iter().any(|listener| listener.origin == Origin::Flag) {
+            return Ok(self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())));
+        }
+        let known = |listener: &Listener| {
+            listener.origin == Origin::Server && sock::local_addr(listener.socket.as_fd()) == Some(address)
+        };
+        if let Some(listener) = self.listeners.iter().position(known) {
+            return Ok(Some(listener));
+        }
+        SockRef::from(socket).bind(&address.into())?;
+        self.listeners.push(Listener::of_server(socket.try_clone()?)?);
+        Ok(Some(self.listeners.len() - 1))
+    }
+
+    fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
+        let lost = || io::Error::from_raw_os_error(libc::EINVAL);
+        let listener = self.listeners.get(id).ok_or_else(lost)?;
+        let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
+        let page = direct.page_fd.try_clone()?;
+        let answer = if self.config.policy == Policy::None {
+            Answer::Listener(id, listener.socket.as_fd().try_clone_to_owned()?, page)
+        } else {
+            let address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
+            let queue = match direct.queues.get(&id) {
+                Some(queue) => queue.clone(),
+                None => {
+                    let queue = Arc::new(QueueTx::to_server(id)?);
+                    direct.queues.insert(id, queue.clone());
+                    queue
+                }
+            };
+            let (queue, keep) = queue.ends()?;
+            Answer::Shared { listener: id, address, queue, page, keep }
+        };
+        direct.bound.entry(id).or_default().insert(pid);
+        direct.pid.get_or_insert(pid);
+        Ok(answer)
+    }
+
+    /// A process has a stand-in that another process of its worker bound.
+    fn adopt(&mut self, at: usize, id: ListenerId, pid: u32) -> Answer {
+        if self.slots[at].direct.as_ref().is_none_or(|direct| !direct.queues.contains_key(&id)) {
+            return Answer::Errno(libc::EINVAL);
+        }
+        let shared = self.share(at, id, pid);
+        if let Some(direct) = &mut self.slots[at].direct {
+            direct.adopted.insert(pid);
+        }
+        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    fn lease(&mut self, at: usize, pid: u32) -> Answer {
+        if let Some(direct) = &mut self.slots[at].direct {
+            direct.leased.insert(pid);
+            direct.abandoned = None;
+        }
+        Answer::Errno(self.config.limits.stop_signal as i32)
+    }
+
+    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools, now: Instant) -> Answer {
+        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        if !self.heard.contains(&id) {
+            if let Err(error) = listener.listen() {
+                return errno(&error, libc::EADDRINUSE);
+            }
+            self.heard.insert(id);
+            tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
+            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
+        }
+        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
+        let port = listener.port;
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let Some(direct) = &mut slot.direct else { return Answer::Errno(libc::EINVAL) };
+        if !direct.bound.contains_key(&id) {
+            return Answer::Errno(libc::EINVAL);
+        }
+        let again = !direct.listening.insert(id);
+        direct.ports.extend(port);
+        let worker = direct.id;
+        match slot.life.phase {
+            Phase::Online { .. } if !again => {
+                if let Some(queue) = direct.queues.get(&id).cloned() {
+                    slot.queues.push(Arc::downgrade(&queue));
+                    tools.orders.send(Order::Listens { worker, listener: id, queue });
+                }
+            }
+            Phase::Launching { since } if direct.listening.len() >= flags => {
+                let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));
+                let queues: Vec<_> = listened.map(|(&id, queue)| (id, queue.clone())).collect();
+                slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
+                let (page, stats, pid) = (direct.page.clone(), slot.stats.clone(), direct.pid);
+                tools.orders.send(Order::Online { worker, queues, page, stats });
+                slot.life.apply(Event::Ready, now, &backoff);
+                slot.reason = None;
+                let took = now.duration_since(since);
+                let took = humantime::format_duration(std::time::Duration::from_millis(took.as_millis() as u64));
+                info!(service = %self.config.name, slot = at, pid, %took, "worker online");
+            }
+            _ => {}
+        }
+        Answer::Errno(0)
+    }
+
+    /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.
+    fn server_unlistens(&mut self, at: usize, id: ListenerId, pid: u32, tools: &Tools) -> Answer {
+        let Some(direct) = &mut self.slots[at].direct else { return Answer::Errno(0) };
+        if let Some(bound) = direct.bound.get_mut(&id) {
+            bound.remove(&pid);
+            bound.retain(|&pid| process::pidfd_open(pid).is_ok());
+            if !bound.is_empty() {
+                return Answer::Errno(0);
+            }
+        }
+        direct.bound.remove(&id);
+        direct.queues.remove(&id);
+        if !direct.listening.remove(&id) {
+            return Answer::Errno(0);
+        }
+        tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
+        Answer::Errno(0)
+    }
+
+    fn set_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
+        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let value = &option.value[..(option.len as usize).min(OPTION_BYTES)];
+        match sock::set_option(listener.socket.as_fd(), option.level, option.name, value) {
+            Ok(()) => Answer::Errno(0),
+            Err(error) => errno(&error, libc::EINVAL),
+        }
+    }
+
+    fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
+        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let mut value = [0; OPTION_BYTES];
+        match sock::option(listener.socket.as_fd(), option.level, option.name, &mut value) {
+            Ok(len) => Answer::Value(SocketOption { len: len as u32, value, ..*option }),
+            Err(error) => errno(&error, libc::EINVAL),
+        }
+    }
+
+    /// A server that bound a port and then connects: it never meant to listen there.
+    fn give_back(&mut self, at: usize, id: ListenerId) -> Answer {
+        let shared = self.slots.iter().enumerate().any(|(other, slot)| {
+            other != at && slot.direct.as_ref().is_some_and(|direct| direct.bound.contains_key(&id))
+        });
+        let Some(listener) = self.listeners.get_mut(id) else { return Answer::Errno(libc::EINVAL) };
+        if listener.origin != Origin::Server || self.heard.contains(&id) || shared {
+            return Answer::Errno(libc::EADDRINUSE);
+        }
+        let socket = listener.give_back().and_then(|socket| socket.as_fd().try_clone_to_owned());
+        if let Some(direct) = &mut self.slots[at].direct {
+            direct.queues.remove(&id);
+            direct.bound.remove(&id);
+        }
+        socket.map_or_else(|error| errno(&error, libc::EADDRINUSE), Answer::Back)
+    }
+}
+
+fn errno(error: &io::Error, otherwise: i32) -> Answer {
+    Answer::Errno(error.raw_os_error().unwrap_or(otherwise))
+}

@@ -1,0 +1,76 @@
+//! How a direct worker ends: whether it really did, and what it left behind.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::service::{Service, SlotProcesses, Tools};
+use crate::direct::attach::Secret;
+use crate::sys::process;
+
+/// What we started has so long to follow the server that it started.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// A process that held a lease is gone.
+    pub fn lease_ended(&mut self, pid: u32, secret: Secret, now: Instant) {
+        let of = |slot: &&mut SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
+        let Some(slot) = self.slots.iter_mut().find(of) else { return };
+        let started = slot.server.as_ref().map(|server| server.pid);
+        let Some(direct) = &mut slot.direct else { return };
+        direct.leased.remove(&pid);
+        direct.adopted.remove(&pid);
+        if direct.pid == Some(pid) {
+            direct.pid = direct.leased.first().copied();
+        }
+        // Of a process that we started we hear otherwise.
+        if direct.leased.is_empty() && started != Some(pid) {
+            direct.abandoned = Some(now + GRACE);
+        }
+    }
+
+    /// Ends what outlived the server that it started (a shell, npm): nobody serves there any more.
+    pub(super) fn end_abandoned(&mut self, now: Instant) {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let (Some(server), Some(direct)) = (&slot.server, &mut slot.direct) else { continue };
+            if direct.abandoned.is_some_and(|until| until <= now) {
+                direct.abandoned = None;
+                let pid = server.pid;
+                warn!(service = %self.config.name, slot = at, pid, "the server has ended and what started it has not: ended, too");
+                process::kill_tree(pid);
+            }
+        }
+    }
+
+    /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
+    /// and the like). That one is the worker from now on.
+    pub(super) fn has_successor(&mut self, at: usize) -> bool {
+        let slot = &mut self.slots[at];
+        let (Some(server), Some(direct)) = (&mut slot.server, &mut slot.direct) else { return false };
+        let own = process::children();
+        let fit = |pid: &&u32| **pid != server.pid && direct.leased.contains(pid) && own.contains(pid);
+        let Some(&pid) = direct.adopted.iter().find(fit) else { return false };
+        info!(service = %self.config.name, slot = at, pid, before = server.pid, "the server goes on in another process");
+        server.pid = pid;
+        direct.pid = Some(pid);
+        true
+    }
+
+    /// Ends the processes of a worker that is gone which escaped its session; their number. (As a subreaper we are their
+    /// parent now.) They are known by their queue or their environment.
+    pub(super) fn end_left_behind(&mut self, at: usize, tools: &Tools) -> usize {
+        let (Some(direct), Some(attachment)) = (&self.slots[at].direct, &tools.attach) else { return 0 };
+        let known = self.pids();
+        let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
+        let inodes: Vec<u64> = direct.queues.values().filter_map(|queue| queue.inode()).collect();
+        let proof = attachment.server.variable(&direct.secret);
+        let knows = |pid: u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.windows(proof.len()).any(|part| part == proof.as_bytes())
+        };
+        let holders = process::holders(&orphans, &inodes);
+        let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || knows(*pid)).collect();
+        ours.iter().for_each(|&pid| process::kill_tree(pid));
+        ours.len()
+    }
+}
