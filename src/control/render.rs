@@ -99,7 +99,7 @@ mod tests {
             restarts: 123,
             uptime_s: 86_400 * 200 + 7 * 3600,
             open: 9_999,
-            open_is_estimate: true,
+            open_is_estimate: false,
             pending: 64,
             connections: 1_234_567_890,
             rescued: 12_345,

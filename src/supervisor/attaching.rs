@@ -119,10 +119,13 @@ impl Service {
     }
 
     fn lease(&mut self, at: usize, pid: u32) -> Answer {
-        if let Some(direct) = &mut self.slots[at].direct {
+        let slot = &mut self.slots[at];
+        if let Some(direct) = &mut slot.direct {
             direct.leased.insert(pid);
             direct.abandoned = None;
         }
+        // What was told to stop was a child of something that replaced it.
+        slot.tell_again(self.config.limits.stop_signal);
         Answer::Errno(self.config.limits.stop_signal as i32)
     }
 

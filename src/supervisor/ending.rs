@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use tracing::{debug, error, info, warn};
 
+use super::direct::DirectWorker;
 use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
@@ -286,11 +287,21 @@ impl SlotProcesses {
         direct + self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum::<u64>()
     }
 
-    /// Tells its server to stop: the process that attached, which is not always the one that we started.
+    /// Tells its server to stop: the process that attached, which is not always the one that we started (a shell, npm).
+    /// Where several did, what we started is their manager.
     fn tell(&mut self, signal: Signal) {
-        let attached = self.direct.as_ref().and_then(|direct| direct.pid);
+        let only = |direct: &DirectWorker| direct.pid.filter(|_| direct.leased.len() == 1);
+        let attached = self.direct.as_ref().and_then(only);
         if let Some(server) = &mut self.server {
             tell(server, attached, signal);
+        }
+    }
+
+    /// Tells what we started, if its server was told already.
+    pub(super) fn tell_again(&mut self, signal: Signal) {
+        if let Some(server) = self.server.as_mut().filter(|server| server.told == Told::ToStop) {
+            server.told = Told::Nothing;
+            tell(server, None, signal);
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::service::{Service, SlotProcesses, Tools};
+use super::worker::Told;
 use crate::direct::attach::Secret;
 use crate::sys::process;
 
@@ -52,6 +53,8 @@ impl Service {
         let Some(&pid) = direct.adopted.iter().find(fit) else { return false };
         info!(service = %self.config.name, slot = at, pid, before = server.pid, "the server goes on in another process");
         server.pid = pid;
+        // In a stop this one has to be told, too.
+        server.told = Told::Nothing;
         direct.pid = Some(pid);
         true
     }

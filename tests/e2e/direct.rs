@@ -8,74 +8,30 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::direct_servers::{NODE, PYTHON, table};
+use crate::direct_servers::{Client, NODE, PYTHON, table};
 use crate::support::{
-    Daemon, eventually, free_port, get, http_get, install_dir, millis, roundsman, seconds, write_file,
+    Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, servers, write_file,
 };
 
-fn start(port: u16, instances: &str, command: &[String]) -> Daemon {
-    let mut arguments = vec!["-i", instances, "--via", "direct", "--"];
+pub fn start(port: u16, instances: &str, command: &[String]) -> Daemon {
+    start_with(port, instances, &["--via", "direct"], command)
+}
+
+pub fn start_with(port: u16, instances: &str, more: &[&str], command: &[String]) -> Daemon {
+    let mut arguments = vec!["-i", instances];
+    arguments.extend(more);
+    arguments.push("--");
     arguments.extend(command.iter().map(String::as_str));
-    let daemon = Daemon::launch(roundsman(), &arguments, port);
+    let mut program = roundsman();
+    program.env("SERVERS", servers());
+    let daemon = Daemon::launch(program, &arguments, port);
     daemon.wait_online(instances.parse().unwrap());
     daemon
 }
 
 /// A request from a port of ours: (who answered, whether the server knew the port).
-fn ask(port: u16) -> (String, bool) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let own = stream.local_addr().unwrap().port().to_string();
-    let body = http_get(&mut stream).unwrap();
-    let (slot, peer) = body.split_once(" peer ").unwrap_or_else(|| panic!("{body:?}"));
-    (slot.to_owned(), peer == own)
-}
-
-#[test]
-fn turns_addresses_load_and_a_clean_stop_for_each_server() {
-    let dir = install_dir();
-    for at in 0..table(dir.path(), 1).len() {
-        let port = free_port();
-        let (name, command) = table(dir.path(), port).swap_remove(at);
-        let mut daemon = start(port, "2", &command);
-        let state = daemon.ls();
-        let service = &state["services"][0];
-        assert_eq!(service["via"], "direct", "{name}");
-        assert_eq!(
-            (&service["listen"][0]["addr"], &service["listen"][0]["from"]),
-            (&format!("127.0.0.1:{port}").into(), &"server".into()),
-            "{name}"
-        );
-
-        // One after the other: strict turns (a rescue by a busy machine explains an exception), the client's port.
-        let answers: Vec<_> = (0..400).map(|_| ask(port)).collect();
-        assert!(answers.iter().all(|(_, known)| *known), "{name}: the client's address");
-        let rescued = daemon.total("rescued");
-        let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
-        assert!(counts[0].abs_diff(counts[1]) <= 2 * rescued, "{name}: {counts:?}, {rescued} rescued");
-        if name != "nginx" {
-            let out = answers.windows(2).filter(|pair| pair[0].0 == pair[1].0).count() as u64;
-            assert!(out <= 4 * rescued, "{name}: {out} out of turn, {rescued} rescued");
-        }
-
-        // Twenty at a time: none lost.
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..20 {
-                scope.spawn(|| {
-                    while next.fetch_add(1, SeqCst) < 2_000 {
-                        assert!(ask(port).1, "{name}");
-                    }
-                });
-            }
-        });
-        assert_eq!(daemon.total("connections"), 2_400, "{name}");
-        assert_eq!(daemon.total("restarts"), 0, "{name}: {}", daemon.log());
-        assert!(!daemon.log().contains("Traceback"), "{name}: {}", daemon.log());
-        eventually(&format!("{name}: open is back to 0"), seconds(5), || (daemon.total("open") == 0).then_some(()));
-        let end = daemon.stop();
-        assert_eq!(end.code(), 0, "{name}: {}", end.log);
-        assert!(!end.log.contains("did not end"), "{name}: {}", end.log);
-    }
+pub fn ask(port: u16) -> (String, bool) {
+    Client::Http.ask(port)
 }
 
 #[test]
@@ -121,7 +77,7 @@ fn redis_works_and_counts() {
 #[test]
 fn kill_9_under_load_hangs_and_refuses_nobody() {
     let (dir, port) = (install_dir(), free_port());
-    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let command = table(dir.path(), port).swap_remove(0).command;
     let daemon = start(port, "3", &command);
     let (over, done, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let mut received = 0;
@@ -161,7 +117,7 @@ fn kill_9_under_load_hangs_and_refuses_nobody() {
 #[test]
 fn a_blocked_neighbour_delays_nobody_for_long() {
     let (dir, port) = (install_dir(), free_port());
-    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let command = table(dir.path(), port).swap_remove(0).command;
     let daemon = start(port, "2", &command);
     let over = AtomicBool::new(false);
     let mut took = Vec::new();
@@ -314,7 +270,7 @@ fn what_cannot_be_preloaded_and_who_is_none_of_ours_is_refused() {
 
     // A stranger at the attach socket: garbage, a wrong token.
     let port = free_port();
-    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let command = table(dir.path(), port).swap_remove(0).command;
     let daemon = start(port, "1", &command);
     let environment = std::fs::read(format!("/proc/{}/environ", daemon.workers()[0])).unwrap();
     let environment = String::from_utf8_lossy(&environment).into_owned();
@@ -356,7 +312,7 @@ fn with_listen_those_ports_are_served_and_others_are_warned_about() {
 #[test]
 fn when_the_master_dies_the_servers_get_their_stop_signal_and_do_not_spin() {
     let (dir, port) = (install_dir(), free_port());
-    let (_, command) = table(dir.path(), port).swap_remove(0);
+    let command = table(dir.path(), port).swap_remove(0).command;
     let daemon = start(port, "2", &command);
     let pids = daemon.workers();
     daemon.signal(Signal::SIGKILL);
@@ -372,7 +328,7 @@ fn a_stopped_server_loses_its_queue_and_survives_its_empty_message() {
     // One with an event loop, one that polls and accepts blocking, one that waits in accept.
     for at in [0, 1, 4] {
         let port = free_port();
-        let (name, command) = table(dir.path(), port).swap_remove(at);
+        let crate::direct_servers::Server { name, command, .. } = table(dir.path(), port).swap_remove(at);
         let daemon = start(port, "2", &command);
         let worker = Pid::from_raw(daemon.workers()[0]);
         kill(worker, Signal::SIGSTOP).unwrap();

@@ -1,8 +1,10 @@
 //! The servers that direct delivery is tested with. Each answers with its slot and the client's port as it saw it.
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::write_file;
+use crate::support::{c_server, certificate, http_get, musl_server, servers, source, write_file};
 
 pub const NODE: &str = "
 require('http').createServer((request, response) => {
@@ -69,7 +71,7 @@ while True:
     c.close()
 ";
 
-fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
+fn nginx_conf(dir: &Path, port: u16, listen: &str) -> PathBuf {
     write_file(
         dir,
         &format!("{port}.conf"),
@@ -78,23 +80,128 @@ fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
              events {{ worker_connections 1000; }}
              http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;
                uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
-               server {{ listen 127.0.0.1:{port}; location / {{ return 200 'slot N peer $remote_port'; }} }} }}",
+               server {{ listen 127.0.0.1:{port}{listen}; location / {{ return 200 'slot N peer $remote_port'; }} }} }}",
             dir.display()
         ),
     )
 }
 
-/// The servers of the table: name, command.
-pub fn table(dir: &Path, port: u16) -> Vec<(&'static str, Vec<String>)> {
+/// How a server is talked to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// HTTP.
+    Http,
+    /// curl with this option.
+    Curl(&'static str),
+    /// A WebSocket that gets one message.
+    WebSocket,
+}
+
+/// A server of the table.
+pub struct Server {
+    pub name: &'static str,
+    pub command: Vec<String>,
+    pub client: Client,
+    /// Its answer names its slot.
+    pub names_slot: bool,
+}
+
+/// The servers of the table.
+pub fn table(dir: &Path, port: u16) -> Vec<Server> {
     let script = |name: &str, text: &str| write_file(dir, name, text).to_str().unwrap().to_owned();
     let port_word = port.to_string();
-    let python = |name: &str, text: &str| vec!["python3".to_owned(), script(name, text), port_word.clone()];
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let python = |name: &str, text: &str| words(&["python3", &script(name, text), &port_word]);
+    let node = |mode: &str| words(&["node", &source("app.js"), mode, &port_word, dir.to_str().unwrap()]);
+    let gunicorn = |kind: &str| {
+        let program = servers().join("venv/bin/gunicorn");
+        let app = Path::new(&source("wsgi.py")).parent().unwrap().to_str().unwrap().to_owned();
+        words(&[
+            program.to_str().unwrap(),
+            "--chdir",
+            &app,
+            "-b",
+            &format!("127.0.0.1:{port}"),
+            "-w",
+            "2",
+            "-k",
+            kind,
+            "--threads",
+            "4",
+            "--log-level",
+            "warning",
+            "wsgi:app",
+        ])
+    };
+    let nginx = |listen: &str| words(&["nginx", "-c", nginx_conf(dir, port, listen).to_str().unwrap()]);
+    let server = |name, command| Server { name, command, client: Client::Http, names_slot: true };
+    certificate(dir);
     vec![
-        ("node", vec!["node".to_owned(), script("app.js", NODE), port_word.clone()]),
-        ("python threads per connection", python("a.py", PYTHON)),
-        ("python asyncio", python("b.py", ASYNCIO)),
-        ("accept, poll and select in threads", python("c.py", THREADS)),
-        ("a process per connection", python("d.py", FORKING)),
-        ("nginx", vec!["nginx".to_owned(), "-c".to_owned(), nginx_conf(dir, port).to_str().unwrap().to_owned()]),
+        server("node", node("http")),
+        server("python threads per connection", python("a.py", PYTHON)),
+        server("python asyncio", python("b.py", ASYNCIO)),
+        server("accept, poll and select in threads", python("c.py", THREADS)),
+        server("a process per connection", python("d.py", FORKING)),
+        Server { names_slot: false, ..server("nginx", nginx("")) },
+        Server { names_slot: false, ..server("nginx reuseport", nginx(" reuseport")) },
+        server("node express", node("express")),
+        Server { client: Client::WebSocket, ..server("node ws", node("ws")) },
+        Server { client: Client::Curl("--http1.1"), ..server("node https", node("https")) },
+        Server { client: Client::Curl("--http2"), ..server("node http2", node("http2")) },
+        server("gunicorn sync", gunicorn("sync")),
+        server("gunicorn gthread", gunicorn("gthread")),
+        server("musl C, threads", words(&[musl_server(), "threads", &port_word])),
+        server("C as Asio", words(&[c_server(), "asio", &port_word])),
+        server("C threads", words(&[c_server(), "threads", &port_word])),
+        server("C process per connection", words(&[c_server(), "fork", &port_word])),
     ]
+}
+
+impl Client {
+    /// One connection: (who answered, whether the server knew the client's port).
+    pub fn ask(self, port: u16) -> (String, bool) {
+        let (body, own) = match self {
+            Self::Http => {
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let own = stream.local_addr().unwrap().port().to_string();
+                (http_get(&mut stream).unwrap(), own)
+            }
+            Self::Curl(version) => {
+                let arguments = ["-sSk", version, "-w", "\n%{local_port}", &format!("https://127.0.0.1:{port}/")];
+                let output = Command::new("curl").args(arguments).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                let text = String::from_utf8(output.stdout).unwrap();
+                let (body, own) = text.rsplit_once('\n').unwrap();
+                (body.to_owned(), own.to_owned())
+            }
+            Self::WebSocket => web_socket(port),
+        };
+        let (slot, peer) = body.split_once(" peer ").unwrap_or_else(|| panic!("{body:?}"));
+        (slot.to_owned(), peer == own)
+    }
+}
+
+fn web_socket(port: u16) -> (String, String) {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let own = stream.local_addr().unwrap().port().to_string();
+    let head = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut all = Vec::new();
+    // The answer's head, one text frame, a close frame, which is answered by an empty masked one.
+    let mut buffer = [0; 1024];
+    let frame = loop {
+        let n = stream.read(&mut buffer).unwrap();
+        assert!(n > 0, "{:?}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&buffer[..n]);
+        let Some(at) = all.windows(4).position(|part| part == b"\r\n\r\n") else { continue };
+        let frame = &all[at + 4..];
+        if frame.len() > 2 && frame.len() >= 2 + usize::from(frame[1]) {
+            break String::from_utf8(frame[2..2 + usize::from(frame[1])].to_vec()).unwrap();
+        }
+    };
+    stream.write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
+    stream.read_to_end(&mut all).unwrap();
+    (frame, own)
 }

@@ -9,6 +9,7 @@ mod control;
 mod crash;
 mod direct;
 mod direct_servers;
+mod direct_table;
 mod limits;
 mod listeners;
 mod log;

@@ -1,0 +1,58 @@
+//! What tests/install has put in place, and what is built from tests/servers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Packages of Node and Python.
+pub fn servers() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
+    assert!(path.join("stamp").is_file(), "{} is missing: tests/install makes it", path.display());
+    path
+}
+
+/// A file of tests/servers.
+pub fn source(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(name);
+    assert!(path.is_file(), "{}", path.display());
+    path.to_str().unwrap().to_owned()
+}
+
+/// The C server, for one libc.
+fn build(compiler: &str, more: &[&str]) -> String {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("server-{compiler}{}", more.concat()));
+    let output = program.to_str().unwrap();
+    let made = Command::new(compiler)
+        .args(["-O1", "-Wall", "-Werror", "-pthread", "-o", output, &source("server.c")])
+        .args(more)
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler}: {error} (tests/install)"));
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    output.to_owned()
+}
+
+pub fn c_server() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("cc", &[]))
+}
+
+pub fn musl_server() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("musl-gcc", &[]))
+}
+
+pub fn static_server() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("cc", &["-static"]))
+}
+
+/// A key and a certificate for 127.0.0.1, in a directory.
+pub fn certificate(dir: &Path) {
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=127.0.0.1", "-keyout", &file("key.pem"), "-out", &file("cert.pem")])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
