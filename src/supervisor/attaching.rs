@@ -25,8 +25,12 @@ impl Service {
         let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == asked.secret);
         let at = self.slots.iter().position(of);
         let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
-        // A server that root starts may become another user by itself, as nginx's workers do; the token is the proof.
-        let Some(at) = at.filter(|_| asked.uid == own || own == 0) else {
+        // A server that root starts may become another user by itself; then it has to be one of its processes.
+        let is_below = |at: usize| {
+            let root = self.slots[at].server.as_ref().map(|server| server.pid);
+            root.is_some_and(|root| process::tree(root).contains(&asked.pid))
+        };
+        let Some(at) = at.filter(|&at| asked.uid == own || is_below(at)) else {
             let (pid, uid) = (asked.pid, asked.uid);
             warn!(service = %self.config.name, pid, uid, "refused to attach: it is none of our workers");
             return None;

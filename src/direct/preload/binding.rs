@@ -98,7 +98,8 @@ fn take_place(fd: i32, answer: &lease::Answer, nonblock: usize, address: &Addres
         }
     }
     let keep = if keep >= 0 { lease::out_of_the_way(keep) } else { -1 };
-    let new = New { listener: answer.reply.number, page, keep, stands, nonblock: nonblock != 0, address };
+    let new =
+        New { listener: answer.reply.number, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
     if !placed || table::put_stand_in(fd, &new).is_none() {
         return fail(EMFILE);
     }
@@ -134,7 +135,10 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
     if address.family() == AF_INET {
         address.len = 16;
     }
-    table::put_stand_in(fd, &New { listener, page, keep, stands: Stands::Queue, nonblock: false, address: &address })?;
+    table::put_stand_in(
+        fd,
+        &New { listener, page, keep, stands: Stands::Queue, nonblock: false, listens: true, address: &address },
+    )?;
     lease::take_lease();
     table::stand_in(fd)
 }
@@ -165,7 +169,7 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
     match lease::ask(ask::LISTEN, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None) {
         Some(answer) if answer.reply.kind == FAILED && answer.reply.number != 0 => fail(answer.reply.number as i32),
         _ => {
-            stand_in.reopened();
+            stand_in.listens();
             0
         }
     }

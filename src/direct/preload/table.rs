@@ -57,7 +57,7 @@ pub struct StandIn {
     shared: AtomicU32,
     /// Under [`Stands::Listener`]: 1 when the server wants it non-blocking. The shared socket itself always is.
     nonblock: AtomicU32,
-    /// 1 after shutdown(2).
+    /// 1 before listen(2) and after shutdown(2).
     shut: AtomicU32,
     /// The queue's sending end, so that the queue never ends; -1: none.
     keep: AtomicI32,
@@ -109,7 +109,7 @@ impl StandIn {
         self.nonblock.store(u32::from(on), Relaxed);
     }
 
-    /// Whether it was shut down.
+    /// Whether it does not listen yet, or was shut down.
     pub fn is_shut(&self) -> bool {
         self.shut.load(Acquire) != 0
     }
@@ -120,7 +120,7 @@ impl StandIn {
     }
 
     /// It listens (again).
-    pub fn reopened(&self) {
+    pub fn listens(&self) {
         self.shut.store(0, Release);
     }
 
@@ -156,6 +156,7 @@ pub struct New<'a> {
     pub keep: i32,
     pub stands: Stands,
     pub nonblock: bool,
+    pub listens: bool,
     pub address: &'a Address,
 }
 
@@ -169,7 +170,7 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
             place.waits.store(0, Relaxed);
             place.shared.store(u32::from(new.stands == Stands::Listener), Relaxed);
             place.nonblock.store(u32::from(new.nonblock), Relaxed);
-            place.shut.store(0, Relaxed);
+            place.shut.store(u32::from(!new.listens), Relaxed);
             place.keep.store(new.keep, Relaxed);
             for (word, chunk) in place.address.iter().zip(new.address.bytes.chunks_exact(4)) {
                 word.store(u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), Relaxed);
