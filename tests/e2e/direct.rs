@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::direct_servers::{Client, NODE, PYTHON, table};
 use crate::support::{
-    Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, servers, write_file,
+    Daemon, Process, eventually, free_port, get, install_dir, millis, roundsman, seconds, servers, source, write_file,
 };
 
 pub fn start(port: u16, instances: &str, command: &[String]) -> Daemon {
@@ -114,13 +114,10 @@ fn kill_9_under_load_hangs_and_refuses_nobody() {
     assert!(failed <= received + 15, "{failed} failed, the dead had received {received}");
 }
 
-#[test]
-fn a_blocked_neighbour_delays_nobody_for_long() {
-    let (dir, port) = (install_dir(), free_port());
-    let command = table(dir.path(), port).swap_remove(0).command;
-    let daemon = start(port, "2", &command);
+/// Latencies of 400 requests at 200 per second, while one client blocks a process for 300 ms again and again; sorted.
+fn beside_a_blocker(port: u16) -> Vec<std::time::Duration> {
     let over = AtomicBool::new(false);
-    let mut took = Vec::new();
+    let took = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(SeqCst) {
@@ -129,18 +126,50 @@ fn a_blocked_neighbour_delays_nobody_for_long() {
                 let _ = stream.read_to_end(&mut Vec::new());
             }
         });
-        for _ in 0..400 {
+        std::thread::scope(|clients| {
             let begin = std::time::Instant::now();
-            get(port).unwrap();
-            took.push(begin.elapsed());
-            std::thread::sleep(millis(5));
-        }
+            for n in 0..400 {
+                let due = begin + millis(5 * n);
+                std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+                // From when it was due, each on its own: one that waits holds up no other.
+                clients.spawn(|| {
+                    let begin = std::time::Instant::now();
+                    get(port).unwrap();
+                    took.lock().unwrap().push(begin.elapsed());
+                });
+            }
+        });
         over.store(true, SeqCst);
     });
+    let mut took = took.into_inner().unwrap();
     took.sort();
-    // Whoever shares a worker with the request that blocks it waits for that; the others do not.
-    assert!(took[380] < millis(20), "p95 {:?}", took[380]);
+    took
+}
+
+#[test]
+fn a_blocked_neighbour_delays_nobody_for_long() {
+    let (dir, port) = (install_dir(), free_port());
+    let command = table(dir.path(), port).swap_remove(0).command;
+    let daemon = start(port, "2", &command);
+    let ours = beside_a_blocker(port);
     assert!(daemon.total("rescued") > 0);
+    drop(daemon);
+    // Node's own cluster in the same place.
+    let cluster = write_file(
+        dir.path(),
+        "cluster.js",
+        &format!(
+            "const c = require('cluster'); if (c.isPrimary) {{ c.fork(); c.fork(); }} else {{ process.argv[2] = 'http'; process.argv[3] = {port}; require('{}'); }}",
+            source("app.js")
+        ),
+    );
+    let _cluster = Process::start("node", &[cluster.to_str().unwrap()], port);
+    let theirs = beside_a_blocker(port);
+    println!("p50/p99: roundsman {:?}/{:?}, cluster {:?}/{:?}", ours[200], ours[396], theirs[200], theirs[396]);
+    // Whoever shares a worker with the request that blocks it waits for that (one in each 300 ms); the others do not.
+    // A busy machine delays both.
+    let limit = millis(20).max(theirs[396] / 5);
+    assert!(ours[396] <= limit, "p99 {:?}, Node's cluster {:?}", ours[396], theirs[396]);
 }
 
 #[test]

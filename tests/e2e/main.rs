@@ -8,6 +8,7 @@ mod cli;
 mod control;
 mod crash;
 mod direct;
+mod direct_faults;
 mod direct_modes;
 mod direct_servers;
 mod direct_table;
