@@ -122,10 +122,13 @@ impl Member {
         self.lanes.get(listener).is_some_and(Option::is_some)
     }
 
-    /// Asks the kernel what is pending, where the estimate is above zero; notices that a stalled worker woke up.
+    /// Asks what is pending, where the estimate is above zero: the counters page, which costs nothing, whether all was
+    /// received, and the kernel where it was not. Notices that a stalled worker woke up.
     pub fn refresh(&mut self) {
+        let pending = self.lanes.iter().flatten().any(|lane| lane.pending > 0);
+        let all = pending && !self.stalled && self.number.saturating_sub(self.back) == self.page.received_and_open().0;
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.pending > 0) {
-            lane.pending = lane.queue.pending();
+            lane.pending = if all { 0 } else { lane.queue.pending() };
             let received = lane.sent.saturating_sub(lane.pending as u64);
             while lane.ages.front().is_some_and(|&(upto, _)| upto <= received) {
                 lane.ages.pop_front();
