@@ -120,7 +120,9 @@ impl Listener {
         let socket = Socket::from(socket);
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?.as_socket();
-        let address = local.map(|address| address.to_string()).unwrap_or_default();
+        // Java binds [::ffff:127.0.0.1].
+        let shown = |local: SocketAddr| SocketAddr::new(local.ip().to_canonical(), local.port()).to_string();
+        let address = local.map(shown).unwrap_or_default();
         let port = local.map(|address| address.port());
         Ok(Self { socket: Arc::new(socket.into()), address, port, app_port: None, file: None, origin: Origin::Server })
     }

@@ -39,6 +39,8 @@ pub fn examine(program: &Path) -> Result<Dynamic, String> {
         }
         privileged(&program, &file)?;
         let loader = loader(&file, &head[..n]).map_err(|reason| format!("{shown} {reason}"))?;
+        // The loader finds libraries beside the file itself, not beside a link to it.
+        let program = program.canonicalize().unwrap_or(program);
         return Ok(Dynamic { program, loader });
     }
     Err("too many #! lines".to_owned())

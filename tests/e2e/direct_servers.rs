@@ -157,6 +157,95 @@ pub fn table(dir: &Path, port: u16) -> Vec<Server> {
     ]
 }
 
+/// Those that only the long run tries: tests/install --all has them.
+pub fn long_table(dir: &Path, port: u16) -> Vec<Server> {
+    let script = |name: &str, text: &str| write_file(dir, name, text).to_str().unwrap().to_owned();
+    let port_word = port.to_string();
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let server = |name, command| Server { name, command, client: Client::Http, names_slot: true };
+    let package = |path: &str| {
+        let program = servers().join(path);
+        assert!(program.is_file(), "{} is missing: tests/install --all", program.display());
+        program.to_str().unwrap().to_owned()
+    };
+    let app = source("app.js");
+    let node = |name, version: &str| {
+        server(name, words(&[&package(&format!("node_modules/node{version}/bin/node")), &app, "http", &port_word]))
+    };
+    let python = Path::new(&source("wsgi.py")).parent().unwrap().to_str().unwrap().to_owned();
+    let uvicorn = |name, event_loop: &str| {
+        let program = package("venv/bin/uvicorn");
+        let flags = ["--port", &port_word, "--loop", event_loop, "--app-dir", &python, "--log-level", "warning"];
+        server(name, [words(&[&program]), words(&flags), words(&["wsgi:asgi"])].concat())
+    };
+    let php =
+        "<?php header('Connection: close'); echo 'slot ', getenv('ROUNDSMAN_SLOT'), ' peer ', $_SERVER['REMOTE_PORT'];";
+    let rack = "run ->(env) { [200, {}, [\"slot #{ENV['ROUNDSMAN_SLOT']} peer #{env['puma.socket'].peeraddr[1]}\"]] }";
+    let java = |name, file: &str, pool: &str| {
+        server(name, words(&["java", "-Xshare:auto", &script(file, &JAVA.replace("POOL", pool)), &port_word]))
+    };
+    vec![
+        node("Node 16", "16"),
+        node("Node 18", "18"),
+        node("Node 22", "22"),
+        node("Node 24", "24"),
+        server("Fastify", words(&["node", &app, "fastify", &port_word])),
+        server(
+            "Bun",
+            words(&[
+                &package("node_modules/.bin/bun"),
+                &script(
+                    "bun.js",
+                    "Bun.serve({ port: Number(process.argv[2]), hostname: '127.0.0.1', fetch(request, server) {
+                       return new Response(`slot ${process.env.ROUNDSMAN_SLOT} peer ${server.requestIP(request).port}`); } });",
+                ),
+                &port_word,
+            ]),
+        ),
+        server(
+            "Deno",
+            words(&[
+                &package("node_modules/.bin/deno"),
+                "run",
+                "-A",
+                &script(
+                    "deno.js",
+                    "Deno.serve({ port: Number(Deno.args[0]), hostname: '127.0.0.1' }, (request, info) =>
+                       new Response(`slot ${Deno.env.get('ROUNDSMAN_SLOT')} peer ${info.remoteAddr.port}`));",
+                ),
+                &port_word,
+            ]),
+        ),
+        uvicorn("uvicorn", "asyncio"),
+        uvicorn("uvicorn with uvloop", "uvloop"),
+        java("Java HttpServer", "Main.java", "null"),
+        java("Java HttpServer, thread pool", "Pool.java", "java.util.concurrent.Executors.newFixedThreadPool(8)"),
+        server(
+            "Puma",
+            words(&["puma", "-q", "-b", &format!("tcp://127.0.0.1:{port}"), "-t", "4:4", &script("config.ru", rack)]),
+        ),
+        server("PHP", words(&["php", "-q", "-S", &format!("127.0.0.1:{port}"), &script("router.php", php)])),
+    ]
+}
+
+const JAVA: &str = "
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetSocketAddress;
+class Main {
+  public static void main(String[] args) throws Exception {
+    HttpServer server = HttpServer.create(new InetSocketAddress(\"127.0.0.1\", Integer.parseInt(args[0])), 512);
+    server.setExecutor(POOL);
+    server.createContext(\"/\", exchange -> {
+      byte[] body = (\"slot \" + System.getenv(\"ROUNDSMAN_SLOT\") + \" peer \" + exchange.getRemoteAddress().getPort()).getBytes();
+      exchange.sendResponseHeaders(200, body.length);
+      exchange.getResponseBody().write(body);
+      exchange.close();
+    });
+    server.start();
+  }
+}
+";
+
 impl Client {
     /// One connection: (who answered, whether the server knew the client's port).
     pub fn ask(self, port: u16) -> (String, bool) {

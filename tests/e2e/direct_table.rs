@@ -1,10 +1,11 @@
 //! The table: many servers, unmodified, each under rr and none.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::direct::start_with;
-use crate::direct_servers::{Client, Server, table};
+use crate::direct_servers::{Client, Server, long_table, table};
 use crate::support::{Daemon, eventually, free_port, install_dir, seconds};
 
 /// Connections per second that nobody has to exceed.
@@ -49,7 +50,7 @@ fn turns(server: &Server, port: u16, daemon: &Daemon) {
     }
 }
 
-fn works(policy: &str, at: usize) {
+fn works(policy: &str, at: usize, table: fn(&Path, u16) -> Vec<Server>) {
     let (dir, port) = (install_dir(), free_port());
     let server = table(dir.path(), port).swap_remove(at);
     let name = format!("{} under {policy}", server.name);
@@ -83,11 +84,21 @@ fn works(policy: &str, at: usize) {
 #[test]
 fn turns_addresses_load_and_a_clean_stop_for_each_server_under_rr() {
     let dir = install_dir();
-    (0..table(dir.path(), 1).len()).for_each(|at| works("rr", at));
+    (0..table(dir.path(), 1).len()).for_each(|at| works("rr", at, table));
 }
 
 #[test]
 fn addresses_load_and_a_clean_stop_for_each_server_under_none() {
     let dir = install_dir();
-    (0..table(dir.path(), 1).len()).for_each(|at| works("none", at));
+    (0..table(dir.path(), 1).len()).for_each(|at| works("none", at, table));
+}
+
+#[test]
+#[ignore = "long: tests/run --all"]
+fn many_more_servers_under_rr_and_none() {
+    let dir = install_dir();
+    for at in 0..long_table(dir.path(), 1).len() {
+        works("rr", at, long_table);
+        works("none", at, long_table);
+    }
 }
