@@ -2,7 +2,7 @@
 #
 #     FROM node:20
 #     COPY --from=roundsman /roundsman /usr/local/bin/roundsman
-#     ENTRYPOINT ["roundsman", "-l", "8080", "-i", "max", "--"]
+#     ENTRYPOINT ["roundsman", "-i", "max", "--"]
 #     CMD ["node", "app.js"]
 FROM rust:1-bookworm AS build
 WORKDIR /src

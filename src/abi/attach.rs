@@ -32,6 +32,8 @@ pub mod ask {
     pub const GET_OPTION: u16 = 7;
     /// connect(2) on a socket that was bound and does not listen: the server wants its own socket back.
     pub const GIVE_BACK: u16 = 8;
+    /// listen(2) on a socket that nobody here bound: whether it is the one that all workers share (policy none).
+    pub const RECOGNIZE: u16 = 9;
 }
 
 /// A request.

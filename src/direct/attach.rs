@@ -56,6 +56,8 @@ pub enum What {
     GetOption(usize, SocketOption),
     /// It wants the socket back that it bound.
     GiveBack(usize),
+    /// It listens on this socket, which another process bound.
+    Recognize(OwnedFd),
 }
 
 /// What the master answers.
@@ -226,6 +228,7 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
         (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
         (ask::GET_OPTION, None) => What::GetOption(number, option(address).ok_or("an option")?),
         (ask::GIVE_BACK, None) => What::GiveBack(number),
+        (ask::RECOGNIZE, Some(socket)) => What::Recognize(socket),
         (what, _) => return Err(format!("request {what}")),
     };
     let peer = getsockopt(&connection, PeerCredentials).map_err(|error| error.to_string())?;

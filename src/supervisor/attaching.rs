@@ -44,6 +44,7 @@ impl Service {
             What::SetOption(listener, option) => self.set_option(listener, &option),
             What::GetOption(listener, option) => self.get_option(listener, &option),
             What::GiveBack(listener) => self.give_back(at, listener),
+            What::Recognize(socket) => self.recognize(at, &socket, asked.pid),
         })
     }
 
@@ -120,6 +121,19 @@ impl Service {
             direct.adopted.insert(pid);
         }
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// Under none: a process listens on a socket that it got from another one (Node's cluster).
+    fn recognize(&mut self, at: usize, socket: &OwnedFd, pid: u32) -> Answer {
+        let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino);
+        let own = inode(socket.as_fd());
+        let same = |listener: &Listener| own.is_some() && inode(listener.socket.as_fd()) == own;
+        match self.listeners.iter().position(same) {
+            Some(id) if self.config.policy == Policy::None => {
+                self.share(at, id, pid).unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+            }
+            _ => Answer::Pass,
+        }
     }
 
     fn lease(&mut self, at: usize, pid: u32) -> Answer {

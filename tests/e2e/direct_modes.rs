@@ -375,3 +375,29 @@ fn a_command_is_direct_by_itself_and_says_why() {
     assert!(service["via_reason"].as_str().unwrap().contains("can be preloaded"), "{service}");
     assert!(get(port).is_ok());
 }
+
+#[test]
+fn nodes_own_cluster_runs_as_a_worker() {
+    let dir = install_dir();
+    let script = write_file(
+        dir.path(),
+        "cluster.js",
+        "const c = require('cluster'), http = require('http');
+         if (process.argv[3] === 'none') c.schedulingPolicy = c.SCHED_NONE;
+         if (c.isPrimary) { c.fork(); c.fork(); }
+         else http.createServer((request, response) => response.end(`slot ${process.env.ROUNDSMAN_SLOT} peer ${request.socket.remotePort}`))
+           .listen(Number(process.argv[2]), '127.0.0.1');",
+    );
+    for policy in ["rr", "none"] {
+        for own in ["rr", "none"] {
+            let port = free_port();
+            let command = ["node", script.to_str().unwrap(), &port.to_string(), own].map(str::to_owned);
+            let mut daemon = start_with(port, "2", &["--via", "direct", "-p", policy], &command);
+            assert!((0..60).all(|_| ask(port).1), "{policy}/{own}");
+            assert_eq!(daemon.total("connections"), 60, "{policy}/{own}");
+            eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
+            let end = daemon.stop();
+            assert!(end.code() == 0 && !end.log.contains("did not end"), "{policy}/{own}: {}", end.log);
+        }
+    }
+}

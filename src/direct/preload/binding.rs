@@ -143,6 +143,39 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
     table::stand_in(fd)
 }
 
+/// Under none a stand-in is the listening socket itself, which has no name of ours: the master knows it.
+fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
+    let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
+    let named = next::getsockname(fd, own.bytes.as_mut_ptr(), &raw mut own.len) == 0;
+    if !named || !matches!(own.family(), AF_INET | AF_INET6) || !is_stream(fd) {
+        return None;
+    }
+    let answer = lease::ask(ask::RECOGNIZE, 0, [0; ADDRESS_BYTES], Some(fd))?;
+    let [socket, page_fd, _] = answer.fds;
+    let page = if answer.reply.kind == LISTENER && page_fd >= 0 { counts::map(page_fd) } else { 0 };
+    for leftover in [socket, page_fd] {
+        if leftover >= 0 {
+            lease::close(leftover);
+        }
+    }
+    if page == 0 {
+        return None;
+    }
+    // Whoever passed it on had it non-blocking, or this process would not poll it.
+    let new = New {
+        listener: answer.reply.number,
+        page,
+        keep: -1,
+        stands: Stands::Listener,
+        nonblock: true,
+        listens: true,
+        address: &own,
+    };
+    table::put_stand_in(fd, &new)?;
+    lease::take_lease();
+    table::stand_in(fd)
+}
+
 /// The listener in a queue's name: family, NUL, the name.
 fn named(name: &[u8]) -> Option<u32> {
     let rest = name.get(3..)?.strip_prefix(QUEUE_NAME.as_bytes())?;
@@ -160,7 +193,7 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
         Some(stand_in) => stand_in,
         None => {
             let result = next::listen(fd, backlog);
-            match if result < 0 { recognize(fd) } else { None } {
+            match if result < 0 { recognize(fd) } else { recognize_shared(fd) } {
                 Some(stand_in) => stand_in,
                 None => return result,
             }

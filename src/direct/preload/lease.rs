@@ -16,6 +16,8 @@ unsafe extern "C" {
 /// The connection to the master and the process that opened it: one that was forked since needs its own.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static OWNER: AtomicU32 = AtomicU32::new(0);
+/// The process one of whose threads is asking over it; 0: none.
+static ASKING: AtomicU32 = AtomicU32::new(0);
 /// The process that holds a lease.
 static LEASED: AtomicU32 = AtomicU32::new(0);
 
@@ -127,14 +129,30 @@ fn connect(place: &Place) -> Option<i32> {
 /// Asks the master; `None` when there is none (then all is as without this library).
 pub fn ask(what: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>) -> Option<Answer> {
     let place = place()?;
-    let request = Request { version: VERSION, what, pid: pid(), token: place.token, number, address };
+    let own = pid();
+    let request = Request { version: VERSION, what, pid: own, token: place.token, number, address };
+    // One at a time over the connection that stays. Whoever finds it taken (another thread, the code that this signal
+    // handler interrupted) opens another; a mark that came by fork is nobody's.
+    let taken = ASKING.compare_exchange(0, own, AcqRel, Acquire);
+    if taken.is_err_and(|by| by == own || ASKING.compare_exchange(by, own, AcqRel, Acquire).is_err()) {
+        let socket = connect(&place)?;
+        let answer = if send(socket, &request, fd) >= 0 { wait(socket) } else { None };
+        close(socket);
+        return answer;
+    }
+    let answer = over_the_one_that_stays(&place, &request, fd);
+    ASKING.store(0, Release);
+    answer
+}
+
+fn over_the_one_that_stays(place: &Place, request: &Request, fd: Option<i32>) -> Option<Answer> {
     // A connection that the server has closed (it closes what it does not know) is opened again.
     for _ in 0..2 {
         let known = if OWNER.load(Acquire) == request.pid { SOCKET.load(Acquire) } else { -1 };
-        let socket = if known >= 0 { known } else { connect(&place)? };
+        let socket = if known >= 0 { known } else { connect(place)? };
         SOCKET.store(socket, Release);
         OWNER.store(request.pid, Release);
-        if send(socket, &request, fd) >= 0 {
+        if send(socket, request, fd) >= 0 {
             return wait(socket);
         }
         SOCKET.store(-1, Release);
