@@ -41,6 +41,12 @@ pub enum Verb {
     Demo(Demo),
     /// Show services and slots of the running daemons
     Ls(Ls),
+    /// Replace all workers, one after the other, without losing a request
+    Reload(Target),
+    /// Stop all workers, then start them anew; clients wait
+    Restart(Target),
+    /// Set the number of slots: 4, +1, -1
+    Scale(Scale),
     /// (internal) a relay worker
     #[command(hide = true)]
     RelayWorker,
@@ -72,6 +78,27 @@ pub struct Ls {
     /// The daemon's control socket
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
+}
+
+/// Which daemon a verb speaks to.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The service; needed where several daemons run
+    pub name: Option<String>,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `roundsman scale`.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// How many slots; +N and -N change the number
+    #[arg(value_name = "N", allow_hyphen_values = true)]
+    pub to: crate::config::instances::Change,
+    /// Which daemon.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// `--via`.
@@ -128,6 +155,15 @@ pub struct Run {
     /// After so long a server that does not listen yet is named in the log
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
+    /// How long a worker that is replaced may take to finish its connections
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
+    pub drain_timeout: Duration,
+    /// How long a server may take to end after its stop signal
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
+    pub kill_timeout: Duration,
+    /// Slots that a reload replaces at once
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SURGE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_surge: u32,
     /// All the time that a stop may take
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
     pub stop_timeout: Duration,

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use roundsman::cli::{Run, Verb};
+use roundsman::cli::{Run, Target, Verb};
 use roundsman::config::Config;
+use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::{control, demo, output, relay, supervisor};
 
@@ -13,6 +14,9 @@ fn main() -> ExitCode {
         None => run(cli.run, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|cli| run(cli.run, Greeting::Demo)),
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
+        Some(Verb::Reload(target)) => order(&target, &Request::Reload {}),
+        Some(Verb::Restart(target)) => order(&target, &Request::Restart {}),
+        Some(Verb::Scale(scale)) => order(&scale.target, &Request::Scale { to: scale.to }),
         Some(Verb::RelayWorker) => role(relay::main()),
         Some(Verb::DemoServer) => role(demo::serve()),
     };
@@ -23,6 +27,10 @@ fn main() -> ExitCode {
             ExitCode::from(exit.code)
         }
     }
+}
+
+fn order(target: &Target, request: &Request) -> Result<u8, Exit> {
+    control::client::order(target, request).map(|()| 0)
 }
 
 enum Greeting {

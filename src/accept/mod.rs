@@ -119,7 +119,10 @@ impl Acceptor {
                 Order::Unlistens { worker, listener } => {
                     self.on(worker, |pool, _, reporter| pool.unlistens(worker, listener, reporter));
                 }
-                Order::Drain(worker) => self.on(worker, |pool, poll, reporter| pool.drain(poll, worker, reporter)),
+                Order::Drain(worker) => self.on(worker, |pool, poll, reporter| {
+                    pool.drain(poll, worker, reporter);
+                    reporter.send(Report::Drained(worker));
+                }),
                 Order::Gone(worker) => self.on(worker, |pool, poll, reporter| pool.gone(poll, worker, now, reporter)),
                 Order::Rescued { from, sockets } => {
                     self.on(from.worker, |pool, _, reporter| pool.rescued(&from, sockets, now, reporter));

@@ -169,6 +169,8 @@ pub enum Order {
 pub enum Report {
     /// A worker did not receive for the stall timeout; its queue goes to others.
     Stalled(WorkerId),
+    /// After [`Order::Drain`]: nothing more is sent to it.
+    Drained(WorkerId),
     /// A worker was handed connections and has never received one.
     Deaf(WorkerId),
     /// Hand-offs were taken back from a worker.

@@ -114,6 +114,35 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
+/// `roundsman scale`: a number of slots, or a change of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// So many.
+    To(u32),
+    /// So many more or less.
+    By(i32),
+}
+
+impl Change {
+    /// The number it means where there are `now`.
+    pub fn from(self, now: u32) -> u32 {
+        match self {
+            Self::To(count) => count,
+            Self::By(change) => now.saturating_add_signed(change),
+        }
+    }
+}
+
+impl FromStr for Change {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is not a number: 4, +1, -1"));
+        if text.starts_with(['+', '-']) { number(text).map(Self::By) } else { number(text).map(|n| Self::To(n as u32)) }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -95,6 +95,12 @@ pub enum Chosen {
 pub struct Limits {
     /// `--listen-timeout`.
     pub listen_timeout: Duration,
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+    /// `--kill-timeout`.
+    pub kill_timeout: Duration,
+    /// `--max-surge`.
+    pub max_surge: u32,
     /// `--stop-timeout`.
     pub stop_timeout: Duration,
     /// `--stop-delay`.
@@ -165,6 +171,9 @@ impl Config {
         let (instances, instances_why) = run.instances.resolve();
         let limits = Limits {
             listen_timeout: run.listen_timeout,
+            drain_timeout: run.drain_timeout,
+            kill_timeout: run.kill_timeout,
+            max_surge: run.max_surge,
             stop_timeout: run.stop_timeout,
             stop_delay: run.stop_delay,
             stall_timeout: run.stall_timeout,

@@ -1,4 +1,4 @@
-//! The other end: `roundsman ls`.
+//! The other end: `roundsman ls`, `reload`, `restart`, `scale`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::snapshot::Daemon;
-use super::{Request, place, render};
-use crate::cli::Ls;
-use crate::exit::{Exit, NO_DAEMON};
+use super::{Request, Said, place, render};
+use crate::cli::{Ls, Target};
+use crate::exit::{Exit, NO_DAEMON, USAGE};
 
 /// A daemon that does not answer within this time is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut failures = Vec::new();
     let mut daemons = Vec::new();
     for socket in &sockets {
-        match ask(socket) {
+        match ls_of(socket) {
             Ok(daemon) => daemons.push(daemon),
             Err(error) => failures.push(format!("{}: {error}", socket.display())),
         }
@@ -51,14 +51,65 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
     Ok(())
 }
 
-fn ask(socket: &Path) -> std::io::Result<Daemon> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut request = serde_json::to_vec(&Request::Ls {})?;
-    request.push(b'\n');
-    stream.write_all(&request)?;
+fn ls_of(socket: &Path) -> std::io::Result<Daemon> {
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    ask(socket, &Request::Ls {}, Some(PATIENCE))?.read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
+}
+
+fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io::Result<BufReader<UnixStream>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(patience)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    Ok(BufReader::new(stream))
+}
+
+/// Asks a daemon for something, prints what it says of it, and waits for its end.
+///
+/// # Errors
+/// [`NO_DAEMON`] when there is none, [`USAGE`] when it is not clear which, 1 with the reason when it fails.
+pub fn order(target: &Target, request: &Request) -> Result<(), Exit> {
+    let socket = choose(target)?;
+    let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
+    let answers = ask(&socket, request, None).map_err(|error| gone(&error))?;
+    for line in answers.lines() {
+        let line = line.map_err(|error| gone(&error))?;
+        match serde_json::from_str(&line).map_err(|error| gone(&error))? {
+            Said::Step(text) => println!("{text}"),
+            Said::Done(text) => {
+                println!("{text}");
+                return Ok(());
+            }
+            Said::Error(text) => return Err(Exit::new(1, text)),
+        }
+    }
+    Err(gone(&"the daemon ended"))
+}
+
+/// The one daemon that is meant.
+fn choose(target: &Target) -> Result<PathBuf, Exit> {
+    if let Some(path) = &target.control {
+        return Ok(path.clone());
+    }
+    if let Some(name) = &target.name {
+        return Ok(place::socket(name, None));
+    }
+    let mut live: Vec<(PathBuf, Daemon)> =
+        place::all().into_iter().filter_map(|socket| ls_of(&socket).ok().map(|daemon| (socket, daemon))).collect();
+    match (live.pop(), live.is_empty()) {
+        (None, _) => {
+            let place = place::directory().display().to_string();
+            Err(Exit::new(NO_DAEMON, format!("no roundsman daemon is running (looked in {place})")))
+        }
+        (Some((socket, _)), true) => Ok(socket),
+        (Some(last), false) => {
+            live.push(last);
+            let names = live.iter().flat_map(|(_, daemon)| daemon.services.iter().map(|service| service.name.as_str()));
+            let names: Vec<_> = names.collect();
+            Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names.join(", "))))
+        }
+    }
 }

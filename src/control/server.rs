@@ -11,8 +11,7 @@ use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
-use super::snapshot::Daemon;
-use super::{Refusal, Request, place};
+use super::{Answer, Request, Said, place};
 use crate::exit::{Exit, USAGE};
 
 /// Clients at once; one more is closed.
@@ -98,12 +97,23 @@ impl ControlServer {
     }
 
     /// Serves one client: reads its requests, writes its answers.
-    pub fn serve(&mut self, poll: &Poll, token: usize, state: impl Fn() -> Daemon) {
+    pub fn serve(&mut self, poll: &Poll, token: usize, mut answer: impl FnMut(Request) -> Answer) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        if client.turn(&state).is_err() {
+        if client.turn(&mut answer).is_err() {
             let _ = poll.registry().deregister(&mut client.stream);
             self.clients.remove(&token);
         }
+    }
+
+    /// Tells a client one more line; whether it is still there.
+    pub fn tell(&mut self, token: usize, said: &Said) -> bool {
+        let Some(client) = self.clients.get_mut(&token) else { return false };
+        if client.answer.len() > MOST_ANSWER {
+            return false;
+        }
+        client.answer.extend(serde_json::to_vec(said).unwrap_or_default());
+        client.answer.push(b'\n');
+        client.write().is_ok()
     }
 }
 
@@ -116,7 +126,7 @@ impl Drop for ControlServer {
 impl Client {
     /// # Errors
     /// When the client is to be closed: gone, or it asks or holds back too much.
-    fn turn(&mut self, state: &impl Fn() -> Daemon) -> io::Result<()> {
+    fn turn(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
@@ -129,19 +139,22 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            self.answer_lines(state)?;
+            self.answer_lines(answer)?;
         }
         self.write()
     }
 
-    fn answer_lines(&mut self, state: &impl Fn() -> Daemon) -> io::Result<()> {
+    fn answer_lines(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> io::Result<()> {
         while let Some(end) = self.asked.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.asked.drain(..=end).collect();
             let answer = match serde_json::from_slice::<Request>(&line) {
-                Ok(Request::Ls {}) => serde_json::to_vec(&state()),
-                Err(error) => serde_json::to_vec(&Refusal { error: format!("bad request: {error}") }),
+                Ok(request) => answer(request),
+                Err(error) => {
+                    Answer::Now(serde_json::to_vec(&Said::Error(format!("bad request: {error}"))).unwrap_or_default())
+                }
             };
-            self.answer.extend(answer?);
+            let Answer::Now(answer) = answer else { continue };
+            self.answer.extend(answer);
             self.answer.push(b'\n');
             self.write()?;
             if self.answer.len() > MOST_ANSWER {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use socket2::SockRef;
 use tracing::{info, warn};
 
+use super::direct::DirectWorker;
 use super::service::{ID, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
@@ -22,8 +23,12 @@ use crate::sys::{process, sock};
 impl Service {
     /// Answers a library; `None` refuses it.
     pub fn asked(&mut self, asked: Asked, tools: &Tools, now: Instant) -> Option<Answer> {
-        let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == asked.secret);
-        let at = self.slots.iter().position(of);
+        let known = |direct: &DirectWorker| direct.secret == asked.secret;
+        let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
+        if self.slots.iter().any(old) {
+            return Some(self.asked_by_old(&asked));
+        }
+        let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known));
         let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
         // A server that root starts may become another user by itself; then it has to be one of its processes.
         let is_below = |at: usize| {
@@ -46,6 +51,18 @@ impl Service {
             What::GiveBack(listener) => self.give_back(at, listener),
             What::Recognize(socket) => self.recognize(at, &socket, asked.pid),
         })
+    }
+
+    /// A worker on its way out gets nothing new, and what it closes is of no interest.
+    fn asked_by_old(&self, asked: &Asked) -> Answer {
+        match &asked.what {
+            What::Unlisten(_) | What::Listen(_) => Answer::Errno(0),
+            What::Lease => Answer::Errno(self.config.limits.stop_signal as i32),
+            What::SetOption(listener, option) => self.set_option(*listener, option),
+            What::GetOption(listener, option) => self.get_option(*listener, option),
+            What::Recognize(_) => Answer::Pass,
+            What::Bind(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
+        }
     }
 
     fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mio::{Poll, Token};
 use tracing::warn;
 
+use super::retiring::DRAIN_LOOK;
 use super::service::{ID, Service, SlotProcesses, Tools};
 use super::slot::Phase;
 use super::stop::Step;
@@ -26,8 +27,6 @@ use crate::launch::command::CommandLine;
 use crate::listener::Origin;
 use crate::sys::sock;
 
-/// How often it is looked whether a draining server's connections are all gone.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// The same where /proc has to be asked.
 const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
 
@@ -199,16 +198,27 @@ impl SlotProcesses {
     pub(super) fn drained(&mut self, handed: bool, now: Instant) -> bool {
         let root = self.server.as_ref().map(|server| server.pid);
         let Some(direct) = &mut self.direct else { return true };
-        // Under none (no queues) it goes on accepting until it is told.
-        if direct.listening.is_empty() || direct.queues.is_empty() {
-            return true;
-        }
-        let pending: usize = direct.queues.values().map(|queue| queue.pending()).sum();
-        handed && pending == 0 && !direct.has_open(root, now)
+        (handed || !direct.receives()) && direct.is_empty(root, now)
     }
 }
 
 impl DirectWorker {
+    /// Whether the master hands it connections. Under none (no queues) it goes on accepting until it is told.
+    fn receives(&self) -> bool {
+        !self.listening.is_empty() && !self.queues.is_empty()
+    }
+
+    /// Whether nothing is pending or open.
+    pub(super) fn is_empty(&mut self, root: Option<u32>, now: Instant) -> bool {
+        let pending: usize = self.queues.values().map(|queue| queue.pending()).sum();
+        !self.receives() || (pending == 0 && !self.has_open(root, now))
+    }
+
+    /// The process that attached, where it is the only one.
+    pub(super) fn only_process(&self) -> Option<u32> {
+        self.pid.filter(|_| self.leased.len() == 1)
+    }
+
     /// Whether connections are open: by its page, or, where that is an estimate, by /proc.
     fn has_open(&mut self, root: Option<u32>, now: Instant) -> bool {
         if !self.page.is_estimate() {

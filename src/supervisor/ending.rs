@@ -8,6 +8,7 @@ use nix::sys::wait::WaitStatus;
 use tracing::{debug, error, info, warn};
 
 use super::direct::DirectWorker;
+use super::retiring::Retiring;
 use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
@@ -36,7 +37,7 @@ impl Service {
         } else if let Some(slot) = self.slots.iter_mut().find(|slot| slot.leaving.iter().any(|relay| relay.pid == pid))
         {
             slot.leaving.retain(|relay| relay.pid != pid);
-        } else {
+        } else if !self.retiring_gone(pid, status, tools) {
             return false;
         }
         self.settle_stopped(now);
@@ -60,7 +61,22 @@ impl Service {
         }
         slot.last_exit = Some(exit);
         slot.life.apply(Event::Died, now, &backoff);
-        self.after_death(at, now);
+        if !self.successor_failed(at, now, tools) {
+            self.after_death(at, now);
+        }
+    }
+
+    /// A worker is gone. Whether it was a successor, and the worker before it is back in its place.
+    pub(super) fn successor_failed(&mut self, at: usize, now: Instant, tools: &Tools) -> bool {
+        if self.stop.is_some() || !self.restore(at, now, tools) {
+            return false;
+        }
+        let slot = &mut self.slots[at];
+        let how = slot.last_exit.as_ref().map(|exit| exit.text.clone()).unwrap_or_default();
+        let reason = slot.reload_failure.take().unwrap_or_else(|| format!("slot {at}: the successor ended: {how}"));
+        slot.reason = Some(reason.clone());
+        slot.reload_failed = Some(reason);
+        true
     }
 
     fn server_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
@@ -96,7 +112,9 @@ impl Service {
             tools.orders.send(Order::Gone(direct.id));
         }
         slot.life.apply(Event::Died, now, &backoff);
-        self.after_death(at, now);
+        if !self.successor_failed(at, now, tools) {
+            self.after_death(at, now);
+        }
     }
 
     /// The server that all slots share: its relay workers stay, their clients wait for the next one.
@@ -167,6 +185,7 @@ impl Service {
                     let backoff = self.backoff();
                     for slot in &mut self.slots {
                         slot.life.apply(Event::Stop, now, &backoff);
+                        slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
                     }
                 }
                 Step::Told => {
@@ -194,7 +213,10 @@ impl Service {
     /// Tells every server that is left to stop.
     fn tell_servers(&mut self) {
         let signal = self.config.limits.stop_signal;
-        self.slots.iter_mut().for_each(|slot| slot.tell(signal));
+        for slot in &mut self.slots {
+            slot.tell(signal);
+            slot.tell_retiring(signal);
+        }
         if let Some((_, Some(server))) = &mut self.shared {
             tell(server, None, signal);
         }
@@ -207,10 +229,11 @@ impl Service {
         }
         let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
         for slot in &mut self.slots {
+            let retired = slot.retired(signal, now);
             if slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed, now) {
                 if slot.server.is_some() {
                     slot.tell(signal);
-                } else {
+                } else if retired {
                     slot.life.apply(Event::Emptied, now, &backoff);
                 }
             }
@@ -232,7 +255,8 @@ impl Service {
         let relays = self.slots.iter().flat_map(|slot| slot.relay.iter().chain(&slot.leaving)).map(|relay| relay.pid);
         let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
         let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
-        relays.chain(servers.map(|server| server.pid)).collect()
+        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring).flat_map(Retiring::pids);
+        relays.chain(servers.map(|server| server.pid)).chain(retiring).collect()
     }
 
     /// What the accept thread says.
@@ -246,6 +270,10 @@ impl Service {
                     slot.stall_logged = Some(now);
                     warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
                 }
+            }
+            Report::Drained(worker) => {
+                let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
+                old.filter(|old| old.id() == Some(*worker)).for_each(|old| old.cut_off = true);
             }
             Report::Deaf(worker) => {
                 warn!(
@@ -284,14 +312,14 @@ impl SlotProcesses {
     /// Open connections of all its relay workers.
     pub fn open(&self) -> u64 {
         let direct: u64 = self.direct.iter().map(|direct| direct.page.open_alive()).sum();
-        direct + self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum::<u64>()
+        let retiring: u64 = self.retiring.iter().map(Retiring::open).sum();
+        direct + retiring + self.relay.iter().chain(&self.leaving).map(|relay| relay.page.open()).sum::<u64>()
     }
 
     /// Tells its server to stop: the process that attached, which is not always the one that we started (a shell, npm).
     /// Where several did, what we started is their manager.
     fn tell(&mut self, signal: Signal) {
-        let only = |direct: &DirectWorker| direct.pid.filter(|_| direct.leased.len() == 1);
-        let attached = self.direct.as_ref().and_then(only);
+        let attached = self.direct.as_ref().and_then(DirectWorker::only_process);
         if let Some(server) = &mut self.server {
             tell(server, attached, signal);
         }
@@ -330,7 +358,8 @@ impl SlotProcesses {
     }
 }
 
-fn tell(server: &mut Server, attached: Option<u32>, signal: Signal) {
+/// Sends a server its stop signal, once.
+pub(super) fn tell(server: &mut Server, attached: Option<u32>, signal: Signal) {
     if server.told == Told::Nothing {
         server.told = Told::ToStop;
         if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {

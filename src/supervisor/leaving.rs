@@ -16,6 +16,12 @@ impl Service {
     /// A process that held a lease is gone.
     pub fn lease_ended(&mut self, pid: u32, secret: Secret, now: Instant) {
         let of = |slot: &&mut SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
+        let retiring = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).filter_map(|old| old.direct.as_mut());
+        if let Some(direct) = retiring.into_iter().find(|direct| direct.secret == secret) {
+            direct.leased.remove(&pid);
+            direct.pid = direct.pid.filter(|&first| first != pid).or(direct.leased.first().copied());
+            return;
+        }
         let Some(slot) = self.slots.iter_mut().find(of) else { return };
         let started = slot.server.as_ref().map(|server| server.pid);
         let Some(direct) = &mut slot.direct else { return };

@@ -8,6 +8,8 @@ mod inherit;
 mod leaving;
 mod probe;
 mod readiness;
+mod reload;
+mod retiring;
 pub mod service;
 pub mod slot;
 mod stop;
@@ -29,13 +31,14 @@ use tracing::{debug, error, info, warn};
 use crate::accept::{self, orders::Report};
 use crate::config::Config;
 use crate::control::server::ControlServer;
-use crate::control::snapshot;
+use crate::control::{Answer, Request, Said, snapshot};
 use crate::direct::attach::{Heard, What};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::listener::Listener;
 use crate::relay::protocol::{self, FromWorker};
 use crate::sys::process;
+use reload::Progress;
 use service::{ID, Service, Tools};
 use slot::{Action, reconcile};
 
@@ -73,6 +76,8 @@ struct Supervisor {
     started: Instant,
     /// Channels that epoll watches, by the pids of their workers.
     watched: Vec<u32>,
+    /// Control clients that wait for the end of what they asked for.
+    waiting: Vec<usize>,
     terminal: Terminal,
     /// When the stop was asked for.
     stopping: Option<Instant>,
@@ -87,6 +92,12 @@ const SAME_SIGNAL: Duration = Duration::from_millis(250);
 enum Terminal {
     Had,
     None,
+}
+
+/// Whether our log goes to a terminal that another process group has.
+fn in_background() -> bool {
+    let foreground = nix::unistd::tcgetpgrp(std::io::stderr());
+    foreground.is_ok_and(|group| group != nix::unistd::getpgrp())
 }
 
 fn terminal() -> Terminal {
@@ -131,6 +142,7 @@ impl Supervisor {
             service,
             started: now,
             watched: Vec::new(),
+            waiting: Vec::new(),
             terminal: terminal(),
             stopping: None,
         })
@@ -143,7 +155,7 @@ impl Supervisor {
                 return Ok(code);
             }
             let now = Instant::now();
-            let timeout = self.service.deadline().map(|at| at.saturating_duration_since(now));
+            let timeout = self.service.deadline(now).map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(Exit::new(OS, format!("epoll: {error}")));
@@ -200,6 +212,11 @@ impl Supervisor {
             self.end_all();
             return Err(exit);
         }
+        self.service.step_retiring(&self.tools, now);
+        self.service.step_reload(now);
+        self.service.step_restart();
+        self.service.step_scale(now);
+        self.tell_waiting();
         Ok(None)
     }
 
@@ -214,7 +231,9 @@ impl Supervisor {
             }
         }
         let pids = self.service.slots.iter().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
-        self.watched = pids.collect();
+        // One on its way out may come back.
+        let retiring = self.service.slots.iter().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
+        self.watched = pids.chain(retiring).collect();
     }
 
     /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
@@ -253,8 +272,17 @@ impl Supervisor {
                 SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
                     self.begin_stop("SIGHUP (the terminal went away)");
                 }
-                // Reload, log files, upgrade, scale: what they will mean. Their default actions would end or stop us.
-                SIGHUP | SIGUSR1 | SIGUSR2 | SIGTTIN | SIGTTOU => {
+                SIGHUP => self.do_or_warn("reload", |service, _, now| service.reload(now)),
+                // The terminal sends them, too, to whoever writes to it from the background.
+                SIGTTIN | SIGTTOU if in_background() => {}
+                SIGTTIN => self.do_or_warn("scale", |service, tools, now| {
+                    service.scale(service.config.instances.saturating_add(1), tools, now)
+                }),
+                SIGTTOU => self.do_or_warn("scale", |service, tools, now| {
+                    service.scale(service.config.instances.saturating_sub(1), tools, now)
+                }),
+                // Log files, upgrade: what they will mean. Their default actions would end us.
+                SIGUSR1 | SIGUSR2 => {
                     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                     warn!(service = %self.service.config.name, "{name} does nothing in this version yet");
                 }
@@ -262,6 +290,12 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    fn do_or_warn(&mut self, what: &str, act: impl FnOnce(&mut Service, &Tools, Instant) -> Result<(), String>) {
+        if let Err(why) = act(&mut self.service, &self.tools, Instant::now()) {
+            warn!(service = %self.service.config.name, "no {what}: {why}");
+        }
     }
 
     fn begin_stop(&mut self, cause: &str) {
@@ -340,10 +374,39 @@ impl Supervisor {
 
     fn serve_control(&mut self, client: Option<usize>) {
         let Some(control) = &mut self.control else { return };
-        let (service, started) = (&self.service, self.started);
-        match client {
-            None => control.accept(&self.poll, CLIENTS, ATTACHED),
-            Some(token) => control.serve(&self.poll, token, || snapshot::daemon(&[service], started)),
+        let Some(token) = client else { return control.accept(&self.poll, CLIENTS, ATTACHED) };
+        let (service, tools, started, waiting) = (&mut self.service, &self.tools, self.started, &mut self.waiting);
+        control.serve(&self.poll, token, |request| {
+            let now = Instant::now();
+            let begun = match request {
+                Request::Ls {} => {
+                    return Answer::Now(serde_json::to_vec(&snapshot::daemon(&[service], started)).unwrap_or_default());
+                }
+                Request::Reload {} => service.reload(now),
+                Request::Restart {} => service.restart(tools, now),
+                Request::Scale { to } => service.scale(to.from(service.config.instances), tools, now),
+            };
+            match begun {
+                Ok(()) => {
+                    waiting.push(token);
+                    Answer::Later
+                }
+                Err(why) => Answer::Now(serde_json::to_vec(&Said::Error(why)).unwrap_or_default()),
+            }
+        });
+    }
+
+    /// Passes on what became of what was asked for.
+    fn tell_waiting(&mut self) {
+        while let Some(progress) = self.service.said.pop_front() {
+            let (said, over) = match progress {
+                Progress::Step(text) => (Said::Step(text), false),
+                Progress::Done(text) => (Said::Done(text), true),
+                Progress::Failed(text) => (Said::Error(text), true),
+            };
+            if let Some(control) = &mut self.control {
+                self.waiting.retain(|&token| control.tell(token, &said) && !over);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One service at run time: its slots' processes, started, made ready, and brought online.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,6 +10,8 @@ use tracing::{debug, info, warn};
 
 use super::direct::{Attachment, DirectWorker};
 use super::probe::{self, PrivatePorts, Probe};
+use super::reload::{Progress, Reload};
+use super::retiring::Retiring;
 use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::worker::{Complained, Readiness, Relay, Server, Told};
@@ -65,6 +68,14 @@ pub struct SlotProcesses {
     pub proven: Option<SocketAddr>,
     /// What connects the server directly.
     pub direct: Option<DirectWorker>,
+    /// Workers that make room, or have made room, for a successor.
+    pub retiring: Vec<Retiring>,
+    /// The next worker starts only when those on their way out are gone.
+    pub stop_first: bool,
+    /// Why the successor of a reload failed, once it has.
+    pub reload_failed: Option<String>,
+    /// Why it is about to.
+    pub reload_failure: Option<String>,
     /// Relay workers that finish what they have.
     pub leaving: Vec<Relay>,
     /// Its counters.
@@ -107,6 +118,14 @@ pub struct Service {
     pub shared: Option<(Slot, Option<Server>)>,
     /// Counters of the accept thread.
     pub stats: Arc<ServiceStats>,
+    /// A reload under way.
+    pub reload: Option<Reload>,
+    /// All workers are being replaced, stopped first.
+    pub restarting: bool,
+    /// The number of slots was changed, and is not reached.
+    pub scaling: bool,
+    /// What became of what was asked for.
+    pub said: VecDeque<Progress>,
     /// Its stop, once begun.
     pub stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
@@ -159,6 +178,10 @@ impl Service {
             slots,
             shared,
             stats,
+            reload: None,
+            restarting: false,
+            scaling: false,
+            said: VecDeque::new(),
             stop: None,
             handed: false,
             cap,
@@ -182,7 +205,15 @@ impl Service {
 
     /// The lives of all slots.
     pub fn lives(&self) -> Vec<Slot> {
-        self.slots.iter().map(|slot| slot.life).collect()
+        let life = |slot: &SlotProcesses| {
+            let mut life = slot.life;
+            if slot.stop_first && !slot.retiring.is_empty() && matches!(life.phase, Phase::Waiting { .. }) {
+                // Their end is an event; the clock changes nothing.
+                life.phase = Phase::Stopping;
+            }
+            life
+        };
+        self.slots.iter().map(life).collect()
     }
 
     /// Starts what a slot lacks: its server, its relay worker.
@@ -194,8 +225,10 @@ impl Service {
             slot.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
             slot.reason = Some(exit.message);
             slot.life.apply(Event::Died, now, &backoff);
+            self.successor_failed(at, now, tools);
             return;
         }
+        self.slots[at].stop_first = false;
         self.slots[at].life.apply(Event::Started, now, &backoff);
     }
 
@@ -338,20 +371,21 @@ impl Service {
     }
 
     /// When something is due by the clock alone.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
         let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
         let probes = servers.filter_map(|server| Some(server.probe.as_ref()?.due()));
-        let lives: Vec<Slot> =
-            self.slots.iter().map(|slot| slot.life).chain(self.shared.iter().map(|(life, _)| *life)).collect();
+        let mut lives = self.lives();
+        lives.extend(self.shared.iter().map(|(life, _)| *life));
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
-        probes.chain(starts).chain(stop).chain(self.direct_deadline()).min()
+        probes.chain(starts).chain(stop).chain(self.direct_deadline()).chain(self.retiring_deadline(now)).min()
     }
 }
 
 impl SlotProcesses {
-    fn new(now: Instant) -> Self {
+    /// An empty one, to be filled at once.
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             life: Slot::new(now),
             generation: 0,
@@ -359,6 +393,10 @@ impl SlotProcesses {
             server: None,
             proven: None,
             direct: None,
+            retiring: Vec::new(),
+            stop_first: false,
+            reload_failed: None,
+            reload_failure: None,
             leaving: Vec::new(),
             stats: Arc::default(),
             queues: Vec::new(),

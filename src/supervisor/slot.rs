@@ -51,6 +51,10 @@ pub enum Event {
     Ready,
     /// Its worker (or the server behind it) died.
     Died,
+    /// Its worker makes room for a successor.
+    Replace,
+    /// The successor failed: the worker that was online since then stays.
+    Restored(Instant),
     /// It shall end.
     Stop,
     /// Nothing of it is left.
@@ -124,11 +128,24 @@ impl Slot {
                 }
                 self.fail(now, backoff)
             }
+            (Phase::Launching { .. } | Phase::Online { .. }, Event::Replace) => Phase::Waiting { until: now },
+            (
+                Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored,
+                Event::Restored(since),
+            ) => {
+                // That a successor fails says nothing of the worker before it.
+                self.failures = 0;
+                Phase::Online { since }
+            }
             (Phase::Launching { .. } | Phase::Online { .. }, Event::Stop) => Phase::Stopping,
             (Phase::Waiting { .. } | Phase::Errored, Event::Stop) => Phase::Gone,
             (Phase::Stopping, Event::Emptied) => Phase::Gone,
             // A process of a slot may end while others of it still do: only the last one matters.
-            (Phase::Stopping, Event::Died | Event::Ready | Event::Stop | Event::Started) => Phase::Stopping,
+            (
+                Phase::Stopping,
+                Event::Died | Event::Ready | Event::Stop | Event::Started | Event::Replace | Event::Restored(_),
+            ) => Phase::Stopping,
+            (phase @ (Phase::Waiting { .. } | Phase::Errored), Event::Replace) => phase,
             (phase @ (Phase::Waiting { .. } | Phase::Online { .. } | Phase::Errored), Event::Ready)
             | (phase @ (Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored), Event::Started)
             | (
@@ -136,7 +153,16 @@ impl Slot {
                 Event::Emptied,
             )
             | (phase @ Phase::Errored, Event::Died) => phase,
-            (Phase::Gone, Event::Started | Event::Ready | Event::Died | Event::Stop | Event::Emptied) => Phase::Gone,
+            (
+                Phase::Gone,
+                Event::Started
+                | Event::Ready
+                | Event::Died
+                | Event::Stop
+                | Event::Emptied
+                | Event::Replace
+                | Event::Restored(_),
+            ) => Phase::Gone,
         };
     }
 

@@ -1,0 +1,235 @@
+//! Rolling reload, restart, scale: what people ask of a running service.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::retiring::Leave;
+use super::service::{Service, SlotProcesses, Tools};
+use super::slot::{Event, Phase};
+use crate::sys::process;
+
+/// A reload under way.
+#[derive(Debug)]
+pub struct Reload {
+    /// Slots that have not had their turn.
+    todo: VecDeque<usize>,
+    /// Slots whose successor is coming, or whose old worker is still leaving.
+    running: Vec<usize>,
+    done: usize,
+    of: usize,
+    began: Instant,
+}
+
+/// What became of something that was asked for, for whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// A line on the way.
+    Step(String),
+    /// It is done: a last line.
+    Done(String),
+    /// It failed: why.
+    Failed(String),
+}
+
+impl Service {
+    /// Begins a rolling reload.
+    ///
+    /// # Errors
+    /// Why it cannot be now.
+    pub fn reload(&mut self, now: Instant) -> Result<(), String> {
+        if self.stop.is_some() {
+            return Err("it is stopping".to_owned());
+        }
+        if self.reload.is_some() {
+            return Err("a reload is under way".to_owned());
+        }
+        let todo: VecDeque<usize> = (0..self.slots.len()).collect();
+        info!(service = %self.config.name, slots = todo.len(), "reloading");
+        let of = todo.len();
+        self.reload = Some(Reload { todo, running: Vec::new(), done: 0, of, began: now });
+        Ok(())
+    }
+
+    /// Goes on with a reload, as far as it goes now.
+    pub(super) fn step_reload(&mut self, now: Instant) {
+        let Some(mut reload) = self.reload.take() else { return };
+        if self.stop.is_some() {
+            self.say(Progress::Failed("the daemon is stopping".to_owned()));
+            return;
+        }
+        let (surge, listen) = (self.config.limits.max_surge, self.config.limits.listen_timeout);
+        for at in std::mem::take(&mut reload.running) {
+            let Some(slot) = self.slots.get(at) else { continue };
+            match slot.life.phase {
+                Phase::Online { .. } if slot.retiring.is_empty() => {
+                    reload.done += 1;
+                    let pid = slot.pid().unwrap_or_default();
+                    self.say(Progress::Step(format!("slot {at}: pid {pid} ({} of {})", reload.done, reload.of)));
+                }
+                Phase::Launching { since } if now.duration_since(since) >= listen && slot.has_serving_predecessor() => {
+                    let reason = format!("slot {at}: the successor was not ready within {} s", listen.as_secs_f32());
+                    self.slots[at].reload_failure = Some(reason);
+                    // Its death is what brings the old one back.
+                    let slot = &self.slots[at];
+                    let own =
+                        slot.server.iter().map(|server| server.pid).chain(slot.relay.iter().map(|relay| relay.pid));
+                    own.for_each(process::kill_tree);
+                    reload.running.push(at);
+                }
+                _ => reload.running.push(at),
+            }
+        }
+        if let Some(reason) = self.slots.iter_mut().find_map(|slot| slot.reload_failed.take()) {
+            warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
+            self.say(Progress::Failed(format!("{reason}; the workers before it stay")));
+            return;
+        }
+        while reload.running.len() < surge as usize {
+            let Some(at) = reload.todo.pop_front() else { break };
+            let Some(slot) = self.slots.get_mut(at) else { continue };
+            match slot.life.phase {
+                Phase::Online { .. } => {
+                    self.begin_replace(at, now);
+                    reload.running.push(at);
+                }
+                // What starts from now on is new by itself; one that was given up gets another chance.
+                Phase::Errored => {
+                    slot.life = super::slot::Slot::new(now);
+                    reload.done += 1;
+                }
+                Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Stopping | Phase::Gone => reload.done += 1,
+            }
+        }
+        if reload.todo.is_empty() && reload.running.is_empty() {
+            let took = humantime::format_duration(std::time::Duration::from_millis(
+                now.duration_since(reload.began).as_millis() as u64,
+            ));
+            info!(service = %self.config.name, %took, "reloaded");
+            self.say(Progress::Done(format!("reloaded {} slots in {took}", reload.of)));
+        } else {
+            self.reload = Some(reload);
+        }
+    }
+
+    /// Stops all workers and starts all anew; the listeners stay, clients wait.
+    ///
+    /// # Errors
+    /// Why it cannot be now.
+    pub fn restart(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
+        if self.stop.is_some() {
+            return Err("it is stopping".to_owned());
+        }
+        if self.reload.is_some() {
+            return Err("a reload is under way".to_owned());
+        }
+        info!(service = %self.config.name, "restarting");
+        let backoff = self.backoff();
+        for slot in &mut self.slots {
+            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
+                slot.life.apply(Event::Replace, now, &backoff);
+                slot.set_aside(since);
+                slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+                slot.stop_first = true;
+            } else if slot.life.phase == Phase::Errored {
+                slot.life = super::slot::Slot::new(now);
+            }
+        }
+        self.restarting = true;
+        Ok(())
+    }
+
+    /// Says when a restart is over.
+    pub(super) fn step_restart(&mut self) {
+        let online = |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored);
+        if self.restarting && self.slots.iter().all(|slot| online(slot) && slot.retiring.is_empty()) {
+            self.restarting = false;
+            let count = self.slots.len();
+            self.say(Progress::Done(format!("restarted {count} slots")));
+        }
+    }
+
+    /// Sets the number of slots.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn scale(&mut self, to: u32, tools: &Tools, now: Instant) -> Result<(), String> {
+        if self.stop.is_some() {
+            return Err("it is stopping".to_owned());
+        }
+        if self.reload.is_some() {
+            return Err("a reload is under way".to_owned());
+        }
+        if !(1..=crate::config::instances::MOST).contains(&to) {
+            return Err(format!("1 to {} slots", crate::config::instances::MOST));
+        }
+        let before = self.slots.len();
+        info!(service = %self.config.name, from = before, to, "scaling");
+        self.config.instances = to;
+        self.scaling = true;
+        let backoff = self.backoff();
+        for at in before..to as usize {
+            self.slots.push(SlotProcesses::new(now));
+            debug_assert_eq!(self.slots.len(), at + 1);
+        }
+        for slot in self.slots.iter_mut().take(to as usize) {
+            if slot.life.phase == Phase::Gone {
+                slot.life = super::slot::Slot::new(now);
+            }
+        }
+        for slot in self.slots.iter_mut().skip(to as usize) {
+            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
+                slot.set_aside(since);
+            }
+            slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+            slot.life.apply(Event::Stop, now, &backoff);
+        }
+        Ok(())
+    }
+
+    /// Slots above the number wanted go when nothing of them is left.
+    pub(super) fn step_scale(&mut self, now: Instant) {
+        if self.stop.is_some() {
+            return;
+        }
+        let backoff = self.backoff();
+        let wanted = self.config.instances as usize;
+        while self.slots.len() > wanted {
+            let Some(slot) = self.slots.last_mut().filter(|slot| slot.is_empty()) else { break };
+            slot.life.apply(Event::Emptied, now, &backoff);
+            self.slots.pop();
+        }
+        let all = self.slots.len() == wanted
+            && self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored));
+        if all && self.scaling {
+            self.scaling = false;
+            self.say(Progress::Done(format!("{wanted} slots")));
+        }
+    }
+
+    /// Keeps a line for whoever asked.
+    fn say(&mut self, progress: Progress) {
+        self.said.push_back(progress);
+    }
+}
+
+impl SlotProcesses {
+    /// Whether its old worker still serves while a successor comes.
+    pub fn has_serving_predecessor(&self) -> bool {
+        self.retiring.iter().any(|old| old.step == Leave::Serving)
+    }
+
+    /// The process that receives connections.
+    pub fn pid(&self) -> Option<u32> {
+        let server = self.server.as_ref().map(|server| server.pid);
+        match &self.direct {
+            Some(direct) => direct.pid.or(server),
+            None => self.relay.as_ref().map(|relay| relay.pid),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.retiring.is_empty() && self.relay.is_none() && self.server.is_none() && self.leaving.is_empty()
+    }
+}
