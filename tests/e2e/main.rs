@@ -17,6 +17,7 @@ mod listeners;
 mod log;
 mod readme;
 mod relay;
+mod reload;
 mod servers;
 mod shutdown;
 mod streams;

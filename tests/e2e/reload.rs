@@ -1,0 +1,275 @@
+//! Replacing workers while clients go on: reload, restart, scale.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
+
+/// An app without any signal handling, which says which release it is.
+fn app(dir: &Path, release: &str, more: &str) {
+    let text = format!(
+        "{more}
+         require('http').createServer((q, r) => {{ const answer = () => r.end('release {release} slot ' + process.env.ROUNDSMAN_SLOT + ' pid ' + process.pid);
+           if (q.url === '/slow') setTimeout(answer, 700); else answer(); }})
+         .listen(Number(process.env.PORT || process.argv[2]), '127.0.0.1');"
+    );
+    write_file(dir, "app.js", &text);
+}
+
+fn daemon(dir: &Path, instances: &str, via: &str, more: &[&str]) -> Daemon {
+    let port = free_port();
+    let (listen, script) = (format!("127.0.0.1:{port}"), dir.join("app.js"));
+    let mut all =
+        vec!["-l", &listen, "-i", instances, "--via", via, "--min-uptime", "100ms", "--backoff", "20ms..50ms"];
+    all.extend(more);
+    all.extend(["--", "node", script.to_str().unwrap()]);
+    let daemon = Daemon::launch(roundsman(), &all, port);
+    daemon.wait_online(instances.parse().unwrap());
+    daemon
+}
+
+fn verb(daemon: &Daemon, words: &[&str]) -> Output {
+    roundsman().args(words).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap()
+}
+
+/// Clients that go on while `act` runs; all must be served.
+fn under_load(port: u16, clients: usize, act: impl FnOnce()) -> usize {
+    let (over, served, failed) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    match get(port) {
+                        Ok(body) if body.starts_with("release") => drop(served.fetch_add(1, SeqCst)),
+                        other => failed.lock().unwrap().push(format!("{other:?}")),
+                    }
+                }
+            });
+        }
+        act();
+        over.store(true, SeqCst);
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} failed, {} served: {:?}", failed.len(), served.load(SeqCst), failed.first());
+    served.load(SeqCst)
+}
+
+#[test]
+fn a_reload_under_load_loses_nothing_and_replaces_everybody() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "2", via, &[]);
+        let before = daemon.workers();
+        let served = under_load(daemon.port, 50, || {
+            for round in 0..4 {
+                app(dir.path(), if round < 3 { "one" } else { "two" }, "");
+                let output = verb(&daemon, &["reload"]);
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(output.status.success(), "{via}: {text}{}", String::from_utf8_lossy(&output.stderr));
+                assert!(
+                    text.contains("slot 0: pid") && text.contains("(2 of 2)") && text.contains("reloaded 2 slots"),
+                    "{text}"
+                );
+            }
+        });
+        assert!(served > 200, "{served}");
+        assert!(get(daemon.port).unwrap().starts_with("release two"));
+        assert!(daemon.workers().iter().all(|pid| !before.contains(pid)));
+        eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
+    }
+}
+
+#[test]
+fn requests_under_way_are_finished_by_the_old_worker() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "1", via, &[]);
+        let mut slow = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        slow.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        std::thread::sleep(millis(50));
+        app(dir.path(), "two", "");
+        assert!(verb(&daemon, &["reload"]).status.success());
+        let mut text = String::new();
+        slow.read_to_string(&mut text).unwrap();
+        assert!(text.contains("release one"), "{via}: {text}");
+        assert!(get(daemon.port).unwrap().starts_with("release two"), "{via}");
+    }
+}
+
+#[test]
+fn a_keep_alive_connection_is_closed_when_the_drain_time_is_up() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "1", via, &["--drain-timeout", "500ms"]);
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        stream.set_read_timeout(Some(seconds(10))).unwrap();
+        let mut ask = || -> std::io::Result<usize> {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+            stream.read(&mut [0; 2048])
+        };
+        assert!(ask().unwrap() > 0);
+        let begin = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(verb(&daemon, &["reload"]).status.success()));
+            // It goes on working until then.
+            std::thread::sleep(millis(300));
+            assert!(ask().unwrap() > 0, "{via}");
+        });
+        assert!(begin.elapsed() >= millis(500), "{via}");
+        assert!(!matches!(ask(), Ok(1..)), "{via}: it is closed");
+        assert!(get(daemon.port).is_ok());
+    }
+}
+
+#[test]
+fn a_release_that_fails_leaves_the_old_one_serving() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "2", via, &["--listen-timeout", "800ms"]);
+        let before = daemon.workers();
+        let fails = |what: &str, text: &str| {
+            app(dir.path(), "bad", text);
+            let output = verb(&daemon, &["reload"]);
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{via}: {error}");
+            assert!(error.contains(what) && error.contains("stay"), "{via}: {error}");
+        };
+        under_load(daemon.port, 5, || {
+            fails("exit code 3", "process.exit(3);");
+            fails("not ready within 0.8 s", "setInterval(() => 1, 1000); return;");
+        });
+        // One that dies when it already serves takes along what it had received, and nothing else.
+        fails("exit code 5", "setTimeout(() => process.exit(5), 60);");
+        assert_eq!(daemon.workers(), before, "{via}: {}", daemon.log());
+        assert!(daemon.slots().iter().all(|slot| slot["state"] == "online"));
+        app(dir.path(), "two", "");
+        assert!(verb(&daemon, &["reload"]).status.success());
+        assert!(get(daemon.port).unwrap().starts_with("release two"));
+    }
+}
+
+#[test]
+fn hup_reloads_and_a_second_reload_is_told() {
+    let dir = install_dir();
+    app(dir.path(), "one", "");
+    let mut daemon = daemon(dir.path(), "2", "direct", &[]);
+    app(dir.path(), "two", "");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("reloading");
+    let output = verb(&daemon, &["reload"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && error.contains("a reload is under way"), "{error}");
+    daemon.wait_for("reloaded");
+    assert!(get(daemon.port).unwrap().starts_with("release two"));
+    // A stop in the middle of one is a stop.
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_count("reloading", 2);
+    let end = daemon.stop();
+    assert!(end.code() == 0 && !end.log.contains("did not end"), "{}", end.log);
+}
+
+#[test]
+fn scale_up_and_down_by_verb_and_by_signal() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "1", via, &[]);
+        under_load(daemon.port, 5, || {
+            for (to, count) in [("3", 3), ("-1", 2), ("+2", 4), ("1", 1)] {
+                let output = verb(&daemon, &["scale", to]);
+                assert!(output.status.success(), "{via}: {}", String::from_utf8_lossy(&output.stderr));
+                assert_eq!(daemon.slots().len(), count, "{via}");
+            }
+            daemon.signal(Signal::SIGTTIN);
+            daemon.wait_online(2);
+            daemon.signal(Signal::SIGTTOU);
+            eventually("one slot", seconds(10), || (daemon.slots().len() == 1).then_some(()));
+        });
+        for bad in ["0", "-1", "2000"] {
+            let output = verb(&daemon, &["scale", bad]);
+            assert!(output.status.code() == Some(1), "{bad}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(verb(&daemon, &["scale", "many"]).status.code(), Some(2));
+    }
+}
+
+#[test]
+fn restart_stops_all_first_and_clients_wait() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let daemon = daemon(dir.path(), "2", via, &[]);
+        app(dir.path(), "two", "");
+        under_load(daemon.port, 10, || {
+            let output = verb(&daemon, &["restart"]);
+            assert!(output.status.success(), "{via}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+        assert!(get(daemon.port).unwrap().starts_with("release two"));
+    }
+}
+
+#[test]
+fn the_command_is_looked_up_anew_at_each_start() {
+    let dir = install_dir();
+    for release in ["a", "b"] {
+        let place = dir.path().join(release);
+        std::fs::create_dir(&place).unwrap();
+        app(&place, release, "");
+    }
+    let current = dir.path().join("current");
+    std::os::unix::fs::symlink(dir.path().join("a"), &current).unwrap();
+    let daemon = daemon(&current, "1", "direct", &[]);
+    assert!(get(daemon.port).unwrap().starts_with("release a"));
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("b"), &current).unwrap();
+    assert!(verb(&daemon, &["reload"]).status.success());
+    assert!(get(daemon.port).unwrap().starts_with("release b"));
+}
+
+#[test]
+fn a_verb_without_a_daemon_or_with_several_says_so() {
+    let dir = install_dir();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roundsman"));
+        command
+            .args(words)
+            .env_remove("ROUNDSMAN_CONTROL")
+            .env("XDG_RUNTIME_DIR", dir.path())
+            .env_remove("RUNTIME_DIRECTORY");
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = run(&["reload"]);
+    assert!(code == 69 && text.contains("no roundsman daemon"), "{text}");
+    let (code, text) = run(&["reload", "nobody"]);
+    assert!(code == 69 && text.contains("nobody.sock"), "{text}");
+    let sockets = ["one", "two"].map(|name| dir.path().join("roundsman").join(format!("{name}.sock")));
+    let daemons: Vec<_> = sockets
+        .iter()
+        .map(|socket| {
+            let port = free_port();
+            let listen = format!("127.0.0.1:{port}");
+            let name = socket.file_stem().unwrap().to_str().unwrap();
+            let control = socket.to_str().unwrap();
+            Daemon::launch(
+                roundsman(),
+                &["-l", &listen, "-i", "1", "-u", "127.0.0.1:9", "--name", name, "--control", control],
+                port,
+            )
+        })
+        .collect();
+    daemons.iter().for_each(|daemon| daemon.wait_for("worker online"));
+    let (code, text) = run(&["reload"]);
+    assert!(code == 2 && text.contains("one") && text.contains("two"), "{text}");
+    assert_eq!(run(&["reload", "one"]).0, 0);
+}
