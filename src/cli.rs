@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::accept::policy::Policy;
 use crate::config::addr::{Listen, ListenAddr};
 use crate::config::instances::Instances;
+use crate::config::memory::MaxMemory;
 use crate::output::LogFormat;
 use crate::relay::protocol::Upstream;
 
@@ -155,6 +156,18 @@ pub struct Run {
     /// After so long a server that does not listen yet is named in the log
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
+    /// A server is ready when it says so: READY=1 on its NOTIFY_SOCKET, as for systemd
+    #[arg(long, hide_short_help = true, env = "ROUNDSMAN_WAIT_READY")]
+    pub wait_ready: bool,
+    /// The command serves no port (a queue worker): it is online when it has lived for --min-uptime
+    #[arg(long, hide_short_help = true, conflicts_with_all = ["listen", "upstream"])]
+    pub no_listen: bool,
+    /// A worker with more memory is replaced: 512MiB, or 90% of the container's divided by the slots
+    #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_MAX_MEMORY")]
+    pub max_memory: Option<MaxMemory>,
+    /// A worker that takes nothing for so long while connections wait for it is replaced [default: never]
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HANG_TIMEOUT", value_parser = time)]
+    pub hang_timeout: Option<Duration>,
     /// How long a worker that is replaced may take to finish its connections
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
     pub drain_timeout: Duration,

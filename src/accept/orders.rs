@@ -86,6 +86,8 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// How long a client waits for a worker.
     pub queue_timeout: Duration,
+    /// When a worker that receives nothing while hand-offs wait counts as hung.
+    pub hang_timeout: Option<Duration>,
     /// Clients held in the master while no worker is alive; more wait in the backlog.
     pub most_held: usize,
 }
@@ -169,6 +171,8 @@ pub enum Order {
 pub enum Report {
     /// A worker did not receive for the stall timeout; its queue goes to others.
     Stalled(WorkerId),
+    /// A worker has received nothing for the hang timeout while hand-offs waited.
+    Hung(WorkerId),
     /// After [`Order::Drain`]: nothing more is sent to it.
     Drained(WorkerId),
     /// A worker was handed connections and has never received one.

@@ -252,7 +252,11 @@ impl Pool {
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
         let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
         let waiting = self.members.iter().any(|member| member.waits_since().is_some());
-        let waiting = waiting || self.members.iter().any(|member| member.deaf_at().is_some_and(|at| at <= now));
+        let waiting = waiting
+            || self.members.iter().any(|member| {
+                member.deaf_at().is_some_and(|at| at <= now)
+                    || (self.rules.hang_timeout.is_some() && member.stuck_since().is_some())
+            });
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
@@ -327,6 +331,9 @@ impl Pool {
 
     fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
         for member in &mut self.members {
+            if self.rules.hang_timeout.is_some_and(|patience| member.is_hung(patience, now)) {
+                reporter.send(Report::Hung(member.id));
+            }
             if member.is_deaf(now) {
                 reporter.send(Report::Deaf(member.id));
             }
@@ -385,6 +392,11 @@ impl Pool {
             if self.members.iter().any(|member| member.serves(oldest.listener)) {
                 at(self.paused.unwrap_or(now));
             }
+        }
+        if let Some(patience) = self.rules.hang_timeout
+            && let Some(since) = self.members.iter().filter_map(Member::stuck_since).min()
+        {
+            at((since + patience).max(now));
         }
         if let Some(deaf) = self.members.iter().filter_map(Member::deaf_at).min() {
             at(deaf.max(now));

@@ -71,6 +71,8 @@ pub struct Member {
     /// Rescue jobs that are under way.
     rescues: usize,
     hearing: Hearing,
+    /// Since when it receives nothing of what waits for it.
+    stuck: Option<Instant>,
 }
 
 /// Sockets that could not be sent, with the listener they came from.
@@ -99,6 +101,7 @@ impl Member {
             owed: 0,
             rescues: 0,
             hearing: Hearing::Unknown,
+            stuck: None,
         };
         queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
         member
@@ -136,6 +139,9 @@ impl Member {
             if lane.pending == 0 {
                 lane.ages.clear();
             }
+        }
+        if self.pending() == 0 {
+            self.stuck = None;
         }
         if matches!(self.hearing, Hearing::AskedAt(_)) && self.page.received_and_open().0 > 0 {
             self.hearing = Hearing::Settled;
@@ -181,6 +187,20 @@ impl Member {
     /// Since when a hand-off waits that may have to be rescued; `None` for a worker already known to be stalled.
     pub fn waits_since(&self) -> Option<Instant> {
         if self.stalled || self.rescues > 0 { None } else { self.oldest() }
+    }
+
+    /// Whether it has received nothing for so long while something waited; said once.
+    pub fn is_hung(&mut self, patience: Duration, now: Instant) -> bool {
+        let hung = self.stuck.is_some_and(|since| now.duration_since(since) >= patience);
+        if hung {
+            self.stuck = None;
+        }
+        hung
+    }
+
+    /// Since when it is stuck.
+    pub fn stuck_since(&self) -> Option<Instant> {
+        self.stuck
     }
 
     /// Whether it was handed connections for long and has never received one; said once.
@@ -242,6 +262,7 @@ impl Member {
                 if self.hearing == Hearing::Unknown && lane.queue.carries() == Carries::Direct {
                     self.hearing = Hearing::AskedAt(now);
                 }
+                self.stuck.get_or_insert(now);
                 lane.sent += count as u64;
                 lane.pending += count;
                 lane.ages.push_back((lane.sent, now));

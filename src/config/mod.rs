@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod instances;
+pub mod memory;
 pub mod user;
 pub mod via;
 
@@ -69,6 +70,8 @@ pub enum Behind {
     PerSlot(CommandLine),
     /// The same, and the copies themselves get the accepted sockets.
     Direct(CommandLine),
+    /// The same, and they serve no port.
+    Portless(CommandLine),
 }
 
 impl Behind {
@@ -77,6 +80,7 @@ impl Behind {
         match self {
             Self::Direct(_) => "direct",
             Self::Upstreams(..) | Self::PerSlot(_) => "relay",
+            Self::Portless(_) => "none",
         }
     }
 }
@@ -95,6 +99,12 @@ pub enum Chosen {
 pub struct Limits {
     /// `--listen-timeout`.
     pub listen_timeout: Duration,
+    /// `--wait-ready`.
+    pub wait_ready: bool,
+    /// `--max-memory`, in bytes.
+    pub max_memory: Option<u64>,
+    /// `--hang-timeout`.
+    pub hang_timeout: Option<Duration>,
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
     /// `--kill-timeout`.
@@ -166,11 +176,14 @@ impl Config {
             },
         };
         let via::Choice { behind, reason: via_reason, chosen } =
-            via::choose(run.via, command, run.upstream, &run.listen, inherited)?;
+            via::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
         let user = run.user.as_deref().map(user::find).transpose()?;
         let (instances, instances_why) = run.instances.resolve();
         let limits = Limits {
             listen_timeout: run.listen_timeout,
+            wait_ready: run.wait_ready,
+            max_memory: run.max_memory.map(|limit| limit.per_slot(instances)).transpose()?,
+            hang_timeout: run.hang_timeout,
             drain_timeout: run.drain_timeout,
             kill_timeout: run.kill_timeout,
             max_surge: run.max_surge,

@@ -29,7 +29,13 @@ pub fn choose(
     upstreams: Vec<Upstream>,
     listen: &[Listen],
     inherited: Inherited,
+    portless: bool,
 ) -> Result<Choice, Exit> {
+    if portless {
+        let command = command.ok_or_else(|| usage("--no-listen needs a command"))?;
+        let reason = "--no-listen".to_owned();
+        return Ok(Choice { behind: Behind::Portless(command), reason, chosen: Chosen::AsAsked });
+    }
     let served = !listen.is_empty() || inherited == Inherited::Some;
     let command = match command {
         Some(command) if upstreams.is_empty() => return for_command(via, command, listen, served),

@@ -109,12 +109,14 @@ pub fn daemon(services: &[&Service], started: Instant) -> Daemon {
 fn state(service: &Service) -> ServiceState {
     let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
     let command = match &service.config.behind {
-        Behind::Direct(command) | Behind::PerSlot(command) | Behind::Upstreams(_, Some(command)) => {
-            Some(command.to_string())
-        }
+        Behind::Direct(command)
+        | Behind::PerSlot(command)
+        | Behind::Portless(command)
+        | Behind::Upstreams(_, Some(command)) => Some(command.to_string()),
         Behind::Upstreams(_, None) => None,
     };
     let direct = matches!(service.config.behind, Behind::Direct(_));
+    let portless = matches!(service.config.behind, Behind::Portless(_));
     let listen = |(id, listener): (usize, &Listener)| {
         let from = match listener.origin {
             Origin::Flag => "flag",
@@ -134,11 +136,16 @@ fn state(service: &Service) -> ServiceState {
         listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
-        slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
+        slots: service
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(at, slot)| slot_state(at, slot, service.config.policy, portless))
+            .collect(),
     }
 }
 
-fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
+fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy, portless: bool) -> SlotState {
     let uptime_s = match slot.life.phase {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
@@ -146,6 +153,8 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
     let server = slot.server.as_ref().map(|server| server.pid);
     let (pid, server_pid) = match &slot.direct {
         Some(direct) => (direct.pid.or(server), None),
+        // A portless one is the worker itself.
+        None if slot.relay.is_none() && portless => (server, None),
         None => (slot.relay.as_ref().map(|relay| relay.pid), server),
     };
     let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();

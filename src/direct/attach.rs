@@ -310,6 +310,7 @@ pub fn secret() -> io::Result<Secret> {
     Ok(secret)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -22,7 +22,7 @@ use crate::sys::{process, sock};
 
 impl Service {
     /// Answers a library; `None` refuses it.
-    pub fn asked(&mut self, asked: Asked, tools: &Tools, now: Instant) -> Option<Answer> {
+    pub fn asked(&mut self, asked: Asked, tools: &Tools) -> Option<Answer> {
         let known = |direct: &DirectWorker| direct.secret == asked.secret;
         let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
         if self.slots.iter().any(old) {
@@ -42,7 +42,7 @@ impl Service {
         };
         Some(match asked.what {
             What::Bind(socket, address) => self.bind(at, socket, address, asked.pid),
-            What::Listen(listener) => self.server_listens(at, listener, tools, now),
+            What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),
             What::Lease => self.lease(at, asked.pid),
@@ -164,7 +164,7 @@ impl Service {
         Answer::Errno(self.config.limits.stop_signal as i32)
     }
 
-    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools, now: Instant) -> Answer {
+    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> Answer {
         let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
         if !self.heard.contains(&id) {
             if let Err(error) = listener.listen() {
@@ -174,9 +174,7 @@ impl Service {
             tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
-        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
         let port = listener.port;
-        let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(direct) = &mut slot.direct else { return Answer::Errno(libc::EINVAL) };
         if !direct.bound.contains_key(&id) {
@@ -184,29 +182,36 @@ impl Service {
         }
         let again = !direct.listening.insert(id);
         direct.ports.extend(port);
-        let worker = direct.id;
-        match slot.life.phase {
-            Phase::Online { .. } if !again => {
-                if let Some(queue) = direct.queues.get(&id).cloned() {
-                    slot.queues.push(Arc::downgrade(&queue));
-                    tools.orders.send(Order::Listens { worker, listener: id, queue });
-                }
-            }
-            Phase::Launching { since } if direct.listening.len() >= flags => {
-                let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));
-                let queues: Vec<_> = listened.map(|(&id, queue)| (id, queue.clone())).collect();
-                slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
-                let (page, stats, pid) = (direct.page.clone(), slot.stats.clone(), direct.pid);
-                tools.orders.send(Order::Online { worker, queues, page, stats });
-                slot.life.apply(Event::Ready, now, &backoff);
-                slot.reason = None;
-                let took = now.duration_since(since);
-                let took = humantime::format_duration(std::time::Duration::from_millis(took.as_millis() as u64));
-                info!(service = %self.config.name, slot = at, pid, %took, "worker online");
-            }
-            _ => {}
+        if matches!(slot.life.phase, Phase::Online { .. })
+            && !again
+            && let Some(queue) = direct.queues.get(&id).cloned()
+        {
+            slot.queues.push(Arc::downgrade(&queue));
+            tools.orders.send(Order::Listens { worker: direct.id, listener: id, queue });
         }
+        // Whether it is online now is looked at in the same turn.
         Answer::Errno(0)
+    }
+
+    /// A server is online when it listens: on every `--listen`, or, where it decides, anywhere.
+    pub(super) fn bring_direct_online(&mut self, at: usize, tools: &Tools, now: Instant) {
+        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        let (Some(direct), Phase::Launching { since }) = (&slot.direct, slot.life.phase) else { return };
+        if direct.listening.len() < flags.max(1) {
+            return;
+        }
+        let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));
+        let queues: Vec<_> = listened.map(|(&id, queue)| (id, queue.clone())).collect();
+        slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
+        let (worker, page, stats, pid) = (direct.id, direct.page.clone(), slot.stats.clone(), direct.pid);
+        tools.orders.send(Order::Online { worker, queues, page, stats });
+        slot.life.apply(Event::Ready, now, &backoff);
+        slot.reason = None;
+        let took = now.duration_since(since);
+        let took = humantime::format_duration(std::time::Duration::from_millis(took.as_millis() as u64));
+        info!(service = %self.config.name, slot = at, pid, %took, "worker online");
     }
 
     /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.

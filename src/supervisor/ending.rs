@@ -13,7 +13,7 @@ use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Readiness, Server, Told};
-use crate::accept::orders::{Order, Report};
+use crate::accept::orders::{Order, Report, WorkerId};
 use crate::accept::policy::Policy;
 use crate::cli::OnErrored;
 use crate::relay::protocol::ToWorker;
@@ -57,7 +57,7 @@ impl Service {
             tools.orders.send(Order::Gone(relay.id));
             let open = relay.page.open();
             warn!(service = %self.config.name, slot = at, pid = relay.pid, open, "worker gone: {}", exit.text);
-            slot.reason = Some(format!("relay worker: {}", exit.text));
+            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("relay worker: {}", exit.text)));
         }
         slot.last_exit = Some(exit);
         slot.life.apply(Event::Died, now, &backoff);
@@ -99,7 +99,7 @@ impl Service {
             slot.reason = Some(format!("it put itself into the background; {hint}"));
         } else {
             warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
-            slot.reason = Some(format!("server: {}", exit.text));
+            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}", exit.text)));
         }
         slot.last_exit = Some(exit);
         if self.stop.is_none() {
@@ -259,6 +259,20 @@ impl Service {
         relays.chain(servers.map(|server| server.pid)).chain(retiring).collect()
     }
 
+    /// A worker hangs: it serves nobody, so nothing is gained by a successor first.
+    fn hung(&mut self, worker: WorkerId) {
+        let seconds = self.config.limits.hang_timeout.unwrap_or_default().as_secs_f32();
+        let Some(slot) = self.slots.get_mut(worker.slot as usize) else { return };
+        let relay = slot.relay.as_ref().filter(|relay| relay.id == worker).map(|relay| relay.pid);
+        let direct = slot.direct.as_ref().filter(|direct| direct.id == worker);
+        let server = direct.and(slot.server.as_ref()).map(|server| server.pid);
+        let Some(pid) = relay.or(server) else { return };
+        let reason = format!("hung: it took nothing for {seconds} s while connections waited");
+        warn!(service = %self.config.name, slot = worker.slot, pid, "worker {reason}: killed");
+        slot.doomed = Some(reason);
+        process::kill_tree(pid);
+    }
+
     /// What the accept thread says.
     pub fn reported(&mut self, report: &Report, now: Instant) {
         let name = self.config.name.clone();
@@ -275,6 +289,7 @@ impl Service {
                 let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
                 old.filter(|old| old.id() == Some(*worker)).for_each(|old| old.cut_off = true);
             }
+            Report::Hung(worker) => self.hung(*worker),
             Report::Deaf(worker) => {
                 warn!(
                     service = %name, slot = worker.slot,

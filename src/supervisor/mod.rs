@@ -6,6 +6,8 @@ mod direct;
 mod ending;
 mod inherit;
 mod leaving;
+mod memory;
+mod notify;
 mod probe;
 mod readiness;
 mod reload;
@@ -50,6 +52,8 @@ const CONTROL: Token = Token(2);
 const ATTACH: Token = Token(3);
 /// Control connections: from here on.
 const CLIENTS: usize = 16;
+/// Any server's ready message: only a reason to look.
+const NOTIFIED: Token = Token(4);
 /// Attach connections: from here to `WORKERS`.
 const ATTACHED: usize = 1 << 24;
 /// Channels of relay workers, by pid.
@@ -121,7 +125,9 @@ impl Supervisor {
         .map_err(os("cannot start the accept thread"))?;
         let launcher = Launcher::new(nofile, config.service.user.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let attach = direct::Attachment::open(&mut config.service, !listeners.is_empty(), &poll, ATTACH)?;
-        let tools = Tools { launcher, orders, attach, ports: probe::PrivatePorts::new(), nofile: nofile.hard };
+        let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
+        let ports = probe::PrivatePorts::new();
+        let tools = Tools { launcher, orders, attach, ports, nofile: nofile.hard, registry, notified: NOTIFIED };
         let now = Instant::now();
         let name = config.service.name.clone();
         let control = ControlServer::open(&poll, CONTROL, &name, config.control.as_deref())?;
@@ -171,6 +177,8 @@ impl Supervisor {
                     }
                     REPORTS => self.take_reports(),
                     CONTROL => self.serve_control(None),
+                    // The next turn looks at all of them.
+                    NOTIFIED => {}
                     ATTACH => {
                         if let Some(attachment) = &mut self.tools.attach {
                             attachment.server.accept(&self.poll, ATTACHED..WORKERS);
@@ -207,6 +215,7 @@ impl Supervisor {
         }
         self.service.end_abandoned(now);
         self.service.start_shared(&self.tools, now);
+        self.service.check_memory(&self.tools, now);
         self.watch_channels();
         if let Err(exit) = self.service.check_ready(&self.tools, now) {
             self.end_all();
@@ -355,7 +364,7 @@ impl Supervisor {
                 Ok(Some(Heard::Ended(pid, secret))) => return self.service.lease_ended(pid, secret, Instant::now()),
                 Ok(Some(Heard::Asked(asked))) => {
                     let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
-                    let answer = self.service.asked(asked, &self.tools, Instant::now());
+                    let answer = self.service.asked(asked, &self.tools);
                     let Some(attachment) = &mut self.tools.attach else { return };
                     match answer {
                         Some(answer) => {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::service::{ID, Service, Tools};
+use super::service::{ID, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::worker::{Complained, Readiness, Server};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
+use crate::config::Behind;
 use crate::exit::{Exit, OS};
 use crate::relay::protocol::ToWorker;
 
@@ -41,10 +42,43 @@ impl Service {
             }
         }
         for at in 0..self.slots.len() {
-            self.bring_online(at, tools, now)?;
+            let slot = &mut self.slots[at];
+            // Before all else: what it has said by now counts.
+            let said = slot.server.as_mut().is_none_or(|server| server.has_said_ready());
+            match &self.config.behind {
+                _ if !said => {}
+                Behind::Direct(_) => self.bring_direct_online(at, tools, now),
+                Behind::Portless(_) => self.bring_portless_online(at, now),
+                Behind::PerSlot(_) | Behind::Upstreams(..) => self.bring_online(at, tools, now)?,
+            }
             self.complain_of_silence(at, now);
         }
         Ok(())
+    }
+
+    /// One that serves no port is online when it has lived long enough, or when it says so.
+    fn bring_portless_online(&mut self, at: usize, now: Instant) {
+        let (backoff, limits) = (self.backoff(), self.config.limits);
+        let slot = &mut self.slots[at];
+        let Phase::Launching { since } = slot.life.phase else { return };
+        if slot.server.is_some() && (limits.wait_ready || now.duration_since(since) >= limits.min_uptime) {
+            slot.life.apply(Event::Ready, now, &backoff);
+            slot.reason = None;
+            let pid = slot.server.as_ref().map(|server| server.pid);
+            info!(service = %self.config.name, slot = at, pid, "worker online");
+        }
+    }
+
+    /// When [`Service::bring_portless_online`] has something to do by the clock alone.
+    pub(super) fn portless_deadline(&self) -> Option<Instant> {
+        if !matches!(self.config.behind, Behind::Portless(_)) || self.config.limits.wait_ready {
+            return None;
+        }
+        let due = |slot: &SlotProcesses| match slot.life.phase {
+            Phase::Launching { since } => Some(since + self.config.limits.min_uptime),
+            _ => None,
+        };
+        self.slots.iter().filter_map(due).min()
     }
 
     /// A relay worker gets its setup when the server behind it accepts.

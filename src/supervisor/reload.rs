@@ -140,6 +140,24 @@ impl Service {
         Ok(())
     }
 
+    /// Replaces one worker for a reason of its own.
+    pub(super) fn replace_one(
+        &mut self,
+        at: usize,
+        successor_first: bool,
+        reason: String,
+        tools: &Tools,
+        now: Instant,
+    ) {
+        self.begin_replace(at, now);
+        let slot = &mut self.slots[at];
+        slot.reason = Some(reason);
+        if !successor_first {
+            slot.stop_first = true;
+            slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+        }
+    }
+
     /// Says when a restart is over.
     pub(super) fn step_restart(&mut self) {
         let online = |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored);

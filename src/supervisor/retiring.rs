@@ -196,7 +196,8 @@ impl Service {
             let dues = slot.retiring.iter().filter_map(|old| match (old.step, slot.life.phase) {
                 (Leave::Serving, Phase::Online { since }) => Some(since + limits.min_uptime),
                 (Leave::Serving, Phase::Launching { since }) => Some(since + limits.listen_timeout),
-                (Leave::Draining(_), _) if old.direct.is_some() => Some(now + DRAIN_LOOK),
+                // A relay worker's end is an event; whether a server has drained is looked at.
+                (Leave::Draining(_), _) if old.relay.is_none() => Some(now + DRAIN_LOOK),
                 (Leave::Draining(since), _) => Some(since + limits.drain_timeout),
                 (Leave::Stopping(since), _) => Some(since + limits.kill_timeout),
                 (Leave::Serving | Leave::Killed, _) => None,

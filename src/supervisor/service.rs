@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::direct::{Attachment, DirectWorker};
+use super::notify::Notify;
 use super::probe::{self, PrivatePorts, Probe};
 use super::reload::{Progress, Reload};
 use super::retiring::Retiring;
@@ -51,6 +52,16 @@ pub struct Tools {
     pub ports: PrivatePorts,
     /// The file limit of relay workers.
     pub nofile: u64,
+    /// What the control thread waits on.
+    pub registry: mio::Registry,
+    /// The token of NOTIFY_SOCKETs.
+    pub notified: mio::Token,
+}
+
+impl Tools {
+    fn watch_notify(&self, notify: &Notify) -> std::io::Result<()> {
+        notify.watch(&self.registry, self.notified)
+    }
 }
 
 /// A slot with its processes.
@@ -72,6 +83,8 @@ pub struct SlotProcesses {
     pub retiring: Vec<Retiring>,
     /// The next worker starts only when those on their way out are gone.
     pub stop_first: bool,
+    /// Why its worker is being killed.
+    pub doomed: Option<String>,
     /// Why the successor of a reload failed, once it has.
     pub reload_failed: Option<String>,
     /// Why it is about to.
@@ -124,6 +137,8 @@ pub struct Service {
     pub restarting: bool,
     /// The number of slots was changed, and is not reached.
     pub scaling: bool,
+    /// When memory was last looked at.
+    pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
     pub said: VecDeque<Progress>,
     /// Its stop, once begun.
@@ -146,7 +161,7 @@ impl Service {
         let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
         let resolved = match &config.behind {
             Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
-            Behind::PerSlot(_) | Behind::Direct(_) => Vec::new(),
+            Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
         };
         let shared = match &config.behind {
             Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
@@ -167,6 +182,7 @@ impl Service {
             cap: u32::try_from(cap).unwrap_or(u32::MAX),
             stall_timeout: config.limits.stall_timeout,
             queue_timeout: config.limits.queue_timeout,
+            hang_timeout: config.limits.hang_timeout,
             most_held: usize::try_from(tools.nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
         };
         tools.orders.send(Order::Service { rules, stats: stats.clone() });
@@ -181,6 +197,7 @@ impl Service {
             reload: None,
             restarting: false,
             scaling: false,
+            memory_looked: None,
             said: VecDeque::new(),
             stop: None,
             handed: false,
@@ -237,6 +254,12 @@ impl Service {
             let command = command.clone();
             return self.start_direct(&command, at, tools, now);
         }
+        if let Behind::Portless(command) = &self.config.behind {
+            let command = command.clone();
+            self.slots[at].generation += 1;
+            self.slots[at].server = Some(self.start_server_with(&command, Some(at), None, Vec::new(), tools, now)?);
+            return Ok(());
+        }
         if let Behind::PerSlot(command) = &self.config.behind
             && self.slots[at].server.is_none()
         {
@@ -288,6 +311,17 @@ impl Service {
         tools: &Tools,
         now: Instant,
     ) -> Result<Server, Exit> {
+        let mut environment = environment;
+        let notify = match self.config.limits.wait_ready {
+            true => {
+                let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
+                let notify = Notify::open().map_err(refused)?;
+                tools.watch_notify(&notify).map_err(refused)?;
+                environment.push(("NOTIFY_SOCKET", notify.variable()));
+                Some(notify)
+            }
+            false => None,
+        };
         let pid = tools.launcher.server(&launch::Server {
             service: &self.config.name,
             slot: slot.map(|slot| slot as u32),
@@ -297,7 +331,8 @@ impl Service {
             death_signal: self.config.limits.stop_signal,
         })?;
         info!(service = %self.config.name, slot, pid, "server started");
-        Ok(Server { pid, address: None, probe: None, since: now, complained: Complained::NotYet, told: Told::Nothing })
+        let complained = Complained::NotYet;
+        Ok(Server { pid, address: None, probe: None, since: now, complained, told: Told::Nothing, notify })
     }
 
     /// What the relay worker of a slot is told at its start.
@@ -379,7 +414,14 @@ impl Service {
         lives.extend(self.shared.iter().map(|(life, _)| *life));
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
-        probes.chain(starts).chain(stop).chain(self.direct_deadline()).chain(self.retiring_deadline(now)).min()
+        let others = self.portless_deadline().into_iter().chain(self.memory_deadline());
+        probes
+            .chain(starts)
+            .chain(stop)
+            .chain(self.direct_deadline())
+            .chain(self.retiring_deadline(now))
+            .chain(others)
+            .min()
     }
 }
 
@@ -395,6 +437,7 @@ impl SlotProcesses {
             direct: None,
             retiring: Vec::new(),
             stop_first: false,
+            doomed: None,
             reload_failed: None,
             reload_failure: None,
             leaving: Vec::new(),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::notify::Notify;
 use super::probe::Probe;
 use crate::accept::orders::WorkerId;
 use crate::handoff::QueueTx;
@@ -101,6 +102,15 @@ pub struct Server {
     pub complained: Complained,
     /// Whether it was told to stop.
     pub told: Told,
+    /// Where it says that it is ready, as long as that is waited for.
+    pub notify: Option<Notify>,
+}
+
+impl Server {
+    /// Whether it has said that it is ready, or need not.
+    pub fn has_said_ready(&mut self) -> bool {
+        self.notify.as_mut().is_none_or(Notify::is_ready)
+    }
 }
 
 /// Whether the log has named a server that does not listen.

@@ -21,4 +21,5 @@ mod reload;
 mod servers;
 mod shutdown;
 mod streams;
+mod supervise;
 mod upstreams;
