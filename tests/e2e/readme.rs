@@ -70,6 +70,13 @@ fn every_command_of_the_readme_works() {
                 assert!(curl(&daemon, "8080").unwrap().contains("hello from slot"));
                 assert_eq!(daemon.stop().code(), 0);
             }
+            "roundsman reload" => {
+                let daemon = type_in(dir.path(), "exec roundsman -i 1 -- node app.js");
+                daemon.wait_for("worker online");
+                let mut command = Command::new(dir.path().join("roundsman"));
+                let output = command.arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
             _ if line.starts_with("roundsman ls") => {
                 let daemon = type_in(dir.path(), "exec roundsman -l 8080 -i 1 -u 10.0.0.5:80");
                 daemon.wait_for("worker online");
@@ -86,7 +93,7 @@ fn every_command_of_the_readme_works() {
                 assert!(line.starts_with("roundsman -"), "a command that this test does not know: {line}");
                 let mut daemon = type_in(dir.path(), &format!("exec {line}"));
                 daemon.wait_for("worker online");
-                if line.contains(" -- ") {
+                if line.contains(" -- ") && !line.contains("--no-listen") {
                     let body = eventually("an answer", seconds(10), || curl(&daemon, "8080"));
                     assert!(!body.is_empty(), "{line}");
                 }
@@ -108,9 +115,9 @@ fn the_options_of_the_readme_exist_with_these_defaults() {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let defaults: Vec<_> = cells[2].split(", ").collect();
         for (option, default) in cells[1].split(", ").map(|option| option.trim_matches('`')).zip(defaults) {
-            let entry = help.split("\n\n").find(|entry| entry.contains(&format!("{option} <")));
-            let at = help.find(&format!("{option} <")).unwrap_or_else(|| panic!("{option} is not in --help"));
-            assert!(entry.is_some());
+            let places = [format!("{option} <"), format!("{option}\n")];
+            let at = places.iter().find_map(|place| help.find(place.as_str()));
+            let at = at.unwrap_or_else(|| panic!("{option} is not in --help"));
             let about = help[at..].split("\n  -").next().unwrap().split("\n      -").next().unwrap();
             if about.contains("[default: ")
                 && default.chars().next().unwrap().is_ascii_alphanumeric()
