@@ -11,6 +11,7 @@ use crate::config::addr::{Listen, ListenAddr};
 use crate::config::instances::Instances;
 use crate::config::memory::MaxMemory;
 use crate::output::LogFormat;
+use crate::output::passing::Format as OutputFormat;
 use crate::relay::protocol::Upstream;
 
 /// A round-robin TCP load balancer: one port, many processes.
@@ -216,6 +217,9 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_errored: OnErrored,
+    /// The servers' lines: raw, prefix, json [default: prefix on a terminal, else raw]
+    #[arg(long, value_name = "FORMAT", env = "ROUNDSMAN_OUTPUT", hide_possible_values = true)]
+    pub output: Option<OutputFormat>,
     /// Our own log: text or json
     #[arg(
         long,

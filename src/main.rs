@@ -6,6 +6,7 @@ use roundsman::cli::{Run, Target, Verb};
 use roundsman::config::Config;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
+use roundsman::output::servers::Servers;
 use roundsman::{control, demo, output, relay, supervisor};
 
 fn main() -> ExitCode {
@@ -46,7 +47,9 @@ fn run(run: Run, greeting: Greeting) -> Result<u8, Exit> {
     if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first()) {
         println!("{}", demo::welcome(&listener.address));
     }
-    let result = supervisor::main(config, listeners);
+    let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
+    let result = supervisor::main(config, listeners, &servers);
+    servers.finish();
     log.flush();
     result
 }

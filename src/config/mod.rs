@@ -16,6 +16,7 @@ use crate::cli::{OnErrored, Run};
 use crate::exit::{Exit, USAGE};
 use crate::launch::command::CommandLine;
 use crate::output::LogFormat;
+use crate::output::passing::Format;
 use crate::relay::protocol::Upstream;
 use crate::sys::process::Credentials;
 use addr::{Listen, ListenAddr};
@@ -30,6 +31,8 @@ pub struct Config {
     pub service: ServiceConfig,
     /// `--control`.
     pub control: Option<PathBuf>,
+    /// `--output`.
+    pub output: Format,
     /// `--log-format`.
     pub log_format: LogFormat,
     /// `--log-level`.
@@ -212,7 +215,13 @@ impl Config {
             user,
             limits,
         };
-        Ok(Self { service, control: run.control, log_format: run.log_format, log_level: run.log_level })
+        Ok(Self {
+            service,
+            control: run.control,
+            output: run.output.unwrap_or_else(Format::usual),
+            log_format: run.log_format,
+            log_level: run.log_level,
+        })
     }
 }
 

@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::exit::{Exit, NOT_EXECUTABLE};
+use crate::output::servers::{Origin, Servers, Stream};
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
+use crate::sys::sock;
 use command::CommandLine;
 
 /// Starts children with what they all have in common.
@@ -24,6 +26,8 @@ pub struct Launcher {
     nofile: NoFile,
     /// Who servers and relay workers run as.
     pub user: Option<Credentials>,
+    /// Who reads what servers write.
+    pub outputs: Servers,
 }
 
 /// A server to be started.
@@ -48,8 +52,8 @@ impl Launcher {
     ///
     /// # Errors
     /// Without /proc.
-    pub fn new(nofile: NoFile, user: Option<Credentials>) -> io::Result<Self> {
-        Ok(Self { image: crate::sys::process::own_image()?, nofile, user })
+    pub fn new(nofile: NoFile, user: Option<Credentials>, outputs: Servers) -> io::Result<Self> {
+        Ok(Self { image: crate::sys::process::own_image()?, nofile, user, outputs })
     }
 
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
@@ -88,12 +92,18 @@ impl Launcher {
             &mut command,
             ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile), user: self.user.clone() },
         );
+        let pipe = || sock::pipe().map_err(|error| Exit::os("cannot make a pipe", &error));
+        let ((out, theirs), (err, theirs_too)) = (pipe()?, pipe()?);
+        command.stdout(Stdio::from(theirs)).stderr(Stdio::from(theirs_too));
         let child = command.spawn().map_err(|error| match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
                 Exit::os(&format!("cannot start {}", server.command), &error)
             }
             _ => Exit::new(NOT_EXECUTABLE, format!("cannot execute {}: {error}", server.command)),
         })?;
+        let origin = Origin { service: server.service.into(), slot: server.slot, pid: child.id() };
+        self.outputs.add(origin.clone(), Stream::Out, out);
+        self.outputs.add(origin, Stream::Err, err);
         Ok(child.id())
     }
 }

@@ -3,6 +3,9 @@
 //! A reader that does not read blocks that thread and nothing else: lines beyond a bounded channel are dropped,
 //! counted, and the count is written once the reader is back.
 
+pub mod passing;
+pub mod servers;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -97,15 +100,18 @@ fn write_lines(lines: &Receiver<Item>, dropped: &AtomicU64, format: LogFormat) {
     }
 }
 
-/// Writes to a stderr that may be non-blocking (inherited so) or gone.
-fn write_all(stderr: &mut io::Stderr, mut bytes: &[u8]) {
+/// Writes to a stdout or stderr that may be non-blocking (inherited so) or gone.
+fn write_all(stderr: &mut (impl Write + std::os::fd::AsFd), mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match stderr.write(bytes) {
             Ok(0) => return,
-            Ok(n) => bytes = &bytes[n..],
+            Ok(n) => {
+                bytes = &bytes[n..];
+                // stdout keeps the last part of a line for itself.
+                let _ = stderr.flush();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                use std::os::fd::AsFd;
                 let mut fds = [nix::poll::PollFd::new(stderr.as_fd(), nix::poll::PollFlags::POLLOUT)];
                 let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
             }

@@ -75,7 +75,7 @@ impl Service {
         let how = slot.last_exit.as_ref().map(|exit| exit.text.clone()).unwrap_or_default();
         let reason = slot.reload_failure.take().unwrap_or_else(|| format!("slot {at}: the successor ended: {how}"));
         slot.reason = Some(reason.clone());
-        slot.reload_failed = Some(reason);
+        slot.reload_failed = Some((reason, slot.failed_pid.take()));
         true
     }
 
@@ -86,6 +86,7 @@ impl Service {
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(server) = slot.server.take() else { return };
+        slot.failed_pid = Some(server.pid);
         slot.proven = server.address.filter(|_| server.probe.is_none());
         // What it left behind would keep the port.
         process::kill_tree(server.pid);

@@ -38,6 +38,7 @@ use crate::direct::attach::{Heard, What};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::listener::Listener;
+use crate::output::servers::Servers;
 use crate::relay::protocol::{self, FromWorker};
 use crate::sys::process;
 use reload::Progress;
@@ -63,10 +64,10 @@ const WORKERS: usize = 1 << 32;
 ///
 /// # Errors
 /// What kept it from starting, with the exit code that says so.
-pub fn main(config: Config, listeners: Vec<Listener>) -> Result<u8, Exit> {
+pub fn main(config: Config, listeners: Vec<Listener>, servers: &Servers) -> Result<u8, Exit> {
     let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
     process::become_subreaper();
-    let mut supervisor = Supervisor::start(config, listeners, nofile)?;
+    let mut supervisor = Supervisor::start(config, listeners, nofile, servers)?;
     supervisor.run()
 }
 
@@ -109,7 +110,12 @@ fn terminal() -> Terminal {
 }
 
 impl Supervisor {
-    fn start(mut config: Config, listeners: Vec<Listener>, nofile: process::NoFile) -> Result<Self, Exit> {
+    fn start(
+        mut config: Config,
+        listeners: Vec<Listener>,
+        nofile: process::NoFile,
+        servers: &Servers,
+    ) -> Result<Self, Exit> {
         let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
@@ -123,7 +129,8 @@ impl Supervisor {
             let _ = waker.wake();
         })
         .map_err(os("cannot start the accept thread"))?;
-        let launcher = Launcher::new(nofile, config.service.user.clone()).map_err(os("cannot open /proc/self/exe"))?;
+        let launcher = Launcher::new(nofile, config.service.user.clone(), servers.clone())
+            .map_err(os("cannot open /proc/self/exe"))?;
         let attach = direct::Attachment::open(&mut config.service, !listeners.is_empty(), &poll, ATTACH)?;
         let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::new();
@@ -222,7 +229,7 @@ impl Supervisor {
             return Err(exit);
         }
         self.service.step_retiring(&self.tools, now);
-        self.service.step_reload(now);
+        self.service.step_reload(&self.tools, now);
         self.service.step_restart();
         self.service.step_scale(now);
         self.tell_waiting();

@@ -10,6 +10,9 @@ use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use crate::sys::process;
 
+/// Of a successor that failed, so many of its last lines are shown.
+const LAST_LINES: usize = 10;
+
 /// A reload under way.
 #[derive(Debug)]
 pub struct Reload {
@@ -46,6 +49,8 @@ impl Service {
             return Err("a reload is under way".to_owned());
         }
         let todo: VecDeque<usize> = (0..self.slots.len()).collect();
+        // What failed before, for another reason, is not this one's failure.
+        self.slots.iter_mut().for_each(|slot| slot.reload_failed = None);
         info!(service = %self.config.name, slots = todo.len(), "reloading");
         let of = todo.len();
         self.reload = Some(Reload { todo, running: Vec::new(), done: 0, of, began: now });
@@ -53,7 +58,7 @@ impl Service {
     }
 
     /// Goes on with a reload, as far as it goes now.
-    pub(super) fn step_reload(&mut self, now: Instant) {
+    pub(super) fn step_reload(&mut self, tools: &Tools, now: Instant) {
         let Some(mut reload) = self.reload.take() else { return };
         if self.stop.is_some() {
             self.say(Progress::Failed("the daemon is stopping".to_owned()));
@@ -81,9 +86,13 @@ impl Service {
                 _ => reload.running.push(at),
             }
         }
-        if let Some(reason) = self.slots.iter_mut().find_map(|slot| slot.reload_failed.take()) {
+        let failed = |(at, slot): (usize, &mut SlotProcesses)| Some((at, slot.reload_failed.take()?));
+        if let Some((at, (reason, pid))) = self.slots.iter_mut().enumerate().find_map(failed) {
             warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
-            self.say(Progress::Failed(format!("{reason}; the workers before it stay")));
+            let last = |pid| tools.launcher.outputs.last(Some(at as u32), pid, LAST_LINES);
+            let lines = pid.map(last).unwrap_or_default();
+            let lines: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
+            self.say(Progress::Failed(format!("{reason}; the workers before it stay{lines}")));
             return;
         }
         while reload.running.len() < surge as usize {

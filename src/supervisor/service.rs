@@ -86,7 +86,9 @@ pub struct SlotProcesses {
     /// Why its worker is being killed.
     pub doomed: Option<String>,
     /// Why the successor of a reload failed, once it has.
-    pub reload_failed: Option<String>,
+    pub reload_failed: Option<(String, Option<u32>)>,
+    /// The server that died last.
+    pub failed_pid: Option<u32>,
     /// Why it is about to.
     pub reload_failure: Option<String>,
     /// Relay workers that finish what they have.
@@ -439,6 +441,7 @@ impl SlotProcesses {
             stop_first: false,
             doomed: None,
             reload_failed: None,
+            failed_pid: None,
             reload_failure: None,
             leaving: Vec::new(),
             stats: Arc::default(),

@@ -206,3 +206,14 @@ pub fn name(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let address = nix::sys::socket::UnixAddr::new_abstract(name.as_bytes())?;
     Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?)
 }
+
+/// A pipe: (reading end, non-blocking; writing end, blocking), both close-on-exec.
+///
+/// # Errors
+/// As pipe2(2).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}

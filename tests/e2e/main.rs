@@ -15,6 +15,7 @@ mod direct_table;
 mod limits;
 mod listeners;
 mod log;
+mod output;
 mod readme;
 mod relay;
 mod reload;

@@ -1,5 +1,7 @@
 //! accept: one message of the queue is one connection.
 
+use core::sync::atomic::Ordering::{AcqRel, Acquire};
+
 use super::abi::payload::{DIRECT_BYTES, Direct, EMPTY, VERSION};
 use super::arch::nr;
 use super::binding::recognize;
@@ -11,6 +13,8 @@ use super::raw::{
 use super::table::{AF_INET, AF_INET6, Address, StandIn, Stands};
 use super::{counts, fail, lease, libc_result, next, table};
 
+/// Wake-ups of threads that wait in accept, a millisecond apart.
+const MOST_WAKES: u32 = 200;
 const MSG_DONTWAIT: usize = 0x40;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SOCK_NONBLOCK: i32 = 0o4000;
@@ -98,7 +102,12 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         let (how, by) = if stand_in.waits() { (0, By::Libc) } else { (MSG_DONTWAIT, By::Kernel) };
         let place = (&raw mut payload).cast();
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
-        let (n, [socket, ..]) = unsafe { message::receive(fd, place, DIRECT_BYTES, cloexec | how, by) };
+        let (n, [socket, ..]) = unsafe {
+            stand_in.waiting.fetch_add(1, AcqRel);
+            let received = message::receive(fd, place, DIRECT_BYTES, cloexec | how, by);
+            stand_in.waiting.fetch_sub(1, AcqRel);
+            received
+        };
         if n == -(EAGAIN as isize) && how != 0 && fcntl(fd, F_GETFL, 0) as usize & O_NONBLOCK == 0 {
             if saw_empty {
                 // It polled, saw something, and must not be left waiting here.
@@ -113,8 +122,6 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         }
         if socket < 0 {
             if stand_in.is_shut() {
-                // There may be more of us who wait.
-                wake_waiting(stand_in);
                 return Err(fail(EINVAL));
             }
             if n == 0 {
@@ -140,8 +147,20 @@ fn ended() {
     call(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]);
 }
 
-/// An empty message, so that whoever waits in accept looks again.
+/// Empty messages, so that whoever waits in accept looks again. The master may be emptying the queue at the same time, so
+/// it takes as many as it takes (a thread that was cancelled while it waited stays counted, hence the bound).
 pub fn wake_waiting(stand_in: &StandIn) {
+    for _ in 0..MOST_WAKES {
+        if stand_in.waiting.load(Acquire) == 0 {
+            return;
+        }
+        wake_one(stand_in);
+        let pause: [u64; 2] = [0, 1_000_000];
+        call(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]);
+    }
+}
+
+fn wake_one(stand_in: &StandIn) {
     let empty = Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; _], number: 0 };
     if stand_in.stands() == Stands::Queue && stand_in.sending_end() >= 0 {
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.

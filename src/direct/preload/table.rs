@@ -57,6 +57,8 @@ pub struct StandIn {
     shared: AtomicU32,
     /// Under [`Stands::Listener`]: 1 when the server wants it non-blocking. The shared socket itself always is.
     nonblock: AtomicU32,
+    /// Threads of this process that wait in accept(2).
+    pub waiting: AtomicU32,
     /// 1 before listen(2) and after shutdown(2).
     shut: AtomicU32,
     /// The queue's sending end, so that the queue never ends; -1: none.
@@ -75,6 +77,7 @@ static PLACES: [StandIn; STAND_INS] = [const {
         waits: AtomicU32::new(0),
         shared: AtomicU32::new(0),
         nonblock: AtomicU32::new(0),
+        waiting: AtomicU32::new(0),
         shut: AtomicU32::new(0),
         keep: AtomicI32::new(-1),
         page: AtomicUsize::new(0),
