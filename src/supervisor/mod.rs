@@ -8,6 +8,7 @@ mod inherit;
 mod leaving;
 mod memory;
 mod notify;
+mod plan;
 mod probe;
 mod readiness;
 mod reload;

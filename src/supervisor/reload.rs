@@ -1,13 +1,13 @@
 //! Rolling reload, restart, scale: what people ask of a running service.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::retiring::Leave;
+use super::ending::tell;
+use super::plan::{Facts, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
-use super::slot::{Event, Phase};
+use super::slot::{Event, Phase, Slot};
 use crate::sys::process;
 
 /// Of a successor that failed, so many of its last lines are shown.
@@ -15,13 +15,8 @@ const LAST_LINES: usize = 10;
 
 /// A reload under way.
 #[derive(Debug)]
-pub struct Reload {
-    /// Slots that have not had their turn.
-    todo: VecDeque<usize>,
-    /// Slots whose successor is coming, or whose old worker is still leaving.
-    running: Vec<usize>,
-    done: usize,
-    of: usize,
+pub struct Reloading {
+    plan: Reload,
     began: Instant,
 }
 
@@ -48,12 +43,15 @@ impl Service {
         if self.reload.is_some() {
             return Err("a reload is under way".to_owned());
         }
-        let todo: VecDeque<usize> = (0..self.slots.len()).collect();
         // What failed before, for another reason, is not this one's failure.
         self.slots.iter_mut().for_each(|slot| slot.reload_failed = None);
-        info!(service = %self.config.name, slots = todo.len(), "reloading");
-        let of = todo.len();
-        self.reload = Some(Reload { todo, running: Vec::new(), done: 0, of, began: now });
+        info!(service = %self.config.name, slots = self.slots.len(), "reloading");
+        self.reload = Some(Reloading { plan: Reload::new(self.slots.len()), began: now });
+        // The server that all slots share has no room beside it: it is started anew, and its clients wait.
+        let signal = self.config.limits.stop_signal;
+        if let Some((_, Some(server))) = &mut self.shared {
+            tell(server, None, signal);
+        }
         Ok(())
     }
 
@@ -64,62 +62,44 @@ impl Service {
             self.say(Progress::Failed("the daemon is stopping".to_owned()));
             return;
         }
-        let (surge, listen) = (self.config.limits.max_surge, self.config.limits.listen_timeout);
-        for at in std::mem::take(&mut reload.running) {
-            let Some(slot) = self.slots.get(at) else { continue };
-            match slot.life.phase {
-                Phase::Online { .. } if slot.retiring.is_empty() => {
-                    reload.done += 1;
-                    let pid = slot.pid().unwrap_or_default();
-                    self.say(Progress::Step(format!("slot {at}: pid {pid} ({} of {})", reload.done, reload.of)));
+        let facts: Vec<Facts> = self.slots.iter().map(SlotProcesses::facts).collect();
+        for step in reload.plan.step(now, &self.times(), &facts) {
+            match step {
+                Step::Replace(at) => self.begin_replace(at, now),
+                Step::Revive(at) => self.slots[at].life = Slot::new(now),
+                Step::GiveUp(at) => self.give_up_successor(at),
+                Step::Done(at) => {
+                    let pid = self.slots[at].pid().unwrap_or_default();
+                    let (done, of) = (reload.plan.done, reload.plan.of);
+                    self.say(Progress::Step(format!("slot {at}: pid {pid} ({done} of {of})")));
                 }
-                Phase::Launching { since } if now.duration_since(since) >= listen && slot.has_serving_predecessor() => {
-                    let reason = format!("slot {at}: the successor was not ready within {} s", listen.as_secs_f32());
-                    self.slots[at].reload_failure = Some(reason);
-                    // Its death is what brings the old one back.
-                    let slot = &self.slots[at];
-                    let own =
-                        slot.server.iter().map(|server| server.pid).chain(slot.relay.iter().map(|relay| relay.pid));
-                    own.for_each(process::kill_tree);
-                    reload.running.push(at);
+                Step::Failed(at) => return self.reload_failed(at, tools),
+                Step::Over => {
+                    let took = now.duration_since(reload.began).as_millis() as u64;
+                    let took = humantime::format_duration(std::time::Duration::from_millis(took));
+                    info!(service = %self.config.name, %took, "reloaded");
+                    return self.say(Progress::Done(format!("reloaded {} slots in {took}", reload.plan.of)));
                 }
-                _ => reload.running.push(at),
             }
         }
-        let failed = |(at, slot): (usize, &mut SlotProcesses)| Some((at, slot.reload_failed.take()?));
-        if let Some((at, (reason, pid))) = self.slots.iter_mut().enumerate().find_map(failed) {
-            warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
-            let last = |pid| tools.launcher.outputs.last(Some(at as u32), pid, LAST_LINES);
-            let lines = pid.map(last).unwrap_or_default();
-            let lines: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
-            self.say(Progress::Failed(format!("{reason}; the workers before it stay{lines}")));
-            return;
-        }
-        while reload.running.len() < surge as usize {
-            let Some(at) = reload.todo.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(at) else { continue };
-            match slot.life.phase {
-                Phase::Online { .. } => {
-                    self.begin_replace(at, now);
-                    reload.running.push(at);
-                }
-                // What starts from now on is new by itself; one that was given up gets another chance.
-                Phase::Errored => {
-                    slot.life = super::slot::Slot::new(now);
-                    reload.done += 1;
-                }
-                Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Stopping | Phase::Gone => reload.done += 1,
-            }
-        }
-        if reload.todo.is_empty() && reload.running.is_empty() {
-            let took = humantime::format_duration(std::time::Duration::from_millis(
-                now.duration_since(reload.began).as_millis() as u64,
-            ));
-            info!(service = %self.config.name, %took, "reloaded");
-            self.say(Progress::Done(format!("reloaded {} slots in {took}", reload.of)));
-        } else {
-            self.reload = Some(reload);
-        }
+        self.reload = Some(reload);
+    }
+
+    /// A successor takes too long. Its death is what brings the old one back.
+    fn give_up_successor(&mut self, at: usize) {
+        let seconds = self.config.limits.listen_timeout.as_secs_f32();
+        let slot = &mut self.slots[at];
+        slot.reload_failure = Some(format!("slot {at}: the successor was not ready within {seconds} s"));
+        let own = slot.server.iter().map(|server| server.pid).chain(slot.relay.iter().map(|relay| relay.pid));
+        own.for_each(process::kill_tree);
+    }
+
+    fn reload_failed(&mut self, at: usize, tools: &Tools) {
+        let Some((reason, pid)) = self.slots[at].reload_failed.take() else { return };
+        warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
+        let last = |pid| tools.launcher.outputs.last(Some(at as u32), pid, LAST_LINES);
+        let lines: String = pid.map(last).unwrap_or_default().iter().map(|line| format!("\n  | {line}")).collect();
+        self.say(Progress::Failed(format!("{reason}; the workers before it stay{lines}")));
     }
 
     /// Stops all workers and starts all anew; the listeners stay, clients wait.
@@ -142,7 +122,7 @@ impl Service {
                 slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
                 slot.stop_first = true;
             } else if slot.life.phase == Phase::Errored {
-                slot.life = super::slot::Slot::new(now);
+                slot.life = Slot::new(now);
             }
         }
         self.restarting = true;
@@ -202,7 +182,7 @@ impl Service {
         }
         for slot in self.slots.iter_mut().take(to as usize) {
             if slot.life.phase == Phase::Gone {
-                slot.life = super::slot::Slot::new(now);
+                slot.life = Slot::new(now);
             }
         }
         for slot in self.slots.iter_mut().skip(to as usize) {
@@ -227,6 +207,12 @@ impl Service {
             slot.life.apply(Event::Emptied, now, &backoff);
             self.slots.pop();
         }
+        // Wanted again while it was still on its way out.
+        for slot in self.slots.iter_mut().take(wanted).filter(|slot| slot.life.phase == Phase::Stopping) {
+            if slot.is_empty() {
+                slot.life = Slot::new(now);
+            }
+        }
         let all = self.slots.len() == wanted
             && self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored));
         if all && self.scaling {
@@ -242,9 +228,14 @@ impl Service {
 }
 
 impl SlotProcesses {
-    /// Whether its old worker still serves while a successor comes.
-    pub fn has_serving_predecessor(&self) -> bool {
-        self.retiring.iter().any(|old| old.step == Leave::Serving)
+    /// What a reload looks at.
+    fn facts(&self) -> Facts {
+        Facts {
+            life: self.life,
+            old: self.retiring.len(),
+            serving: self.retiring.iter().any(|old| old.step == Leave::Serving),
+            failed: self.reload_failed.is_some(),
+        }
     }
 
     /// The process that receives connections.

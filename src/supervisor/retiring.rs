@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::direct::DirectWorker;
 use super::ending::tell;
+use super::plan::{self, Due, Leave, Times};
 use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::worker::{Readiness, Relay, Server};
@@ -18,19 +19,6 @@ use crate::sys::process;
 
 /// How often it is looked whether a draining server's connections are all gone.
 pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How far a worker is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    /// It still gets connections: its successor has not proved itself.
-    Serving,
-    /// It finishes what it has.
-    Draining(Instant),
-    /// Its server got the stop signal.
-    Stopping(Instant),
-    /// Killed.
-    Killed,
-}
 
 /// A worker on its way out.
 #[derive(Debug)]
@@ -146,46 +134,51 @@ impl Service {
 
     /// Does what is due for workers on their way out.
     pub(super) fn step_retiring(&mut self, tools: &Tools, now: Instant) {
-        let limits = self.config.limits;
+        let (times, signal) = (self.times(), self.config.limits.stop_signal);
         let name = &self.config.name;
         for (at, slot) in self.slots.iter_mut().enumerate() {
-            let proved = match slot.life.phase {
-                Phase::Online { since } => now.duration_since(since) >= limits.min_uptime,
-                _ => false,
-            };
+            let phase = slot.life.phase;
             for old in &mut slot.retiring {
-                match old.step {
-                    Leave::Serving if proved => {
+                let drained = matches!(old.step, Leave::Draining(_)) && old.has_drained(now);
+                match plan::due(now, &times, phase, old.step, drained) {
+                    Due::Nothing => {}
+                    Due::Cut => {
                         debug!(service = %name, slot = at, "the old worker gets no more connections");
                         old.drain(tools, now);
                     }
-                    Leave::Serving | Leave::Killed => {}
-                    Leave::Draining(since) => {
-                        let late = now.duration_since(since) >= limits.drain_timeout;
-                        let drained = old.has_drained(now);
-                        if late && !drained {
+                    Due::Tell { late } => {
+                        if late {
                             let open = old.open();
                             warn!(service = %name, slot = at, open, "drain time is up: closing the connections that are left");
                             if let Some(relay) = &old.relay {
                                 process::kill_tree(relay.pid);
                             }
                         }
-                        if drained || late {
-                            old.tell(limits.stop_signal);
-                            old.step = Leave::Stopping(now);
-                        }
+                        old.tell(signal);
+                        old.step = Leave::Stopping(now);
                     }
-                    Leave::Stopping(since) if now.duration_since(since) >= limits.kill_timeout => {
+                    Due::Kill => {
                         for pid in old.pids() {
                             warn!(service = %name, slot = at, pid, "killed: it did not end within the kill timeout");
                             process::kill_tree(pid);
                         }
                         old.step = Leave::Killed;
                     }
-                    Leave::Stopping(_) => {}
                 }
             }
             slot.retiring.retain(|old| old.relay.is_some() || old.server.is_some());
+        }
+    }
+
+    /// The times that replacements keep to.
+    pub(super) fn times(&self) -> Times {
+        let limits = &self.config.limits;
+        Times {
+            min_uptime: limits.min_uptime,
+            listen_timeout: limits.listen_timeout,
+            drain_timeout: limits.drain_timeout,
+            kill_timeout: limits.kill_timeout,
+            max_surge: limits.max_surge as usize,
         }
     }
 

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::direct::{Attachment, DirectWorker};
 use super::notify::Notify;
 use super::probe::{self, PrivatePorts, Probe};
-use super::reload::{Progress, Reload};
+use super::reload::{Progress, Reloading};
 use super::retiring::Retiring;
 use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
@@ -134,7 +134,7 @@ pub struct Service {
     /// Counters of the accept thread.
     pub stats: Arc<ServiceStats>,
     /// A reload under way.
-    pub reload: Option<Reload>,
+    pub reload: Option<Reloading>,
     /// All workers are being replaced, stopped first.
     pub restarting: bool,
     /// The number of slots was changed, and is not reached.
