@@ -47,6 +47,10 @@ pub enum Verb {
     Reload(Target),
     /// Stop all workers, then start them anew; clients wait
     Restart(Target),
+    /// Stop all workers; clients are refused, the daemon stays
+    Stop(Target),
+    /// Start what was stopped
+    Start(Target),
     /// Set the number of slots: 4, +1, -1
     Scale(Scale),
     /// (internal) a relay worker

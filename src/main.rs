@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
         Some(Verb::Reload(target)) => order(&target, &Request::Reload {}),
         Some(Verb::Restart(target)) => order(&target, &Request::Restart {}),
+        Some(Verb::Stop(target)) => order(&target, &Request::Stop {}),
+        Some(Verb::Start(target)) => order(&target, &Request::Start {}),
         Some(Verb::Scale(scale)) => order(&scale.target, &Request::Scale { to: scale.to }),
         Some(Verb::RelayWorker) => role(relay::main()),
         Some(Verb::DemoServer) => role(demo::serve()),

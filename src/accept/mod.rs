@@ -108,6 +108,11 @@ impl Acceptor {
                         pool.add_listener(&self.poll, id, socket);
                     }
                 }
+                Order::Unheard { service, id } => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.remove_listener(&self.poll, id);
+                    }
+                }
                 Order::Online { worker, queues, page, stats } => {
                     if let Some(pool) = self.pools.get_mut(worker.service) {
                         pool.online(&self.poll, worker, queues, page, stats, now);

@@ -149,6 +149,13 @@ pub enum Order {
         /// What.
         listener: ListenerId,
     },
+    /// A service is stopped for now: nobody accepts on a listener.
+    Unheard {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        id: ListenerId,
+    },
     /// Stop giving a live worker connections and take back what it has not received.
     Drain(WorkerId),
     /// A worker died: take back what it had not received.

@@ -104,6 +104,17 @@ impl Pool {
         self.watch_if_ours(poll);
     }
 
+    /// Nobody accepts there for now.
+    pub fn remove_listener(&mut self, poll: &Poll, id: ListenerId) {
+        if let Some(listener) = self.listeners.get_mut(id)
+            && let Some(socket) = listener.socket.take()
+        {
+            unwatch(poll, &socket);
+            listener.watched = false;
+            listener.ready = false;
+        }
+    }
+
     /// Under `none` the listeners are the workers' own, as long as there is one.
     fn watch_if_ours(&mut self, poll: &Poll) {
         let ours = match self.rules.by {

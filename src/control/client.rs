@@ -1,9 +1,11 @@
 //! The other end: `roundsman ls`, `reload`, `restart`, `scale`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use indicatif::ProgressBar;
 
 use super::snapshot::Daemon;
 use super::{Request, Said, place, render};
@@ -75,18 +77,42 @@ pub fn order(target: &Target, request: &Request) -> Result<(), Exit> {
     let socket = choose(target)?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let answers = ask(&socket, request, None).map_err(|error| gone(&error))?;
+    let bar = progress();
+    let say = |text: &str| match &bar {
+        Some(bar) => bar.println(text),
+        None => println!("{text}"),
+    };
     for line in answers.lines() {
         let line = line.map_err(|error| gone(&error))?;
         match serde_json::from_str(&line).map_err(|error| gone(&error))? {
-            Said::Step(text) => println!("{text}"),
+            Said::Step(text) => {
+                say(&text);
+                if let Some(bar) = &bar {
+                    bar.set_message(text);
+                }
+            }
             Said::Done(text) => {
-                println!("{text}");
+                say(&text);
+                bar.iter().for_each(ProgressBar::finish_and_clear);
                 return Ok(());
             }
-            Said::Error(text) => return Err(Exit::new(1, text)),
+            Said::Error(text) => {
+                bar.iter().for_each(ProgressBar::finish_and_clear);
+                return Err(Exit::new(1, text));
+            }
         }
     }
     Err(gone(&"the daemon ended"))
+}
+
+/// On a terminal: a line that shows that it goes on.
+fn progress() -> Option<ProgressBar> {
+    std::io::stdout().is_terminal().then(|| {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar.set_message("…");
+        bar
+    })
 }
 
 /// The one daemon that is meant.

@@ -20,6 +20,10 @@ pub enum Request {
     Reload {},
     /// All workers anew.
     Restart {},
+    /// No workers for now.
+    Stop {},
+    /// Workers again.
+    Start {},
     /// Another number of slots.
     Scale {
         /// How many.

@@ -231,6 +231,7 @@ impl Supervisor {
         }
         self.service.step_retiring(&self.tools, now);
         self.service.step_reload(&self.tools, now);
+        self.service.step_pause(now);
         self.service.step_restart();
         self.service.step_scale(now);
         self.tell_waiting();
@@ -401,6 +402,8 @@ impl Supervisor {
                 }
                 Request::Reload {} => service.reload(now),
                 Request::Restart {} => service.restart(tools, now),
+                Request::Stop {} => service.pause(tools, now),
+                Request::Start {} => service.start(now),
                 Request::Scale { to } => service.scale(to.from(service.config.instances), tools, now),
             };
             match begun {

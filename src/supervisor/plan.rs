@@ -165,5 +165,6 @@ impl Reload {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 #[path = "plan_tests.rs"]
 mod tests;

@@ -1,14 +1,16 @@
 //! Rolling reload, restart, scale: what people ask of a running service.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::ending::tell;
 use super::plan::{Facts, Leave, Reload, Step};
-use super::service::{Service, SlotProcesses, Tools};
+use super::service::{ID, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase, Slot};
-use crate::sys::process;
+use crate::accept::orders::Order;
+use crate::sys::{process, sock};
 
 /// Of a successor that failed, so many of its last lines are shown.
 const LAST_LINES: usize = 10;
@@ -18,6 +20,17 @@ const LAST_LINES: usize = 10;
 pub struct Reloading {
     plan: Reload,
     began: Instant,
+}
+
+/// Whether somebody stopped the service, and the daemon goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// No.
+    No,
+    /// Its workers are ending.
+    Stopping,
+    /// Yes.
+    Yes,
 }
 
 /// What became of something that was asked for, for whoever asked.
@@ -37,12 +50,8 @@ impl Service {
     /// # Errors
     /// Why it cannot be now.
     pub fn reload(&mut self, now: Instant) -> Result<(), String> {
-        if self.stop.is_some() {
-            return Err("it is stopping".to_owned());
-        }
-        if self.reload.is_some() {
-            return Err("a reload is under way".to_owned());
-        }
+        self.is_free()?;
+        self.is_running()?;
         // What failed before, for another reason, is not this one's failure.
         self.slots.iter_mut().for_each(|slot| slot.reload_failed = None);
         info!(service = %self.config.name, slots = self.slots.len(), "reloading");
@@ -107,12 +116,8 @@ impl Service {
     /// # Errors
     /// Why it cannot be now.
     pub fn restart(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
-        if self.stop.is_some() {
-            return Err("it is stopping".to_owned());
-        }
-        if self.reload.is_some() {
-            return Err("a reload is under way".to_owned());
-        }
+        self.is_free()?;
+        self.is_running()?;
         info!(service = %self.config.name, "restarting");
         let backoff = self.backoff();
         for slot in &mut self.slots {
@@ -157,17 +162,82 @@ impl Service {
         }
     }
 
+    /// Stops all workers; clients are refused until [`Service::start`].
+    ///
+    /// # Errors
+    /// Why it cannot be now.
+    pub fn pause(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
+        self.is_free()?;
+        info!(service = %self.config.name, "stopping all workers");
+        self.paused = Paused::Stopping;
+        self.listening = false;
+        self.heard.clear();
+        for (id, listener) in self.listeners.iter().enumerate() {
+            tools.orders.send(Order::Unheard { service: ID, id });
+            sock::stop_listening(listener.socket.as_fd());
+        }
+        let (backoff, signal) = (self.backoff(), self.config.limits.stop_signal);
+        for slot in &mut self.slots {
+            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
+                slot.set_aside(since);
+            }
+            slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+            slot.life.apply(Event::Stop, now, &backoff);
+        }
+        if let Some((_, Some(server))) = &mut self.shared {
+            tell(server, None, signal);
+        }
+        Ok(())
+    }
+
+    /// Starts what was stopped.
+    ///
+    /// # Errors
+    /// Why it cannot be now.
+    pub fn start(&mut self, now: Instant) -> Result<(), String> {
+        self.is_free()?;
+        info!(service = %self.config.name, "starting all workers");
+        self.paused = Paused::No;
+        self.restarting = true;
+        for slot in &mut self.slots {
+            if matches!(slot.life.phase, Phase::Gone | Phase::Errored) {
+                slot.life = Slot::new(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_running(&self) -> Result<(), String> {
+        if self.paused == Paused::No { Ok(()) } else { Err("it is stopped; roundsman start".to_owned()) }
+    }
+
+    fn is_free(&self) -> Result<(), String> {
+        match (&self.stop, &self.reload, self.paused) {
+            (Some(_), _, _) => Err("the daemon is stopping".to_owned()),
+            (_, Some(_), _) => Err("a reload is under way".to_owned()),
+            (_, _, Paused::Stopping) => Err("it is being stopped".to_owned()),
+            (None, None, Paused::Yes | Paused::No) => Ok(()),
+        }
+    }
+
+    /// Says when all that was stopped is gone.
+    pub(super) fn step_pause(&mut self, now: Instant) {
+        if self.paused != Paused::Stopping || !self.slots.iter().all(SlotProcesses::is_empty) {
+            return;
+        }
+        let backoff = self.backoff();
+        self.slots.iter_mut().for_each(|slot| slot.life.apply(Event::Emptied, now, &backoff));
+        self.paused = Paused::Yes;
+        self.say(Progress::Done(format!("stopped {} slots", self.slots.len())));
+    }
+
     /// Sets the number of slots.
     ///
     /// # Errors
     /// Why it cannot be.
     pub fn scale(&mut self, to: u32, tools: &Tools, now: Instant) -> Result<(), String> {
-        if self.stop.is_some() {
-            return Err("it is stopping".to_owned());
-        }
-        if self.reload.is_some() {
-            return Err("a reload is under way".to_owned());
-        }
+        self.is_free()?;
+        self.is_running()?;
         if !(1..=crate::config::instances::MOST).contains(&to) {
             return Err(format!("1 to {} slots", crate::config::instances::MOST));
         }
@@ -197,7 +267,7 @@ impl Service {
 
     /// Slots above the number wanted go when nothing of them is left.
     pub(super) fn step_scale(&mut self, now: Instant) {
-        if self.stop.is_some() {
+        if self.stop.is_some() || self.paused != Paused::No {
             return;
         }
         let backoff = self.backoff();

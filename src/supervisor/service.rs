@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::direct::{Attachment, DirectWorker};
 use super::notify::Notify;
 use super::probe::{self, PrivatePorts, Probe};
-use super::reload::{Progress, Reloading};
+use super::reload::{Paused, Progress, Reloading};
 use super::retiring::Retiring;
 use super::slot::{self, Backoff, Event, Phase, Slot, Wanted};
 use super::stop::Stop;
@@ -135,6 +135,8 @@ pub struct Service {
     pub stats: Arc<ServiceStats>,
     /// A reload under way.
     pub reload: Option<Reloading>,
+    /// Whether somebody stopped it.
+    pub paused: Paused,
     /// All workers are being replaced, stopped first.
     pub restarting: bool,
     /// The number of slots was changed, and is not reached.
@@ -197,6 +199,7 @@ impl Service {
             shared,
             stats,
             reload: None,
+            paused: Paused::No,
             restarting: false,
             scaling: false,
             memory_looked: None,
@@ -219,7 +222,7 @@ impl Service {
 
     /// What the service shall be now.
     pub fn wanted(&self) -> Wanted {
-        if self.stop.is_some() { Wanted::Stopped } else { Wanted::Running }
+        if self.stop.is_some() || self.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
     }
 
     /// The lives of all slots.

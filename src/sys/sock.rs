@@ -217,3 +217,11 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((read, write))
 }
+
+/// Makes a listening TCP socket stop listening: clients are refused. It stays bound and can listen again.
+pub fn stop_listening(socket: BorrowedFd<'_>) {
+    // A Unix socket could not listen again; one that does not listen has nothing to stop.
+    if local_addr(socket).is_some() {
+        let _ = socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Read);
+    }
+}

@@ -16,6 +16,7 @@ mod limits;
 mod listeners;
 mod log;
 mod output;
+mod pid1;
 mod readme;
 mod relay;
 mod reload;

@@ -273,3 +273,39 @@ fn a_verb_without_a_daemon_or_with_several_says_so() {
     assert!(code == 2 && text.contains("one") && text.contains("two"), "{text}");
     assert_eq!(run(&["reload", "one"]).0, 0);
 }
+
+#[test]
+fn stop_refuses_clients_and_start_serves_again() {
+    for via in ["direct", "relay"] {
+        let dir = install_dir();
+        app(dir.path(), "one", "");
+        let mut daemon = daemon(dir.path(), "2", via, &[]);
+        assert!(get(daemon.port).is_ok());
+        let output = verb(&daemon, &["stop"]);
+        assert!(output.status.success(), "{via}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            TcpStream::connect(("127.0.0.1", daemon.port)).unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
+        assert!(daemon.workers().is_empty(), "{via}");
+        let output = verb(&daemon, &["reload"]);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("it is stopped; roundsman start"));
+        assert!(verb(&daemon, &["start"]).status.success());
+        under_load(daemon.port, 5, || std::thread::sleep(millis(200)));
+        assert_eq!(daemon.slots().len(), 2);
+        // One that is stopped ends at once.
+        assert!(verb(&daemon, &["stop"]).status.success());
+        assert_eq!(daemon.stop().code(), 0, "{via}");
+    }
+}
+
+#[test]
+fn on_a_terminal_a_reload_shows_its_progress() {
+    let dir = install_dir();
+    app(dir.path(), "one", "");
+    let daemon = daemon(dir.path(), "2", "direct", &[]);
+    let line = format!("{} reload --control {}", env!("CARGO_BIN_EXE_roundsman"), daemon.control().display());
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("slot 1: pid") && text.contains("reloaded 2 slots") && text.contains('\u{1b}'), "{text:?}");
+}

@@ -1,0 +1,127 @@
+//! As a container's first process: in a PID namespace of its own.
+
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Daemon, eventually, free_port, install_dir, seconds, write_file};
+
+/// The daemon as PID 1; `unshare` waits for it and ends with its code.
+fn as_pid1(arguments: &[&str]) -> Daemon {
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--mount-proc", "--kill-child", env!("CARGO_BIN_EXE_roundsman")]);
+    Daemon::launch(command, arguments, free_port())
+}
+
+/// The daemon's pid outside.
+fn outside(daemon: &Daemon) -> Pid {
+    eventually("the child of unshare", seconds(5), || {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid())).ok()?;
+        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+    })
+}
+
+#[test]
+fn signals_mean_the_same() {
+    let script = "import time; time.sleep(1000)";
+    for (signal, code, said) in
+        [(Signal::SIGTERM, 0, "stopping"), (Signal::SIGINT, 0, "stopping"), (Signal::SIGQUIT, 131, "ending at once")]
+    {
+        let mut daemon = as_pid1(&["--no-listen", "-i", "1", "--", "python3", "-c", script]);
+        daemon.wait_for("pid=1");
+        let pid = outside(&daemon);
+        daemon.wait_for("server started");
+        for harmless in [Signal::SIGUSR1, Signal::SIGUSR2] {
+            kill(pid, harmless).unwrap();
+            daemon.wait_for(&format!("{} does nothing", harmless.as_str()));
+        }
+        daemon.wait_for("worker online");
+        kill(pid, Signal::SIGHUP).unwrap();
+        daemon.wait_for("reloaded");
+        kill(pid, Signal::SIGTTIN).unwrap();
+        daemon.wait_for("to=2");
+        kill(pid, signal).unwrap();
+        let end = daemon.finish(seconds(15));
+        assert_eq!(end.code(), code, "{signal}: {}", end.log);
+        assert!(end.log.contains(said), "{}", end.log);
+    }
+}
+
+#[test]
+fn a_thousand_orphans_are_reaped() {
+    let dir = install_dir();
+    let done = dir.path().join("done");
+    // Each child leaves a grandchild behind, which ends a moment later.
+    let script = write_file(
+        dir.path(),
+        "orphans.py",
+        "
+import os, sys, time
+for n in range(1000):
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0: time.sleep(0.01)
+        os._exit(0)
+    os.waitpid(child, 0)
+open(sys.argv[1], 'w').write('done')
+time.sleep(1000)
+",
+    );
+    let mut daemon =
+        as_pid1(&["--no-listen", "-i", "1", "--", "python3", script.to_str().unwrap(), done.to_str().unwrap()]);
+    eventually("all are made", seconds(30), || done.is_file().then_some(()));
+    let pid = outside(&daemon);
+    eventually("none is left", seconds(10), || {
+        let all = procfs::process::all_processes().unwrap().flatten().filter_map(|process| process.stat().ok());
+        let zombies = all.filter(|stat| stat.ppid == pid.as_raw() && stat.state == 'Z').count();
+        (zombies == 0).then_some(())
+    });
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.finish(seconds(15)).code(), 0);
+}
+
+#[test]
+fn the_servers_exit_code_is_ours() {
+    let run = |script: &str| {
+        let output = Command::new("unshare")
+            .args(["-pf", "--mount-proc", "--kill-child", env!("CARGO_BIN_EXE_roundsman"), "--no-listen", "-i", "1"])
+            .args(["--max-restarts", "0", "--log-level", "error", "--", "sh", "-c", script])
+            .env("ROUNDSMAN_CONTROL", install_dir().path().join("c.sock"))
+            .output()
+            .unwrap();
+        output.status.code().unwrap()
+    };
+    for code in (1..=255).step_by(16).chain([2, 126, 127, 128, 254, 255]) {
+        assert_eq!(run(&format!("exit {code}")), code);
+    }
+    assert_eq!(run("exit 0"), 1, "a server that ended again and again has not served");
+    for (signal, code) in [("TERM", 143), ("KILL", 137), ("SEGV", 139)] {
+        assert_eq!(run(&format!("kill -{signal} $$")), code);
+    }
+}
+
+#[test]
+fn a_stop_reaches_the_server_and_not_its_group() {
+    let dir = install_dir();
+    let script = write_file(
+        dir.path(),
+        "group.py",
+        "
+import os, signal, sys, time
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, lambda *rest: (print('child got it', flush=True), os._exit(0)))
+    time.sleep(1000)
+signal.signal(signal.SIGTERM, lambda *rest: (print('server got it', flush=True), time.sleep(0.3), os._exit(0)))
+print('up', flush=True); time.sleep(1000)
+",
+    );
+    let output = Command::new("unshare")
+        .args(["-pf", "--mount-proc", "--kill-child", "timeout", "--foreground", "2", env!("CARGO_BIN_EXE_roundsman")])
+        .args(["--no-listen", "-i", "1", "--", "python3", script.to_str().unwrap()])
+        .env("ROUNDSMAN_CONTROL", dir.path().join("c.sock"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("server got it") && !text.contains("child got it"), "{text}");
+}
