@@ -15,6 +15,7 @@ mod direct_table;
 mod limits;
 mod listeners;
 mod log;
+mod long;
 mod output;
 mod pid1;
 mod readme;

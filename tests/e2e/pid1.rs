@@ -81,23 +81,26 @@ time.sleep(1000)
     assert_eq!(daemon.finish(seconds(15)).code(), 0);
 }
 
+/// What a daemon as PID 1 ends with when its server does this.
+pub fn exit_of(script: &str) -> i32 {
+    let dir = install_dir();
+    let output = Command::new("unshare")
+        .args(["-pf", "--mount-proc", "--kill-child", env!("CARGO_BIN_EXE_roundsman"), "--no-listen", "-i", "1"])
+        .args(["--max-restarts", "0", "--log-level", "error", "--", "sh", "-c", script])
+        .env("ROUNDSMAN_CONTROL", dir.path().join("c.sock"))
+        .output()
+        .unwrap();
+    output.status.code().unwrap()
+}
+
 #[test]
 fn the_servers_exit_code_is_ours() {
-    let run = |script: &str| {
-        let output = Command::new("unshare")
-            .args(["-pf", "--mount-proc", "--kill-child", env!("CARGO_BIN_EXE_roundsman"), "--no-listen", "-i", "1"])
-            .args(["--max-restarts", "0", "--log-level", "error", "--", "sh", "-c", script])
-            .env("ROUNDSMAN_CONTROL", install_dir().path().join("c.sock"))
-            .output()
-            .unwrap();
-        output.status.code().unwrap()
-    };
     for code in (1..=255).step_by(16).chain([2, 126, 127, 128, 254, 255]) {
-        assert_eq!(run(&format!("exit {code}")), code);
+        assert_eq!(exit_of(&format!("exit {code}")), code);
     }
-    assert_eq!(run("exit 0"), 1, "a server that ended again and again has not served");
+    assert_eq!(exit_of("exit 0"), 1, "a server that ended again and again has not served");
     for (signal, code) in [("TERM", 143), ("KILL", 137), ("SEGV", 139)] {
-        assert_eq!(run(&format!("kill -{signal} $$")), code);
+        assert_eq!(exit_of(&format!("kill -{signal} $$")), code);
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
 
 /// An app without any signal handling, which says which release it is.
-fn app(dir: &Path, release: &str, more: &str) {
+pub fn app(dir: &Path, release: &str, more: &str) {
     let text = format!(
         "{more}
          require('http').createServer((q, r) => {{ const answer = () => r.end('release {release} slot ' + process.env.ROUNDSMAN_SLOT + ' pid ' + process.pid);
@@ -22,7 +22,7 @@ fn app(dir: &Path, release: &str, more: &str) {
     write_file(dir, "app.js", &text);
 }
 
-fn daemon(dir: &Path, instances: &str, via: &str, more: &[&str]) -> Daemon {
+pub fn daemon(dir: &Path, instances: &str, via: &str, more: &[&str]) -> Daemon {
     let port = free_port();
     let (listen, script) = (format!("127.0.0.1:{port}"), dir.join("app.js"));
     let mut all =
@@ -34,12 +34,12 @@ fn daemon(dir: &Path, instances: &str, via: &str, more: &[&str]) -> Daemon {
     daemon
 }
 
-fn verb(daemon: &Daemon, words: &[&str]) -> Output {
+pub fn verb(daemon: &Daemon, words: &[&str]) -> Output {
     roundsman().args(words).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap()
 }
 
 /// Clients that go on while `act` runs; all must be served.
-fn under_load(port: u16, clients: usize, act: impl FnOnce()) -> usize {
+pub fn under_load(port: u16, clients: usize, act: impl FnOnce()) -> usize {
     let (over, served, failed) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..clients {
