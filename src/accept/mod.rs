@@ -5,6 +5,7 @@ pub mod orders;
 pub mod policy;
 mod pool;
 mod roster;
+mod stalls;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

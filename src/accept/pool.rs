@@ -70,7 +70,7 @@ pub struct Pool {
     turn: Turn,
     pub(super) held: VecDeque<Held>,
     /// Jobs that the rescue thread has not finished.
-    rescues: usize,
+    pub(super) rescues: usize,
     /// No worker can take more: tried again then.
     pub(super) paused: Option<Instant>,
     pub(super) phase: Phase,
@@ -207,31 +207,6 @@ impl Pool {
         }
     }
 
-    fn rescue(&mut self, key: RescueKey, queue: Arc<QueueTx>, mark: Mark, reporter: &Reporter) {
-        if reporter.rescue.send(RescueJob { key, queue, mark }).is_ok() {
-            self.rescues += 1;
-        }
-    }
-
-    /// The rescue thread has emptied a queue of a live worker.
-    pub fn rescued(&mut self, from: &RescueKey, sockets: Vec<OwnedFd>, now: Instant, reporter: &Reporter) {
-        self.rescues = self.rescues.saturating_sub(1);
-        let sockets_taken = sockets.len();
-        self.count_rescued(from.worker, &from.stats, sockets_taken, reporter);
-        self.hold_rescued(from.listener, sockets, now);
-        if let Some(member) = self.members.iter_mut().find(|member| member.id == from.worker) {
-            member.rescued(sockets_taken);
-        }
-    }
-
-    fn count_rescued(&self, worker: WorkerId, stats: &SlotStats, count: usize, reporter: &Reporter) {
-        if count > 0 {
-            stats.rescued.fetch_add(count as u64, Relaxed);
-            stats.connections.fetch_sub(count as u64, Relaxed);
-            reporter.send(Report::Rescued { worker, count });
-        }
-    }
-
     /// Begins to stop: see [`Phase::Stopping`].
     pub fn stop(&mut self) {
         if self.phase == Phase::Serving {
@@ -337,36 +312,6 @@ impl Pool {
         }
         if refused {
             self.paused = Some(now + RETRY);
-        }
-    }
-
-    fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
-        for member in &mut self.members {
-            if self.rules.hang_timeout.is_some_and(|patience| member.is_hung(patience, now)) {
-                reporter.send(Report::Hung(member.id));
-            }
-            if member.is_deaf(now) {
-                reporter.send(Report::Deaf(member.id));
-            }
-        }
-        let patience = self.rules.stall_timeout;
-        let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
-        for at in 0..self.members.len() {
-            if !overdue(&self.members[at]) {
-                continue;
-            }
-            let another_is_free =
-                self.snapshot.iter().enumerate().any(|(n, c)| n != at && !c.stalled && !c.behind && c.pending < c.cap);
-            if !another_is_free {
-                continue;
-            }
-            let id = self.members[at].id;
-            self.snapshot[at].stalled = true;
-            let stats = self.members[at].stats.clone();
-            for (listener, queue) in self.members[at].stall() {
-                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::Empty, reporter);
-            }
-            reporter.send(Report::Stalled(id));
         }
     }
 

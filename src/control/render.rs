@@ -43,7 +43,7 @@ fn service(service: &ServiceState) -> String {
     }
     let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     text.push_str(&lines.join("\n"));
-    for slot in service.slots.iter().filter(|slot| slot.state != "online") {
+    for slot in &service.slots {
         if let Some(reason) = &slot.reason {
             text.push_str(&format!("\n  slot {}: {reason}", slot.slot));
         }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -26,6 +27,8 @@ pub struct Launcher {
     nofile: NoFile,
     /// Who servers and relay workers run as.
     pub user: Option<Credentials>,
+    /// The working directory as it was named: a `current` link on the way may move.
+    cwd: Option<PathBuf>,
     /// Who reads what servers write.
     pub outputs: Servers,
 }
@@ -53,7 +56,7 @@ impl Launcher {
     /// # Errors
     /// Without /proc.
     pub fn new(nofile: NoFile, user: Option<Credentials>, outputs: Servers) -> io::Result<Self> {
-        Ok(Self { image: crate::sys::process::own_image()?, nofile, user, outputs })
+        Ok(Self { image: crate::sys::process::own_image()?, nofile, user, cwd: named_cwd(), outputs })
     }
 
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
@@ -74,6 +77,10 @@ impl Launcher {
     /// # Errors
     /// Exit codes 126 and 127 as the shell's, 71 when the system has no process for us.
     pub fn server(&self, server: &Server<'_>) -> Result<u32, Exit> {
+        if let Some(cwd) = &self.cwd {
+            // One that is gone leaves us where we are.
+            let _ = std::env::set_current_dir(cwd);
+        }
         let program = server.command.program()?;
         let slot = server.slot.unwrap_or(0);
         let mut command = Command::new(program);
@@ -106,6 +113,13 @@ impl Launcher {
         self.outputs.add(origin, Stream::Err, err);
         Ok(child.id())
     }
+}
+
+/// The working directory by the name that the shell gives it, if that is where we are.
+fn named_cwd() -> Option<PathBuf> {
+    let named = PathBuf::from(std::env::var_os("PWD")?);
+    (named.is_absolute() && named.canonicalize().ok()? == std::env::current_dir().ok()?.canonicalize().ok()?)
+        .then_some(named)
 }
 
 /// Starts a trial: a command that only looks, under the servers' credentials, without input.

@@ -208,7 +208,7 @@ impl Service {
         let (worker, page, stats, pid) = (direct.id, direct.page.clone(), slot.stats.clone(), direct.pid);
         tools.orders.send(Order::Online { worker, queues, page, stats });
         slot.life.apply(Event::Ready, now, &backoff);
-        slot.reason = None;
+        slot.reason = slot.replaced_for.take();
         let took = now.duration_since(since);
         let took = humantime::format_duration(std::time::Duration::from_millis(took.as_millis() as u64));
         info!(service = %self.config.name, slot = at, pid, %took, "worker online");

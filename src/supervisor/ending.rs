@@ -90,7 +90,7 @@ impl Service {
         slot.proven = server.address.filter(|_| server.probe.is_none());
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
-        let left_behind = self.end_left_behind(at, tools);
+        let left_behind = self.end_left_behind(&server.mark, self.slots[at].direct.as_ref());
         let slot = &mut self.slots[at];
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
@@ -270,6 +270,7 @@ impl Service {
         let Some(pid) = relay.or(server) else { return };
         let reason = format!("hung: it took nothing for {seconds} s while connections waited");
         warn!(service = %self.config.name, slot = worker.slot, pid, "worker {reason}: killed");
+        slot.replaced_for = Some(reason.clone());
         slot.doomed = Some(reason);
         process::kill_tree(pid);
     }

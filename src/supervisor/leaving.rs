@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::service::{Service, SlotProcesses, Tools};
+use super::direct::DirectWorker;
+use super::service::{Service, SlotProcesses};
+use super::starting::MARK;
 use super::worker::Told;
 use crate::direct::attach::Secret;
 use crate::sys::process;
@@ -65,20 +67,20 @@ impl Service {
         true
     }
 
-    /// Ends the processes of a worker that is gone which escaped its session; their number. (As a subreaper we are their
-    /// parent now.) They are known by their queue or their environment.
-    pub(super) fn end_left_behind(&mut self, at: usize, tools: &Tools) -> usize {
-        let (Some(direct), Some(attachment)) = (&self.slots[at].direct, &tools.attach) else { return 0 };
+    /// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
+    /// parent now; they are known by their environment, or by a queue of a worker that they hold.
+    pub(super) fn end_left_behind(&self, mark: &str, direct: Option<&DirectWorker>) -> usize {
         let known = self.pids();
         let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
-        let inodes: Vec<u64> = direct.queues.values().filter_map(|queue| queue.inode()).collect();
-        let proof = attachment.server.variable(&direct.secret);
-        let knows = |pid: u32| {
+        let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
+        let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
+        let entry = format!("{MARK}={mark}");
+        let marked = |pid: u32| {
             let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.windows(proof.len()).any(|part| part == proof.as_bytes())
+            environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
         };
         let holders = process::holders(&orphans, &inodes);
-        let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || knows(*pid)).collect();
+        let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
         ours.iter().for_each(|&pid| process::kill_tree(pid));
         ours.len()
     }

@@ -63,7 +63,7 @@ impl Service {
         let Phase::Launching { since } = slot.life.phase else { return };
         if slot.server.is_some() && (limits.wait_ready || now.duration_since(since) >= limits.min_uptime) {
             slot.life.apply(Event::Ready, now, &backoff);
-            slot.reason = None;
+            slot.reason = slot.replaced_for.take();
             let pid = slot.server.as_ref().map(|server| server.pid);
             info!(service = %self.config.name, slot = at, pid, "worker online");
         }
@@ -121,7 +121,7 @@ impl Service {
             relay.order(ToWorker::Serve);
         }
         slot.life.apply(Event::Ready, now, &backoff);
-        slot.reason = None;
+        slot.reason = slot.replaced_for.take();
         let server = slot.server.as_ref().map(|server| server.pid);
         let took =
             humantime::format_duration(Duration::from_millis(now.duration_since(relay.since).as_millis() as u64));

@@ -145,7 +145,7 @@ impl Service {
     ) {
         self.begin_replace(at, now);
         let slot = &mut self.slots[at];
-        slot.reason = Some(reason);
+        slot.replaced_for = Some(reason);
         if !successor_first {
             slot.stop_first = true;
             slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));

@@ -203,6 +203,7 @@ impl Service {
     /// A child is gone that belonged to a worker on its way out. Whether it was one.
     pub(super) fn retiring_gone(&mut self, pid: u32, status: WaitStatus, tools: &Tools) -> bool {
         let exit = LastExit::from(status);
+        let (mut escaped, mut found) = (None, false);
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Some(old) = slot.retiring.iter_mut().find(|old| old.pids().any(|own| own == pid)) else { continue };
             let serving = old.step == Leave::Serving;
@@ -213,10 +214,9 @@ impl Service {
                 old.relay = None;
             } else {
                 process::kill_tree(pid);
-                if let Some(direct) = old.direct.take() {
-                    tools.orders.send(Order::Gone(direct.id));
-                }
-                old.server = None;
+                let direct = old.direct.take();
+                direct.iter().for_each(|direct| tools.orders.send(Order::Gone(direct.id)));
+                escaped = old.server.take().map(|server| (server.mark, direct));
                 if serving && let Some(relay) = &old.relay {
                     tools.orders.send(Order::Drain(relay.id));
                     relay.order(ToWorker::Drain);
@@ -226,9 +226,13 @@ impl Service {
             let how = if serving { "died before its successor was online" } else { "ended" };
             info!(service = %self.config.name, slot = at, pid, "old worker {how}: {}", exit.text);
             slot.retiring.retain(|old| old.relay.is_some() || old.server.is_some());
-            return true;
+            found = true;
+            break;
         }
-        false
+        if let Some((mark, direct)) = escaped {
+            self.end_left_behind(&mark, direct.as_ref());
+        }
+        found
     }
 }
 

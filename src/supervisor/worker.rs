@@ -102,6 +102,8 @@ pub struct Server {
     pub complained: Complained,
     /// Whether it was told to stop.
     pub told: Told,
+    /// What its processes have in their environment, and no other server's.
+    pub mark: String,
     /// Where it says that it is ready, as long as that is waited for.
     pub notify: Option<Notify>,
 }

@@ -40,10 +40,10 @@ fn rr_one_after_the_other_goes_in_strict_turns() {
     let daemon = four("rr", &[]);
     let order: Vec<_> = (0..10_000).map(|_| slot_of(&get(daemon.port).unwrap())).collect();
     let out_of_turn = order.windows(2).filter(|pair| pair[1] != (pair[0] + 1) % 4).count() as u64;
-    // A worker that the machine itself held up for 10 ms loses its turn to the next, and gets it back as a second
-    // in a row: each such rescue, which `ls` counts, explains a few places. Without one the turns are strict.
+    // A worker that the machine itself held up is passed over until it is back, and gets those turns (256 at most) back as
+    // seconds in a row: each such rescue, which `ls` counts, explains a run of places. Without one the turns are strict.
     let rescued = daemon.total("rescued");
-    assert!(out_of_turn <= 4 * rescued, "{out_of_turn} out of turn, {rescued} rescued");
+    assert!(out_of_turn <= 600 * rescued, "{out_of_turn} out of turn, {rescued} rescued");
     assert!(rescued <= 20, "{rescued} rescued one after the other");
     assert_eq!(daemon.total("connections"), 10_000);
     eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));

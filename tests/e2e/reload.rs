@@ -234,6 +234,20 @@ fn the_command_is_looked_up_anew_at_each_start() {
     std::os::unix::fs::symlink(dir.path().join("b"), &current).unwrap();
     assert!(verb(&daemon, &["reload"]).status.success());
     assert!(get(daemon.port).unwrap().starts_with("release b"));
+    // The same where the link is the working directory.
+    drop(daemon);
+    let port = free_port();
+    let mut command = Command::new("sh");
+    let line = format!("cd {} && exec {} \"$@\"", current.display(), env!("CARGO_BIN_EXE_roundsman"));
+    command.args(["-c", &line, "sh"]);
+    let daemon =
+        Daemon::launch(command, &["-i", "1", "--min-uptime", "100ms", "--", "node", "app.js", &port.to_string()], port);
+    daemon.wait_online(1);
+    assert!(get(port).unwrap().starts_with("release b"));
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("a"), &current).unwrap();
+    assert!(verb(&daemon, &["reload"]).status.success());
+    assert!(get(port).unwrap().starts_with("release a"));
 }
 
 #[test]
