@@ -121,9 +121,9 @@ impl Service {
         info!(service = %self.config.name, "restarting");
         let backoff = self.backoff();
         for slot in &mut self.slots {
-            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
+            if slot.has_processes() {
                 slot.life.apply(Event::Replace, now, &backoff);
-                slot.set_aside(since);
+                slot.set_aside(now);
                 slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
                 slot.stop_first = true;
             } else if slot.life.phase == Phase::Errored {
@@ -178,8 +178,9 @@ impl Service {
         }
         let (backoff, signal) = (self.backoff(), self.config.limits.stop_signal);
         for slot in &mut self.slots {
-            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
-                slot.set_aside(since);
+            // Also what waits for the other half of its worker: a server whose relay worker died.
+            if slot.has_processes() {
+                slot.set_aside(now);
             }
             slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
             slot.life.apply(Event::Stop, now, &backoff);
@@ -256,8 +257,9 @@ impl Service {
             }
         }
         for slot in self.slots.iter_mut().skip(to as usize) {
-            if let Phase::Online { since } | Phase::Launching { since } = slot.life.phase {
-                slot.set_aside(since);
+            // Also what waits for the other half of its worker: a server whose relay worker died.
+            if slot.has_processes() {
+                slot.set_aside(now);
             }
             slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
             slot.life.apply(Event::Stop, now, &backoff);
@@ -317,7 +319,11 @@ impl SlotProcesses {
         }
     }
 
+    fn has_processes(&self) -> bool {
+        self.relay.is_some() || self.server.is_some()
+    }
+
     fn is_empty(&self) -> bool {
-        self.retiring.is_empty() && self.relay.is_none() && self.server.is_none() && self.leaving.is_empty()
+        self.retiring.is_empty() && !self.has_processes() && self.leaving.is_empty()
     }
 }

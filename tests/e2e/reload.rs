@@ -323,3 +323,16 @@ fn on_a_terminal_a_reload_shows_its_progress() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("slot 1: pid") && text.contains("reloaded 2 slots") && text.contains('\u{1b}'), "{text:?}");
 }
+
+#[test]
+fn scaling_down_takes_along_a_server_whose_relay_worker_has_just_died() {
+    let dir = install_dir();
+    app(dir.path(), "one", "");
+    let daemon = daemon(dir.path(), "2", "relay", &["--backoff", "5s..5s"]);
+    let relay = nix::unistd::Pid::from_raw(daemon.workers()[1]);
+    nix::sys::signal::kill(relay, Signal::SIGKILL).unwrap();
+    daemon.wait_for("worker gone");
+    let output = verb(&daemon, &["scale", "1"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.slots().len(), 1);
+}
