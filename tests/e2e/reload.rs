@@ -328,7 +328,12 @@ fn on_a_terminal_a_reload_shows_its_progress() {
 fn scaling_down_takes_along_a_server_whose_relay_worker_has_just_died() {
     let dir = install_dir();
     app(dir.path(), "one", "");
-    let daemon = daemon(dir.path(), "2", "relay", &["--backoff", "5s..5s"]);
+    let (port, script) = (free_port(), dir.path().join("app.js"));
+    let listen = format!("127.0.0.1:{port}");
+    let all =
+        ["-l", &listen, "-i", "2", "--via", "relay", "--backoff", "5s..5s", "--", "node", script.to_str().unwrap()];
+    let daemon = Daemon::launch(roundsman(), &all, port);
+    daemon.wait_online(2);
     let relay = nix::unistd::Pid::from_raw(daemon.workers()[1]);
     nix::sys::signal::kill(relay, Signal::SIGKILL).unwrap();
     daemon.wait_for("worker gone");
