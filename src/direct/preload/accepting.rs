@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire};
 
+use super::abi::attach::ADDRESS_BYTES;
 use super::abi::payload::{DIRECT_BYTES, Direct, EMPTY, VERSION};
 use super::arch::nr;
 use super::binding::recognize;
@@ -98,7 +99,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
             return Err(fail(EMFILE));
         }
         lease::close(free as i32);
-        let mut payload = Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; _], number: 0 };
+        let mut payload = Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0 };
         let (how, by) = if stand_in.waits() { (0, By::Libc) } else { (MSG_DONTWAIT, By::Kernel) };
         let place = (&raw mut payload).cast();
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
@@ -161,7 +162,7 @@ pub fn wake_waiting(stand_in: &StandIn) {
 }
 
 fn wake_one(stand_in: &StandIn) {
-    let empty = Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; _], number: 0 };
+    let empty = Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0 };
     if stand_in.stands() == Stands::Queue && stand_in.sending_end() >= 0 {
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
         unsafe { message::send(stand_in.sending_end(), (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
@@ -180,7 +181,7 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
     }
     loop {
-        let mut peer = Address { bytes: [0; _], len: 28 };
+        let mut peer = Address { bytes: [0; ADDRESS_BYTES], len: 28 };
         let socket = next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags);
         if socket >= 0 {
             return Ok(Taken { socket, peer, number: counts::released() });
