@@ -53,12 +53,6 @@ pub enum Verb {
     Start(Target),
     /// Set the number of slots: 4, +1, -1
     Scale(Scale),
-    /// (internal) a relay worker
-    #[command(hide = true)]
-    RelayWorker,
-    /// (internal) the demo's responder
-    #[command(hide = true)]
-    DemoServer,
 }
 
 /// `roundsman demo`.

@@ -10,6 +10,12 @@ use roundsman::output::servers::Servers;
 use roundsman::{control, demo, output, relay, supervisor};
 
 fn main() -> ExitCode {
+    // The internal roles stay small: they need no command line parser.
+    match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("relay-worker") => return end(role(relay::main())),
+        Some("demo-server") => return end(role(demo::serve())),
+        _ => {}
+    }
     let cli = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
     let result = match cli.verb {
         None => run(cli.run, Greeting::None),
@@ -20,9 +26,11 @@ fn main() -> ExitCode {
         Some(Verb::Stop(target)) => order(&target, &Request::Stop {}),
         Some(Verb::Start(target)) => order(&target, &Request::Start {}),
         Some(Verb::Scale(scale)) => order(&scale.target, &Request::Scale { to: scale.to }),
-        Some(Verb::RelayWorker) => role(relay::main()),
-        Some(Verb::DemoServer) => role(demo::serve()),
     };
+    end(result)
+}
+
+fn end(result: Result<u8, Exit>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {

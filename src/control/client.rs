@@ -121,7 +121,16 @@ fn choose(target: &Target) -> Result<PathBuf, Exit> {
         return Ok(path.clone());
     }
     if let Some(name) = &target.name {
-        return Ok(place::socket(name, None));
+        let socket = place::socket(name, None);
+        let command = |name: &str| Path::new(name).exists() || name.ends_with(".js") || name.contains('/');
+        if !socket.exists() && command(name) {
+            let run = if name.ends_with(".js") { format!("node {name}") } else { name.clone() };
+            return Err(Exit::new(
+                USAGE,
+                format!("'{name}' is not the name of a running service; to run it as the server: roundsman -- {run}"),
+            ));
+        }
+        return Ok(socket);
     }
     let mut live: Vec<(PathBuf, Daemon)> =
         place::all().into_iter().filter_map(|socket| ls_of(&socket).ok().map(|daemon| (socket, daemon))).collect();

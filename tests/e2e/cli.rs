@@ -48,7 +48,7 @@ fn bad_usage_is_named_and_ends_with_2() {
     fails(&["-l", "1", "-u", "a:1", "--name", "a/b"], 2, &["--name"]);
     fails(&["-l", "1", "-u", "a:1", "--log-level", "loud"], 2, &["error, warn, info, debug"]);
     fails(&["node", "app.js"], 2, &["roundsman -- node app.js"]);
-    fails(&["start", "app.js"], 2, &["'start' is not a roundsman command"]);
+    fails(&["start", "app.js"], 2, &["'app.js' is not the name of a running service", "roundsman -- node app.js"]);
 }
 
 #[test]
