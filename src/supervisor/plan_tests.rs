@@ -44,6 +44,14 @@ struct Old {
     worker: Worker,
     step: Leave,
     online: Instant,
+    /// The accept thread has had the order; until then it sends on.
+    cut_off: bool,
+}
+
+impl Old {
+    fn receives(&self) -> bool {
+        self.step == Leave::Serving || (matches!(self.step, Leave::Draining(_)) && !self.cut_off)
+    }
 }
 
 struct SimSlot {
@@ -133,6 +141,7 @@ impl World {
                 slot.life.apply(Event::Started, self.now, &self.backoff);
             }
         }
+        self.orders_arrive();
         self.retire();
         self.step_reload();
         let (now, running) = (self.now, self.wanted == Wanted::Running);
@@ -143,6 +152,18 @@ impl World {
         }
         while self.slots.len() > self.count && self.slots.last().is_some_and(SimSlot::is_empty) {
             self.slots.pop();
+        }
+    }
+
+    /// Orders to the accept thread arrive some time; one about a worker that died before is void.
+    fn orders_arrive(&mut self) {
+        for slot in &mut self.slots {
+            for old in slot.old.iter_mut().filter(|old| old.step != Leave::Serving && !old.cut_off) {
+                if self.random.one_in(3) {
+                    old.cut_off = true;
+                    self.held += std::mem::take(&mut old.worker.pending);
+                }
+            }
         }
     }
 
@@ -189,7 +210,7 @@ impl World {
     fn retire(&mut self) {
         for slot in &mut self.slots {
             for old in &mut slot.old {
-                let drained = old.worker.open + old.worker.pending == 0;
+                let drained = old.cut_off && old.worker.open + old.worker.pending == 0;
                 match due(self.now, &self.times, slot.life.phase, old.step, drained) {
                     Due::Nothing => {}
                     Due::Cut => {
@@ -199,7 +220,6 @@ impl World {
                             "zero online because of us: a serving worker is cut off with nobody in its place"
                         );
                         old.step = Leave::Draining(self.now);
-                        self.held += std::mem::take(&mut old.worker.pending);
                     }
                     Due::Tell { .. } => {
                         old.step = Leave::Stopping(self.now);
@@ -273,7 +293,7 @@ impl World {
         // Placed where somebody may receive; received some time later.
         let receives = |slot: &mut SimSlot| {
             let current = slot.worker.as_mut().filter(|_| matches!(slot.life.phase, Phase::Online { .. }));
-            let old = slot.old.iter_mut().find(|old| old.step == Leave::Serving).map(|old| &mut old.worker);
+            let old = slot.old.iter_mut().find(|old| old.receives()).map(|old| &mut old.worker);
             current.or(old).map(|worker| std::ptr::from_mut(worker) as usize)
         };
         let able: Vec<usize> = (0..self.slots.len()).filter(|&at| receives(&mut self.slots[at]).is_some()).collect();
@@ -286,7 +306,7 @@ impl World {
         let online = matches!(slot.life.phase, Phase::Online { .. });
         let worker = match slot.worker.as_mut().filter(|_| online) {
             Some(worker) => worker,
-            None => match slot.old.iter_mut().find(|old| old.step == Leave::Serving) {
+            None => match slot.old.iter_mut().find(|old| old.receives()) {
                 Some(old) => &mut old.worker,
                 None => return,
             },
@@ -318,14 +338,14 @@ impl World {
             slot.life = Slot::new(self.now);
         }
         for slot in self.slots.iter_mut().skip(self.count) {
-            self.held += slot.dismiss(self.now, &self.backoff);
+            slot.dismiss(self.now, &self.backoff);
         }
     }
 
     fn stop(&mut self) {
         self.wanted = Wanted::Stopped;
         for slot in &mut self.slots {
-            self.held += slot.dismiss(self.now, &self.backoff);
+            slot.dismiss(self.now, &self.backoff);
         }
     }
 
@@ -402,21 +422,18 @@ impl SimSlot {
         let Phase::Online { since } = self.life.phase else { return };
         self.life.apply(Event::Replace, now, backoff);
         let worker = self.worker.take().expect("a slot that is online has a worker");
-        self.old.push(Old { worker, step: Leave::Serving, online: since });
+        self.old.push(Old { worker, step: Leave::Serving, online: since, cut_off: false });
     }
 
-    /// No more connections for anybody here; gives back what was pending.
-    fn dismiss(&mut self, now: Instant, backoff: &Backoff) -> u32 {
+    /// No more connections for anybody here.
+    fn dismiss(&mut self, now: Instant, backoff: &Backoff) {
         if let Some(worker) = self.worker.take() {
-            self.old.push(Old { worker, step: Leave::Serving, online: now });
+            self.old.push(Old { worker, step: Leave::Serving, online: now, cut_off: false });
         }
         self.life.apply(Event::Stop, now, backoff);
-        let mut back = 0;
         for old in self.old.iter_mut().filter(|old| old.step == Leave::Serving) {
             old.step = Leave::Draining(now);
-            back += std::mem::take(&mut old.worker.pending);
         }
-        back
     }
 
     fn connections(&self) -> u64 {
