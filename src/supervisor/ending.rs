@@ -12,11 +12,10 @@ use super::retiring::Retiring;
 use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
-use super::worker::{Readiness, Server, Told};
+use super::worker::{Server, Told};
 use crate::accept::orders::{Order, Report, WorkerId};
 use crate::accept::policy::Policy;
 use crate::cli::OnErrored;
-use crate::relay::protocol::ToWorker;
 use crate::sys::process;
 
 /// Stalls of one worker are written to the log at most this often; `ls` counts them all.
@@ -354,21 +353,14 @@ impl SlotProcesses {
     fn retire_relay(&mut self, tools: &Tools) {
         if let Some(relay) = self.relay.take() {
             tools.orders.send(Order::Drain(relay.id));
-            match relay.readiness {
-                // It has nothing to finish.
-                Readiness::NotSetUp => process::kill_tree(relay.pid),
-                Readiness::Awaited | Readiness::Ready => relay.order(ToWorker::Drain),
-            }
+            relay.drain();
             self.leaving.push(relay);
         }
     }
 
     fn begin_drain(&mut self) {
         for relay in self.relay.iter_mut().chain(&mut self.leaving) {
-            match relay.readiness {
-                Readiness::NotSetUp => process::kill_tree(relay.pid),
-                Readiness::Awaited | Readiness::Ready => relay.order(ToWorker::Drain),
-            }
+            relay.drain();
             // Never given to the accept thread: nobody else would close them.
             relay.queues.clear();
         }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::ending::tell;
 use super::plan::{Facts, Leave, Reload, Step};
 use super::service::{ID, Service, SlotProcesses, Tools};
-use super::slot::{Event, Phase, Slot};
+use super::slot::{Backoff, Event, Phase, Slot};
 use crate::accept::orders::Order;
 use crate::sys::{process, sock};
 
@@ -178,12 +178,7 @@ impl Service {
         }
         let (backoff, signal) = (self.backoff(), self.config.limits.stop_signal);
         for slot in &mut self.slots {
-            // Also what waits for the other half of its worker: a server whose relay worker died.
-            if slot.has_processes() {
-                slot.set_aside(now);
-            }
-            slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
-            slot.life.apply(Event::Stop, now, &backoff);
+            slot.dismiss(tools, &backoff, now);
         }
         if let Some((_, Some(server))) = &mut self.shared {
             tell(server, None, signal);
@@ -247,22 +242,15 @@ impl Service {
         self.config.instances = to;
         self.scaling = true;
         let backoff = self.backoff();
-        for at in before..to as usize {
-            self.slots.push(SlotProcesses::new(now));
-            debug_assert_eq!(self.slots.len(), at + 1);
-        }
+        let missing = (to as usize).saturating_sub(before);
+        self.slots.extend((0..missing).map(|_| SlotProcesses::new(now)));
         for slot in self.slots.iter_mut().take(to as usize) {
             if slot.life.phase == Phase::Gone {
                 slot.life = Slot::new(now);
             }
         }
         for slot in self.slots.iter_mut().skip(to as usize) {
-            // Also what waits for the other half of its worker: a server whose relay worker died.
-            if slot.has_processes() {
-                slot.set_aside(now);
-            }
-            slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
-            slot.life.apply(Event::Stop, now, &backoff);
+            slot.dismiss(tools, &backoff, now);
         }
         Ok(())
     }
@@ -317,6 +305,16 @@ impl SlotProcesses {
             Some(direct) => direct.pid.or(server),
             None => self.relay.as_ref().map(|relay| relay.pid),
         }
+    }
+
+    /// Its worker leaves, and no other comes.
+    fn dismiss(&mut self, tools: &Tools, backoff: &Backoff, now: Instant) {
+        // Also what waits for the other half of its worker: a server whose relay worker died.
+        if self.has_processes() {
+            self.set_aside(now);
+        }
+        self.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+        self.life.apply(Event::Stop, now, backoff);
     }
 
     fn has_processes(&self) -> bool {

@@ -11,7 +11,7 @@ use super::ending::tell;
 use super::plan::{self, Due, Leave, Times};
 use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
-use super::worker::{Readiness, Relay, Server};
+use super::worker::{Relay, Server};
 use crate::accept::orders::{Order, WorkerId};
 use crate::handoff::QueueTx;
 use crate::relay::protocol::ToWorker;
@@ -62,12 +62,7 @@ impl Retiring {
         if let Some(id) = self.id() {
             tools.orders.send(Order::Drain(id));
         }
-        if let Some(relay) = &self.relay {
-            match relay.readiness {
-                Readiness::NotSetUp => process::kill_tree(relay.pid),
-                Readiness::Awaited | Readiness::Ready => relay.order(ToWorker::Drain),
-            }
-        }
+        self.relay.iter().for_each(Relay::drain);
     }
 
     fn has_drained(&mut self, now: Instant) -> bool {

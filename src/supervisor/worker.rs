@@ -13,7 +13,7 @@ use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::launch::Launcher;
 use crate::relay::protocol::{self, Setup, Source, ToWorker};
-use crate::sys::sock;
+use crate::sys::{process, sock};
 
 /// A relay worker's process and the master's ends of what connects it.
 #[derive(Debug)]
@@ -84,6 +84,14 @@ impl Relay {
     /// Sends an order. A worker whose channel is full or gone is on its way out anyhow.
     pub fn order(&self, order: ToWorker) {
         let _ = protocol::send(self.channel.as_fd(), &order, &[]);
+    }
+
+    /// Lets it finish what it has; one that was not set up has nothing to finish.
+    pub fn drain(&self) {
+        match self.readiness {
+            Readiness::NotSetUp => process::kill_tree(self.pid),
+            Readiness::Awaited | Readiness::Ready => self.order(ToWorker::Drain),
+        }
     }
 }
 

@@ -92,11 +92,7 @@ fn take_place(fd: i32, answer: &lease::Answer, nonblock: usize, address: &Addres
         placed = call(nr::DUP3, [place as usize, fd as usize, cloexec, 0, 0, 0]) >= 0;
         registered.put_back(fd);
     }
-    for leftover in [place, page_fd] {
-        if leftover >= 0 {
-            lease::close(leftover);
-        }
-    }
+    close_those_that_came([place, page_fd]);
     let keep = if keep >= 0 { lease::out_of_the_way(keep) } else { -1 };
     let new =
         New { listener: answer.reply.number, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
@@ -120,14 +116,8 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
     }
     let listener = named(name.get(..len as usize)?)?;
     let answer = lease::ask(ask::ADOPT, listener, [0; ADDRESS_BYTES], None)?;
-    let [queue, page_fd, keep] = answer.fds;
-    let page = if answer.reply.kind == SHARED && page_fd >= 0 { counts::map(page_fd) } else { 0 };
-    for leftover in [queue, page_fd] {
-        if leftover >= 0 {
-            lease::close(leftover);
-        }
-    }
-    let keep = if keep >= 0 { lease::out_of_the_way(keep) } else { -1 };
+    let page = page_of(&answer, SHARED);
+    let keep = if answer.fds[2] >= 0 { lease::out_of_the_way(answer.fds[2]) } else { -1 };
     if page == 0 {
         return None;
     }
@@ -143,6 +133,21 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
     table::stand_in(fd)
 }
 
+/// Maps the page that came with an answer of this kind (0: none did), and closes what else came to replace a descriptor:
+/// it is in its place already.
+fn page_of(answer: &lease::Answer, kind: u16) -> usize {
+    let [place, page_fd, _] = answer.fds;
+    let page = if answer.reply.kind == kind && page_fd >= 0 { counts::map(page_fd) } else { 0 };
+    close_those_that_came([place, page_fd]);
+    page
+}
+
+fn close_those_that_came(fds: [i32; 2]) {
+    for fd in fds.into_iter().filter(|&fd| fd >= 0) {
+        lease::close(fd);
+    }
+}
+
 /// Under none a stand-in is the listening socket itself, which has no name of ours: the master knows it.
 fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
     let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
@@ -151,13 +156,7 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
         return None;
     }
     let answer = lease::ask(ask::RECOGNIZE, 0, [0; ADDRESS_BYTES], Some(fd))?;
-    let [socket, page_fd, _] = answer.fds;
-    let page = if answer.reply.kind == LISTENER && page_fd >= 0 { counts::map(page_fd) } else { 0 };
-    for leftover in [socket, page_fd] {
-        if leftover >= 0 {
-            lease::close(leftover);
-        }
-    }
+    let page = page_of(&answer, LISTENER);
     if page == 0 {
         return None;
     }
