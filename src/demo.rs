@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::cli::{Cli, Demo};
+use crate::cli::given::Given;
+use crate::cli::{self, Demo};
 use crate::config::addr::ListenAddr;
 use crate::exit::{Exit, USAGE};
 
@@ -18,8 +19,7 @@ const MOST_HEAD: u64 = 16 * 1024;
 ///
 /// # Errors
 /// Exit code 71 when the program cannot find its own file.
-pub fn options(demo: &Demo) -> Result<Cli, Exit> {
-    use clap::Parser;
+pub fn options(demo: &Demo) -> Result<Given, Exit> {
     let own = std::env::current_exe().map_err(|error| Exit::os("cannot find this program's file", &error))?;
     let instances = match demo.instances {
         crate::config::instances::Instances::Exactly(n) => n.to_string(),
@@ -34,7 +34,7 @@ pub fn options(demo: &Demo) -> Result<Cli, Exit> {
         ["--listen", &listen, "--instances", &instances, "--policy", &demo.policy.to_string(), "--name", "demo", "--"];
     let words = std::iter::once("roundsman").chain(words).map(std::ffi::OsString::from);
     let words = words.chain([own.into_os_string(), "demo-server".into()]);
-    Cli::try_parse_from(words).map_err(|error| Exit::new(USAGE, error.to_string()))
+    cli::parse_words(words).map(|(_, given)| given).map_err(|error| Exit::new(USAGE, error.to_string()))
 }
 
 /// What to try, printed once at the start.

@@ -15,6 +15,8 @@ pub struct Exit {
 pub const USAGE: u8 = 2;
 /// No daemon to talk to (EX_UNAVAILABLE).
 pub const NO_DAEMON: u8 = 69;
+/// A mistake in the configuration file (EX_CONFIG).
+pub const CONFIG: u8 = 78;
 /// The system refused something (EX_OSERR).
 pub const OS: u8 = 71;
 /// The command is there but cannot be executed, as in the shell.

@@ -41,7 +41,7 @@ pub enum Origin {
     Flag,
     /// A server's bind.
     Server,
-    /// None any more: a server's bind that turned out to be a client's.
+    /// None any more: a server's bind that turned out to be a client's, or one that left the configuration.
     GivenBack,
 }
 
@@ -171,12 +171,23 @@ impl Listener {
     /// Gives the socket up for another use. Its place in the service's list stays.
     ///
     /// # Errors
-    /// As open(2).
+    /// As socket(2).
     pub fn give_back(&mut self) -> io::Result<Arc<OwnedFd>> {
-        let nothing = Arc::new(std::fs::File::open("/dev/null")?.into());
+        let socket = self.socket.clone();
+        self.close()?;
+        Ok(socket)
+    }
+
+    /// Ends this listener: its place in the service's list stays, with a socket on which nothing ever comes.
+    ///
+    /// # Errors
+    /// As socket(2).
+    pub fn close(&mut self) -> io::Result<()> {
+        self.remove_file();
         self.origin = Origin::GivenBack;
-        self.port = None;
-        Ok(std::mem::replace(&mut self.socket, nothing))
+        (self.port, self.app_port, self.file) = (None, None, None);
+        self.socket = Arc::new(Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?.into());
+        Ok(())
     }
 
     /// Whether this is the socket that `address` asks for.

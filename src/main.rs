@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use roundsman::cli::{Run, Target, Verb};
+use roundsman::cli::given::Given;
+use roundsman::cli::{self, Target, Verb};
 use roundsman::config::Config;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::output::servers::Servers;
-use roundsman::{control, demo, output, relay, supervisor};
+use roundsman::{config, control, demo, output, relay, supervisor};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
@@ -16,16 +17,22 @@ fn main() -> ExitCode {
         Some("demo-server") => return end(role(demo::serve())),
         _ => {}
     }
-    let cli = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
+    let (cli, given) = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
     let result = match cli.verb {
-        None => run(cli.run, Greeting::None),
-        Some(Verb::Demo(options)) => demo::options(&options).and_then(|cli| run(cli.run, Greeting::Demo)),
+        None => run(given, Greeting::None),
+        Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
+        Some(Verb::Check(_)) => config::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
-        Some(Verb::Reload(target)) => order(&target, &Request::Reload {}),
-        Some(Verb::Restart(target)) => order(&target, &Request::Restart {}),
-        Some(Verb::Stop(target)) => order(&target, &Request::Stop {}),
-        Some(Verb::Start(target)) => order(&target, &Request::Start {}),
-        Some(Verb::Scale(scale)) => order(&scale.target, &Request::Scale { to: scale.to }),
+        Some(Verb::Logs(options)) => control::client::logs(&options).map(|()| 0),
+        Some(Verb::Health(target)) => control::client::health(&target).map(|()| 0),
+        Some(Verb::Reload(target)) => order(&target, |service| Request::Reload { service }),
+        Some(Verb::Restart(target)) => order(&target, |service| Request::Restart { service }),
+        Some(Verb::Stop(target)) => order(&target, |service| Request::Stop { service }),
+        Some(Verb::Start(target)) => order(&target, |service| Request::Start { service }),
+        Some(Verb::Scale(scale)) => order(&scale.target, |service| Request::Scale { service, to: scale.to }),
+        Some(Verb::Import(options)) => config::import::import(&options.file, options.env.as_deref()).map(|()| 0),
+        Some(Verb::Completions(options)) => cli::manual::completions(options.shell).map(|()| 0),
+        Some(Verb::Man(options)) => cli::manual::man(options.directory.as_deref()).map(|()| 0),
     };
     end(result)
 }
@@ -40,7 +47,7 @@ fn end(result: Result<u8, Exit>) -> ExitCode {
     }
 }
 
-fn order(target: &Target, request: &Request) -> Result<u8, Exit> {
+fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<u8, Exit> {
     control::client::order(target, request).map(|()| 0)
 }
 
@@ -49,12 +56,12 @@ enum Greeting {
     Demo,
 }
 
-fn run(run: Run, greeting: Greeting) -> Result<u8, Exit> {
-    let config = Config::from_cli(run, supervisor::inherited())?;
-    let listeners = supervisor::take_inherited(&config.service.listen)?;
+fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
+    let config = Config::load(given, supervisor::inherited())?;
+    let listeners = supervisor::take_inherited(&config)?;
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
-    if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first()) {
+    if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first().and_then(|listeners| listeners.first())) {
         println!("{}", demo::welcome(&listener.address));
     }
     let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;

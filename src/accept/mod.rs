@@ -109,6 +109,16 @@ impl Acceptor {
                         pool.add_listener(&self.poll, id, socket);
                     }
                 }
+                Order::Rules(service, rules) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.set_rules(rules);
+                    }
+                }
+                Order::CloseListener { service, id } => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.close_listener(&self.poll, id);
+                    }
+                }
                 Order::Unheard { service, id } => {
                     if let Some(pool) = self.pools.get_mut(service) {
                         pool.remove_listener(&self.poll, id);

@@ -113,6 +113,8 @@ pub enum Order {
         /// Its counters.
         stats: Arc<ServiceStats>,
     },
+    /// Other rules for a service; who accepts stays as it is.
+    Rules(ServiceId, Rules),
     /// A listener of a service listens now.
     Listener {
         /// The service.
@@ -151,6 +153,13 @@ pub enum Order {
     },
     /// A service is stopped for now: nobody accepts on a listener.
     Unheard {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        id: ListenerId,
+    },
+    /// A listener leaves the service: what lies in its backlog is taken, then it is closed.
+    CloseListener {
         /// The service.
         service: ServiceId,
         /// The listener.
@@ -209,4 +218,15 @@ pub enum Report {
     },
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
+}
+
+impl Report {
+    /// The service that it is about.
+    pub fn service(&self) -> ServiceId {
+        match self {
+            Self::Stalled(worker) | Self::Hung(worker) | Self::Drained(worker) | Self::Deaf(worker) => worker.service,
+            Self::Rescued { worker, .. } => worker.service,
+            Self::Shed { service, .. } | Self::AcceptTrouble { service, .. } | Self::Stopped(service) => *service,
+        }
+    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Listener {
     /// `None` once closed.
     pub(super) socket: Option<Arc<OwnedFd>>,
     pub(super) watched: bool,
+    /// It leaves the service, once its backlog is empty.
+    pub(super) closing: bool,
     /// An edge came and WouldBlock has not been seen since.
     pub(super) ready: bool,
     /// accept(2) failed with this errno and is tried again then.
@@ -96,7 +98,7 @@ impl Pool {
     }
 
     pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
-        let none = || Listener { socket: None, watched: false, ready: false, trouble: None };
+        let none = || Listener { socket: None, watched: false, closing: false, ready: false, trouble: None };
         if self.listeners.len() <= id {
             self.listeners.resize_with(id + 1, none);
         }
@@ -112,6 +114,23 @@ impl Pool {
             unwatch(poll, &socket);
             listener.watched = false;
             listener.ready = false;
+        }
+    }
+
+    /// Other rules; who accepts stays as it is.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = Rules { by: self.rules.by, ..rules };
+    }
+
+    /// A listener leaves the service: what lies in its backlog is taken first, where that is ours.
+    pub fn close_listener(&mut self, poll: &Poll, id: ListenerId) {
+        match (self.rules.by, self.listeners.get_mut(id)) {
+            (AcceptedBy::Master, Some(listener)) if listener.socket.is_some() => {
+                listener.closing = true;
+                // One look at the backlog, whether or not an edge came.
+                listener.ready = true;
+            }
+            _ => self.remove_listener(poll, id),
         }
     }
 
@@ -254,8 +273,9 @@ impl Pool {
         self.shed_overdue(now, reporter);
         self.rescue_stalled(now, reporter);
         self.stats.held.store(self.held.len() as u64, Relaxed);
+        self.close_empty_listeners(poll);
         if self.phase == Phase::Stopping {
-            self.close_empty_listeners(poll, reporter);
+            self.finish_when_empty(reporter);
         }
     }
 
@@ -315,14 +335,18 @@ impl Pool {
         }
     }
 
-    fn close_empty_listeners(&mut self, poll: &Poll, reporter: &Reporter) {
+    fn close_empty_listeners(&mut self, poll: &Poll) {
         for listener in &mut self.listeners {
             if !listener.ready
+                && (listener.closing || self.phase == Phase::Stopping)
                 && let Some(socket) = listener.socket.take()
             {
                 unwatch(poll, &socket);
             }
         }
+    }
+
+    fn finish_when_empty(&mut self, reporter: &Reporter) {
         let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
         if closed && self.held.is_empty() && self.rescues == 0 {
             self.finish(reporter);

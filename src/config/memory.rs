@@ -38,15 +38,22 @@ impl FromStr for MaxMemory {
             let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent));
             return percent.map(Self::Percent).ok_or_else(wrong);
         }
-        let upper = text.to_ascii_uppercase();
-        let digits = upper.bytes().take_while(u8::is_ascii_digit).count();
-        let number: u64 = upper[..digits].parse().map_err(|_| wrong())?;
-        let unit = UNITS.iter().find(|(name, _)| *name == &upper[digits..]);
-        let Some((_, unit)) = unit else {
-            return Err(format!("a unit is needed: {text}M (MiB, GiB) or a percentage"));
-        };
-        number.checked_mul(*unit).filter(|&bytes| bytes >= 1 << 20).map(Self::Bytes).ok_or_else(wrong)
+        size(text).and_then(|bytes| if bytes >= 1 << 20 { Ok(Self::Bytes(bytes)) } else { Err(wrong()) })
     }
+}
+
+/// A size as people write it, in bytes: `512MiB`, `1G`.
+///
+/// # Errors
+/// What it should look like.
+pub fn size(text: &str) -> Result<u64, String> {
+    let upper = text.to_ascii_uppercase();
+    let digits = upper.bytes().take_while(u8::is_ascii_digit).count();
+    let wrong = || format!("'{text}' is not a size: 512MiB, 1G");
+    let number: u64 = upper[..digits].parse().map_err(|_| wrong())?;
+    let unit = UNITS.iter().find(|(name, _)| *name == upper[digits..].trim_start());
+    let Some((_, unit)) = unit else { return Err(format!("a unit is needed: {text}M (or KiB, MiB, GiB)")) };
+    number.checked_mul(*unit).ok_or_else(wrong)
 }
 
 impl MaxMemory {

@@ -1,141 +1,53 @@
 //! What the daemon shall do: one immutable value. A `Config` that exists is valid.
 
 pub mod addr;
+pub mod check;
+pub mod file;
+pub mod import;
 pub mod instances;
+pub mod layers;
 pub mod memory;
+pub mod problem;
+pub mod service;
 pub mod user;
 pub mod via;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use nix::sys::signal::Signal;
-
-use crate::accept::policy::Policy;
-use crate::cli::{OnErrored, Run};
-use crate::exit::{Exit, USAGE};
-use crate::launch::command::CommandLine;
+use crate::cli::Run;
+use crate::cli::given::{COMMAND, Given, Origin, Setting};
+use crate::exit::{CONFIG, Exit, USAGE};
 use crate::output::LogFormat;
 use crate::output::passing::Format;
-use crate::relay::protocol::Upstream;
-use crate::sys::process::Credentials;
-use addr::{Listen, ListenAddr};
+use file::{Entry, File, OF_DAEMON, Section};
+use layers::Settings;
+use problem::Problem;
+pub use service::{Behind, Chosen, Limits, ServiceConfig};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MOST_ADDRESSES: usize = 100;
+/// Options that say what one service is: with several in a file they cannot come from a flag.
+const OF_ONE: [&str; 4] = ["listen", "upstream", "no-listen", COMMAND];
 
 /// Everything.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The service.
-    pub service: ServiceConfig,
+    /// The daemon's name: its control socket's.
+    pub name: String,
+    /// The services, each with what is in force for it.
+    pub services: Vec<(ServiceConfig, Settings)>,
+    /// What is in force for the daemon.
+    pub settings: Settings,
     /// `--control`.
     pub control: Option<PathBuf>,
-    /// `--output`.
-    pub output: Format,
+    /// `--output`; `None`: what is usual.
+    pub output: Option<Format>,
     /// `--log-format`.
     pub log_format: LogFormat,
     /// `--log-level`.
     pub log_level: String,
-}
-
-/// One service.
-#[derive(Debug, Clone)]
-pub struct ServiceConfig {
-    /// Its name.
-    pub name: String,
-    /// Where clients come in; empty when inherited sockets are to be adopted, or the server decides.
-    pub listen: Vec<Listen>,
-    /// Who gets the next connection.
-    pub policy: Policy,
-    /// Slots.
-    pub instances: u32,
-    /// Why so many, where the machine decided.
-    pub instances_why: Option<String>,
-    /// What is behind the workers.
-    pub behind: Behind,
-    /// Why connections reach it as they do.
-    pub via_reason: String,
-    /// Whether the choice is ours, and may still be revised.
-    pub chosen: Chosen,
-    /// Who servers and relay workers run as; `None`: as we do.
-    pub user: Option<Credentials>,
-    /// Times and limits.
-    pub limits: Limits,
-}
-
-/// What is behind the relay workers.
-#[derive(Debug, Clone)]
-pub enum Behind {
-    /// Addresses that exist, and perhaps a command that is started once to serve them.
-    Upstreams(Vec<Upstream>, Option<CommandLine>),
-    /// A copy of the command for every slot.
-    PerSlot(CommandLine),
-    /// The same, and the copies themselves get the accepted sockets.
-    Direct(CommandLine),
-    /// The same, and they serve no port.
-    Portless(CommandLine),
-}
-
-impl Behind {
-    /// The delivery, as `ls` names it.
-    pub fn via(&self) -> &'static str {
-        match self {
-            Self::Direct(_) => "direct",
-            Self::Upstreams(..) | Self::PerSlot(_) => "relay",
-            Self::Portless(_) => "none",
-        }
-    }
-}
-
-/// Who chose the delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chosen {
-    /// The user.
-    AsAsked,
-    /// We.
-    ByUs,
-}
-
-/// Times and limits of a service.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// `--listen-timeout`.
-    pub listen_timeout: Duration,
-    /// `--wait-ready`.
-    pub wait_ready: bool,
-    /// `--max-memory`, in bytes.
-    pub max_memory: Option<u64>,
-    /// `--hang-timeout`.
-    pub hang_timeout: Option<Duration>,
-    /// `--drain-timeout`.
-    pub drain_timeout: Duration,
-    /// `--kill-timeout`.
-    pub kill_timeout: Duration,
-    /// `--max-surge`.
-    pub max_surge: u32,
-    /// `--stop-timeout`.
-    pub stop_timeout: Duration,
-    /// `--stop-delay`.
-    pub stop_delay: Duration,
-    /// `--stall-timeout`.
-    pub stall_timeout: Duration,
-    /// `--queue-timeout`.
-    pub queue_timeout: Duration,
-    /// `--connect-timeout`.
-    pub connect_timeout: Duration,
-    /// `--idle-timeout`.
-    pub idle_timeout: Duration,
-    /// `--stop-signal`.
-    pub stop_signal: Signal,
-    /// `--max-restarts`.
-    pub max_restarts: u32,
-    /// `--min-uptime`.
-    pub min_uptime: Duration,
-    /// `--backoff`.
-    pub backoff: (Duration, Duration),
-    /// `--on-errored`.
-    pub on_errored: OnErrored,
+    /// What was given besides the file: for the next reading.
+    pub given: Given,
 }
 
 /// Whether the environment passes listening sockets (LISTEN_FDS).
@@ -148,93 +60,150 @@ pub enum Inherited {
 }
 
 impl Config {
-    /// From the command line.
+    /// From what was given, and the file that it names.
     ///
     /// # Errors
-    /// [`USAGE`], or the codes of [`CommandLine::find`], with what to do about it.
-    pub fn from_cli(run: Run, inherited: Inherited) -> Result<Self, Exit> {
-        if run.command.is_empty() && run.upstream.is_empty() {
-            return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
-        }
-        if run.listen.len() > MOST_ADDRESSES || run.upstream.len() > MOST_ADDRESSES {
-            return Err(usage(&format!("at most {MOST_ADDRESSES} listeners and as many upstreams")));
-        }
-        for (at, address) in run.listen.iter().enumerate() {
-            let same = run.listen[..at].iter().any(|other| other.address == address.address);
-            if same && address.address != ListenAddr::Port(0) {
-                return Err(usage(&format!("--listen {} is given twice", address.address)));
+    /// [`USAGE`], or the codes of [`crate::launch::command::CommandLine::find`], for flags; [`CONFIG`] with all mistakes
+    /// of a file.
+    pub fn load(given: Given, inherited: Inherited) -> Result<Self, Exit> {
+        match given.0.get("config").and_then(|setting| setting.values.first()).map(PathBuf::from) {
+            Some(path) => Self::from_file(given, &path, inherited),
+            None => {
+                let settings = layers::lay(&given, None);
+                let run = layers::run(&settings).map_err(|error| usage(&error))?;
+                let service = ServiceConfig::new(run.clone(), inherited)?;
+                Ok(Self::new(given, run, settings.clone(), vec![(service, settings)]))
             }
         }
-        let command = match run.command.as_slice() {
-            [] => None,
-            words => Some(CommandLine::find(words)?),
+    }
+
+    fn new(given: Given, run: Run, settings: Settings, services: Vec<(ServiceConfig, Settings)>) -> Self {
+        let name = match services.as_slice() {
+            [(service, _)] => service.name.clone(),
+            _ => run.name.unwrap_or_default(),
         };
-        let name = match (run.name, &command) {
-            (Some(name), _) => checked(name)?,
-            (None, Some(command)) => command.name(),
-            (None, None) => match run.listen.first().map(|listen| &listen.address) {
-                Some(ListenAddr::Port(port)) => format!("proxy-{port}"),
-                Some(ListenAddr::Tcp(address)) => format!("proxy-{}", address.port()),
-                Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
-            },
+        let Run { control, output, log_format, log_level, .. } = run;
+        Self { name, services, settings, control, output, log_format, log_level, given }
+    }
+
+    fn from_file(given: Given, path: &Path, inherited: Inherited) -> Result<Self, Exit> {
+        let text = File::read(path).map_err(|error| Exit::new(CONFIG, error))?;
+        let mut problems = Vec::new();
+        let file = File::parse(path, text, &mut problems);
+        let (daemon, services) = match file.services.as_slice() {
+            [] if !problems.is_empty() => (Vec::new(), Vec::new()),
+            // A file may say only how, and the flags what.
+            [] => (file.daemon.clone(), vec![None]),
+            several => (file.daemon.clone(), several.iter().map(Some).collect()),
         };
-        let via::Choice { behind, reason: via_reason, chosen } =
-            via::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
-        let user = run.user.as_deref().map(user::find).transpose()?;
-        let (instances, instances_why) = run.instances.resolve();
-        let limits = Limits {
-            listen_timeout: run.listen_timeout,
-            wait_ready: run.wait_ready,
-            max_memory: run.max_memory.map(|limit| limit.per_slot(instances)).transpose()?,
-            hang_timeout: run.hang_timeout,
-            drain_timeout: run.drain_timeout,
-            kill_timeout: run.kill_timeout,
-            max_surge: run.max_surge,
-            stop_timeout: run.stop_timeout,
-            stop_delay: run.stop_delay,
-            stall_timeout: run.stall_timeout,
-            queue_timeout: run.queue_timeout,
-            connect_timeout: run.connect_timeout,
-            idle_timeout: run.idle_timeout,
-            stop_signal: run.stop_signal,
-            max_restarts: run.max_restarts,
-            min_uptime: run.min_uptime,
-            backoff: run.backoff,
-            on_errored: run.on_errored,
-        };
-        let policy = run.policy;
-        let service = ServiceConfig {
-            name,
-            listen: run.listen,
-            policy,
-            instances,
-            instances_why,
-            behind,
-            via_reason,
-            chosen,
-            user,
-            limits,
-        };
-        Ok(Self {
-            service,
-            control: run.control,
-            output: run.output.unwrap_or_else(Format::usual),
-            log_format: run.log_format,
-            log_level: run.log_level,
-        })
+        let inherited = if services.len() > 1 { Inherited::None } else { inherited };
+        if services.len() > 1
+            && let Some(key) = OF_ONE.iter().find(|key| given.0.contains_key(**key))
+        {
+            let flag = if *key == COMMAND { "a command".to_owned() } else { format!("--{key}") };
+            return Err(usage(&format!("{flag} is for one service, {} has several: say it there", path.display())));
+        }
+        layers::try_each(&daemon, &mut problems);
+        let mut loaded = Vec::new();
+        for section in services {
+            let before = problems.len();
+            section.iter().for_each(|section| layers::try_each(&section.entries, &mut problems));
+            // What is right by itself may still be wrong together.
+            if problems.len() == before && section.is_none_or(|section| section.clean) {
+                match one(&given, &file, section, inherited) {
+                    Ok(service) => loaded.push(service),
+                    Err(exit) if section.is_none() => return Err(exit),
+                    Err(exit) => problems.extend(section.map(|section| blame(&exit.message, section))),
+                }
+            }
+        }
+        twice(&file, &loaded, &mut problems);
+        let settings = layers::lay(&of_daemon(&given), Some((&file, &daemon)));
+        match layers::run(&settings) {
+            Ok(mut run) if problems.is_empty() => {
+                let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                let name = run.name.take().or_else(stem).unwrap_or_default();
+                run.name = Some(service::checked(name).unwrap_or_else(|_| "roundsman".to_owned()));
+                Ok(Self::new(given, run, settings, loaded))
+            }
+            _ => {
+                let count = problems.len();
+                let shown = path.display().to_string();
+                let report = problem::report(&shown, &file.text, &mut problems);
+                let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
+                Err(Exit::new(CONFIG, format!("{shown} has {errors}\n\n{report}")))
+            }
+        }
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn again(&self, inherited: Inherited) -> Result<Self, Exit> {
+        Self::load(self.given.clone(), inherited)
+    }
+
+    /// Whether there is a file to be read again.
+    pub fn has_file(&self) -> bool {
+        self.given.0.contains_key("config")
+    }
+}
+
+fn one(
+    given: &Given,
+    file: &File,
+    section: Option<&Section>,
+    inherited: Inherited,
+) -> Result<(ServiceConfig, Settings), Exit> {
+    let mut settings = layers::lay(given, section.map(|section| (file, section.entries.as_slice())));
+    let alone = file.services.len() < 2;
+    if let Some(section) = section.filter(|_| !(alone && given.0.contains_key("name"))) {
+        let origin = Origin::File { path: file.path.display().to_string(), line: file.line(&section.span) };
+        settings.insert("name".to_owned(), Setting { values: vec![section.name.clone().into()], origin });
+    }
+    let run = layers::run(&settings).map_err(|error| usage(&error))?;
+    Ok((ServiceConfig::new(run, inherited)?, settings))
+}
+
+/// The part of it that is about the daemon.
+fn of_daemon(given: &Given) -> Given {
+    let own = |key: &String| OF_DAEMON.contains(&key.as_str()) || key == "config";
+    Given(given.0.iter().filter(|(key, _)| own(key)).map(|(key, setting)| (key.clone(), setting.clone())).collect())
+}
+
+/// The place in a file that a message is about: the key that it names, or the service.
+fn blame(message: &str, section: &Section) -> Problem {
+    let named = |entry: &&Entry| message.contains(&format!("--{}", entry.key));
+    let command =
+        |entry: &&Entry| entry.key == COMMAND && ["command", "execute"].iter().any(|word| message.contains(word));
+    let entry = section.entries.iter().find(named).or_else(|| section.entries.iter().find(command));
+    let span = entry.map_or_else(
+        || section.span.clone(),
+        |entry| {
+            let end = entry.values.last().map_or(entry.span.end, |(_, span)| span.end);
+            entry.span.start..end
+        },
+    );
+    // In a file a key has no dashes in front.
+    Problem::new(message.replace("--", ""), span)
+}
+
+/// No two services have the same address.
+fn twice(file: &File, loaded: &[(ServiceConfig, Settings)], problems: &mut Vec<Problem>) {
+    for (at, (service, _)) in loaded.iter().enumerate() {
+        for listen in &service.listen {
+            let other =
+                loaded[..at].iter().find(|(other, _)| other.listen.iter().any(|one| one.address == listen.address));
+            let section = file.services.iter().find(|section| section.name == service.name);
+            if let (Some((other, _)), Some(section)) = (other, section) {
+                let message = format!("--listen {} is also that of {}", listen.address, other.name);
+                problems.push(blame(&message, section));
+            }
+        }
     }
 }
 
 fn usage(message: &str) -> Exit {
     Exit::new(USAGE, message)
-}
-
-/// A name becomes a file name and a label.
-fn checked(name: String) -> Result<String, Exit> {
-    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.is_empty() && name.len() <= 64 && name.chars().all(valid) && !name.starts_with('.') {
-        Ok(name)
-    } else {
-        Err(usage(&format!("--name {name:?}: 1 to 64 of a-z, A-Z, 0-9, - _ . (not first)")))
-    }
 }

@@ -1,4 +1,4 @@
-//! The other end: `roundsman ls`, `reload`, `restart`, `scale`.
+//! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
@@ -9,51 +9,93 @@ use indicatif::ProgressBar;
 
 use super::snapshot::Daemon;
 use super::{Request, Said, place, render};
-use crate::cli::{Ls, Target};
+use crate::cli::{Logs, Ls, Target};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
+use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// `roundsman ls`: prints all daemons (or the one at `--control`).
+/// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
 /// # Errors
-/// [`NO_DAEMON`] when there is none.
+/// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
 pub fn ls(args: &Ls) -> Result<(), Exit> {
-    let sockets: Vec<PathBuf> = match &args.control {
-        Some(path) => vec![path.clone()],
-        None => place::all(),
+    let mut daemons: Vec<Daemon> = match &args.target.control {
+        Some(path) => vec![ls_of(path).map_err(|error| none(&format!("{}: {error}", path.display())))?],
+        None => live().into_iter().map(|(_, daemon)| daemon).collect(),
     };
-    let mut failures = Vec::new();
-    let mut daemons = Vec::new();
-    for socket in &sockets {
-        match ls_of(socket) {
-            Ok(daemon) => daemons.push(daemon),
-            Err(error) => failures.push(format!("{}: {error}", socket.display())),
+    if daemons.is_empty() {
+        return Err(none(&format!("looked in {}", place::directory().display())));
+    }
+    let mut out = anstream::stdout().lock();
+    let mut print = |text: &str| writeln!(out, "{text}").is_ok();
+    if let Some(name) = &args.target.name {
+        let all = names(&daemons);
+        daemons.iter_mut().for_each(|daemon| daemon.services.retain(|service| service.name == *name));
+        daemons.retain(|daemon| !daemon.services.is_empty());
+        if daemons.is_empty() {
+            return Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {all}")));
         }
     }
-    if daemons.is_empty() {
-        let why = match (&args.control, failures.first()) {
-            (Some(_), Some(failure)) => failure.clone(),
-            _ => format!("looked in {}", place::directory().display()),
-        };
-        return Err(Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")));
-    }
-    let mut out = std::io::stdout().lock();
     for (at, daemon) in daemons.iter().enumerate() {
-        let text = match (args.json, serde_json::to_string(daemon)) {
-            (true, Ok(json)) => json,
-            _ => format!("{}{}", if at > 0 { "\n" } else { "" }, render::table(daemon)),
+        let gap = if at > 0 { "\n" } else { "" };
+        let text = match (args.json, &args.target.name) {
+            (true, _) => serde_json::to_string(daemon).unwrap_or_default(),
+            (false, None) => format!("{gap}{}", render::table(daemon)),
+            (false, Some(_)) => {
+                let details: Vec<_> = daemon.services.iter().map(|service| render::detail(daemon, service)).collect();
+                format!("{gap}{}", details.join("\n"))
+            }
         };
         // A closed pipe (`ls | head`) is no error.
-        if writeln!(out, "{text}").is_err() {
+        if !print(&text) {
             break;
         }
     }
     Ok(())
 }
 
-fn ls_of(socket: &Path) -> std::io::Result<Daemon> {
+/// `roundsman health`: whether every service (or the one that is named) has a worker online.
+///
+/// # Errors
+/// [`NO_DAEMON`] when there is none, 1 with what is wrong.
+pub fn health(target: &Target) -> Result<(), Exit> {
+    let (socket, service) = choose(target)?;
+    let daemon = ls_of(&socket).map_err(|error| none(&format!("{}: {error}", socket.display())))?;
+    if daemon.stopping {
+        return Err(Exit::new(1, "the daemon is stopping"));
+    }
+    let meant = daemon.services.iter().filter(|one| service.as_ref().is_none_or(|name| *name == one.name));
+    let mut sick = Vec::new();
+    for service in meant {
+        let online = service.slots.iter().filter(|slot| slot.state == "online").count();
+        let of = service.slots.len();
+        if online == 0 {
+            sick.push(format!("{}: none of {of} workers is online", service.name));
+        }
+        println!("{}: {online} of {of} online", service.name);
+    }
+    if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }
+}
+
+fn none(why: &str) -> Exit {
+    Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})"))
+}
+
+/// The names of all services.
+fn names(daemons: &[Daemon]) -> String {
+    let names = daemons.iter().flat_map(|daemon| daemon.services.iter().map(|service| service.name.as_str()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// All daemons of this user that answer.
+fn live() -> Vec<(PathBuf, Daemon)> {
+    place::all().into_iter().filter_map(|socket| ls_of(&socket).ok().map(|daemon| (socket, daemon))).collect()
+}
+
+/// The state of the daemon at a control socket.
+pub(super) fn ls_of(socket: &Path) -> std::io::Result<Daemon> {
     let mut line = String::new();
     ask(socket, &Request::Ls {}, Some(PATIENCE))?.read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
@@ -73,10 +115,10 @@ fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io:
 ///
 /// # Errors
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it is not clear which, 1 with the reason when it fails.
-pub fn order(target: &Target, request: &Request) -> Result<(), Exit> {
-    let socket = choose(target)?;
+pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<(), Exit> {
+    let (socket, service) = choose(target)?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers = ask(&socket, request, None).map_err(|error| gone(&error))?;
+    let answers = ask(&socket, &request(service), None).map_err(|error| gone(&error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),
@@ -105,6 +147,49 @@ pub fn order(target: &Target, request: &Request) -> Result<(), Exit> {
     Err(gone(&"the daemon ended"))
 }
 
+/// `roundsman logs`: prints what servers wrote, and goes on with it if asked.
+///
+/// # Errors
+/// As [`order`].
+pub fn logs(args: &Logs) -> Result<(), Exit> {
+    let (name, slot) = match args.of.as_ref().and_then(|of| of.split_once('/')) {
+        Some((name, slot)) => {
+            let wrong = || Exit::new(USAGE, format!("'{slot}' is not a slot: NAME/0"));
+            (Some(name.to_owned()), Some(slot.parse().map_err(|_| wrong())?))
+        }
+        None => (args.of.clone(), None),
+    };
+    let (socket, service) = choose(&Target { name, control: args.control.clone() })?;
+    let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
+    let request = Request::Logs { service, slot, lines: args.lines, follow: args.follow };
+    let lines = ask(&socket, &request, None).map_err(|error| gone(&error))?;
+    let mut out = std::io::stdout().lock();
+    for line in lines.lines() {
+        let line = line.map_err(|error| gone(&error))?;
+        let text = match serde_json::from_str(&line).map_err(|error| gone(&error))? {
+            Shown::Line(_) | Shown::Dropped { .. } if args.json => line.into_bytes(),
+            Shown::Line(line) => [line.label().as_bytes(), b" | ", line.text()].concat(),
+            Shown::Dropped { dropped } => format!("… {dropped} lines dropped: too slow a reader").into_bytes(),
+            Shown::Said(Said::Error(why)) => return Err(Exit::new(1, why)),
+            Shown::Said(Said::Step(text) | Said::Done(text)) => text.into_bytes(),
+        };
+        // A closed pipe (`logs -f | head`) is no error.
+        if out.write_all(&text).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A line of the answer to [`Request::Logs`].
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+enum Shown {
+    Line(Line),
+    Dropped { dropped: u64 },
+    Said(Said),
+}
+
 /// On a terminal: a line that shows that it goes on.
 fn progress() -> Option<ProgressBar> {
     std::io::stdout().is_terminal().then(|| {
@@ -115,36 +200,44 @@ fn progress() -> Option<ProgressBar> {
     })
 }
 
-/// The one daemon that is meant.
-fn choose(target: &Target) -> Result<PathBuf, Exit> {
+/// The one daemon that is meant, and the service of it, if not all.
+fn choose(target: &Target) -> Result<(PathBuf, Option<String>), Exit> {
     if let Some(path) = &target.control {
-        return Ok(path.clone());
+        return Ok((path.clone(), target.name.clone()));
     }
-    if let Some(name) = &target.name {
-        let socket = place::socket(name, None);
-        let command = |name: &str| Path::new(name).exists() || name.ends_with(".js") || name.contains('/');
-        if !socket.exists() && command(name) {
-            let run = if name.ends_with(".js") { format!("node {name}") } else { name.clone() };
-            return Err(Exit::new(
-                USAGE,
-                format!("'{name}' is not the name of a running service; to run it as the server: roundsman -- {run}"),
-            ));
-        }
-        return Ok(socket);
+    let mut live = live();
+    let nobody = || none(&format!("looked in {}", place::directory().display()));
+    let Some(name) = &target.name else {
+        return match (live.pop(), live.is_empty()) {
+            (None, _) => Err(nobody()),
+            (Some((socket, _)), true) => Ok((socket, None)),
+            (Some(last), false) => {
+                live.push(last);
+                let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
+                Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names(&daemons))))
+            }
+        };
+    };
+    let has = |daemon: &Daemon| daemon.services.iter().any(|service| service.name == *name);
+    if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon)) {
+        return Ok((socket.clone(), Some(name.clone())));
     }
-    let mut live: Vec<(PathBuf, Daemon)> =
-        place::all().into_iter().filter_map(|socket| ls_of(&socket).ok().map(|daemon| (socket, daemon))).collect();
-    match (live.pop(), live.is_empty()) {
-        (None, _) => {
-            let place = place::directory().display().to_string();
-            Err(Exit::new(NO_DAEMON, format!("no roundsman daemon is running (looked in {place})")))
-        }
-        (Some((socket, _)), true) => Ok(socket),
-        (Some(last), false) => {
-            live.push(last);
-            let names = live.iter().flat_map(|(_, daemon)| daemon.services.iter().map(|service| service.name.as_str()));
-            let names: Vec<_> = names.collect();
-            Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names.join(", "))))
-        }
+    // A daemon of several services has a name, too.
+    let socket = place::socket(name, None);
+    if live.iter().any(|(path, _)| *path == socket) {
+        return Ok((socket, None));
     }
+    let runner = crate::launch::command::runner(name);
+    if runner.is_some() || Path::new(name).exists() || name.contains('/') {
+        let run = runner.map_or_else(|| name.clone(), |runner| format!("{runner} {name}"));
+        let run = if name.ends_with(".toml") { format!("-c {name}") } else { format!("-- {run}") };
+        let message =
+            format!("'{name}' is not the name of a running service; to run it as the server: roundsman {run}");
+        return Err(Exit::new(USAGE, message));
+    }
+    if live.is_empty() {
+        return Err(nobody());
+    }
+    let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
+    Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {}", names(&daemons))))
 }

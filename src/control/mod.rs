@@ -10,25 +10,68 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::instances::Change;
 
-/// What a client asks, one per line. Unknown fields are refused, so that a misspelt option is noticed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The version of the protocol: it grows when something that a client relied on changes its meaning.
+pub const PROTOCOL: u32 = 1;
+
+/// What a client asks, one per line. Unknown fields are refused, so that a misspelt option is noticed. Where a service
+/// may be named and is not, all are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
+    /// The versions of protocol and program.
+    Hello {},
     /// The state of all services.
     Ls {},
-    /// A rolling reload.
-    Reload {},
+    /// A rolling reload, after the configuration file was read again.
+    Reload {
+        /// Which.
+        service: Option<String>,
+    },
     /// All workers anew.
-    Restart {},
+    Restart {
+        /// Which.
+        service: Option<String>,
+    },
     /// No workers for now.
-    Stop {},
+    Stop {
+        /// Which.
+        service: Option<String>,
+    },
     /// Workers again.
-    Start {},
+    Start {
+        /// Which.
+        service: Option<String>,
+    },
     /// Another number of slots.
     Scale {
+        /// Which; needed where there are several.
+        service: Option<String>,
         /// How many.
         to: Change,
     },
+    /// What servers wrote. The daemon answers with a line for each of theirs, closes the connection behind the last, and
+    /// listens to no more requests on it.
+    Logs {
+        /// Whose.
+        service: Option<String>,
+        /// Of which slot.
+        slot: Option<u32>,
+        /// How many of those that came before.
+        #[serde(default)]
+        lines: usize,
+        /// Whether those that come are wanted, too.
+        #[serde(default)]
+        follow: bool,
+    },
+}
+
+/// The answer to [`Request::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The program's.
+    pub version: String,
 }
 
 /// What the daemon says of something that takes its time: steps, then one of the others.
@@ -41,13 +84,4 @@ pub enum Said {
     Done(String),
     /// It cannot be, or it failed.
     Error(String),
-}
-
-/// An answer of the daemon.
-#[derive(Debug)]
-pub enum Answer {
-    /// This line, now.
-    Now(Vec<u8>),
-    /// Lines that follow.
-    Later,
 }

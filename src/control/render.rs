@@ -1,5 +1,6 @@
 //! `ls` for people.
 
+use anstyle::{AnsiColor, Color, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::snapshot::{Daemon, ServiceState, SlotState};
@@ -16,16 +17,74 @@ pub fn table(daemon: &Daemon) -> String {
     )
 }
 
+/// Longer commands are cut in the overview.
+const WIDTH: usize = 78;
+
 fn service(service: &ServiceState) -> String {
-    let listen: Vec<_> = service.listen.iter().map(|listener| listener.addr.as_str()).collect();
-    let mut text = format!("{}  {} via {}  on {}\n", service.name, service.policy, service.via, listen.join(", "));
+    let mut text = heading(service);
     if let Some(command) = &service.command {
-        text.push_str(&format!("  {command}\n"));
+        let mut line = format!("  {command}");
+        if line.chars().count() > WIDTH {
+            line = line.chars().take(WIDTH - 1).chain(['…']).collect();
+        }
+        text.push_str(&line);
+        text.push('\n');
     }
     text.push_str(&format!("  {}: {}\n", service.via, service.via_reason));
     if service.held + service.shed > 0 {
         text.push_str(&format!("  {} clients waiting, {} given up\n", service.held, service.shed));
     }
+    text.push_str(&slots(service));
+    for slot in &service.slots {
+        if let Some(reason) = &slot.reason {
+            text.push_str(&format!("\n  slot {}: {reason}", slot.slot));
+        }
+    }
+    text
+}
+
+fn heading(service: &ServiceState) -> String {
+    let listen: Vec<_> = service.listen.iter().map(|listener| listener.addr.as_str()).collect();
+    let on = if listen.is_empty() { String::new() } else { format!("  on {}", listen.join(", ")) };
+    format!("{BOLD}{}{BOLD:#}  {} via {}{on}\n", service.name, service.policy, service.via)
+}
+
+/// All that is known of one service.
+pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
+    let mut text = heading(service);
+    let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<12} {value}\n"));
+    line("daemon", &format!("pid {}, up {}, version {}", daemon.pid, uptime(daemon.uptime_s), daemon.version));
+    if let Some(command) = &service.command {
+        line("command", command);
+    }
+    line("delivery", &format!("{}: {}", service.via, service.via_reason));
+    for listener in &service.listen {
+        let from = if listener.from == "server" { ", chosen by the server" } else { "" };
+        line("listens on", &format!("{} ({} workers{from})", listener.addr, listener.workers));
+    }
+    line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
+    text.push_str(&slots(service));
+    for slot in &service.slots {
+        let mut more = vec![format!("generation {}", slot.generation)];
+        more.extend(slot.last_exit.as_ref().map(|exit| format!("last end: {exit}")));
+        more.extend(slot.reason.clone());
+        text.push_str(&format!("\n  slot {}: {}", slot.slot, more.join("; ")));
+    }
+    text
+}
+
+const BOLD: Style = Style::new().bold();
+
+fn colour(state: &str) -> Style {
+    let colour = match state {
+        "online" => AnsiColor::Green,
+        "errored" => AnsiColor::Red,
+        _ => AnsiColor::Yellow,
+    };
+    Style::new().fg_color(Some(Color::Ansi(colour)))
+}
+
+fn slots(service: &ServiceState) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -41,14 +100,13 @@ fn service(service: &ServiceState) -> String {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    text.push_str(&lines.join("\n"));
-    for slot in &service.slots {
-        if let Some(reason) = &slot.reason {
-            text.push_str(&format!("\n  slot {}: {reason}", slot.slot));
-        }
+    let mut lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    // Behind the layout, which would count the colours' bytes as columns.
+    for (line, slot) in lines.iter_mut().skip(1).zip(&service.slots) {
+        let style = colour(&slot.state);
+        *line = line.replacen(&slot.state, &format!("{style}{}{style:#}", slot.state), 1);
     }
-    text
+    lines.join("\n")
 }
 
 fn row(slot: &SlotState) -> [String; 11] {
@@ -118,7 +176,7 @@ mod tests {
             shed: 0,
             slots: vec![slot],
         };
-        for line in service(&service_state).lines() {
+        for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {
             assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         }
     }

@@ -5,26 +5,38 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
-use super::{Answer, Request, Said, place};
+use super::{Request, Said, client, place};
 use crate::exit::{Exit, USAGE};
 
-/// Clients at once; one more is closed.
+/// Clients at once; for one more, the one that has been silent for longest makes room.
 const MOST_CLIENTS: usize = 32;
 /// The longest request.
 const MOST_REQUEST: usize = 64 * 1024;
-/// Answers that may wait for a client that does not read.
+/// Answers that may wait for a client that does not read; then nothing more is read from it.
+const HIGH: usize = 256 * 1024;
+/// What is said of something under way may wait up to this; then the client is closed.
 const MOST_ANSWER: usize = 4 * 1024 * 1024;
+/// Requests of one client before all else has its turn.
+const BUDGET: usize = 4;
 
 struct Client {
     stream: UnixStream,
-    asked: Vec<u8>,
+    requests: Requests,
     answer: Vec<u8>,
+    heard: Instant,
+    /// Requests whose answer is still to come.
+    awaited: usize,
+    /// It says nothing more, and may still read.
+    ended: bool,
+    /// It may have more to say, and no event will tell.
+    unread: bool,
 }
 
 /// The listening control socket and its clients.
@@ -40,7 +52,13 @@ impl ControlServer {
     ///
     /// # Errors
     /// [`USAGE`] when a live daemon has the name.
-    pub fn open(poll: &Poll, token: Token, name: &str, asked: Option<&Path>) -> Result<Option<Self>, Exit> {
+    pub fn open(
+        poll: &Poll,
+        token: Token,
+        name: &str,
+        services: &[&str],
+        asked: Option<&Path>,
+    ) -> Result<Option<Self>, Exit> {
         let path = place::socket(name, asked);
         if let Some(pid) = live(&path) {
             let message = match asked {
@@ -48,6 +66,9 @@ impl ControlServer {
                 None => format!("the name {name:?} is taken by pid {pid}, use --name"),
             };
             return Err(Exit::new(USAGE, message));
+        }
+        if asked.is_none() {
+            unique(&path, services)?;
         }
         match place::prepare(&path).and_then(|()| Self::bind(poll, token, &path).map_err(|error| error.to_string())) {
             Ok(server) => Ok(Some(server)),
@@ -74,7 +95,7 @@ impl ControlServer {
         loop {
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
-                    if self.clients.len() >= MOST_CLIENTS || !trusted(&stream) {
+                    if !trusted(&stream) || !self.has_room(poll) {
                         continue;
                     }
                     let token = first + self.next % (end - first);
@@ -83,7 +104,7 @@ impl ControlServer {
                     if !self.clients.contains_key(&token)
                         && poll.registry().register(&mut stream, Token(token), both).is_ok()
                     {
-                        self.clients.insert(token, Client { stream, asked: Vec::new(), answer: Vec::new() });
+                        self.clients.insert(token, Client::new(stream));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -96,25 +117,83 @@ impl ControlServer {
         }
     }
 
-    /// Serves one client: reads its requests, writes its answers.
-    pub fn serve(&mut self, poll: &Poll, token: usize, mut answer: impl FnMut(Request) -> Answer) {
-        let Some(client) = self.clients.get_mut(&token) else { return };
-        if client.turn(&mut answer).is_err() {
-            let _ = poll.registry().deregister(&mut client.stream);
-            self.clients.remove(&token);
+    /// Whether there is room for one more, after somebody idle may have been sent away.
+    fn has_room(&mut self, poll: &Poll) -> bool {
+        if self.clients.len() < MOST_CLIENTS {
+            return true;
+        }
+        let idle = self.clients.iter().filter(|(_, client)| client.awaited == 0);
+        let Some(token) = idle.min_by_key(|(_, client)| client.heard).map(|(&token, _)| token) else { return false };
+        self.close(poll, token);
+        true
+    }
+
+    /// Up to a few requests of one client. What is no request is answered here.
+    pub fn requests(&mut self, poll: &Poll, token: usize) -> Vec<Request> {
+        let Some(client) = self.clients.get_mut(&token) else { return Vec::new() };
+        match client.turn() {
+            Ok(requests) => requests,
+            Err(_) => {
+                self.close(poll, token);
+                Vec::new()
+            }
         }
     }
 
-    /// Tells a client one more line; whether it is still there.
-    pub fn tell(&mut self, token: usize, said: &Said) -> bool {
-        let Some(client) = self.clients.get_mut(&token) else { return false };
-        if client.answer.len() > MOST_ANSWER {
-            return false;
-        }
-        client.answer.extend(serde_json::to_vec(said).unwrap_or_default());
-        client.answer.push(b'\n');
-        client.write().is_ok()
+    /// Clients that may have said more than their turn allowed.
+    pub fn unread(&self) -> Vec<usize> {
+        self.clients.iter().filter(|(_, client)| client.unread).map(|(&token, _)| token).collect()
     }
+
+    /// Answers a client.
+    pub fn answer(&mut self, poll: &Poll, token: usize, answer: &impl serde::Serialize) {
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        client.say(answer);
+        if client.write().is_err() || client.is_over() {
+            self.close(poll, token);
+        }
+    }
+
+    /// A client waits for the end of something.
+    pub fn awaits(&mut self, token: usize) {
+        if let Some(client) = self.clients.get_mut(&token) {
+            client.awaited += 1;
+        }
+    }
+
+    /// Tells a client one more line about what it waits for; `last` is the end of it. Whether it is still there.
+    pub fn tell(&mut self, poll: &Poll, token: usize, said: &Said, last: Last) -> bool {
+        let Some(client) = self.clients.get_mut(&token) else { return false };
+        if last == Last::Yes {
+            client.awaited = client.awaited.saturating_sub(1);
+        }
+        client.say(said);
+        let gone = client.write().is_err() || client.answer.len() > MOST_ANSWER || client.is_over();
+        if gone {
+            self.close(poll, token);
+        }
+        !gone
+    }
+
+    /// Gives a client away, with what is still to be written to it.
+    pub fn give_away(&mut self, poll: &Poll, token: usize) -> Option<(UnixStream, Vec<u8>)> {
+        let mut client = self.clients.remove(&token)?;
+        let _ = poll.registry().deregister(&mut client.stream);
+        Some((client.stream, client.answer))
+    }
+
+    fn close(&mut self, poll: &Poll, token: usize) {
+        drop(self.give_away(poll, token));
+    }
+}
+
+/// Whether something said is the end of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// Yes.
+    Yes,
+    /// More follows.
+    No,
 }
 
 impl Drop for ControlServer {
@@ -124,56 +203,127 @@ impl Drop for ControlServer {
 }
 
 impl Client {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            requests: Requests::default(),
+            answer: Vec::new(),
+            heard: Instant::now(),
+            awaited: 0,
+            ended: false,
+            unread: false,
+        }
+    }
+
     /// # Errors
-    /// When the client is to be closed: gone, or it asks or holds back too much.
-    fn turn(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> io::Result<()> {
+    /// When the client is to be closed: gone, or it asks too much at once.
+    fn turn(&mut self) -> io::Result<Vec<Request>> {
+        self.write()?;
+        let mut found = Vec::new();
+        let mut bad = 0;
+        loop {
+            // One that does not read is not listened to.
+            self.unread = self.answer.len() <= HIGH;
+            if found.len() + bad >= BUDGET || !self.unread {
+                break;
+            }
+            match self.requests.next() {
+                Some(Ok(request)) => found.push(request),
+                Some(Err(why)) => {
+                    self.say(&Said::Error(why));
+                    bad += 1;
+                }
+                None if self.read()? => {}
+                None => {
+                    self.unread = false;
+                    break;
+                }
+            }
+        }
+        self.write()?;
+        if found.is_empty() && self.is_over() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(found) }
+    }
+
+    /// Whether more came.
+    fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
-                    self.write()?;
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    self.ended = true;
+                    return Ok(false);
                 }
-                Ok(n) => self.asked.extend_from_slice(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            self.answer_lines(answer)?;
-        }
-        self.write()
-    }
-
-    fn answer_lines(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> io::Result<()> {
-        while let Some(end) = self.asked.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.asked.drain(..=end).collect();
-            let answer = match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => answer(request),
-                Err(error) => {
-                    Answer::Now(serde_json::to_vec(&Said::Error(format!("bad request: {error}"))).unwrap_or_default())
+                Ok(n) => {
+                    self.heard = Instant::now();
+                    self.requests.push(&buffer[..n])?;
+                    return Ok(true);
                 }
-            };
-            let Answer::Now(answer) = answer else { continue };
-            self.answer.extend(answer);
-            self.answer.push(b'\n');
-            self.write()?;
-            if self.answer.len() > MOST_ANSWER {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
-        }
-        if self.asked.len() > MOST_REQUEST { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while !self.answer.is_empty() {
-            match self.stream.write(&self.answer) {
-                Ok(n) => drop(self.answer.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended && self.awaited == 0 && self.answer.is_empty() && !self.unread
+    }
+
+    fn say(&mut self, what: &impl serde::Serialize) {
+        self.answer.extend(serde_json::to_vec(what).unwrap_or_default());
+        self.answer.push(b'\n');
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let result = loop {
+            if written == self.answer.len() {
+                break Ok(());
+            }
+            match self.stream.write(&self.answer[written..]) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.answer.drain(..written);
+        result
+    }
+}
+
+/// Bytes taken apart into requests: lines of JSON, of bounded length.
+#[derive(Debug, Default)]
+pub struct Requests {
+    bytes: Vec<u8>,
+    /// So much of it has no end of line.
+    looked: usize,
+}
+
+impl Requests {
+    /// Adds what came.
+    ///
+    /// # Errors
+    /// When a line becomes too long.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        let complete = self.bytes[self.looked..].contains(&b'\n');
+        if !complete && self.bytes.len() > MOST_REQUEST { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+    }
+}
+
+impl Iterator for Requests {
+    type Item = Result<Request, String>;
+
+    /// The next whole line, or what is wrong with it.
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(end) = self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') else {
+            self.looked = self.bytes.len();
+            return None;
+        };
+        let line: Vec<u8> = self.bytes.drain(..=self.looked + end).collect();
+        self.looked = 0;
+        Some(serde_json::from_slice(&line).map_err(|error| format!("bad request: {error}")))
     }
 }
 
@@ -181,6 +331,18 @@ impl Client {
 fn trusted(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+/// No other daemon has a service of the same name: verbs find services by it.
+fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
+    for path in place::all().iter().filter(|path| *path != own) {
+        let Ok(daemon) = client::ls_of(path) else { continue };
+        if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
+            let message = format!("the name {:?} is taken by pid {}, use --name", taken.name, daemon.pid);
+            return Err(Exit::new(USAGE, message));
+        }
+    }
+    Ok(())
 }
 
 /// The pid of the daemon behind a control socket, if one is alive.

@@ -22,6 +22,9 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since its start.
     pub uptime_s: u64,
+    /// Whether it got a stop signal.
+    #[serde(default)]
+    pub stopping: bool,
     /// Its services.
     pub services: Vec<ServiceState>,
 }
@@ -97,26 +100,20 @@ pub struct SlotState {
 }
 
 /// The state now.
-pub fn daemon(services: &[&Service], started: Instant) -> Daemon {
+pub fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>) -> Daemon {
     Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: started.elapsed().as_secs(),
-        services: services.iter().map(|service| state(service)).collect(),
+        stopping: stopping.is_some(),
+        services: services.iter().map(state).collect(),
     }
 }
 
 fn state(service: &Service) -> ServiceState {
     let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
-    let command = match &service.config.behind {
-        Behind::Direct(command)
-        | Behind::PerSlot(command)
-        | Behind::Portless(command)
-        | Behind::Upstreams(_, Some(command)) => Some(command.to_string()),
-        Behind::Upstreams(_, None) => None,
-    };
+    let command = service.config.command().map(ToString::to_string);
     let direct = matches!(service.config.behind, Behind::Direct(_));
-    let portless = matches!(service.config.behind, Behind::Portless(_));
     let listen = |(id, listener): (usize, &Listener)| {
         let from = match listener.origin {
             Origin::Flag => "flag",
@@ -136,27 +133,17 @@ fn state(service: &Service) -> ServiceState {
         listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
-        slots: service
-            .slots
-            .iter()
-            .enumerate()
-            .map(|(at, slot)| slot_state(at, slot, service.config.policy, portless))
-            .collect(),
+        slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
     }
 }
 
-fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy, portless: bool) -> SlotState {
+fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
     let uptime_s = match slot.life.phase {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
     };
-    let server = slot.server.as_ref().map(|server| server.pid);
-    let (pid, server_pid) = match &slot.direct {
-        Some(direct) => (direct.pid.or(server), None),
-        // A portless one is the worker itself.
-        None if slot.relay.is_none() && portless => (server, None),
-        None => (slot.relay.as_ref().map(|relay| relay.pid), server),
-    };
+    let pid = slot.pid();
+    let server_pid = slot.server_pid();
     let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
     let page = slot.relay.as_ref().map(|relay| &relay.page).or(slot.direct.as_ref().map(|direct| &direct.page));
     let connections = match policy {

@@ -14,6 +14,16 @@ use crate::exit::{Exit, NOT_EXECUTABLE, NOT_FOUND, USAGE};
 pub struct CommandLine {
     /// As the user wrote it: argv[0].
     words: Vec<OsString>,
+    place: Place,
+}
+
+/// From where a program is looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The working directory; `None` is ours.
+    pub cwd: Option<PathBuf>,
+    /// PATH; `None` is ours.
+    pub path: Option<OsString>,
 }
 
 /// Programs that run a script: the script names the service.
@@ -38,14 +48,14 @@ impl CommandLine {
     ///
     /// # Errors
     /// Exit code 127 when it is not found, 126 when it cannot be executed, with a hint where one fits.
-    pub fn find(words: &[OsString]) -> Result<Self, Exit> {
-        let command = Self { words: words.to_vec() };
+    pub fn find(words: &[OsString], place: Place) -> Result<Self, Exit> {
+        let command = Self { words: words.to_vec(), place };
         let program = command.words.first().filter(|word| !word.is_empty());
         let program = program.ok_or_else(|| Exit::new(USAGE, "the command is empty"))?;
         if words.iter().any(|word| word.as_bytes().contains(&0)) {
             return Err(Exit::new(USAGE, "an argument with a NUL byte cannot be passed on"));
         }
-        locate(program)?;
+        locate(program, &command.place)?;
         Ok(command)
     }
 
@@ -54,7 +64,7 @@ impl CommandLine {
     /// # Errors
     /// As [`CommandLine::find`].
     pub fn program(&self) -> Result<PathBuf, Exit> {
-        locate(self.words.first().map_or(OsStr::new(""), OsString::as_os_str))
+        locate(self.arg0(), &self.place)
     }
 
     /// The name that a service gets from its command.
@@ -83,6 +93,11 @@ impl CommandLine {
             "-m" => Some(word.to_string_lossy().into_owned()),
             _ => Some(word.file_stem()?.to_string_lossy().into_owned()),
         }
+    }
+
+    /// As the user wrote it.
+    pub fn words(&self) -> &[OsString] {
+        &self.words
     }
 
     /// argv[0].
@@ -135,14 +150,16 @@ fn fill(word: &OsStr, places: &[(&str, String)]) -> OsString {
 }
 
 /// As execvp(3) would find it.
-fn locate(program: &OsStr) -> Result<PathBuf, Exit> {
+fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, Exit> {
+    let here = |file: &Path| place.cwd.as_ref().map_or_else(|| file.to_owned(), |cwd| cwd.join(file));
     if program.as_bytes().contains(&b'/') {
-        return executable(Path::new(program));
+        return executable(&here(Path::new(program)));
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let path = place.path.clone().or_else(|| std::env::var_os("PATH"));
+    let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let mut refused = None;
     for directory in std::env::split_paths(&path) {
-        let file = directory.join(program);
+        let file = here(&directory.join(program));
         match executable(&file) {
             Ok(file) => return Ok(file),
             Err(exit) if exit.code == NOT_EXECUTABLE && file.is_file() => refused = Some(exit),
@@ -151,10 +168,10 @@ fn locate(program: &OsStr) -> Result<PathBuf, Exit> {
     }
     Err(refused.unwrap_or_else(|| {
         let name = program.to_string_lossy();
-        let hint = if Path::new(program).is_file() {
-            format!("; {}", runner(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
+        let hint = if here(Path::new(program)).is_file() {
+            format!("; {}", hint(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
         } else {
-            runner(program).map(|hint| format!("; {hint}")).unwrap_or_default()
+            hint(program).map(|hint| format!("; {hint}")).unwrap_or_default()
         };
         Exit::new(NOT_FOUND, format!("command not found: {name}{hint}"))
     }))
@@ -168,7 +185,7 @@ fn executable(file: &Path) -> Result<PathBuf, Exit> {
         }
         Ok(_) if access(file, AccessFlags::X_OK).is_ok() => Ok(file.to_owned()),
         Ok(_) => {
-            let hint = runner(file.as_os_str()).unwrap_or_else(|| format!("chmod +x {shown}"));
+            let hint = hint(file.as_os_str()).unwrap_or_else(|| format!("chmod +x {shown}"));
             Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: permission denied; {hint}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -178,10 +195,15 @@ fn executable(file: &Path) -> Result<PathBuf, Exit> {
     }
 }
 
-fn runner(file: &OsStr) -> Option<String> {
+/// What runs a file that cannot run by itself, by its extension: `node` for `app.js`.
+pub fn runner(file: &str) -> Option<&'static str> {
     let extension = Path::new(file).extension()?.to_str()?;
-    let (_, runner) = RUNNERS.iter().find(|(known, _)| *known == extension)?;
-    Some(format!("did you mean -- {runner} {}", file.to_string_lossy()))
+    RUNNERS.iter().find(|(known, _)| *known == extension).map(|(_, runner)| *runner)
+}
+
+fn hint(file: &OsStr) -> Option<String> {
+    let file = file.to_string_lossy();
+    runner(&file).map(|runner| format!("did you mean -- {runner} {file}"))
 }
 
 #[cfg(test)]
@@ -190,7 +212,7 @@ mod tests {
     use super::*;
 
     fn line(words: &[&str]) -> CommandLine {
-        CommandLine { words: words.iter().map(OsString::from).collect() }
+        CommandLine { words: words.iter().map(OsString::from).collect(), place: Place::default() }
     }
 
     #[test]
@@ -220,7 +242,8 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_told_apart() {
-        let code = |word: &str| CommandLine::find(&[word.into()]).map_err(|exit| (exit.code, exit.message));
+        let code =
+            |word: &str| CommandLine::find(&[word.into()], Place::default()).map_err(|exit| (exit.code, exit.message));
         assert!(code("sh").is_ok());
         assert_eq!(code("no-such-thing").unwrap_err().0, NOT_FOUND);
         assert_eq!(code("/no/such/thing").unwrap_err().0, NOT_FOUND);

@@ -1,19 +1,22 @@
 //! The one place that starts processes.
 
 pub mod command;
+pub mod hint;
 
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
 use crate::exit::{Exit, NOT_EXECUTABLE};
-use crate::output::servers::{Origin, Servers, Stream};
+use crate::output::files::Files;
+use crate::output::line::{Origin, Stream};
+use crate::output::servers::Servers;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::sock;
 use command::CommandLine;
@@ -25,8 +28,6 @@ pub struct Launcher {
     image: OwnedFd,
     /// The file limit that the daemon was started with: servers get it back.
     nofile: NoFile,
-    /// Who servers and relay workers run as.
-    pub user: Option<Credentials>,
     /// The working directory as it was named: a `current` link on the way may move.
     cwd: Option<PathBuf>,
     /// Who reads what servers write.
@@ -44,8 +45,16 @@ pub struct Server<'a> {
     pub command: &'a CommandLine,
     /// Where it shall listen, when that is ours to say.
     pub address: Option<SocketAddr>,
-    /// What else it finds in its environment.
+    /// Variables that its service gives it.
+    pub variables: &'a [(String, String)],
+    /// What it finds in its environment from us.
     pub environment: Vec<(&'static str, String)>,
+    /// Where it runs; `None`: where we do.
+    pub cwd: Option<&'a Path>,
+    /// Who it runs as; `None`: as we do.
+    pub user: Option<&'a Credentials>,
+    /// Where its output goes.
+    pub files: &'a Files,
     /// What it gets when the master dies.
     pub death_signal: Signal,
 }
@@ -55,20 +64,20 @@ impl Launcher {
     ///
     /// # Errors
     /// Without /proc.
-    pub fn new(nofile: NoFile, user: Option<Credentials>, outputs: Servers) -> io::Result<Self> {
-        Ok(Self { image: crate::sys::process::own_image()?, nofile, user, cwd: named_cwd(), outputs })
+    pub fn new(nofile: NoFile, outputs: Servers) -> io::Result<Self> {
+        Ok(Self { image: crate::sys::process::own_image()?, nofile, cwd: named_cwd(), outputs })
     }
 
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
     ///
     /// # Errors
     /// As fork(2) and execve(2).
-    pub fn relay(&self, service: &str, slot: u32, channel: OwnedFd) -> io::Result<u32> {
+    pub fn relay(&self, service: &str, slot: u32, user: Option<&Credentials>, channel: OwnedFd) -> io::Result<u32> {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
         command.arg0(format!("roundsman: relay {service}/{slot}"));
         command.arg("relay-worker").stdin(Stdio::from(channel)).stdout(Stdio::null());
         strip(&mut command);
-        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: self.user.clone() });
+        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned() });
         Ok(command.spawn()?.id())
     }
 
@@ -87,6 +96,10 @@ impl Launcher {
         command.arg0(server.command.arg0());
         command.args(server.command.arguments(slot, server.address)).stdin(Stdio::null());
         strip(&mut command);
+        if let Some(cwd) = server.cwd {
+            command.current_dir(cwd).env("PWD", cwd);
+        }
+        command.envs(server.variables.iter().map(|(name, value)| (name, value)));
         command.env("ROUNDSMAN_SERVICE", server.service);
         if server.slot.is_some() {
             command.env("ROUNDSMAN_SLOT", slot.to_string()).env("NODE_APP_INSTANCE", slot.to_string());
@@ -97,7 +110,7 @@ impl Launcher {
         command.envs(server.environment.iter().map(|(name, value)| (name, value)));
         prepare(
             &mut command,
-            ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile), user: self.user.clone() },
+            ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile), user: server.user.cloned() },
         );
         let pipe = || sock::pipe().map_err(|error| Exit::os("cannot make a pipe", &error));
         let ((out, theirs), (err, theirs_too)) = (pipe()?, pipe()?);
@@ -108,7 +121,8 @@ impl Launcher {
             }
             _ => Exit::new(NOT_EXECUTABLE, format!("cannot execute {}: {error}", server.command)),
         })?;
-        let origin = Origin { service: server.service.into(), slot: server.slot, pid: child.id() };
+        let files = server.files.clone().into();
+        let origin = Origin { service: server.service.into(), slot: server.slot, pid: child.id(), files };
         self.outputs.add(origin.clone(), Stream::Out, out);
         self.outputs.add(origin, Stream::Err, err);
         Ok(child.id())

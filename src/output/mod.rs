@@ -3,7 +3,12 @@
 //! A reader that does not read blocks that thread and nothing else: lines beyond a bounded channel are dropped,
 //! counted, and the count is written once the reader is back.
 
+pub mod files;
+pub mod follow;
+pub mod line;
 pub mod passing;
+mod queue;
+mod ring;
 pub mod servers;
 
 use std::io::{self, IsTerminal, Write};

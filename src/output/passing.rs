@@ -1,98 +1,29 @@
-//! Passing the servers' output on to our own: a bounded queue and a thread for each of stdout and stderr.
+//! Passing the servers' output on: to our own stdout and stderr, or to files. A bounded queue and a thread for each.
 
-use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::servers::{Origin, Stream};
+use super::files::{self, To};
+pub use super::line::Format;
+use super::line::{self, Origin, Stream};
+use super::queue::{Chunk, Queue};
 
-/// What waits for a reader that is too slow, in bytes; beyond it the oldest is dropped.
-const MOST: usize = 1 << 20;
-
-/// `--output`: how the servers' lines are passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// As they come
-    Raw,
-    /// With the service and the slot in front
-    Prefix,
-    /// One JSON object per line
-    Json,
-}
-
-impl Format {
-    /// What is usual: prefixes for people, bytes as they are for programs.
-    pub fn usual() -> Self {
-        if io::stdout().is_terminal() { Self::Prefix } else { Self::Raw }
-    }
-}
-
-#[derive(Default)]
-struct Waiting {
-    chunks: VecDeque<Vec<u8>>,
-    bytes: usize,
-    dropped: u64,
-    writing: bool,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // A panic of the other side leaves a queue, no more and no less.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, chunk: Vec<u8>) {
-        let mut waiting = self.lock();
-        waiting.bytes += chunk.len();
-        waiting.chunks.push_back(chunk);
-        while waiting.bytes > MOST {
-            let Some(oldest) = waiting.chunks.pop_front() else { break };
-            waiting.bytes -= oldest.len();
-            waiting.dropped += oldest.iter().filter(|&&byte| byte == b'\n').count().max(1) as u64;
-        }
-        self.changed.notify_all();
-    }
-
-    fn write_on(&self, mut to: impl Write + std::os::fd::AsFd) {
-        let mut waiting = self.lock();
-        loop {
-            let Some(chunk) = waiting.chunks.pop_front() else {
-                waiting.writing = false;
-                self.changed.notify_all();
-                waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            waiting.bytes -= chunk.len();
-            waiting.writing = true;
-            let lost = std::mem::take(&mut waiting.dropped);
-            drop(waiting);
-            if lost > 0 {
-                tracing::warn!(lines = lost, "output of servers dropped: its reader was too slow");
-            }
-            super::write_all(&mut to, &chunk);
-            waiting = self.lock();
-        }
-    }
-
-    fn wait_until_empty(&self, limit: Duration) {
-        let busy = |waiting: &mut Waiting| waiting.writing || !waiting.chunks.is_empty();
-        drop(self.changed.wait_timeout_while(self.lock(), limit, busy));
-    }
+/// What is usual: prefixes for people, bytes as they are for programs.
+fn usual() -> Format {
+    if io::stdout().is_terminal() { Format::Prefix } else { Format::Raw }
 }
 
 /// The way out.
 pub struct Passing {
-    format: Format,
-    out: Arc<Queue>,
-    err: Arc<Queue>,
+    /// To our own streams.
+    ours: Format,
+    /// To files.
+    files: Format,
+    out: Arc<Queue<()>>,
+    err: Arc<Queue<()>>,
+    to_files: Arc<Queue<To>>,
 }
 
 impl Passing {
@@ -100,58 +31,68 @@ impl Passing {
     ///
     /// # Errors
     /// When a thread cannot be had.
-    pub fn start(format: Format) -> io::Result<Self> {
-        let passing = Self { format, out: Arc::default(), err: Arc::default() };
-        let (out, err) = (passing.out.clone(), passing.err.clone());
-        thread::Builder::new().name("stdout".into()).spawn(move || out.write_on(io::stdout()))?;
-        thread::Builder::new().name("stderr".into()).spawn(move || err.write_on(io::stderr()))?;
+    pub fn start(format: Option<Format>) -> io::Result<Self> {
+        let passing = Self {
+            ours: format.unwrap_or_else(usual),
+            files: format.unwrap_or(Format::Raw),
+            out: Arc::default(),
+            err: Arc::default(),
+            to_files: Arc::default(),
+        };
+        let (out, err, to_files) = (passing.out.clone(), passing.err.clone(), passing.to_files.clone());
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(run);
+        start("stdout", Box::new(move || out.write_on(|chunk| super::write_all(&mut io::stdout(), &chunk.bytes))))?;
+        start("stderr", Box::new(move || err.write_on(|chunk| super::write_all(&mut io::stderr(), &chunk.bytes))))?;
+        start("files", Box::new(move || files::write_on(&to_files)))?;
         Ok(passing)
     }
 
-    fn queue(&self, stream: Stream) -> &Queue {
-        match stream {
+    /// Bytes as they came; whether that is all that is to be done with them.
+    pub fn raw(&self, origin: &Origin, stream: Stream, bytes: &[u8]) -> bool {
+        let file = match stream {
+            Stream::Out => &origin.files.out,
+            Stream::Err => &origin.files.error,
+        };
+        let raw = self.ours == Format::Raw && !origin.files.timestamps && file.is_none();
+        if raw && !bytes.is_empty() {
+            self.push(origin, stream, bytes.to_vec());
+        }
+        raw
+    }
+
+    /// Whole lines, each without its end.
+    pub fn lines<'a>(&self, origin: &Origin, stream: Stream, at: SystemTime, lines: impl Iterator<Item = &'a [u8]>) {
+        let file = origin.files.of(stream, &origin.service, origin.slot);
+        let format = if file.is_some() { self.files } else { self.ours };
+        let mut bytes = Vec::new();
+        lines.for_each(|line| line::write(&mut bytes, format, origin, stream, at, line));
+        match file {
+            _ if bytes.is_empty() => {}
+            Some(path) => {
+                let to = To::File { path, files: origin.files.clone() };
+                self.to_files.push(Chunk { service: origin.service.clone(), to, bytes });
+            }
+            None => self.push(origin, stream, bytes),
+        }
+    }
+
+    fn push(&self, origin: &Origin, stream: Stream, bytes: Vec<u8>) {
+        let queue = match stream {
             Stream::Out => &self.out,
             Stream::Err => &self.err,
-        }
-    }
-
-    /// Bytes as they came.
-    pub fn raw(&self, stream: Stream, bytes: &[u8]) {
-        if self.format == Format::Raw {
-            self.queue(stream).push(bytes.to_vec());
-        }
-    }
-
-    /// A whole line.
-    pub fn line(&self, origin: &Origin, stream: Stream, line: &[u8]) {
-        let text = match self.format {
-            Format::Raw => return,
-            Format::Prefix => {
-                let mut text = match origin.slot {
-                    Some(slot) => format!("{}/{slot} | ", origin.service),
-                    None => format!("{} | ", origin.service),
-                }
-                .into_bytes();
-                text.extend_from_slice(line);
-                text
-            }
-            Format::Json => serde_json::to_vec(&serde_json::json!({
-                "service": &*origin.service,
-                "slot": origin.slot,
-                "pid": origin.pid,
-                "stream": if stream == Stream::Out { "stdout" } else { "stderr" },
-                "line": String::from_utf8_lossy(line),
-            }))
-            .unwrap_or_default(),
         };
-        let mut text = text;
-        text.push(b'\n');
-        self.queue(stream).push(text);
+        queue.push(Chunk { service: origin.service.clone(), to: (), bytes });
+    }
+
+    /// Opens all files anew.
+    pub fn reopen(&self) {
+        self.to_files.push(Chunk { service: "".into(), to: To::Reopen, bytes: Vec::new() });
     }
 
     /// Waits a moment until all is written.
     pub fn finish(&self) {
         self.out.wait_until_empty(Duration::from_millis(200));
         self.err.wait_until_empty(Duration::from_millis(200));
+        self.to_files.wait_until_empty(Duration::from_millis(200));
     }
 }

@@ -1,61 +1,39 @@
-//! The servers' lines: read from their pipes by one thread, kept for a while, passed on to our stdout and stderr.
+//! The servers' lines: read from their pipes by one thread, kept for a while, passed on, shown to who reads along.
 //!
 //! A server never waits for our reader: what does not fit into a bounded queue is dropped, oldest first, and counted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::follow::{Follower, Query};
+use super::line::{Line, Origin, Stream};
 use super::passing::{Format, Passing};
+use super::ring::Ring;
 
 /// Bytes read from one server before others have their turn.
 const BUDGET: usize = 64 * 1024;
-/// A longer line is kept in pieces.
+/// A longer line is taken in pieces.
 const LONGEST: usize = 16 * 1024;
-/// Lines kept for each slot.
-const KEPT: usize = 1000;
+/// Readers at once.
+const MOST_FOLLOWERS: usize = 32;
 const WAKER: Token = Token(usize::MAX);
-
-/// Which of a server's streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Err,
-}
-
-/// Whose lines.
-#[derive(Debug, Clone)]
-pub struct Origin {
-    /// The service.
-    pub service: Arc<str>,
-    /// The slot; `None` for a server that all slots share.
-    pub slot: Option<u32>,
-    /// The server's process.
-    pub pid: u32,
-}
-
-/// A line that is kept.
-#[derive(Debug, Clone)]
-pub struct Line {
-    /// Whose.
-    pub pid: u32,
-    /// Without its end.
-    pub text: Vec<u8>,
-}
 
 enum Order {
     Add(Origin, Stream, File),
-    Last { slot: Option<u32>, pid: u32, most: usize, reply: Sender<Vec<String>> },
+    Last { service: Arc<str>, pid: u32, most: usize, reply: Sender<Vec<String>> },
+    Follow(Follower),
+    Forget(String),
+    Reopen,
     Finish(Sender<()>),
 }
 
@@ -77,13 +55,19 @@ impl Servers {
     ///
     /// # Errors
     /// When epoll or a thread cannot be had.
-    pub fn start(format: Format) -> io::Result<Self> {
+    pub fn start(format: Option<Format>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, receiver) = unbounded();
-        let passing = Passing::start(format)?;
-        let mut reader =
-            Reader { poll, orders: receiver, passing, streams: HashMap::new(), next: 0, kept: HashMap::new() };
+        let mut reader = Reader {
+            poll,
+            orders: receiver,
+            passing: Passing::start(format)?,
+            sources: HashMap::new(),
+            followers: BTreeMap::new(),
+            next: 0,
+            rings: BTreeMap::new(),
+        };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
         Ok(Self { orders, waker })
     }
@@ -100,17 +84,32 @@ impl Servers {
     }
 
     /// The last lines of a process, as far as they are kept; waits a moment for what lies in its pipes.
-    pub fn last(&self, slot: Option<u32>, pid: u32, most: usize) -> Vec<String> {
+    pub fn last(&self, service: &str, pid: u32, most: usize) -> Vec<String> {
         let (reply, answer) = bounded(1);
-        self.send(Order::Last { slot, pid, most, reply });
+        self.send(Order::Last { service: service.into(), pid, most, reply });
         answer.recv_timeout(Duration::from_millis(200)).unwrap_or_default()
+    }
+
+    /// Shows lines to a client of the control socket, and closes it when it has them all.
+    pub fn follow(&self, stream: UnixStream, query: Query, unwritten: Vec<u8>) {
+        self.send(Order::Follow(Follower::new(stream, query, unwritten)));
+    }
+
+    /// A service is no more: its lines may go.
+    pub fn forget(&self, service: &str) {
+        self.send(Order::Forget(service.to_owned()));
+    }
+
+    /// Opens log files anew, after something else has renamed them.
+    pub fn reopen(&self) {
+        self.send(Order::Reopen);
     }
 
     /// Passes on what is there, at the end of the daemon; at most for a moment.
     pub fn finish(&self) {
         let (done, finished) = bounded(1);
         self.send(Order::Finish(done));
-        let _ = finished.recv_timeout(Duration::from_millis(500));
+        let _ = finished.recv_timeout(Duration::from_millis(800));
     }
 }
 
@@ -126,9 +125,10 @@ struct Reader {
     poll: Poll,
     orders: Receiver<Order>,
     passing: Passing,
-    streams: HashMap<usize, Source>,
+    sources: HashMap<usize, Source>,
+    followers: BTreeMap<usize, Follower>,
     next: usize,
-    kept: HashMap<Option<u32>, VecDeque<Line>>,
+    rings: BTreeMap<Arc<str>, Ring>,
 }
 
 impl Reader {
@@ -145,7 +145,9 @@ impl Reader {
             }
             for event in &events {
                 let Token(token) = event.token();
-                if event.token() != WAKER && !ready.contains(&token) {
+                if event.is_readable() && self.followers.get_mut(&token).is_some_and(Follower::is_gone) {
+                    self.dismiss(token);
+                } else if event.token() != WAKER && self.sources.contains_key(&token) && !ready.contains(&token) {
                     ready.push_back(token);
                 }
             }
@@ -156,6 +158,9 @@ impl Reader {
                     ready.push_back(token);
                 }
             }
+            let done: Vec<usize> =
+                self.followers.iter_mut().filter_map(|(&token, follower)| follower.write().then_some(token)).collect();
+            done.into_iter().for_each(|token| self.dismiss(token));
         }
     }
 
@@ -167,18 +172,18 @@ impl Reader {
                     self.next += 1;
                     let fd = pipe.as_raw_fd();
                     if self.poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() {
-                        self.streams.insert(token, Source { origin, stream, pipe, part: Vec::new() });
+                        self.sources.insert(token, Source { origin, stream, pipe, part: Vec::new() });
                         ready.push_back(token);
                     }
                 }
-                Order::Last { slot, pid, most, reply } => {
+                Order::Last { service, pid, most, reply } => {
                     self.read_all();
-                    let kept = self.kept.get(&slot).into_iter().flatten().filter(|line| line.pid == pid);
-                    let text = |line: &Line| String::from_utf8_lossy(&line.text).into_owned();
-                    let mut lines: Vec<_> = kept.rev().take(most).map(text).collect();
-                    lines.reverse();
-                    let _ = reply.try_send(lines);
+                    let last = self.rings.get(&service).map(|ring| ring.last(&service, most, |_, own| own == pid));
+                    let _ = reply.try_send(last.unwrap_or_default().into_iter().map(|line| line.line).collect());
                 }
+                Order::Follow(follower) => self.follow(follower),
+                Order::Forget(service) => drop(self.rings.remove(service.as_str())),
+                Order::Reopen => self.passing.reopen(),
                 Order::Finish(done) => {
                     self.read_all();
                     self.passing.finish();
@@ -188,8 +193,34 @@ impl Reader {
         }
     }
 
+    fn follow(&mut self, mut follower: Follower) {
+        self.read_all();
+        let query = follower.query.clone();
+        let mut lines: Vec<Line> = Vec::new();
+        for (service, ring) in self.rings.iter().filter(|(service, _)| query.wants_service(service)) {
+            lines.extend(ring.last(service, query.lines, |slot, _| query.wants_slot(slot)));
+        }
+        // Of several services, what came last.
+        lines.sort_by(|a, b| a.time.cmp(&b.time));
+        lines.iter().skip(lines.len().saturating_sub(query.lines)).for_each(|line| follower.line(line));
+        let token = self.next;
+        self.next += 1;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if self.followers.len() < MOST_FOLLOWERS
+            && self.poll.registry().register(&mut follower.stream, Token(token), both).is_ok()
+        {
+            self.followers.insert(token, follower);
+        }
+    }
+
+    fn dismiss(&mut self, token: usize) {
+        if let Some(mut follower) = self.followers.remove(&token) {
+            let _ = self.poll.registry().deregister(&mut follower.stream);
+        }
+    }
+
     fn read_all(&mut self) {
-        let tokens: Vec<usize> = self.streams.keys().copied().collect();
+        let tokens: Vec<usize> = self.sources.keys().copied().collect();
         for token in tokens {
             // Whoever writes faster than this does not hold up the end.
             for _ in 0..64 {
@@ -205,7 +236,7 @@ impl Reader {
         let mut budget = BUDGET;
         let mut buffer = [0; 16 * 1024];
         while budget > 0 {
-            let Some(source) = self.streams.get_mut(&token) else { return false };
+            let Some(source) = self.sources.get_mut(&token) else { return false };
             match source.pipe.read(&mut buffer) {
                 Ok(0) => return self.end(token),
                 Ok(n) => {
@@ -221,41 +252,50 @@ impl Reader {
     }
 
     fn took(&mut self, token: usize, bytes: &[u8]) {
-        let Some(source) = self.streams.get_mut(&token) else { return };
-        self.passing.raw(source.stream, bytes);
+        let Some(source) = self.sources.get_mut(&token) else { return };
+        let passed = self.passing.raw(&source.origin, source.stream, bytes);
         source.part.extend_from_slice(bytes);
-        let mut from = 0;
-        while let Some(end) = source.part[from..].iter().position(|&byte| byte == b'\n') {
-            let line = &source.part[from..from + end];
-            self.passing.line(&source.origin, source.stream, line);
-            keep(&mut self.kept, &source.origin, line);
-            from += end + 1;
+        let end = match source.part.iter().rposition(|&byte| byte == b'\n') {
+            Some(newline) => newline + 1,
+            None if source.part.len() > LONGEST => source.part.len(),
+            None => return,
+        };
+        let mut part = std::mem::take(&mut source.part);
+        let (origin, stream) = (source.origin.clone(), source.stream);
+        self.lines(&origin, stream, &part[..end], passed);
+        part.drain(..end);
+        if let Some(source) = self.sources.get_mut(&token) {
+            source.part = part;
         }
-        source.part.drain(..from);
-        if source.part.len() > LONGEST {
-            self.passing.line(&source.origin, source.stream, &source.part);
-            keep(&mut self.kept, &source.origin, &source.part);
-            source.part.clear();
+    }
+
+    /// Whole lines: kept, shown, and passed on unless they were already.
+    fn lines(&mut self, origin: &Origin, stream: Stream, text: &[u8], passed: bool) {
+        let at = SystemTime::now();
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let lines = || text.split(|&byte| byte == b'\n');
+        let ring = self.rings.entry(origin.service.clone()).or_default();
+        lines().for_each(|line| ring.push(origin, stream, at, line));
+        let wants = |query: &Query| query.wants_service(&origin.service) && query.wants_slot(origin.slot);
+        for follower in self.followers.values_mut().filter(|follower| follower.query.follow && wants(&follower.query)) {
+            for line in lines() {
+                follower.line(&Line::new(&origin.service, origin.slot, origin.pid, stream, at, line));
+            }
+        }
+        if !passed {
+            self.passing.lines(origin, stream, at, lines());
         }
     }
 
     /// A stream has ended: what it left without an end of line is a line.
     fn end(&mut self, token: usize) -> bool {
-        if let Some(source) = self.streams.remove(&token) {
+        if let Some(source) = self.sources.remove(&token) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&source.pipe.as_raw_fd()));
             if !source.part.is_empty() {
-                self.passing.line(&source.origin, source.stream, &source.part);
-                keep(&mut self.kept, &source.origin, &source.part);
+                let passed = self.passing.raw(&source.origin, source.stream, b"");
+                self.lines(&source.origin, source.stream, &source.part, passed);
             }
         }
         false
     }
-}
-
-fn keep(kept: &mut HashMap<Option<u32>, VecDeque<Line>>, origin: &Origin, text: &[u8]) {
-    let lines = kept.entry(origin.slot).or_default();
-    if lines.len() >= KEPT {
-        lines.pop_front();
-    }
-    lines.push_back(Line { pid: origin.pid, text: text.to_vec() });
 }

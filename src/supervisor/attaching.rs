@@ -10,17 +10,24 @@ use socket2::SockRef;
 use tracing::{info, warn};
 
 use super::direct::DirectWorker;
-use super::service::{ID, Service, SlotProcesses, Tools};
+use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order};
 use crate::accept::policy::Policy;
-use crate::direct::attach::{Answer, Asked, What};
+use crate::direct::attach::{Answer, Asked, Secret, What};
 use crate::handoff::QueueTx;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
 impl Service {
+    /// Whether a proof is that of one of its workers.
+    pub fn knows(&self, secret: &Secret) -> bool {
+        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring).filter_map(|old| old.direct.as_ref());
+        let current = self.slots.iter().filter_map(|slot| slot.direct.as_ref());
+        retiring.chain(current).any(|direct| direct.secret == *secret)
+    }
+
     /// Answers a library; `None` refuses it.
     pub fn asked(&mut self, asked: Asked, tools: &Tools) -> Option<Answer> {
         let known = |direct: &DirectWorker| direct.secret == asked.secret;
@@ -171,7 +178,7 @@ impl Service {
                 return errno(&error, libc::EADDRINUSE);
             }
             self.heard.insert(id);
-            tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
+            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         let port = listener.port;

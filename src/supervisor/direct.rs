@@ -7,18 +7,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Poll, Token};
 use tracing::warn;
 
 use super::retiring::DRAIN_LOOK;
-use super::service::{ID, Service, SlotProcesses, Tools};
+use super::service::{Service, SlotProcesses, Tools};
 use super::slot::Phase;
 use super::stop::Step;
 use super::worker::Complained;
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
 use crate::config::{Behind, Chosen, ServiceConfig, via};
-use crate::direct::attach::{AttachServer, Secret, secret};
+use crate::direct::attach::{Secret, secret};
 use crate::direct::{Preload, elf};
 use crate::exit::{Exit, USAGE};
 use crate::handoff::QueueTx;
@@ -30,39 +29,24 @@ use crate::sys::sock;
 /// The same where /proc has to be asked.
 const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
 
-/// What all direct services share.
-#[derive(Debug)]
-pub struct Attachment {
-    /// Where libraries ask.
-    pub server: AttachServer,
-    preload: Preload,
-}
-
-impl Attachment {
-    /// For a service whose command seems fit for it: finds a place for the library and opens the attach socket. Where
-    /// there is no place and the choice is ours, the service becomes one by relay.
-    ///
-    /// # Errors
-    /// When direct delivery was asked for and cannot be, when relaying cannot be either, or as socket(2).
-    pub fn open(config: &mut ServiceConfig, inherited: bool, poll: &Poll, token: Token) -> Result<Option<Self>, Exit> {
-        let Behind::Direct(command) = &config.behind else { return Ok(None) };
-        let preload =
-            elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
-        match (preload, config.chosen) {
-            (Ok(preload), _) => {
-                let server = AttachServer::open(poll, token)
-                    .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
-                Ok(Some(Self { server, preload }))
-            }
-            (Err(reason), Chosen::AsAsked) => {
-                Err(Exit::new(USAGE, format!("--via direct cannot be: {reason}; use --via relay")))
-            }
-            (Err(reason), Chosen::ByUs) => {
-                via::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
-                config.behind = Behind::PerSlot(command.clone());
-                config.via_reason = reason;
-                Ok(None)
-            }
+/// Finds a place for the library of a service whose command seems fit for it. Where there is none and the choice is ours,
+/// the service becomes one by relay.
+///
+/// # Errors
+/// When direct delivery was asked for and cannot be, or when relaying cannot be either.
+pub(super) fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Option<Preload>, Exit> {
+    let Behind::Direct(command) = &config.behind else { return Ok(None) };
+    let preload = elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
+    match (preload, config.chosen) {
+        (Ok(preload), _) => Ok(Some(preload)),
+        (Err(reason), Chosen::AsAsked) => {
+            Err(Exit::new(USAGE, format!("--via direct cannot be: {reason}; use --via relay")))
+        }
+        (Err(reason), Chosen::ByUs) => {
+            via::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
+            config.behind = Behind::PerSlot(command.clone());
+            config.via_reason = reason;
+            Ok(None)
         }
     }
 }
@@ -107,15 +91,14 @@ impl Service {
         now: Instant,
     ) -> Result<(), Exit> {
         let refused = |error: io::Error| Exit::os("cannot start a worker", &error);
-        let Some(attachment) = &tools.attach else { return Ok(()) };
+        let (Some(attach), Some(preload)) = (&tools.attach, self.preloads.last()) else { return Ok(()) };
         let secret = secret().map_err(refused)?;
         let (page, page_fd) = CountersPage::create().map_err(refused)?;
-        let environment =
-            vec![("LD_PRELOAD", attachment.preload.value()), (VARIABLE, attachment.server.variable(&secret))];
+        let environment = vec![("LD_PRELOAD", preload.value()), (VARIABLE, attach.variable(&secret))];
         let server = self.start_server_with(command, Some(at), self.told_address(), environment, tools, now)?;
         let slot = &mut self.slots[at];
         slot.generation += 1;
-        let id = WorkerId { service: ID, slot: at as u32, generation: slot.generation };
+        let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation };
         slot.server = Some(server);
         slot.direct = Some(DirectWorker {
             id,

@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::direct::DirectWorker;
 use super::retiring::Retiring;
-use super::service::{ID, LastExit, Service, SlotProcesses, Tools};
+use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
@@ -180,7 +180,7 @@ impl Service {
                 Step::Drain => {
                     let open: u64 = self.slots.iter().map(SlotProcesses::open).sum();
                     info!(service = %name, open, "draining");
-                    tools.orders.send(Order::Stop(ID));
+                    tools.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(SlotProcesses::begin_drain);
                     let backoff = self.backoff();
                     for slot in &mut self.slots {
@@ -189,7 +189,7 @@ impl Service {
                     }
                 }
                 Step::Told => {
-                    tools.orders.send(Order::StopNow(ID));
+                    tools.orders.send(Order::StopNow(self.id));
                     let open: u64 = self.slots.iter().map(SlotProcesses::open).sum();
                     if open > 0 {
                         warn!(service = %name, open, "stop time is up: closing the connections that are left");

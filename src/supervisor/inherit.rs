@@ -1,7 +1,7 @@
 //! Listening sockets passed by systemd or another supervisor (LISTEN_FDS, see sd_listen_fds(3)).
 
-use crate::config::Inherited;
 use crate::config::addr::Listen;
+use crate::config::{Config, Inherited};
 use crate::exit::{Exit, USAGE};
 use crate::listener::Listener;
 use crate::sys::sock;
@@ -24,26 +24,50 @@ pub fn inherited() -> Inherited {
     if count() > 0 { Inherited::Some } else { Inherited::None }
 }
 
-/// The service's listeners: inherited ones where they match, the rest bound anew; what is inherited beyond the
-/// addresses asked for is served, too.
+/// The listeners of each service: inherited ones where they match, the rest bound anew; what is inherited beyond the
+/// addresses asked for is served, too, by the only service.
 ///
 /// # Errors
-/// [`USAGE`] for a passed descriptor that is no stream socket; exit code 71 for an address that cannot be bound.
-pub fn take_inherited(addresses: &[Listen]) -> Result<Vec<Listener>, Exit> {
+/// [`USAGE`] for a passed descriptor that is no stream socket, or that is nobody's; exit code 71 for an address that cannot
+/// be bound.
+pub fn take_inherited(config: &Config) -> Result<Vec<Vec<Listener>>, Exit> {
     let mut passed = Vec::new();
     for fd in FIRST..FIRST + count() {
         let listener = sock::adopt_inherited(fd).and_then(Listener::adopt);
         passed.push(listener.map_err(|error| Exit::new(USAGE, format!("LISTEN_FDS: descriptor {fd}: {error}")))?);
     }
-    let mut listeners = Vec::new();
-    for Listen { address, app_port } in addresses {
-        let mut listener = match passed.iter().position(|listener| listener.serves(address)) {
-            Some(at) => passed.remove(at),
-            None => Listener::bind(address).map_err(|error| Exit::new(crate::exit::OS, error.to_string()))?,
-        };
-        listener.app_port = *app_port;
-        listeners.push(listener);
+    let mut all = Vec::new();
+    for (service, _) in &config.services {
+        all.push(service.listen.iter().map(|listen| one(listen, &mut passed)).collect::<Result<Vec<_>, _>>()?);
     }
-    listeners.extend(passed);
-    Ok(listeners)
+    match (all.as_mut_slice(), passed.first()) {
+        ([only], _) => only.extend(passed),
+        (_, Some(listener)) => {
+            let address = &listener.address;
+            return Err(Exit::new(
+                USAGE,
+                format!("LISTEN_FDS: no service listens on {address}; say which in the file"),
+            ));
+        }
+        (_, None) => {}
+    }
+    Ok(all)
+}
+
+fn one(listen: &Listen, passed: &mut Vec<Listener>) -> Result<Listener, Exit> {
+    let Some(at) = passed.iter().position(|listener| listener.serves(&listen.address)) else { return bind(listen) };
+    let mut listener = passed.remove(at);
+    listener.app_port = listen.app_port;
+    Ok(listener)
+}
+
+/// Binds an address of a service.
+///
+/// # Errors
+/// Exit code 71.
+pub fn bind(listen: &Listen) -> Result<Listener, Exit> {
+    let mut listener =
+        Listener::bind(&listen.address).map_err(|error| Exit::new(crate::exit::OS, error.to_string()))?;
+    listener.app_port = listen.app_port;
+    Ok(listener)
 }

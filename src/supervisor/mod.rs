@@ -1,7 +1,9 @@
 //! The control thread: signals, children, timers, channels and the control socket → slot transitions →
 //! `reconcile` → actions. It is the only thread that starts processes.
 
+mod adopting;
 mod attaching;
+mod configuring;
 mod direct;
 mod ending;
 mod inherit;
@@ -15,6 +17,7 @@ mod reload;
 mod retiring;
 pub mod service;
 mod serving;
+mod signals;
 pub mod slot;
 mod starting;
 mod stop;
@@ -23,7 +26,7 @@ mod worker;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, unbounded};
 use mio::unix::SourceFd;
@@ -33,7 +36,10 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SI
 use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
-use crate::accept::{self, orders::Report};
+use crate::accept::{
+    self,
+    orders::{Report, ServiceId},
+};
 use crate::config::Config;
 use crate::control::server::ControlServer;
 use crate::exit::{Exit, OS};
@@ -41,7 +47,9 @@ use crate::launch::Launcher;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
 use crate::sys::process;
-use service::{ID, Service, Tools};
+use service::{Service, SlotProcesses, Tools};
+use serving::Waiting;
+use signals::Terminal;
 use slot::{Action, reconcile};
 
 pub use inherit::{inherited, take_inherited};
@@ -63,7 +71,7 @@ const WORKERS: usize = 1 << 32;
 ///
 /// # Errors
 /// What kept it from starting, with the exit code that says so.
-pub fn main(config: Config, listeners: Vec<Listener>, servers: &Servers) -> Result<u8, Exit> {
+pub fn main(config: Config, listeners: Vec<Vec<Listener>>, servers: &Servers) -> Result<u8, Exit> {
     let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
     process::become_subreaper();
     let mut supervisor = Supervisor::start(config, listeners, nofile, servers)?;
@@ -76,42 +84,25 @@ struct Supervisor {
     reports: Receiver<Report>,
     control: Option<ControlServer>,
     tools: Tools,
-    service: Service,
+    /// As it was read last; the services have their own parts of it.
+    config: Config,
+    services: Vec<Service>,
+    /// The next service's.
+    next_id: ServiceId,
     started: Instant,
     /// Channels that epoll watches, by the pids of their workers.
     watched: Vec<u32>,
     /// Control clients that wait for the end of what they asked for.
-    waiting: Vec<usize>,
+    waiting: Vec<Waiting>,
     terminal: Terminal,
     /// When the stop was asked for.
     stopping: Option<Instant>,
 }
 
-/// A second stop signal this soon is the first one once more: timeout(1) and shells signal the process and then
-/// its group.
-const SAME_SIGNAL: Duration = Duration::from_millis(250);
-
-/// Whether there was a terminal at the start: a hang-up then means that it went away.
-#[derive(PartialEq, Eq)]
-enum Terminal {
-    Had,
-    None,
-}
-
-/// Whether our log goes to a terminal that another process group has.
-fn in_background() -> bool {
-    let foreground = nix::unistd::tcgetpgrp(std::io::stderr());
-    foreground.is_ok_and(|group| group != nix::unistd::getpgrp())
-}
-
-fn terminal() -> Terminal {
-    if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
-}
-
 impl Supervisor {
     fn start(
         mut config: Config,
-        listeners: Vec<Listener>,
+        listeners: Vec<Vec<Listener>>,
         nofile: process::NoFile,
         servers: &Servers,
     ) -> Result<Self, Exit> {
@@ -128,36 +119,33 @@ impl Supervisor {
             let _ = waker.wake();
         })
         .map_err(os("cannot start the accept thread"))?;
-        let launcher = Launcher::new(nofile, config.service.user.clone(), servers.clone())
-            .map_err(os("cannot open /proc/self/exe"))?;
-        let attach = direct::Attachment::open(&mut config.service, !listeners.is_empty(), &poll, ATTACH)?;
+        let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::new();
-        let tools = Tools { launcher, orders, attach, ports, nofile: nofile.hard, registry, notified: NOTIFIED };
-        let now = Instant::now();
-        let name = config.service.name.clone();
-        let control = ControlServer::open(&poll, CONTROL, &name, config.control.as_deref())?;
-        let why = config.service.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
-        info!(
-            service = %name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
-            instances = config.service.instances, %why, policy = %config.service.policy,
-            via = config.service.behind.via(), via_reason = %config.service.via_reason,
-            "starting"
-        );
-        let service = Service::new(config.service, listeners, &tools, now);
-        Ok(Self {
+        let tools = Tools { launcher, orders, attach: None, ports, nofile: nofile.hard, registry, notified: NOTIFIED };
+        let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
+        let control = ControlServer::open(&poll, CONTROL, &config.name, &names, config.control.as_deref())?;
+        let services = std::mem::take(&mut config.services);
+        let mut supervisor = Self {
             poll,
             signals,
             reports,
             control,
             tools,
-            service,
-            started: now,
+            config,
+            services: Vec::new(),
+            next_id: 0,
+            started: Instant::now(),
             watched: Vec::new(),
             waiting: Vec::new(),
-            terminal: terminal(),
+            terminal: signals::terminal(),
             stopping: None,
-        })
+        };
+        for (service, listeners) in services.into_iter().zip(listeners) {
+            let service = supervisor.prepare(service, !listeners.is_empty())?;
+            supervisor.begin(service, listeners);
+        }
+        Ok(supervisor)
     }
 
     fn run(&mut self) -> Result<u8, Exit> {
@@ -167,13 +155,17 @@ impl Supervisor {
                 return Ok(code);
             }
             let now = Instant::now();
-            let timeout = self.service.deadline(now).map(|at| at.saturating_duration_since(now));
+            let due = self.services.iter().filter_map(|service| service.deadline(now)).min();
+            let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
+            let due = if unread.is_empty() { due } else { Some(now) };
+            let timeout = due.map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(Exit::new(OS, format!("epoll: {error}")));
                 }
                 _ => {}
             }
+            unread.into_iter().for_each(|token| self.serve_control(Some(token)));
             for event in &events {
                 match event.token() {
                     SIGNALS => {
@@ -186,8 +178,8 @@ impl Supervisor {
                     // The next turn looks at all of them.
                     NOTIFIED => {}
                     ATTACH => {
-                        if let Some(attachment) = &mut self.tools.attach {
-                            attachment.server.accept(&self.poll, ATTACHED..WORKERS);
+                        if let Some(attach) = &mut self.tools.attach {
+                            attach.accept(&self.poll, ATTACHED..WORKERS);
                         }
                     }
                     Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
@@ -202,42 +194,65 @@ impl Supervisor {
     fn tick(&mut self) -> Result<Option<u8>, Exit> {
         let now = Instant::now();
         self.reap(now);
-        if let Some(code) = self.service.given_up() {
-            error!(service = %self.service.config.name, code, "given up: no slot is left");
+        if let Some(code) = self.given_up() {
             self.end_all();
             return Ok(Some(code));
         }
-        self.service.step_stop(&self.tools, now);
-        if self.service.is_over() {
-            info!(service = %self.service.config.name, "stopped");
+        for at in 0..self.services.len() {
+            self.services[at].step_stop(&self.tools, now);
+        }
+        self.drop_removed();
+        if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
+            self.services.iter().for_each(|service| info!(service = %service.config.name, "stopped"));
             return Ok(Some(0));
         }
-        for action in reconcile(now, self.service.wanted(), &self.service.lives()) {
-            match action {
-                Action::Start(slot) => self.service.start_slot(slot, &mut self.tools, now),
-                // The steps of the stop do it in their time.
-                Action::Stop(_) => {}
+        for at in 0..self.services.len() {
+            if let Err(exit) = self.step_service(at, now) {
+                self.end_all();
+                return Err(exit);
             }
         }
-        self.service.end_abandoned(now);
-        self.service.start_shared(&self.tools, now);
-        self.service.check_memory(&self.tools, now);
         self.watch_channels();
-        if let Err(exit) = self.service.check_ready(&self.tools, now) {
-            self.end_all();
-            return Err(exit);
-        }
-        self.service.step_retiring(&self.tools, now);
-        self.service.step_reload(&self.tools, now);
-        self.service.step_pause(now);
-        self.service.step_restart();
-        self.service.step_scale(now);
         self.tell_waiting();
         Ok(None)
     }
 
+    fn step_service(&mut self, at: usize, now: Instant) -> Result<(), Exit> {
+        let (service, tools) = (&mut self.services[at], &mut self.tools);
+        for action in reconcile(now, service.wanted(), &service.lives()) {
+            match action {
+                Action::Start(slot) => service.start_slot(slot, tools, now),
+                // The steps of the stop do it in their time.
+                Action::Stop(_) => {}
+            }
+        }
+        service.end_abandoned(now);
+        service.start_shared(tools, now);
+        service.check_memory(tools, now);
+        service.check_ready(tools, now)?;
+        service.step_retiring(tools, now);
+        service.step_reload(tools, now);
+        service.step_pause(now);
+        service.step_begun();
+        service.step_scale(now);
+        Ok(())
+    }
+
+    /// The exit code when every service has ended for good.
+    fn given_up(&self) -> Option<u8> {
+        let codes: Option<Vec<u8>> = self.services.iter().map(Service::given_up).collect();
+        let code = codes?.last().copied()?;
+        let names: Vec<&str> = self.services.iter().map(|service| service.config.name.as_str()).collect();
+        error!(service = %names.join(", "), code, "given up: no slot is left");
+        Some(code)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
+        self.services.iter().flat_map(|service| &service.slots)
+    }
+
     fn watch_channels(&mut self) {
-        let relays = self.service.slots.iter().filter_map(|slot| slot.relay.as_ref());
+        let relays = self.slots().filter_map(|slot| slot.relay.as_ref());
         for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
             let fd = relay.channel.as_raw_fd();
             let token = Token(WORKERS + relay.pid as usize);
@@ -246,9 +261,9 @@ impl Supervisor {
                 warn!("cannot watch a worker's channel: {error}");
             }
         }
-        let pids = self.service.slots.iter().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
+        let pids = self.slots().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
         // One on its way out may come back.
-        let retiring = self.service.slots.iter().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
+        let retiring = self.slots().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
         self.watched = pids.chain(retiring).collect();
     }
 
@@ -261,7 +276,8 @@ impl Supervisor {
                 Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return,
                 Ok(status) => {
                     let Some(pid) = status.pid() else { continue };
-                    if !self.service.child_gone(pid.as_raw() as u32, status, &self.tools, now) {
+                    let own = pid.as_raw() as u32;
+                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.tools, now)) {
                         debug!(pid = pid.as_raw(), "orphan reaped");
                     }
                     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
@@ -275,73 +291,19 @@ impl Supervisor {
         }
     }
 
-    fn take_signals(&mut self) -> Option<u8> {
-        let pending: Vec<i32> = self.signals.pending().collect();
-        for signal in pending {
-            match signal {
-                SIGTERM | SIGINT => match self.stopping {
-                    None => self.begin_stop(if signal == SIGINT { "SIGINT" } else { "SIGTERM" }),
-                    Some(since) if since.elapsed() < SAME_SIGNAL => {}
-                    Some(_) => return Some(self.end_at_once(signal)),
-                },
-                SIGQUIT => return Some(self.end_at_once(signal)),
-                SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
-                    self.begin_stop("SIGHUP (the terminal went away)");
-                }
-                SIGHUP => self.do_or_warn("reload", |service, _, now| service.reload(now)),
-                // The terminal sends them, too, to whoever writes to it from the background.
-                SIGTTIN | SIGTTOU if in_background() => {}
-                SIGTTIN => self.do_or_warn("scale", |service, tools, now| {
-                    service.scale(service.config.instances.saturating_add(1), tools, now)
-                }),
-                SIGTTOU => self.do_or_warn("scale", |service, tools, now| {
-                    service.scale(service.config.instances.saturating_sub(1), tools, now)
-                }),
-                // Log files, upgrade: what they will mean. Their default actions would end us.
-                SIGUSR1 | SIGUSR2 => {
-                    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                    warn!(service = %self.service.config.name, "{name} does nothing in this version yet");
-                }
-                _ => {}
-            }
-        }
-        None
-    }
-
-    fn do_or_warn(&mut self, what: &str, act: impl FnOnce(&mut Service, &Tools, Instant) -> Result<(), String>) {
-        if let Err(why) = act(&mut self.service, &self.tools, Instant::now()) {
-            warn!(service = %self.service.config.name, "no {what}: {why}");
-        }
-    }
-
-    fn begin_stop(&mut self, cause: &str) {
-        if self.stopping.is_none() {
-            self.stopping = Some(Instant::now());
-            info!(service = %self.service.config.name, cause, "stopping");
-            self.service.begin_stop(Instant::now());
-        }
-    }
-
-    fn end_at_once(&mut self, signal: i32) -> u8 {
-        warn!(service = %self.service.config.name, signal, "ending at once");
-        self.end_all();
-        (128 + signal) as u8
-    }
-
     fn end_all(&mut self) {
-        for pid in self.service.pids() {
-            process::kill_tree(pid);
+        for service in &self.services {
+            service.pids().into_iter().for_each(process::kill_tree);
+            service.listeners.iter().for_each(Listener::remove_file);
         }
-        self.service.listeners.iter().for_each(Listener::remove_file);
     }
 
     fn take_reports(&mut self) {
         let now = Instant::now();
         while let Ok(report) = self.reports.try_recv() {
-            self.service.reported(&report, now);
+            if let Some(service) = self.services.iter_mut().find(|service| service.id == report.service()) {
+                service.reported(&report, now);
+            }
         }
     }
 }
-
-/// The id that everything belongs to while there is one service.
-const _: () = assert!(ID == 0);

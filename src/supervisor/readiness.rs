@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::service::{ID, Service, SlotProcesses, Tools};
+use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use super::worker::{Complained, Readiness, Server};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::Behind;
 use crate::exit::{Exit, OS};
+use crate::listener::Origin;
 use crate::relay::protocol::ToWorker;
 
 impl Service {
@@ -131,17 +132,16 @@ impl Service {
 
     /// At the first worker's coming online: before, clients are refused as if nothing ran.
     fn listen(&mut self, tools: &Tools) -> Result<(), Exit> {
-        if self.listening {
-            return Ok(());
-        }
         for (id, listener) in self.listeners.iter().enumerate() {
+            if listener.origin == Origin::GivenBack || !self.heard.insert(id) {
+                continue;
+            }
             listener
                 .listen()
                 .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
-            tools.orders.send(Order::Listener { service: ID, id, socket: listener.socket.clone() });
+            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
-        self.listening = true;
         Ok(())
     }
 }

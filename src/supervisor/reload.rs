@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::ending::tell;
 use super::plan::{Facts, Leave, Reload, Step};
-use super::service::{ID, Service, SlotProcesses, Tools};
+use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase, Slot};
 use crate::accept::orders::Order;
 use crate::sys::{process, sock};
@@ -87,7 +87,7 @@ impl Service {
                     let took = now.duration_since(reload.began).as_millis() as u64;
                     let took = humantime::format_duration(std::time::Duration::from_millis(took));
                     info!(service = %self.config.name, %took, "reloaded");
-                    return self.say(Progress::Done(format!("reloaded {} slots in {took}", reload.plan.of)));
+                    return self.say(Progress::Done(format!("reloaded {} in {took}", count_of(reload.plan.of))));
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Service {
     fn reload_failed(&mut self, at: usize, tools: &Tools) {
         let Some((reason, pid)) = self.slots[at].reload_failed.take() else { return };
         warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
-        let last = |pid| tools.launcher.outputs.last(Some(at as u32), pid, LAST_LINES);
+        let last = |pid| tools.launcher.outputs.last(&self.config.name, pid, LAST_LINES);
         let lines: String = pid.map(last).unwrap_or_default().iter().map(|line| format!("\n  | {line}")).collect();
         self.say(Progress::Failed(format!("{reason}; the workers before it stay{lines}")));
     }
@@ -130,7 +130,7 @@ impl Service {
                 slot.life = Slot::new(now);
             }
         }
-        self.restarting = true;
+        self.begun = Some("restarted");
         Ok(())
     }
 
@@ -152,13 +152,20 @@ impl Service {
         }
     }
 
-    /// Says when a restart is over.
-    pub(super) fn step_restart(&mut self) {
+    /// Says when all workers are there.
+    pub(super) fn step_begun(&mut self) {
         let online = |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored);
-        if self.restarting && self.slots.iter().all(|slot| online(slot) && slot.retiring.is_empty()) {
-            self.restarting = false;
-            let count = self.slots.len();
-            self.say(Progress::Done(format!("restarted {count} slots")));
+        if let Some(verb) = self.begun
+            && self.slots.iter().all(|slot| online(slot) && slot.retiring.is_empty())
+        {
+            self.begun = None;
+            let errored = self.slots.iter().filter(|slot| slot.life.phase == Phase::Errored).count();
+            self.say(match errored {
+                0 => Progress::Done(format!("{verb} {}", count_of(self.slots.len()))),
+                _ => {
+                    Progress::Failed(format!("{verb}, and {errored} of {} failed; see ls", count_of(self.slots.len())))
+                }
+            });
         }
     }
 
@@ -170,10 +177,9 @@ impl Service {
         self.is_free()?;
         info!(service = %self.config.name, "stopping all workers");
         self.paused = Paused::Stopping;
-        self.listening = false;
         self.heard.clear();
         for (id, listener) in self.listeners.iter().enumerate() {
-            tools.orders.send(Order::Unheard { service: ID, id });
+            tools.orders.send(Order::Unheard { service: self.id, id });
             sock::stop_listening(listener.socket.as_fd());
         }
         let (backoff, signal) = (self.backoff(), self.config.limits.stop_signal);
@@ -194,7 +200,7 @@ impl Service {
         self.is_free()?;
         info!(service = %self.config.name, "starting all workers");
         self.paused = Paused::No;
-        self.restarting = true;
+        self.begun = Some("started");
         for slot in &mut self.slots {
             if matches!(slot.life.phase, Phase::Gone | Phase::Errored) {
                 slot.life = Slot::new(now);
@@ -205,6 +211,14 @@ impl Service {
 
     fn is_running(&self) -> Result<(), String> {
         if self.paused == Paused::No { Ok(()) } else { Err("it is stopped; roundsman start".to_owned()) }
+    }
+
+    /// Whether a reload, and a new configuration, may begin.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn may_reload(&self) -> Result<(), String> {
+        self.is_free().map_err(|why| format!("{}: {why}", self.config.name))
     }
 
     fn is_free(&self) -> Result<(), String> {
@@ -224,7 +238,7 @@ impl Service {
         let backoff = self.backoff();
         self.slots.iter_mut().for_each(|slot| slot.life.apply(Event::Emptied, now, &backoff));
         self.paused = Paused::Yes;
-        self.say(Progress::Done(format!("stopped {} slots", self.slots.len())));
+        self.say(Progress::Done(format!("stopped {}", count_of(self.slots.len()))));
     }
 
     /// Sets the number of slots.
@@ -277,14 +291,20 @@ impl Service {
             && self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored));
         if all && self.scaling {
             self.scaling = false;
-            self.say(Progress::Done(format!("{wanted} slots")));
+            let text = count_of(wanted);
+            // A reload that began together with it has the last word.
+            self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Done(text) });
         }
     }
 
     /// Keeps a line for whoever asked.
-    fn say(&mut self, progress: Progress) {
+    pub(super) fn say(&mut self, progress: Progress) {
         self.said.push_back(progress);
     }
+}
+
+fn count_of(slots: usize) -> String {
+    format!("{slots} slot{}", if slots == 1 { "" } else { "s" })
 }
 
 impl SlotProcesses {
@@ -298,13 +318,21 @@ impl SlotProcesses {
         }
     }
 
-    /// The process that receives connections.
+    /// The process that receives connections, or does the work of a service without a port.
     pub fn pid(&self) -> Option<u32> {
-        let server = self.server.as_ref().map(|server| server.pid);
-        match &self.direct {
-            Some(direct) => direct.pid.or(server),
-            None => self.relay.as_ref().map(|relay| relay.pid),
+        let server = self.server.as_ref();
+        match (&self.direct, &self.relay) {
+            (Some(direct), _) => direct.pid.or(server.map(|server| server.pid)),
+            (None, Some(relay)) => Some(relay.pid),
+            // One that has an address waits for its relay worker.
+            (None, None) => server.filter(|server| server.address.is_none()).map(|server| server.pid),
         }
+    }
+
+    /// The server behind a relay worker.
+    pub fn server_pid(&self) -> Option<u32> {
+        let server = self.server.as_ref().filter(|_| self.direct.is_none()).map(|server| server.pid);
+        server.filter(|&server| self.pid() != Some(server))
     }
 
     /// Its worker leaves, and no other comes.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::direct::{Attachment, DirectWorker};
+use super::direct::DirectWorker;
 use super::notify::Notify;
 use super::probe::PrivatePorts;
 use super::reload::{Paused, Progress, Reloading};
@@ -17,9 +17,12 @@ use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
-use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceStats, SlotStats};
+use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceId, ServiceStats, SlotStats};
 use crate::accept::policy::Policy;
+use crate::config::layers::Settings;
 use crate::config::{Behind, ServiceConfig};
+use crate::direct::Preload;
+use crate::direct::attach::AttachServer;
 use crate::handoff::QueueTx;
 use crate::launch::Launcher;
 use crate::listener::Listener;
@@ -44,7 +47,7 @@ pub struct Tools {
     /// The accept thread.
     pub orders: Orders,
     /// Where servers' preload libraries ask, when a service is direct.
-    pub attach: Option<Attachment>,
+    pub attach: Option<AttachServer>,
     /// Addresses for servers.
     pub ports: PrivatePorts,
     /// The file limit of relay workers.
@@ -118,13 +121,19 @@ pub struct LastExit {
 /// A service.
 #[derive(Debug)]
 pub struct Service {
-    /// Its settings.
+    /// Which.
+    pub id: ServiceId,
+    /// What it shall be.
     pub config: ServiceConfig,
+    /// The same as it was said, and where.
+    pub settings: Settings,
+    /// Whether it is still in the configuration.
+    pub place: InConfig,
+    /// The library for its servers, where they take one: the last is for new ones.
+    pub preloads: Vec<Preload>,
     /// Its listening sockets.
     pub listeners: Vec<Listener>,
-    /// Whether they listen.
-    pub listening: bool,
-    /// Those of them that listen, of a direct service: each begins when a server does.
+    /// Those of them that listen: each begins when a worker that serves it is there.
     pub heard: std::collections::BTreeSet<usize>,
     /// Its slots.
     pub slots: Vec<SlotProcesses>,
@@ -136,8 +145,8 @@ pub struct Service {
     pub reload: Option<Reloading>,
     /// Whether somebody stopped it.
     pub paused: Paused,
-    /// All workers are being replaced, stopped first.
-    pub restarting: bool,
+    /// All workers are being started; what is said when they are.
+    pub begun: Option<&'static str>,
     /// The number of slots was changed, and is not reached.
     pub scaling: bool,
     /// When memory was last looked at.
@@ -155,51 +164,49 @@ pub struct Service {
     pub(super) resolved: Vec<Resolved>,
 }
 
-/// The only service so far: several come with the configuration file.
-pub const ID: usize = 0;
+/// Whether a service is still in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InConfig {
+    /// Yes.
+    Yes,
+    /// No: it ends.
+    No,
+}
 
 impl Service {
     /// Announces the service to the accept thread and resolves its upstreams.
-    pub fn new(config: ServiceConfig, listeners: Vec<Listener>, tools: &Tools, now: Instant) -> Self {
+    pub fn new(
+        id: ServiceId,
+        (config, settings): (ServiceConfig, Settings),
+        listeners: Vec<Listener>,
+        preloads: Vec<Preload>,
+        tools: &Tools,
+        now: Instant,
+    ) -> Self {
         let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
-        let resolved = match &config.behind {
-            Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
-            Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
-        };
+        let resolved = resolved(&config);
         let shared = match &config.behind {
             Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
             _ => None,
         };
         let (capacity, pipes) = intake::capacity(tools.nofile, listeners.len());
-        let direct = matches!(config.behind, Behind::Direct(_));
-        let cap = if direct { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) };
         let stats = Arc::new(ServiceStats::default());
-        let rules = Rules {
-            policy: config.policy,
-            by: match (config.policy, direct) {
-                (Policy::None, true) => AcceptedBy::Servers,
-                (Policy::None, false) => AcceptedBy::Workers,
-                _ => AcceptedBy::Master,
-            },
-            addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
-            cap: u32::try_from(cap).unwrap_or(u32::MAX),
-            stall_timeout: config.limits.stall_timeout,
-            queue_timeout: config.limits.queue_timeout,
-            hang_timeout: config.limits.hang_timeout,
-            most_held: usize::try_from(tools.nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
-        };
-        tools.orders.send(Order::Service { rules, stats: stats.clone() });
+        let cap = cap(&config, capacity);
+        tools.orders.send(Order::Service { rules: rules(&config, cap, tools.nofile), stats: stats.clone() });
         Self {
+            id,
             config,
+            settings,
+            place: InConfig::Yes,
+            preloads,
             listeners,
-            listening: false,
             heard: Default::default(),
             slots,
             shared,
             stats,
             reload: None,
             paused: Paused::No,
-            restarting: false,
+            begun: None,
             scaling: false,
             memory_looked: None,
             said: VecDeque::new(),
@@ -304,6 +311,38 @@ impl SlotProcesses {
             reason: None,
             stall_logged: None,
         }
+    }
+}
+
+/// Hand-offs that may be pending for one worker.
+fn cap(config: &ServiceConfig, capacity: usize) -> usize {
+    if matches!(config.behind, Behind::Direct(_)) { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) }
+}
+
+/// What the accept thread is told about a service.
+pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
+    let direct = matches!(config.behind, Behind::Direct(_));
+    Rules {
+        policy: config.policy,
+        by: match (config.policy, direct) {
+            (Policy::None, true) => AcceptedBy::Servers,
+            (Policy::None, false) => AcceptedBy::Workers,
+            _ => AcceptedBy::Master,
+        },
+        addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
+        cap: u32::try_from(cap).unwrap_or(u32::MAX),
+        stall_timeout: config.limits.stall_timeout,
+        queue_timeout: config.limits.queue_timeout,
+        hang_timeout: config.limits.hang_timeout,
+        most_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
+    }
+}
+
+/// The addresses of a service's upstreams, looked up.
+pub(super) fn resolved(config: &ServiceConfig) -> Vec<Resolved> {
+    match &config.behind {
+        Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
+        Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
     }
 }
 

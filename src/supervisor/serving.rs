@@ -6,27 +6,46 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::configuring::Begun;
 use super::reload::Progress;
+use super::service::{Service, Tools};
 use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, worker};
-use crate::control::{Answer, Request, Said, snapshot};
+use crate::accept::orders::ServiceId;
+use crate::control::server::Last;
+use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
 use crate::direct::attach::{Heard, What};
+use crate::output::follow::Query;
 use crate::relay::protocol::{self, FromWorker};
 use crate::sys::process;
+
+/// A control client that waits for the end of something.
+#[derive(Debug)]
+pub struct Waiting {
+    client: usize,
+    /// Services that are not done.
+    services: Vec<ServiceId>,
+    /// Whether one of them failed.
+    failed: bool,
+}
 
 impl Supervisor {
     /// A relay worker says something. One that talks nonsense is killed, and so replaced.
     pub(super) fn hear(&mut self, pid: u32) {
         let of = |relay: &worker::Relay| relay.pid == pid;
-        let Some(at) = self.service.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(of)) else { return };
+        let found = self.services.iter_mut().find_map(|service| {
+            let at = service.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(of))?;
+            Some((service, at))
+        });
+        let Some((service, at)) = found else { return };
         loop {
-            let Some(relay) = &self.service.slots[at].relay else { return };
+            let Some(relay) = &service.slots[at].relay else { return };
             match protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut Vec::new()) {
-                Ok(Some(message)) => self.service.told(at, message),
+                Ok(Some(message)) => service.told(at, message),
                 // Its death follows.
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    warn!(service = %self.service.config.name, slot = at, pid, "killed: nonsense on its channel: {error}");
+                    warn!(service = %service.config.name, slot = at, pid, "killed: nonsense on its channel: {error}");
                     process::kill_tree(pid);
                     return;
                 }
@@ -37,25 +56,30 @@ impl Supervisor {
     /// A server's preload library asks.
     pub(super) fn serve_attached(&mut self, token: usize) {
         loop {
-            let Some(attachment) = &mut self.tools.attach else { return };
-            match attachment.server.next(&self.poll, token) {
+            let Some(attach) = &mut self.tools.attach else { return };
+            match attach.next(&self.poll, token) {
                 Ok(None) => return,
-                Ok(Some(Heard::Ended(pid, secret))) => return self.service.lease_ended(pid, secret, Instant::now()),
+                Ok(Some(Heard::Ended(pid, secret))) => {
+                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, Instant::now()));
+                    return;
+                }
                 Ok(Some(Heard::Asked(asked))) => {
                     let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
-                    let answer = self.service.asked(asked, &self.tools);
-                    let Some(attachment) = &mut self.tools.attach else { return };
+                    // One that is nobody's is refused by any of them.
+                    let known = self.services.iter().position(|service| service.knows(&asked.secret)).unwrap_or(0);
+                    let answer = self.services.get_mut(known).and_then(|service| service.asked(asked, &self.tools));
+                    let Some(attach) = &mut self.tools.attach else { return };
                     match answer {
                         Some(answer) => {
-                            attachment.server.answer(token, &answer);
+                            attach.answer(token, &answer);
                             if let Some((pid, secret)) = leases {
-                                attachment.server.watch(&self.poll, ATTACHED..WORKERS, pid, secret);
+                                attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret);
                             }
                         }
-                        None => attachment.server.close(token),
+                        None => attach.close(token),
                     }
                 }
-                Err(error) => warn!(service = %self.service.config.name, "nonsense on the attach socket: {error}"),
+                Err(error) => warn!("nonsense on the attach socket: {error}"),
             }
         }
     }
@@ -63,40 +87,150 @@ impl Supervisor {
     pub(super) fn serve_control(&mut self, client: Option<usize>) {
         let Some(control) = &mut self.control else { return };
         let Some(token) = client else { return control.accept(&self.poll, CLIENTS, ATTACHED) };
-        let (service, tools, started, waiting) = (&mut self.service, &self.tools, self.started, &mut self.waiting);
-        control.serve(&self.poll, token, |request| {
-            let now = Instant::now();
-            let begun = match request {
-                Request::Ls {} => {
-                    return Answer::Now(serde_json::to_vec(&snapshot::daemon(&[service], started)).unwrap_or_default());
-                }
-                Request::Reload {} => service.reload(now),
-                Request::Restart {} => service.restart(tools, now),
-                Request::Stop {} => service.pause(tools, now),
-                Request::Start {} => service.start(now),
-                Request::Scale { to } => service.scale(to.from(service.config.instances), tools, now),
-            };
-            match begun {
-                Ok(()) => {
-                    waiting.push(token);
-                    Answer::Later
-                }
-                Err(why) => Answer::Now(serde_json::to_vec(&Said::Error(why)).unwrap_or_default()),
+        for request in control.requests(&self.poll, token) {
+            self.answer(token, request);
+        }
+    }
+
+    fn answer(&mut self, token: usize, request: Request) {
+        let now = Instant::now();
+        let begun = match request {
+            Request::Hello {} => {
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                return self.tell(token, &Hello { protocol: PROTOCOL, version });
             }
-        });
+            Request::Ls {} => {
+                let daemon = snapshot::daemon(&self.services, self.started, self.stopping);
+                return self.tell(token, &daemon);
+            }
+            Request::Logs { service, slot, lines, follow } => {
+                let query = Query { service, slot, lines, follow };
+                return self.show_logs(token, query);
+            }
+            Request::Reload { service } => self.reload(service.as_deref(), now),
+            Request::Restart { service } => self.each(service.as_deref(), |service, tools| service.restart(tools, now)),
+            Request::Stop { service } => self.each(service.as_deref(), |service, tools| service.pause(tools, now)),
+            Request::Start { service } => self.each(service.as_deref(), |service, _| service.start(now)),
+            Request::Scale { service: None, .. } if self.in_config().count() > 1 => {
+                Err(format!("several services; say which: {}", self.names()))
+            }
+            Request::Scale { service, to } => self.each(service.as_deref(), |service, tools| {
+                service.scale(to.from(service.config.instances), tools, now)
+            }),
+        };
+        match begun {
+            Err(why) => self.tell(token, &Said::Error(why)),
+            Ok(begun) if begun.services.is_empty() => {
+                begun.notes.into_iter().for_each(|note| self.tell(token, &Said::Step(note)));
+                let why = begun.refused.first().cloned();
+                self.tell(token, &why.map_or_else(|| Said::Done("nothing to do".to_owned()), Said::Error));
+            }
+            Ok(begun) => {
+                let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
+                steps.for_each(|note| self.tell(token, &Said::Step(note)));
+                if let Some(control) = &mut self.control {
+                    control.awaits(token);
+                }
+                let failed = !begun.refused.is_empty();
+                self.waiting.push(Waiting { client: token, services: begun.services, failed });
+            }
+        }
+    }
+
+    fn tell(&mut self, token: usize, answer: &impl serde::Serialize) {
+        if let Some(control) = &mut self.control {
+            control.answer(&self.poll, token, answer);
+        }
+    }
+
+    /// The output thread shows it from here on.
+    fn show_logs(&mut self, token: usize, query: Query) {
+        if let Some(name) =
+            query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config.name == *name))
+        {
+            let why = self.unknown(name);
+            return self.tell(token, &Said::Error(why));
+        }
+        if let Some((stream, unwritten)) =
+            self.control.as_mut().and_then(|control| control.give_away(&self.poll, token))
+        {
+            self.tools.launcher.outputs.follow(stream, query, unwritten);
+        }
+    }
+
+    /// Does something to one service, or to all.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub(super) fn each(
+        &mut self,
+        only: Option<&str>,
+        mut act: impl FnMut(&mut Service, &Tools) -> Result<(), String>,
+    ) -> Result<Begun, String> {
+        if let Some(name) = only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
+            return Err(self.unknown(name));
+        }
+        let several = self.services.len() > 1;
+        let mut begun = Begun::default();
+        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
+        for service in meant {
+            match act(service, &self.tools) {
+                Ok(()) => begun.services.push(service.id),
+                Err(why) if several => begun.refused.push(format!("{}: {why}", service.config.name)),
+                Err(why) => begun.refused.push(why),
+            }
+        }
+        Ok(begun)
+    }
+
+    pub(super) fn unknown(&self, name: &str) -> String {
+        format!("there is no service {name:?}; here are {}", self.names())
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.in_config().map(|service| service.config.name.as_str()).collect();
+        names.join(", ")
     }
 
     /// Passes on what became of what was asked for.
     pub(super) fn tell_waiting(&mut self) {
-        while let Some(progress) = self.service.said.pop_front() {
-            let (said, over) = match progress {
-                Progress::Step(text) => (Said::Step(text), false),
-                Progress::Done(text) => (Said::Done(text), true),
-                Progress::Failed(text) => (Said::Error(text), true),
-            };
-            if let Some(control) = &mut self.control {
-                self.waiting.retain(|&token| control.tell(token, &said) && !over);
+        let several = self.services.len() > 1;
+        for at in 0..self.services.len() {
+            let (id, name) = (self.services[at].id, self.services[at].config.name.clone());
+            while let Some(progress) = self.services[at].said.pop_front() {
+                let named = |text: String| if several { format!("{name}: {text}") } else { text };
+                let (text, end) = match progress {
+                    Progress::Step(text) => (named(text), None),
+                    Progress::Done(text) => (named(text), Some(false)),
+                    Progress::Failed(text) => (named(text), Some(true)),
+                };
+                let mut waiting = std::mem::take(&mut self.waiting);
+                waiting.retain_mut(|waiting| !waiting.services.contains(&id) || self.pass_on(waiting, id, &text, end));
+                self.waiting = waiting;
             }
         }
+    }
+
+    /// To one that waits. Whether it goes on waiting.
+    fn pass_on(&mut self, waiting: &mut Waiting, id: ServiceId, text: &str, end: Option<bool>) -> bool {
+        let Some(control) = &mut self.control else { return false };
+        if let Some(failed) = end {
+            waiting.services.retain(|&other| other != id);
+            waiting.failed |= failed;
+        }
+        let over = waiting.services.is_empty();
+        let said = match (over, waiting.failed, end) {
+            (true, true, Some(true)) => Said::Error(text.to_owned()),
+            (true, false, _) => Said::Done(text.to_owned()),
+            _ => Said::Step(text.to_owned()),
+        };
+        let last = over && matches!(said, Said::Error(_) | Said::Done(_));
+        let there = control.tell(&self.poll, waiting.client, &said, if last { Last::Yes } else { Last::No });
+        if over && !last {
+            // It went well, and another one before it did not.
+            let said = Said::Error("not all of it succeeded".to_owned());
+            control.tell(&self.poll, waiting.client, &said, Last::Yes);
+        }
+        there && !over
     }
 }

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::notify::Notify;
 use super::probe::{self, Probe};
-use super::service::{ID, LastExit, Service, Tools};
+use super::service::{LastExit, Service, Tools};
 use super::slot::{Event, Phase, Wanted};
 use super::worker::{Complained, Relay, Server, Told};
 use crate::accept::orders::WorkerId;
@@ -72,8 +72,8 @@ impl Service {
         }
         if self.slots[at].relay.is_none() {
             self.slots[at].generation += 1;
-            let id = WorkerId { service: ID, slot: at as u32, generation: self.slots[at].generation };
-            let relay = Relay::start(&tools.launcher, &self.config.name, id, self.listeners.len(), now)
+            let id = WorkerId { service: self.id, slot: at as u32, generation: self.slots[at].generation };
+            let relay = Relay::start(&tools.launcher, &self.config, id, self.listeners.len(), now)
                 .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker started");
             self.slots[at].relay = Some(relay);
@@ -125,7 +125,11 @@ impl Service {
             slot: slot.map(|slot| slot as u32),
             command,
             address: told,
+            variables: &self.config.environment,
             environment,
+            cwd: self.config.cwd.as_deref(),
+            user: self.config.user.as_ref(),
+            files: &self.config.files,
             death_signal: self.config.limits.stop_signal,
         })?;
         info!(service = %self.config.name, slot, pid, "server started");

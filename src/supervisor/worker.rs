@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::notify::Notify;
 use super::probe::Probe;
 use crate::accept::orders::WorkerId;
+use crate::config::ServiceConfig;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::launch::Launcher;
@@ -52,7 +53,13 @@ impl Relay {
     ///
     /// # Errors
     /// When the system refuses sockets, memory or a process.
-    pub fn start(launcher: &Launcher, service: &str, id: WorkerId, listeners: usize, now: Instant) -> io::Result<Self> {
+    pub fn start(
+        launcher: &Launcher,
+        service: &ServiceConfig,
+        id: WorkerId,
+        listeners: usize,
+        now: Instant,
+    ) -> io::Result<Self> {
         let (channel, theirs) = sock::seqpacket_pair()?;
         let (page, page_fd) = CountersPage::create()?;
         let mut queues = Vec::new();
@@ -62,7 +69,7 @@ impl Relay {
             queues.push(Arc::new(queue));
             ends.push(end);
         }
-        let pid = launcher.relay(service, id.slot, theirs)?;
+        let pid = launcher.relay(&service.name, id.slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         Ok(Self { id, pid, channel, queues, page, ends, readiness: Readiness::NotSetUp, since: now })
     }

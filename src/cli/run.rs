@@ -1,105 +1,19 @@
-//! The command line: flags and environment as people type them, parsed and nothing more.
+//! The options of a service: flags and environment as people type them. A configuration file's keys are the same names,
+//! and are read by the same parsers.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use crate::accept::policy::Policy;
 use crate::config::addr::{Listen, ListenAddr};
 use crate::config::instances::Instances;
-use crate::config::memory::MaxMemory;
+use crate::config::memory::{MaxMemory, size};
 use crate::output::LogFormat;
 use crate::output::passing::Format as OutputFormat;
 use crate::relay::protocol::Upstream;
-
-/// A round-robin TCP load balancer: one port, many processes.
-///
-/// Runs in the foreground, as a container's entrypoint or a service.
-#[derive(Debug, Parser)]
-#[command(name = "roundsman", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
-#[command(
-    override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman demo | ls"
-)]
-#[command(after_help = "Examples:\n  \
-    roundsman -- node app.js                             one process per CPU, on the port that the app listens on\n  \
-    roundsman -l 8080 -i 4 -- ./server --port {port}     four copies of a server behind port 8080\n  \
-    roundsman -l 6379 -u 10.0.0.5:6379 -u 10.0.0.6:6379  a TCP proxy\n  \
-    roundsman demo                                       try it: nothing else needed")]
-pub struct Cli {
-    /// A control command, instead of running a service.
-    #[command(subcommand)]
-    pub verb: Option<Verb>,
-    /// The options of a service.
-    #[command(flatten)]
-    pub run: Run,
-}
-
-/// Control commands and roles.
-#[derive(Debug, Subcommand)]
-pub enum Verb {
-    /// Run the daemon in front of a built-in HTTP responder
-    Demo(Demo),
-    /// Show services and slots of the running daemons
-    Ls(Ls),
-    /// Replace all workers, one after the other, without losing a request
-    Reload(Target),
-    /// Stop all workers, then start them anew; clients wait
-    Restart(Target),
-    /// Stop all workers; clients are refused, the daemon stays
-    Stop(Target),
-    /// Start what was stopped
-    Start(Target),
-    /// Set the number of slots: 4, +1, -1
-    Scale(Scale),
-}
-
-/// `roundsman demo`.
-#[derive(Debug, Args)]
-pub struct Demo {
-    /// Where to listen
-    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub listen: ListenAddr,
-    /// How many responders
-    #[arg(short, long, value_name = "N", default_value = "4", allow_hyphen_values = true)]
-    pub instances: Instances,
-    /// rr, least-conn, ip-hash, none
-    #[arg(short, long, value_name = "POLICY", default_value = "rr", value_parser = policy)]
-    pub policy: Policy,
-}
-
-/// `roundsman ls`.
-#[derive(Debug, Args)]
-pub struct Ls {
-    /// One JSON object per daemon, one per line
-    #[arg(long)]
-    pub json: bool,
-    /// The daemon's control socket
-    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
-    pub control: Option<PathBuf>,
-}
-
-/// Which daemon a verb speaks to.
-#[derive(Debug, Args)]
-pub struct Target {
-    /// The service; needed where several daemons run
-    pub name: Option<String>,
-    /// The daemon's control socket
-    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
-    pub control: Option<PathBuf>,
-}
-
-/// `roundsman scale`.
-#[derive(Debug, Args)]
-pub struct Scale {
-    /// How many slots; +N and -N change the number
-    #[arg(value_name = "N", allow_hyphen_values = true)]
-    pub to: crate::config::instances::Change,
-    /// Which daemon.
-    #[command(flatten)]
-    pub target: Target,
-}
 
 /// `--via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,8 +36,11 @@ pub enum OnErrored {
 }
 
 /// The options of a service.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Run {
+    /// A TOML file: several services, and whatever flags can say (config/full.toml is an example)
+    #[arg(short, long, value_name = "FILE", env = "ROUNDSMAN_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Where to listen (repeatable): 8080, 0.0.0.0:80, [::1]:80, unix:/path; 80=3000 when the server insists on 3000
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
@@ -152,6 +69,15 @@ pub struct Run {
     /// Servers and relay workers run as this user: NAME, NAME:GROUP, or numbers
     #[arg(long, value_name = "USER", env = "ROUNDSMAN_USER")]
     pub user: Option<String>,
+    /// The working directory of servers [default: ours]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// A variable for servers (repeatable)
+    #[arg(long, hide_short_help = true, value_name = "KEY=VALUE", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// A file with variables for servers (repeatable): KEY=VALUE lines; --env wins over it
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
     /// After so long a server that does not listen yet is named in the log
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
@@ -204,7 +130,7 @@ pub struct Run {
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
     pub min_uptime: Duration,
     /// Pause before a restart, doubled from the first to the second
-    #[arg(long, hide_short_help = true, hide_short_help = true, hide_short_help = true, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
+    #[arg(long, hide_short_help = true, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
     pub backoff: (Duration, Duration),
     /// When every slot is given up: exit or stay
     #[arg(
@@ -215,6 +141,21 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_errored: OnErrored,
+    /// Servers' standard output goes to this file instead of ours ({slot} and {service} are filled in)
+    #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_OUT")]
+    pub out: Option<PathBuf>,
+    /// Servers' standard error goes to this file instead of ours (the same as --out: both in one)
+    #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_ERROR")]
+    pub error: Option<PathBuf>,
+    /// A file of --out or --error that would grow beyond this is renamed to FILE.1
+    #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_ROTATE_SIZE", default_value = "10MiB", value_parser = size)]
+    pub rotate_size: u64,
+    /// Renamed files that are kept: FILE.1 is the newest
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_ROTATE_KEEP", default_value = "5", value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub rotate_keep: u32,
+    /// Each of the servers' lines begins with the time
+    #[arg(long, hide_short_help = true, env = "ROUNDSMAN_TIMESTAMPS")]
+    pub timestamps: bool,
     /// The servers' lines: raw, prefix, json [default: prefix on a terminal, else raw]
     #[arg(long, value_name = "FORMAT", env = "ROUNDSMAN_OUTPUT", hide_possible_values = true)]
     pub output: Option<OutputFormat>,
@@ -238,7 +179,7 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-fn policy(text: &str) -> Result<Policy, String> {
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
     if let Ok(policy) = Policy::from_str(text, true) {
         return Ok(policy);
     }
@@ -284,31 +225,9 @@ fn level(text: &str) -> Result<String, String> {
     }
 }
 
-/// The command line of this process.
-///
-/// # Errors
-/// What clap has to say: help, version, or a usage error with a hint.
-pub fn parse() -> Result<Cli, clap::Error> {
-    let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
-    // The short help fits a screen; --help names the variables and the rarer options.
-    let command = if short { Cli::command().mut_args(|arg| arg.hide_env(true)) } else { Cli::command() };
-    let matches = command.try_get_matches().map_err(explain)?;
-    Cli::from_arg_matches(&matches)
-}
-
-/// Adds a hint where people slip: a command without `--`.
-fn explain(error: clap::Error) -> clap::Error {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
-        (Some(ContextValue::String(word)), _) => word.clone(),
-        (_, Some(ContextValue::String(word))) if error.kind() == ErrorKind::UnknownArgument => word.clone(),
-        _ => return error,
-    };
-    if word.starts_with('-') {
-        return error;
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !text.contains('\0') => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE is needed".to_owned()),
     }
-    let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
-    let message =
-        format!("'{word}' is not a roundsman command; to run it as the server: roundsman -- {}\n", rest.join(" "));
-    Cli::command().error(ErrorKind::InvalidSubcommand, message)
 }

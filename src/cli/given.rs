@@ -1,0 +1,125 @@
+//! What of the command line was really given: values with their origin, before a configuration file and the defaults
+//! come in.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command};
+
+use super::Run;
+
+/// The command's key: it is no flag, but what stands behind `--`.
+pub const COMMAND: &str = "command";
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag.
+    Flag,
+    /// A variable.
+    Environment(String),
+    /// The configuration file's line.
+    File {
+        /// The file.
+        path: String,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment(name) => f.write_str(name),
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The values of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// One, or several where the key takes several; none for a switch that is on.
+    pub values: Vec<OsString>,
+    /// Where they come from.
+    pub origin: Origin,
+}
+
+/// Settings by key: a flag's long name, or [`COMMAND`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given(pub BTreeMap<String, Setting>);
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// One value.
+    One,
+    /// Several.
+    Several,
+    /// None: it is on or off.
+    Switch,
+}
+
+/// A key: a flag's long name, or [`COMMAND`].
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The name.
+    pub name: String,
+    /// What it takes.
+    pub takes: Takes,
+    /// The default, where one is fixed.
+    pub default: Option<String>,
+}
+
+/// A parser of a service's options alone, deaf to the environment.
+pub fn parser() -> Command {
+    Run::augment_args(Command::new("roundsman").no_binary_name(true).disable_help_flag(true))
+        .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
+}
+
+/// All keys, in the order of the help.
+pub fn keys() -> Vec<Key> {
+    let of = |arg: &clap::Arg| Key {
+        name: arg.get_long().unwrap_or(COMMAND).to_owned(),
+        takes: match arg.get_action() {
+            ArgAction::SetTrue => Takes::Switch,
+            ArgAction::Append => Takes::Several,
+            _ => Takes::One,
+        },
+        default: arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned()),
+    };
+    parser().get_arguments().map(of).collect()
+}
+
+impl From<&ArgMatches> for Given {
+    fn from(matches: &ArgMatches) -> Self {
+        let mut given = BTreeMap::new();
+        for arg in Run::augment_args(Command::new("roundsman")).get_arguments() {
+            let id = arg.get_id().as_str();
+            let origin = match matches.value_source(id) {
+                Some(ValueSource::CommandLine) => Origin::Flag,
+                Some(ValueSource::EnvVariable) => {
+                    let name = arg.get_env().unwrap_or_default().to_string_lossy();
+                    Origin::Environment(name.into_owned())
+                }
+                _ => continue,
+            };
+            let switch = matches!(arg.get_action(), ArgAction::SetTrue);
+            if switch && !matches.get_flag(id) {
+                continue;
+            }
+            let values = match switch {
+                true => Vec::new(),
+                false => matches.get_raw(id).into_iter().flatten().map(OsString::from).collect(),
+            };
+            given.insert(arg.get_long().unwrap_or(COMMAND).to_owned(), Setting { values, origin });
+        }
+        Self(given)
+    }
+}

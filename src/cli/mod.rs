@@ -1,0 +1,209 @@
+//! The command line: flags and environment as people type them, parsed and nothing more.
+
+pub mod given;
+pub mod manual;
+pub mod run;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::accept::policy::Policy;
+use crate::config::addr::ListenAddr;
+use crate::config::instances::{Change, Instances};
+use given::Given;
+use run::policy;
+pub use run::{OnErrored, Run, ViaArg};
+
+/// A round-robin TCP load balancer: one port, many processes.
+///
+/// Runs in the foreground, as a container's entrypoint or a service.
+#[derive(Debug, Parser)]
+#[command(name = "roundsman", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
+#[command(
+    override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman demo | ls"
+)]
+#[command(after_help = "Examples:\n  \
+    roundsman -- node app.js                             one process per CPU, on the port that the app listens on\n  \
+    roundsman -l 8080 -i 4 -- ./server --port {port}     four copies of a server behind port 8080\n  \
+    roundsman -l 6379 -u 10.0.0.5:6379 -u 10.0.0.6:6379  a TCP proxy\n  \
+    roundsman demo                                       try it: nothing else needed")]
+pub struct Cli {
+    /// A control command, instead of running a service.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// The options of a service.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// Control commands and roles.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the daemon in front of a built-in HTTP responder
+    Demo(Demo),
+    /// Validate options and configuration file; print what is in force, and where each value came from
+    Check(Box<Run>),
+    /// Show services and slots of the running daemons
+    #[command(aliases = ["list", "status", "ps"])]
+    Ls(Ls),
+    /// Show what the servers wrote: roundsman logs -f web/0
+    Logs(Logs),
+    /// Exit with 0 when every service has a worker online
+    Health(Target),
+    /// Replace all workers, one after the other, without losing a request; re-reads the configuration file
+    Reload(Target),
+    /// Stop all workers, then start them anew; clients wait
+    Restart(Target),
+    /// Stop all workers; clients are refused, the daemon stays
+    Stop(Target),
+    /// Start what was stopped
+    Start(Target),
+    /// Set the number of slots: 4, +1, -1
+    Scale(Scale),
+    /// Turn a PM2 ecosystem file into a configuration file
+    Import(Import),
+    /// Print a completion script: bash, zsh, fish, …
+    Completions(Completions),
+    /// Print the manual page, or write all of them into a directory
+    Man(Man),
+}
+
+/// `roundsman demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where to listen
+    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: ListenAddr,
+    /// How many responders
+    #[arg(short, long, value_name = "N", default_value = "4", allow_hyphen_values = true)]
+    pub instances: Instances,
+    /// rr, least-conn, ip-hash, none
+    #[arg(short, long, value_name = "POLICY", default_value = "rr", value_parser = policy)]
+    pub policy: Policy,
+}
+
+/// `roundsman ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// One JSON object per daemon, one per line
+    #[arg(long)]
+    pub json: bool,
+    /// Which.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `roundsman logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The service, or one slot of it [default: all services of the only daemon]
+    #[arg(value_name = "NAME[/SLOT]")]
+    pub of: Option<String>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// So many lines of what came before
+    #[arg(short = 'n', long, value_name = "N", default_value = "50")]
+    pub lines: usize,
+    /// One JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `roundsman import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// ecosystem.config.js, .cjs, .json, .yaml
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// With the variables of env_NAME, as pm2 start --env NAME
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
+}
+
+/// `roundsman completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Which shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `roundsman man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where all pages are written to
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+/// Which daemon a verb speaks to.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The service [default: all of the only daemon]
+    pub name: Option<String>,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `roundsman scale`.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// How many slots; +N and -N change the number
+    #[arg(value_name = "N", allow_hyphen_values = true)]
+    pub to: Change,
+    /// Which daemon.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// The command line of this process, and what of it was really given.
+///
+/// # Errors
+/// What clap has to say: help, version, or a usage error with a hint.
+pub fn parse() -> Result<(Cli, Given), clap::Error> {
+    let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
+    // The short help fits a screen; --help names the variables and the rarer options.
+    let command = if short { Cli::command().mut_args(|arg| arg.hide_env(true)) } else { Cli::command() };
+    let matches = command.try_get_matches().map_err(explain)?;
+    let given = Given::from(matches.subcommand_matches("check").unwrap_or(&matches));
+    Ok((Cli::from_arg_matches(&matches)?, given))
+}
+
+/// The same for words that we choose.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_words(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(Cli, Given), clap::Error> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let given = Given::from(&matches);
+    Ok((Cli::from_arg_matches(&matches)?, given))
+}
+
+/// Adds a hint where people slip: a command without `--`.
+fn explain(error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
+        (Some(ContextValue::String(word)), _) => word.clone(),
+        (_, Some(ContextValue::String(word))) if error.kind() == ErrorKind::UnknownArgument => word.clone(),
+        _ => return error,
+    };
+    // `relaod` is a verb with a slip; `--polcy` a flag.
+    if word.starts_with('-') || error.get(ContextKind::SuggestedSubcommand).is_some() {
+        return error;
+    }
+    let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
+    let message = match word.ends_with(".toml") {
+        true => format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}\n"),
+        false => {
+            let runner = crate::launch::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
+            let rest = rest.join(" ");
+            format!("'{word}' is not a roundsman command; to run it as the server: roundsman -- {runner}{rest}\n")
+        }
+    };
+    Cli::command().error(ErrorKind::InvalidSubcommand, message)
+}

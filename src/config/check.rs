@@ -1,0 +1,108 @@
+//! `roundsman check`: what is in force, as a configuration file that could be read again, with the origin of each value.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+
+use super::file::OF_DAEMON;
+use super::layers::Settings;
+use super::service::ServiceConfig;
+use super::{Config, Inherited};
+use crate::cli::given::{COMMAND, Given, Key, Origin, Takes, keys};
+use crate::exit::Exit;
+
+/// Validates and prints.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn check(given: Given) -> Result<(), Exit> {
+    let config = Config::load(given, Inherited::None)?;
+    let mut out = std::io::stdout().lock();
+    // A closed pipe (`check | head`) is no error.
+    let _ = std::io::Write::write_all(&mut out, text(&config).as_bytes());
+    Ok(())
+}
+
+fn text(config: &Config) -> String {
+    let keys = keys();
+    let of_daemon = |key: &&Key| OF_DAEMON.contains(&key.name.as_str());
+    let mut text = String::new();
+    for key in keys.iter().filter(of_daemon).filter(|key| key.name != "name") {
+        line(&mut text, key, &config.settings, None);
+    }
+    for (service, settings) in &config.services {
+        let _ = write!(text, "\n[service.{}]", quoted_key(&service.name));
+        let origin = match settings.get("name").map(|setting| &setting.origin) {
+            Some(origin) => origin.to_string(),
+            None => "from the command".to_owned(),
+        };
+        let _ = writeln!(text, "  # {origin}");
+        let (command, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.name == COMMAND);
+        for key in command.into_iter().chain(others).filter(|key| !of_daemon(key) && key.name != "config") {
+            line(&mut text, key, settings, note(&key.name, service).as_deref());
+        }
+    }
+    text
+}
+
+/// What the machine made of a value.
+fn note(key: &str, service: &ServiceConfig) -> Option<String> {
+    match key {
+        "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
+        "via" => Some(format!("{} here: {}", service.behind.via(), service.via_reason)),
+        "max-memory" => service.limits.max_memory.map(|bytes| format!("{} MiB for each worker", bytes >> 20)),
+        _ => None,
+    }
+}
+
+fn line(text: &mut String, key: &Key, settings: &Settings, note: Option<&str>) {
+    let setting = settings.get(&key.name);
+    let origin = setting.map_or(&Origin::Default, |setting| &setting.origin);
+    let value = match (setting, key.takes) {
+        (Some(_), Takes::Switch) => "true".to_owned(),
+        (None, Takes::Switch) => "false".to_owned(),
+        (Some(setting), Takes::Several) if key.name == "env" => table(&setting.values),
+        (Some(setting), Takes::Several) => {
+            let values: Vec<_> = setting.values.iter().map(quoted).collect();
+            format!("[{}]", values.join(", "))
+        }
+        (Some(setting), Takes::One) => setting.values.first().map(quoted).unwrap_or_default(),
+        (None, _) => match &key.default {
+            Some(default) => quoted(&default.into()),
+            None => return,
+        },
+    };
+    let note = note.map(|note| format!("; {note}")).unwrap_or_default();
+    let _ = writeln!(text, "{} = {value}  # {origin}{note}", key.name);
+}
+
+/// A table of variables.
+fn table(pairs: &[OsString]) -> String {
+    let pair = |pair: &OsString| {
+        let pair = pair.to_string_lossy().into_owned();
+        let (key, value) = pair.split_once('=').unwrap_or((&pair, ""));
+        format!("{} = {}", quoted_key(key), quoted(&value.into()))
+    };
+    let pairs: Vec<_> = pairs.iter().map(pair).collect();
+    format!("{{ {} }}", pairs.join(", "))
+}
+
+/// A TOML value: a number where it is one, else a string.
+pub(super) fn quoted(value: &OsString) -> String {
+    let text = value.to_string_lossy();
+    match text.parse::<u32>() {
+        Ok(number) if number.to_string() == text => text.into_owned(),
+        _ => toml::Value::String(text.into_owned()).to_string(),
+    }
+}
+
+/// A TOML key, quoted where it has to be.
+pub(super) fn quoted_key(key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
+}
+
+/// The words of a command as a TOML list.
+pub(super) fn command(words: &[String]) -> String {
+    let words: Vec<_> = words.iter().map(|word| toml::Value::String(word.clone()).to_string()).collect();
+    format!("{COMMAND} = [{}]", words.join(", "))
+}

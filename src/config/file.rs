@@ -1,0 +1,259 @@
+//! The configuration file: TOML taken apart into keys and values with their places. What the values mean is up to the
+//! parsers of the flags of the same names.
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Problem, nearest};
+use crate::cli::given::{Key, Takes, keys};
+
+/// No configuration is larger.
+const MOST: u64 = 1 << 20;
+/// Keys of the whole daemon; all others are a service's.
+pub const OF_DAEMON: [&str; 5] = ["name", "control", "output", "log-format", "log-level"];
+/// Flags that make no sense in a file.
+const NOT_IN_FILES: [&str; 1] = ["config"];
+/// Names that other programs use for the same.
+const ELSEWHERE: [(&str, &str); 17] = [
+    ("port", "listen"),
+    ("bind", "listen"),
+    ("workers", "instances"),
+    ("processes", "instances"),
+    ("script", "command"),
+    ("cmd", "command"),
+    ("exec", "command"),
+    ("args", "command"),
+    ("balance", "policy"),
+    ("backend", "upstream"),
+    ("server", "upstream"),
+    ("chdir", "cwd"),
+    ("directory", "cwd"),
+    ("working-directory", "cwd"),
+    ("environment", "env"),
+    ("stdout", "out"),
+    ("stderr", "error"),
+];
+
+/// A key with its values.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Where it stands.
+    pub span: Range<usize>,
+    /// Its values, as a flag would have them, and where each stands. A switch that is on has none.
+    pub values: Vec<(OsString, Range<usize>)>,
+}
+
+/// A `[service.NAME]`.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// The name.
+    pub name: String,
+    /// Where it stands.
+    pub span: Range<usize>,
+    /// What it says.
+    pub entries: Vec<Entry>,
+    /// Whether all of it was understood.
+    pub clean: bool,
+}
+
+/// A file, taken apart.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// As it was named.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+    /// For the whole daemon.
+    pub daemon: Vec<Entry>,
+    /// Its services.
+    pub services: Vec<Section>,
+}
+
+impl File {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(path: &Path) -> Result<String, String> {
+        let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+        let meta = std::fs::metadata(path).map_err(|error| fail(&error))?;
+        if meta.is_dir() {
+            return Err(fail(&"it is a directory"));
+        }
+        if meta.len() > MOST {
+            return Err(fail(&"it is larger than 1 MiB"));
+        }
+        let bytes = std::fs::read(path).map_err(|error| fail(&error))?;
+        String::from_utf8(bytes)
+            .map_err(|error| fail(&format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
+    }
+
+    /// Takes a text apart, as far as it makes sense; adds what does not.
+    pub fn parse(path: &Path, text: String, problems: &mut Vec<Problem>) -> Self {
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        let whole = 0..text.len().min(1);
+        problems.extend(errors.iter().map(|error| {
+            let message = error.message().lines().next().unwrap_or_default();
+            Problem::new(message, error.span().unwrap_or_else(|| whole.clone()))
+        }));
+        let (mut daemon, mut services) = (Vec::new(), Vec::new());
+        // Behind a syntax error the rest may mean anything.
+        if errors.is_empty() {
+            let keys: Vec<Key> = keys().into_iter().filter(|key| !NOT_IN_FILES.contains(&key.name.as_str())).collect();
+            for (name, value) in table.get_ref() {
+                match (name.get_ref().as_ref(), value.get_ref()) {
+                    ("service", DeValue::Table(sections)) => {
+                        for (name, value) in sections {
+                            services.extend(section(name, value, &keys, problems));
+                        }
+                    }
+                    ("service", _) => problems
+                        .push(Problem::new("services are tables: [service.NAME] with its keys below", value.span())),
+                    (key, _) => daemon.extend(entry(key, name.span(), value, &keys, Level::Daemon, problems)),
+                }
+            }
+        }
+        services.sort_by_key(|section| section.span.start);
+        Self { path: path.to_owned(), text, daemon, services }
+    }
+
+    /// The line of a place, counted from 1.
+    pub fn line(&self, span: &Range<usize>) -> usize {
+        self.text.as_bytes().iter().take(span.start).filter(|&&byte| byte == b'\n').count() + 1
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Daemon,
+    Service,
+}
+
+type Name<'a> = Spanned<std::borrow::Cow<'a, str>>;
+
+fn section(
+    name: &Name<'_>,
+    value: &Spanned<DeValue<'_>>,
+    keys: &[Key],
+    problems: &mut Vec<Problem>,
+) -> Option<Section> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let message = format!("a service is a table: [service.{}] with its keys below", name.get_ref());
+        problems.push(Problem::new(message, value.span()));
+        return None;
+    };
+    let before = problems.len();
+    let entries = table
+        .iter()
+        .filter_map(|(key, value)| entry(key.get_ref(), key.span(), value, keys, Level::Service, problems))
+        .collect();
+    let clean = problems.len() == before;
+    Some(Section { name: name.get_ref().clone().into_owned(), span: name.span(), entries, clean })
+}
+
+fn entry(
+    name: &str,
+    span: Range<usize>,
+    value: &Spanned<DeValue<'_>>,
+    keys: &[Key],
+    level: Level,
+    problems: &mut Vec<Problem>,
+) -> Option<Entry> {
+    let fits = |key: &str| OF_DAEMON.contains(&key) == (level == Level::Daemon);
+    let Some(key) = keys.iter().find(|key| key.name == name) else {
+        problems.push(Problem::new(unknown(name, keys, level), span));
+        return None;
+    };
+    if !fits(name) {
+        let message = match level {
+            Level::Service if name == "name" => "a service's name is in its heading: [service.NAME]".to_owned(),
+            Level::Service => format!("`{name}` is for the whole daemon: put it above the first [service.…]"),
+            Level::Daemon => format!("`{name}` belongs to a service: put it below a [service.NAME]"),
+        };
+        problems.push(Problem::new(message, span));
+        return None;
+    }
+    let values = match (key.takes, value.get_ref()) {
+        (Takes::Switch, DeValue::Boolean(true)) => Vec::new(),
+        (Takes::Switch, DeValue::Boolean(false)) => return None,
+        (Takes::Switch, _) => {
+            problems.push(Problem::new(format!("`{name}` is true or false"), value.span()));
+            return None;
+        }
+        (Takes::Several, DeValue::Table(table)) if name == "env" => {
+            let pair = |(key, value): (&Name<'_>, &Spanned<DeValue<'_>>)| match text(value.get_ref(), Loose::Yes) {
+                Some(text) => Some((format!("{}={text}", key.get_ref()).into(), value.span())),
+                None => {
+                    problems.push(Problem::new("a variable is a string", value.span()));
+                    None
+                }
+            };
+            table.iter().filter_map(pair).collect()
+        }
+        (Takes::Several, DeValue::Array(array)) => {
+            let each = |value: &Spanned<DeValue<'_>>| match text(value.get_ref(), Loose::No) {
+                Some(text) => Some((text.into(), value.span())),
+                None => {
+                    let message = format!("`{name}` is a list of strings, not of {}", value.get_ref().type_str());
+                    problems.push(Problem::new(message, value.span()));
+                    None
+                }
+            };
+            array.iter().filter_map(each).collect()
+        }
+        (Takes::Several, DeValue::String(_)) if name == crate::cli::given::COMMAND => {
+            let message = "`command` is a list, a string for each word: [\"node\", \"app.js\"]";
+            problems.push(Problem::new(message, value.span()));
+            return None;
+        }
+        (_, other) => match text(other, Loose::No) {
+            Some(text) => vec![(text.into(), value.span())],
+            None => {
+                let wanted = if key.takes == Takes::Several { "a string or a list of them" } else { "a string" };
+                let message = format!("`{name}` is {wanted}, not of type {}", other.type_str());
+                problems.push(Problem::new(message, value.span()));
+                return None;
+            }
+        },
+    };
+    Some(Entry { key: name.to_owned(), span, values })
+}
+
+/// Whether a boolean is text, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loose {
+    Yes,
+    No,
+}
+
+/// A value as a flag would have it.
+fn text(value: &DeValue<'_>, loose: Loose) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.clone().into_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(value) if loose == Loose::Yes => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn unknown(name: &str, keys: &[Key], level: Level) -> String {
+    let valid =
+        keys.iter().map(|key| key.name.as_str()).filter(|key| OF_DAEMON.contains(key) == (level == Level::Daemon));
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+    let near =
+        elsewhere.or_else(|| nearest(name, valid)).or_else(|| nearest(name, keys.iter().map(|key| key.name.as_str())));
+    match (near, level) {
+        (Some(near), _) => format!("unknown key `{name}`; did you mean `{near}`?"),
+        (None, Level::Daemon) => {
+            format!("unknown key `{name}`; here are {} and [service.NAME]", OF_DAEMON.join(", "))
+        }
+        (None, Level::Service) => format!("unknown key `{name}`; the keys are the flags of roundsman --help"),
+    }
+}

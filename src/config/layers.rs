@@ -1,0 +1,113 @@
+//! Flags over variables over file over defaults: what is in force for a service, and where each value comes from.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::Path;
+
+use clap::FromArgMatches;
+use clap::error::{ContextKind, ContextValue};
+
+use super::file::{Entry, File};
+use super::problem::Problem;
+use crate::cli::Run;
+use crate::cli::given::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
+
+/// Values that are paths: those of a file are relative to its directory.
+const PATHS: [&str; 5] = ["cwd", "env-file", "out", "error", "control"];
+
+/// What is in force, by key; what nobody said is left to the defaults.
+pub type Settings = BTreeMap<String, Setting>;
+
+/// Lays what was given over what the file says.
+pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
+    let mut settings = Settings::new();
+    if let Some((file, entries)) = file {
+        let path = file.path.display().to_string();
+        let directory = file.path.parent().unwrap_or(Path::new(""));
+        let directory = std::path::absolute(if directory.as_os_str().is_empty() { Path::new(".") } else { directory });
+        let directory = directory.unwrap_or_default();
+        for entry in entries {
+            let origin = Origin::File { path: path.clone(), line: file.line(&entry.span) };
+            let value = |(value, _): &(OsString, Range<usize>)| match PATHS.contains(&entry.key.as_str()) {
+                true => directory.join(value).into_os_string(),
+                false => value.clone(),
+            };
+            settings.insert(entry.key.clone(), Setting { values: entry.values.iter().map(value).collect(), origin });
+        }
+    }
+    settings.extend(given.0.clone());
+    settings
+}
+
+/// Tries every value of a file by itself, so that each mistake is named at its place.
+pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
+    let keys = keys();
+    for entry in entries.iter().filter(|entry| entry.key != COMMAND) {
+        let Some(key) = keys.iter().find(|key| key.name == entry.key) else { continue };
+        for (value, span) in entry.values.iter().filter(|_| key.takes != Takes::Switch) {
+            if let Err(error) = parser().try_get_matches_from([flag(key, value)]) {
+                problems.push(Problem::new(format!("`{}`: {}", entry.key, reason(&error)), span.clone()));
+            }
+        }
+    }
+}
+
+/// The options that settings mean.
+///
+/// # Errors
+/// What contradicts what.
+pub fn run(settings: &Settings) -> Result<Run, String> {
+    let mut words = Vec::new();
+    for key in keys().iter().filter(|key| key.name != COMMAND) {
+        match settings.get(&key.name) {
+            Some(_) if key.takes == Takes::Switch => words.push(format!("--{}", key.name).into()),
+            Some(setting) => words.extend(setting.values.iter().map(|value| flag(key, value))),
+            None => {}
+        }
+    }
+    if let Some(command) = settings.get(COMMAND) {
+        words.push("--".into());
+        words.extend(command.values.iter().cloned());
+    }
+    let matches = parser().try_get_matches_from(words).map_err(|error| reason(&error))?;
+    Run::from_arg_matches(&matches).map_err(|error| reason(&error))
+}
+
+fn flag(key: &Key, value: &OsString) -> OsString {
+    let mut word = OsString::from(format!("--{}=", key.name));
+    word.push(value);
+    word
+}
+
+/// What a parser has to say, without the words about the command line.
+fn reason(error: &clap::Error) -> String {
+    if let Some(source) = std::error::Error::source(error) {
+        return source.to_string();
+    }
+    if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
+        && !valid.is_empty()
+    {
+        return format!("one of {}", valid.join(", "));
+    }
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+/// What differs between two, for people: `instances max → 4`.
+pub fn changes(old: &Settings, new: &Settings, of: impl Fn(&str) -> bool) -> Vec<String> {
+    let words = |settings: &Settings, key: &str| match settings.get(key) {
+        None => "default".to_owned(),
+        Some(setting) if setting.values.is_empty() => "true".to_owned(),
+        // Variables may be secrets.
+        Some(_) if key == "env" => "…".to_owned(),
+        Some(setting) => {
+            let words: Vec<_> = setting.values.iter().map(|value| value.to_string_lossy()).collect();
+            words.join(" ")
+        }
+    };
+    let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = keys.into_iter().filter(|key| of(key) && values(old, key) != values(new, key));
+    changed.map(|key| format!("{key} {} → {}", words(old, key), words(new, key))).collect()
+}

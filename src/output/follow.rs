@@ -1,0 +1,116 @@
+//! `roundsman logs`: who reads along over the control socket. Each has a bounded queue; one that reads too slowly misses
+//! the oldest lines and is told how many.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+
+use mio::net::UnixStream;
+
+use super::line::Line;
+
+/// What may wait for one reader, in bytes.
+const MOST: usize = 4 << 20;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// One service, or all.
+    pub service: Option<String>,
+    /// One slot of it, or all.
+    pub slot: Option<u32>,
+    /// Lines of what came before.
+    pub lines: usize,
+    /// Whether what comes is wanted, too.
+    pub follow: bool,
+}
+
+impl Query {
+    /// Whether lines of a service are asked for.
+    pub fn wants_service(&self, service: &str) -> bool {
+        self.service.as_deref().is_none_or(|wanted| wanted == service)
+    }
+
+    /// Whether lines of a slot are.
+    pub fn wants_slot(&self, slot: Option<u32>) -> bool {
+        self.slot.is_none() || self.slot == slot
+    }
+}
+
+/// One reader.
+pub struct Follower {
+    /// Its connection.
+    pub stream: UnixStream,
+    /// What it asked for.
+    pub query: Query,
+    waiting: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Of the first piece, so much is written.
+    written: usize,
+    dropped: u64,
+}
+
+impl Follower {
+    /// Takes a connection over, with what is still to be written there.
+    pub fn new(stream: UnixStream, query: Query, unwritten: Vec<u8>) -> Self {
+        let mut follower = Self { stream, query, waiting: VecDeque::new(), bytes: 0, written: 0, dropped: 0 };
+        follower.push(unwritten);
+        follower
+    }
+
+    /// Adds a line.
+    pub fn line(&mut self, line: &Line) {
+        let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+        bytes.push(b'\n');
+        self.push(bytes);
+    }
+
+    fn push(&mut self, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
+        self.waiting.push_back(bytes);
+        // The first may be on its way in part.
+        while self.bytes > MOST && self.waiting.len() > 2 {
+            if let Some(oldest) = self.waiting.remove(1) {
+                self.bytes -= oldest.len();
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// Writes what goes. Whether it is done, and to be closed.
+    pub fn write(&mut self) -> bool {
+        while let Some(first) = self.waiting.front() {
+            match self.stream.write(&first[self.written..]) {
+                Ok(n) => self.written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+            if self.written >= first.len() {
+                self.bytes -= first.len();
+                self.written = 0;
+                self.waiting.pop_front();
+                if self.dropped > 0 {
+                    let note = format!("{{\"dropped\":{}}}\n", std::mem::take(&mut self.dropped)).into_bytes();
+                    self.bytes += note.len();
+                    self.waiting.push_front(note);
+                }
+            }
+        }
+        !self.query.follow
+    }
+
+    /// Whether it went away. What it still says is of no interest.
+    pub fn is_gone(&mut self) -> bool {
+        let mut buffer = [0; 1024];
+        // As much as one that never stops may have looked at; then it is gone for us.
+        for _ in 0..16 {
+            match self.stream.read(&mut buffer) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return true,
+            }
+        }
+        true
+    }
+}

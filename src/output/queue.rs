@@ -1,0 +1,107 @@
+//! What waits to be written: bounded for each service, so that one that floods costs the others nothing. Beyond the
+//! bound its oldest is dropped and counted.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What may wait of one service, in bytes.
+const MOST: usize = 1 << 20;
+
+/// One piece: whole lines, or bytes as they came.
+#[derive(Debug)]
+pub struct Chunk<T> {
+    /// Whose.
+    pub service: Arc<str>,
+    /// Where to.
+    pub to: T,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Share {
+    bytes: usize,
+    dropped: u64,
+}
+
+struct Waiting<T> {
+    chunks: VecDeque<Chunk<T>>,
+    shares: HashMap<Arc<str>, Share>,
+    writing: bool,
+}
+
+/// The queue of one writer thread.
+pub struct Queue<T> {
+    waiting: Mutex<Waiting<T>>,
+    changed: Condvar,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        let waiting = Waiting { chunks: VecDeque::new(), shares: HashMap::new(), writing: false };
+        Self { waiting: Mutex::new(waiting), changed: Condvar::new() }
+    }
+}
+
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        // A panic of the other side leaves a queue, no more and no less.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a piece; never waits.
+    pub fn push(&self, chunk: Chunk<T>) {
+        let mut waiting = self.lock();
+        let Waiting { chunks, shares, .. } = &mut *waiting;
+        let share = shares.entry(chunk.service.clone()).or_default();
+        share.bytes += chunk.bytes.len();
+        let service = chunk.service.clone();
+        chunks.push_back(chunk);
+        while share.bytes > MOST {
+            let Some(at) = chunks.iter().position(|chunk| chunk.service == service) else { break };
+            let Some(oldest) = chunks.remove(at) else { break };
+            share.bytes -= oldest.bytes.len();
+            share.dropped += oldest.bytes.iter().filter(|&&byte| byte == b'\n').count().max(1) as u64;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Writes what comes, for ever, on the calling thread.
+    pub fn write_on(&self, mut write: impl FnMut(Chunk<T>)) {
+        let mut waiting = self.lock();
+        loop {
+            let Some(chunk) = waiting.chunks.pop_front() else {
+                waiting.writing = false;
+                self.changed.notify_all();
+                waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            waiting.writing = true;
+            let mut lost = 0;
+            if let Some(share) = waiting.shares.get_mut(&chunk.service) {
+                share.bytes -= chunk.bytes.len();
+                lost = std::mem::take(&mut share.dropped);
+                if share.bytes == 0 {
+                    waiting.shares.remove(&chunk.service);
+                }
+            }
+            drop(waiting);
+            if lost > 0 {
+                tracing::warn!(
+                    service = &*chunk.service,
+                    lines = lost,
+                    "output of servers dropped: its reader was too slow"
+                );
+            }
+            write(chunk);
+            waiting = self.lock();
+        }
+    }
+
+    /// Waits until all is written, at most for so long.
+    pub fn wait_until_empty(&self, limit: Duration) {
+        let busy = |waiting: &mut Waiting<T>| waiting.writing || !waiting.chunks.is_empty();
+        drop(self.changed.wait_timeout_while(self.lock(), limit, busy));
+    }
+}

@@ -1,0 +1,102 @@
+//! A service whose configuration changes while it runs.
+
+use std::mem::{discriminant, replace, take};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::service::{Service, Tools, resolved, rules};
+use crate::accept::orders::Order;
+use crate::accept::policy::Policy;
+use crate::config::layers::{Settings, changes};
+use crate::config::{Behind, ServiceConfig};
+use crate::direct::Preload;
+use crate::listener::Listener;
+use crate::sys::sock;
+
+/// Listeners that a service may have had in all: their ids are never used again.
+const MOST_LISTENERS: usize = 200;
+
+impl Service {
+    /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
+    /// changed, and what needs a restart and stays as it is.
+    pub(super) fn reconfigure(
+        &mut self,
+        (mut config, mut settings): (ServiceConfig, Settings),
+        added: Vec<Listener>,
+        preload: Option<Preload>,
+        tools: &Tools,
+        now: Instant,
+    ) -> Vec<String> {
+        let name = self.config.name.clone();
+        let mut notes: Vec<String> = Vec::new();
+        let mut keep = |key: &str, settings: &mut Settings, old: &Settings, why: &str| {
+            notes.push(format!("{name}: {key} needs a restart of the daemon ({why})"));
+            match old.get(key) {
+                Some(setting) => settings.insert(key.to_owned(), setting.clone()),
+                None => settings.remove(key),
+            };
+        };
+        if (config.policy == Policy::None) != (self.config.policy == Policy::None) {
+            keep("policy", &mut settings, &self.settings, "who accepts is settled at the start");
+            config.policy = self.config.policy;
+        }
+        if shape(&config.behind) != shape(&self.config.behind) {
+            let from_to = format!("{} now, {} then", self.config.behind.via(), config.behind.via());
+            for key in ["via", "command", "upstream", "no-listen"] {
+                if settings.get(key).map(|setting| &setting.values)
+                    != self.settings.get(key).map(|setting| &setting.values)
+                {
+                    keep(key, &mut settings, &self.settings, &from_to);
+                }
+            }
+            config.behind = self.config.behind.clone();
+            config.via_reason.clone_from(&self.config.via_reason);
+        } else if let Some(preload) = preload {
+            // Old workers may still start processes with the old one.
+            self.preloads.push(preload);
+        }
+        if self.listeners.len() + added.len() > MOST_LISTENERS {
+            keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
+            config.listen.clone_from(&self.config.listen);
+        } else {
+            self.change_listeners(&config, added, tools);
+        }
+        let changed = changes(&self.settings, &settings, |key| key != "name");
+        notes.extend(changed.iter().map(|change| format!("{name}: {change}")));
+        // A number that somebody set by hand holds until the file says another one.
+        let values = |settings: &Settings| settings.get("instances").map(|setting| setting.values.clone());
+        let instances = replace(&mut config.instances, self.config.instances);
+        let scale = values(&settings) != values(&self.settings) && instances != self.config.instances;
+        self.config = config;
+        self.settings = settings;
+        self.resolved = resolved(&self.config);
+        tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
+        if scale && let Err(why) = self.scale(instances, tools, now) {
+            notes.push(format!("{name}: not scaled: {why}"));
+        }
+        notes
+    }
+
+    fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>, tools: &Tools) {
+        let gone: Vec<_> =
+            take(&mut self.config.listen).into_iter().filter(|old| !config.listen.contains(old)).collect();
+        for (id, listener) in self.listeners.iter_mut().enumerate() {
+            // A port 0 stays: nobody can tell which one it became.
+            if gone.iter().any(|old| listener.serves(&old.address) && listener.app_port == old.app_port) {
+                self.heard.remove(&id);
+                tools.orders.send(Order::CloseListener { service: self.id, id });
+                if self.config.policy == Policy::None {
+                    sock::stop_listening(listener.socket.as_fd());
+                }
+                // Fails only without descriptors; then the socket lives until the daemon ends.
+                let _ = listener.close();
+            }
+        }
+        self.listeners.extend(added);
+    }
+}
+
+/// What about the way to the servers cannot change while the service runs.
+fn shape(behind: &Behind) -> (std::mem::Discriminant<Behind>, bool) {
+    (discriminant(behind), matches!(behind, Behind::Upstreams(_, Some(_))))
+}

@@ -1,0 +1,177 @@
+//! The configuration file, read again: services that come, change and go.
+
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::reload::Progress;
+use super::service::{InConfig, Service};
+use super::{ATTACH, Supervisor, direct, inherit, inherited};
+use crate::accept::orders::ServiceId;
+use crate::config::file::OF_DAEMON;
+use crate::config::layers::{Settings, changes};
+use crate::config::{Config, ServiceConfig};
+use crate::direct::Preload;
+use crate::direct::attach::AttachServer;
+use crate::exit::{Exit, OS};
+use crate::listener::Listener;
+
+/// What a reload, or another order, has begun.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// Services of which an end will be told.
+    pub services: Vec<ServiceId>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
+    /// What could not be, and why.
+    pub refused: Vec<String>,
+}
+
+/// A service that can be had.
+pub struct Prepared {
+    config: (ServiceConfig, Settings),
+    preload: Option<Preload>,
+}
+
+impl Supervisor {
+    /// Gets ready what a service needs and may not get.
+    ///
+    /// # Errors
+    /// What that is.
+    pub(super) fn prepare(
+        &mut self,
+        (mut config, settings): (ServiceConfig, Settings),
+        listens: bool,
+    ) -> Result<Prepared, Exit> {
+        let preload = direct::find_preload(&mut config, listens)?;
+        if preload.is_some() && self.tools.attach.is_none() {
+            let server = AttachServer::open(&self.poll, ATTACH)
+                .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
+            self.tools.attach = Some(server);
+        }
+        config.files.try_open(&config.name).map_err(|error| Exit::new(OS, error))?;
+        Ok(Prepared { config: (config, settings), preload })
+    }
+
+    /// Begins a service.
+    pub(super) fn begin(&mut self, prepared: Prepared, listeners: Vec<Listener>) -> ServiceId {
+        let (config, _) = &prepared.config;
+        let why = config.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
+        info!(
+            service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
+            instances = config.instances, %why, policy = %config.policy,
+            via = config.behind.via(), via_reason = %config.via_reason,
+            "starting"
+        );
+        if let Some(hint) = crate::launch::hint::of(config) {
+            warn!(service = %config.name, "{hint}");
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let preloads = prepared.preload.into_iter().collect();
+        self.services.push(Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now()));
+        id
+    }
+
+    /// Begins a rolling reload of one service, or all; where there is a file, after it was read again.
+    ///
+    /// # Errors
+    /// Why nothing is changed.
+    pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
+        if !self.config.has_file() {
+            return self.each(only, |service, _| service.reload(now));
+        }
+        if self.stopping.is_some() {
+            return Err("the daemon is stopping".to_owned());
+        }
+        let mut read = self.config.again(inherited()).map_err(|exit| exit.message)?;
+        let mut wanted = std::mem::take(&mut read.services);
+        wanted.retain(|(config, _)| only.is_none_or(|only| only == config.name));
+        let gone: Vec<ServiceId> = self
+            .in_config()
+            .filter(|service| only.is_none_or(|only| only == service.config.name))
+            .filter(|service| wanted.iter().all(|(config, _)| config.name != service.config.name))
+            .map(|service| service.id)
+            .collect();
+        if let Some(only) = only.filter(|_| wanted.is_empty() && gone.is_empty()) {
+            return Err(self.unknown(only));
+        }
+        // All that may fail comes first: a mistake changes nothing.
+        let mut ready = Vec::new();
+        for (config, settings) in wanted {
+            let known = self.in_config().find(|service| service.config.name == config.name);
+            if let Some(service) = known {
+                service.may_reload()?;
+            }
+            let old = known.map(|service| service.config.listen.clone()).unwrap_or_default();
+            let id = known.map(|service| service.id);
+            let new = config.listen.iter().filter(|listen| !old.contains(listen));
+            let listeners = new.map(inherit::bind).collect::<Result<Vec<_>, _>>().map_err(|exit| exit.message)?;
+            let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());
+            let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;
+            ready.push((id, prepared, listeners));
+        }
+        let mut begun = Begun { notes: self.of_daemon(&mut read), ..Begun::default() };
+        self.config = read;
+        for (id, prepared, listeners) in ready {
+            let service = self.services.iter_mut().find(|service| Some(service.id) == id);
+            match service {
+                Some(service) => {
+                    let (config, preload) = (prepared.config, prepared.preload);
+                    begun.notes.extend(service.reconfigure(config, listeners, preload, &self.tools, now));
+                    match service.reload(now) {
+                        Ok(()) => begun.services.push(service.id),
+                        Err(why) => begun.notes.push(format!("{}: {why}", service.config.name)),
+                    }
+                }
+                None => {
+                    begun.notes.push(format!("{}: new", prepared.config.0.name));
+                    let id = self.begin(prepared, listeners);
+                    if let Some(service) = self.services.last_mut() {
+                        service.begun = Some("started");
+                    }
+                    begun.services.push(id);
+                }
+            }
+        }
+        for service in self.services.iter_mut().filter(|service| gone.contains(&service.id)) {
+            begun.notes.push(format!("{}: no longer in the configuration", service.config.name));
+            service.place = InConfig::No;
+            service.begin_stop(now);
+            begun.services.push(service.id);
+        }
+        begun.notes.iter().for_each(|note| info!("{note}"));
+        Ok(begun)
+    }
+
+    /// What changed for the whole daemon; all of that needs a restart, and stays in force as it is.
+    fn of_daemon(&self, read: &mut Config) -> Vec<String> {
+        let keys = |key: &str| OF_DAEMON.contains(&key);
+        let changed = changes(&self.config.settings, &read.settings, keys);
+        read.settings = self.config.settings.clone();
+        read.name.clone_from(&self.config.name);
+        changed.into_iter().map(|change| format!("{change}: needs a restart of the daemon")).collect()
+    }
+
+    /// Services that are gone for good.
+    pub(super) fn drop_removed(&mut self) {
+        for service in self.services.iter_mut().filter(|service| service.place == InConfig::No && service.is_over()) {
+            info!(service = %service.config.name, "stopped: no longer in the configuration");
+            service.say(Progress::Done("removed".to_owned()));
+        }
+        self.tell_waiting();
+        let outputs = &self.tools.launcher.outputs;
+        self.services.retain(|service| {
+            let over = service.place == InConfig::No && service.is_over();
+            if over {
+                outputs.forget(&service.config.name);
+            }
+            !over
+        });
+    }
+
+    /// Services that are in the configuration.
+    pub(super) fn in_config(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| service.place == InConfig::Yes)
+    }
+}

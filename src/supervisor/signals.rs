@@ -1,0 +1,95 @@
+//! Signals.
+
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+use tracing::{info, warn};
+
+use super::Supervisor;
+use crate::config::instances::Change;
+
+/// A second stop signal this soon is the first one once more: timeout(1) and shells signal the process and then
+/// its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
+
+/// Whether there was a terminal at the start: a hang-up then means that it went away.
+#[derive(PartialEq, Eq)]
+pub(super) enum Terminal {
+    Had,
+    None,
+}
+
+/// Whether our log goes to a terminal that another process group has.
+fn in_background() -> bool {
+    let foreground = nix::unistd::tcgetpgrp(std::io::stderr());
+    foreground.is_ok_and(|group| group != nix::unistd::getpgrp())
+}
+
+pub(super) fn terminal() -> Terminal {
+    if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
+}
+
+impl Supervisor {
+    /// Does what signals ask for. Returns the exit code when that is the end.
+    pub(super) fn take_signals(&mut self) -> Option<u8> {
+        let pending: Vec<i32> = self.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGTERM | SIGINT => match self.stopping {
+                    None => self.begin_stop(if signal == SIGINT { "SIGINT" } else { "SIGTERM" }),
+                    Some(since) if since.elapsed() < SAME_SIGNAL => {}
+                    Some(_) => return Some(self.end_at_once(signal)),
+                },
+                SIGQUIT => return Some(self.end_at_once(signal)),
+                SIGHUP if self.terminal == Terminal::Had && terminal() == Terminal::None => {
+                    self.begin_stop("SIGHUP (the terminal went away)");
+                }
+                SIGHUP => match self.reload(None, Instant::now()) {
+                    Ok(begun) => begun.refused.iter().for_each(|why| warn!("no reload: {why}")),
+                    Err(why) => warn!("no reload: {why}"),
+                },
+                // The terminal sends them, too, to whoever writes to it from the background.
+                SIGTTIN | SIGTTOU if in_background() => {}
+                SIGTTIN => self.scale_by(1),
+                SIGTTOU => self.scale_by(-1),
+                SIGUSR1 => {
+                    info!("opening log files anew");
+                    self.tools.launcher.outputs.reopen();
+                }
+                // An upgrade in place: what it will mean. Its default action would end us.
+                SIGUSR2 => warn!("SIGUSR2 does nothing in this version yet"),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn scale_by(&mut self, by: i32) {
+        let refused = match self.services.as_mut_slice() {
+            [service] => {
+                let to = Change::By(by).from(service.config.instances);
+                service.scale(to, &self.tools, Instant::now())
+            }
+            _ => Err("several services; use roundsman scale N NAME".to_owned()),
+        };
+        if let Err(why) = refused {
+            warn!("no scale: {why}");
+        }
+    }
+
+    fn begin_stop(&mut self, cause: &str) {
+        if self.stopping.is_none() {
+            self.stopping = Some(Instant::now());
+            for service in &mut self.services {
+                info!(service = %service.config.name, cause, "stopping");
+                service.begin_stop(Instant::now());
+            }
+        }
+    }
+
+    fn end_at_once(&mut self, signal: i32) -> u8 {
+        warn!(signal, "ending at once");
+        self.end_all();
+        (128 + signal) as u8
+    }
+}
