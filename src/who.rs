@@ -32,3 +32,11 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
     let inodes: Vec<u64> = v4.iter().chain(&v6).filter(|entry| open(entry)).map(|entry| entry.inode).collect();
     !process::holders(&process::tree(root), &inodes).is_empty()
 }
+
+/// The ports on which a process, or one below it, listens.
+pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
+    let (v4, v6) = (procfs::net::tcp().unwrap_or_default(), procfs::net::tcp6().unwrap_or_default());
+    let sockets: Vec<u64> = process::tree(root).into_iter().flat_map(process::sockets).collect();
+    let own = v4.iter().chain(&v6).filter(|entry| entry.state == TcpState::Listen && sockets.contains(&entry.inode));
+    own.map(|entry| entry.local_address.port()).collect()
+}

@@ -19,15 +19,21 @@ pub use run::{OnErrored, Run, ViaArg};
 ///
 /// Runs in the foreground, as a container's entrypoint or a service.
 #[derive(Debug, Parser)]
-#[command(name = "roundsman", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 #[command(
-    override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman demo | ls"
+    name = "roundsman",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
+#[command(
+    override_usage = "roundsman [OPTIONS] -- COMMAND [ARG]...\n       roundsman -l ADDR -u ADDR [-u ADDR]...\n       roundsman -c FILE"
 )]
 #[command(after_help = "Examples:\n  \
-    roundsman -- node app.js                             one process per CPU, on the port that the app listens on\n  \
-    roundsman -l 8080 -i 4 -- ./server --port {port}     four copies of a server behind port 8080\n  \
-    roundsman -l 6379 -u 10.0.0.5:6379 -u 10.0.0.6:6379  a TCP proxy\n  \
-    roundsman demo                                       try it: nothing else needed")]
+    roundsman -- node app.js           one process per CPU, on the app's port\n  \
+    roundsman -l 80 -i 4 -- ./server   four copies of a server behind port 80\n  \
+    roundsman -l 80 -u 10.0.0.5:80     a TCP proxy\n  \
+    roundsman -c roundsman.toml        several services, one daemon")]
 pub struct Cli {
     /// A control command, instead of running a service.
     #[command(subcommand)]
@@ -40,32 +46,39 @@ pub struct Cli {
 /// Control commands and roles.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run the daemon in front of a built-in HTTP responder
+    /// Try it: the daemon in front of a built-in HTTP responder
     Demo(Demo),
-    /// Validate options and configuration file; print what is in force, and where each value came from
+    /// Validate; print what is in force, and where it comes from
     Check(Box<Run>),
     /// Show services and slots of the running daemons
     #[command(aliases = ["list", "status", "ps"])]
     Ls(Ls),
-    /// Show what the servers wrote: roundsman logs -f web/0
+    /// Show what the servers wrote: logs -f web/0
     Logs(Logs),
     /// Exit with 0 when every service has a worker online
     Health(Target),
-    /// Replace all workers, one after the other, without losing a request; re-reads the configuration file
+    /// Replace all workers without losing a request
+    ///
+    /// One after the other: a successor first. Where there is a configuration file it is read again, and what
+    /// changed in it is applied; a mistake in it changes nothing.
     Reload(Target),
-    /// Stop all workers, then start them anew; clients wait
+    /// Stop all workers, then start them; clients wait
     Restart(Target),
-    /// Stop all workers; clients are refused, the daemon stays
+    /// Stop all workers; the daemon stays
+    ///
+    /// Clients are refused meanwhile.
     Stop(Target),
     /// Start what was stopped
     Start(Target),
     /// Set the number of slots: 4, +1, -1
     Scale(Scale),
-    /// Turn a PM2 ecosystem file into a configuration file
+    /// Turn a PM2 ecosystem file into a configuration
     Import(Import),
-    /// Print a completion script: bash, zsh, fish, …
+    /// Print completions for a shell: bash, zsh, fish, …
     Completions(Completions),
-    /// Print the manual page, or write all of them into a directory
+    /// Print the manual page
+    ///
+    /// With a directory, the pages of all verbs are written there.
     Man(Man),
 }
 
@@ -197,6 +210,11 @@ fn explain(error: clap::Error) -> clap::Error {
         return error;
     }
     let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
+    let verbs: Vec<String> = Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    if let Some(near) = crate::config::problem::nearest(&word, verbs.iter().map(String::as_str)) {
+        let message = format!("'{word}' is not a roundsman command; did you mean: roundsman {near}\n");
+        return Cli::command().error(ErrorKind::InvalidSubcommand, message);
+    }
     let message = match word.ends_with(".toml") {
         true => format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}\n"),
         false => {

@@ -38,16 +38,24 @@ pub enum OnErrored {
 /// The options of a service.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
-    /// A TOML file: several services, and whatever flags can say (config/full.toml is an example)
+    /// A TOML file; its keys are these flags' names
+    ///
+    /// [service.NAME] tables, several in one daemon. Flags win over it, and so do variables.
     #[arg(short, long, value_name = "FILE", env = "ROUNDSMAN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where to listen (repeatable): 8080, 0.0.0.0:80, [::1]:80, unix:/path; 80=3000 when the server insists on 3000
+    /// Where to listen: 8080, 0.0.0.0:80, unix:/path
+    ///
+    /// Repeatable. Also [::1]:80; 80=3000 when the server insists on 3000. Without it the server decides.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
-    /// Who gets the next connection: rr, least-conn, ip-hash, none
+    /// rr, least-conn, ip-hash, none
+    ///
+    /// Who gets the next connection: in turn, with the fewest open, by the client's address, or by the kernel's choice.
     #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
-    /// Workers: a number, max (one per CPU), -1 (all CPUs but one)
+    /// Workers: a number, max, -1 (all CPUs but one)
+    ///
+    /// max: as many as the CPUs that the container may use, by its affinity and its quota rounded up.
     #[arg(
         short,
         long,
@@ -57,16 +65,22 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     pub instances: Instances,
-    /// Where connections go (repeatable): host:port, [v6]:port, unix:/path
+    /// Where connections go: host:port, unix:/path
+    ///
+    /// Repeatable. Also [v6]:port. With a command beside it: where that listens.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_UPSTREAM", value_delimiter = ',')]
     pub upstream: Vec<Upstream>,
-    /// How connections reach the server: auto, direct (handed to it), relay (its bytes are carried)
+    /// auto, direct, relay
+    ///
+    /// How connections reach the server: handed to it, or its bytes carried; auto takes direct where it can be.
     #[arg(long, value_name = "VIA", env = "ROUNDSMAN_VIA", default_value = "auto", hide_possible_values = true)]
     pub via: ViaArg,
-    /// Name of the service [default: from the command]
+    /// Name of the service
+    ///
+    /// Default: from the command. With several services: of the daemon.
     #[arg(short, long, value_name = "NAME", env = "ROUNDSMAN_NAME")]
     pub name: Option<String>,
-    /// Servers and relay workers run as this user: NAME, NAME:GROUP, or numbers
+    /// Who servers run as: NAME, NAME:GROUP, numbers
     #[arg(long, value_name = "USER", env = "ROUNDSMAN_USER")]
     pub user: Option<String>,
     /// The working directory of servers [default: ours]
@@ -132,9 +146,10 @@ pub struct Run {
     /// Pause before a restart, doubled from the first to the second
     #[arg(long, hide_short_help = true, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
     pub backoff: (Duration, Duration),
-    /// When every slot is given up: exit or stay
+    /// When all is given up: exit or stay
     #[arg(
         long,
+        hide_short_help = true,
         value_name = "WHAT",
         env = "ROUNDSMAN_ON_ERRORED",
         default_value = "exit",
@@ -156,7 +171,9 @@ pub struct Run {
     /// Each of the servers' lines begins with the time
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_TIMESTAMPS")]
     pub timestamps: bool,
-    /// The servers' lines: raw, prefix, json [default: prefix on a terminal, else raw]
+    /// The servers' lines: raw, prefix, json
+    ///
+    /// Default: prefix on a terminal, else raw.
     #[arg(long, value_name = "FORMAT", env = "ROUNDSMAN_OUTPUT", hide_possible_values = true)]
     pub output: Option<OutputFormat>,
     /// Our own log: text or json
@@ -171,7 +188,9 @@ pub struct Run {
     /// error, warn, info, debug
     #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
-    /// The control socket [default: NAME.sock in the runtime directory]
+    /// The control socket
+    ///
+    /// Default: NAME.sock in the runtime directory.
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
     /// The server to run

@@ -44,6 +44,18 @@ impl FromStr for Listen {
     }
 }
 
+impl Listen {
+    /// The port that a server binds to be served here; `None` where the kernel chooses one, or there is none.
+    pub fn served_port(&self) -> Option<u16> {
+        let own = match &self.address {
+            ListenAddr::Tcp(address) => Some(address.port()),
+            ListenAddr::Port(port) => Some(*port),
+            ListenAddr::Unix(_) => None,
+        };
+        self.app_port.or(own).filter(|&port| port != 0)
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -236,7 +236,7 @@ enum Loose {
 fn text(value: &DeValue<'_>, loose: Loose) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.clone().into_owned()),
-        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),
         DeValue::Float(number) => Some(number.as_str().to_owned()),
         DeValue::Boolean(value) if loose == Loose::Yes => Some(value.to_string()),
         _ => None,
@@ -246,6 +246,9 @@ fn text(value: &DeValue<'_>, loose: Loose) -> Option<String> {
 fn unknown(name: &str, keys: &[Key], level: Level) -> String {
     let valid =
         keys.iter().map(|key| key.name.as_str()).filter(|key| OF_DAEMON.contains(key) == (level == Level::Daemon));
+    if level == Level::Daemon && nearest(name, ["service"]).is_some() {
+        return format!("unknown key `{name}`; did you mean [service.NAME]?");
+    }
     let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
     let near =
         elsewhere.or_else(|| nearest(name, valid)).or_else(|| nearest(name, keys.iter().map(|key| key.name.as_str())));

@@ -52,7 +52,13 @@ pub fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a size: 512MiB, 1G");
     let number: u64 = upper[..digits].parse().map_err(|_| wrong())?;
     let unit = UNITS.iter().find(|(name, _)| *name == upper[digits..].trim_start());
-    let Some((_, unit)) = unit else { return Err(format!("a unit is needed: {text}M (or KiB, MiB, GiB)")) };
+    let Some((_, unit)) = unit else {
+        return Err(if digits == upper.len() {
+            format!("a unit is needed: {text}M (or KiB, MiB, GiB)")
+        } else {
+            wrong()
+        });
+    };
     number.checked_mul(*unit).ok_or_else(wrong)
 }
 

@@ -112,7 +112,11 @@ impl Config {
             if problems.len() == before && section.is_none_or(|section| section.clean) {
                 match one(&given, &file, section, inherited) {
                     Ok(service) => loaded.push(service),
-                    Err(exit) if section.is_none() => return Err(exit),
+                    Err(exit) if section.is_none() && given.0.contains_key(COMMAND) => return Err(exit),
+                    Err(_) if section.is_none() => {
+                        let message = "there is no [service.NAME] in it, and no command or --upstream beside it";
+                        problems.push(Problem::new(message, 0..file.text.len().min(1)));
+                    }
                     Err(exit) => problems.extend(section.map(|section| blame(&exit.message, section))),
                 }
             }
@@ -185,8 +189,15 @@ fn blame(message: &str, section: &Section) -> Problem {
             entry.span.start..end
         },
     );
-    // In a file a key has no dashes in front.
-    Problem::new(message.replace("--", ""), span)
+    Problem::new(in_file(message), span)
+}
+
+/// A message about flags in the words of a file.
+fn in_file(message: &str) -> String {
+    if message.starts_with("nothing to serve") {
+        return "nothing to serve: `command` or `upstream` is missing".to_owned();
+    }
+    message.replace("-l 8080", "listen = 8080").replace(" <ADDR>", "").replace("--", "")
 }
 
 /// No two services have the same address.

@@ -75,6 +75,10 @@ fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, 
     if listen.iter().any(|listen| matches!(listen.address, ListenAddr::Unix(_))) {
         return Ok(Some("a Unix socket's connections are relayed".to_owned()));
     }
+    let served: Vec<u16> = listen.iter().filter_map(Listen::served_port).collect();
+    if let Some(port) = served.iter().enumerate().find_map(|(at, port)| served[..at].contains(port).then_some(port)) {
+        return Ok(Some(format!("several addresses stand for port {port}, and a server listens there once")));
+    }
     Ok(elf::examine(&command.program()?).err())
 }
 

@@ -7,13 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-
 use super::retiring::DRAIN_LOOK;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::Phase;
 use super::stop::Step;
-use super::worker::Complained;
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
 use crate::config::{Behind, Chosen, ServiceConfig, via};
@@ -128,39 +125,14 @@ impl Service {
         Some(SocketAddr::new(ip, listener.served_port()?))
     }
 
-    /// Names, once, a server that does not listen for long.
-    pub(super) fn complain_of_silence(&mut self, at: usize, now: Instant) {
-        let timeout = self.config.limits.listen_timeout;
-        let slot = &mut self.slots[at];
-        let (Some(direct), Some(server), Phase::Launching { since }) =
-            (&slot.direct, &mut slot.server, slot.life.phase)
-        else {
-            return;
-        };
-        if server.complained == Complained::NotYet && now.duration_since(since) >= timeout {
-            server.complained = Complained::Once;
-            let seconds = timeout.as_secs_f32();
-            let hint = match (direct.pid, self.config.listen.first()) {
-                (None, _) => "; if a script starts a statically linked program, use --via relay".to_owned(),
-                (Some(_), Some(_)) => {
-                    let missing = self.listeners.iter().enumerate().filter(|(id, _)| !direct.listening.contains(id));
-                    let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
-                    format!(" on {}", missing.join(", "))
-                }
-                (Some(_), None) => String::new(),
-            };
-            warn!(service = %self.config.name, slot = at, pid = server.pid, "server does not listen after {seconds} s{hint}; still waiting");
-        }
-    }
-
     /// When a direct service has something to look at.
     pub(super) fn direct_deadline(&self) -> Option<Instant> {
         let draining = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let looks = self.slots.iter().filter_map(|slot| {
             let direct = slot.direct.as_ref()?;
             let silent = match (slot.life.phase, &slot.server) {
-                (Phase::Launching { since }, Some(server)) if server.complained == Complained::NotYet => {
-                    Some(since + self.config.limits.listen_timeout)
+                (Phase::Launching { since }, Some(server)) => {
+                    server.complained.due(since, self.config.limits.listen_timeout)
                 }
                 _ => None,
             };

@@ -18,6 +18,7 @@ mod retiring;
 pub mod service;
 mod serving;
 mod signals;
+mod silence;
 pub mod slot;
 mod starting;
 mod stop;

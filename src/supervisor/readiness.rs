@@ -1,6 +1,5 @@
 //! When a worker is ready, and what follows: its setup, the listeners, its coming online.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +7,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::service::{Service, SlotProcesses, Tools};
+use super::silence;
 use super::slot::{Event, Phase};
-use super::worker::{Complained, Readiness, Server};
+use super::worker::Readiness;
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::Behind;
@@ -29,7 +29,7 @@ impl Service {
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
             if let Some(server) = &mut slot.server
-                && let Some(accepting) = look(server, &name, Some(at), timeout, now)
+                && let Some(accepting) = silence::look(server, &name, Some(at), timeout, now)
             {
                 server.address = Some(accepting);
             }
@@ -37,7 +37,7 @@ impl Service {
         if let Some((life, Some(server))) = &mut self.shared
             && server.probe.is_some()
         {
-            look(server, &name, None, timeout, now);
+            silence::look(server, &name, None, timeout, now);
             if server.probe.is_none() {
                 life.apply(Event::Ready, now, &backoff);
             }
@@ -144,27 +144,4 @@ impl Service {
         }
         Ok(())
     }
-}
-
-/// One look at a server that does not accept yet; the address that does, when it begins to.
-fn look(
-    server: &mut Server,
-    service: &str,
-    slot: Option<usize>,
-    timeout: Duration,
-    now: Instant,
-) -> Option<SocketAddr> {
-    let accepting = server.probe.as_mut()?.accepts(now);
-    if let Some(accepting) = accepting {
-        server.probe = None;
-        return accepting.as_socket();
-    }
-    if server.complained == Complained::NotYet && now.duration_since(server.since) >= timeout {
-        server.complained = Complained::Once;
-        let seconds = timeout.as_secs_f32();
-        let wanted =
-            server.address.map(|address| format!(" (it was given PORT={})", address.port())).unwrap_or_default();
-        warn!(service, slot, pid = server.pid, "server does not listen after {seconds} s{wanted}; still waiting");
-    }
-    None
 }

@@ -8,8 +8,9 @@ use tracing::{debug, info, warn};
 use super::notify::Notify;
 use super::probe::{self, Probe};
 use super::service::{LastExit, Service, Tools};
+use super::silence::Complained;
 use super::slot::{Event, Phase, Wanted};
-use super::worker::{Complained, Relay, Server, Told};
+use super::worker::{Relay, Server, Told};
 use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
 use crate::config::Behind;
@@ -133,7 +134,7 @@ impl Service {
             death_signal: self.config.limits.stop_signal,
         })?;
         info!(service = %self.config.name, slot, pid, "server started");
-        let complained = Complained::NotYet;
+        let complained = Complained::OfNothing;
         Ok(Server { pid, address: None, probe: None, since: now, complained, told: Told::Nothing, mark, notify })
     }
 

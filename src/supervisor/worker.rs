@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::notify::Notify;
 use super::probe::Probe;
+use super::silence::Complained;
 use crate::accept::orders::WorkerId;
 use crate::config::ServiceConfig;
 use crate::handoff::QueueTx;
@@ -113,7 +114,7 @@ pub struct Server {
     pub probe: Option<Probe>,
     /// When it was started.
     pub since: Instant,
-    /// Whether it was said that it takes long to listen.
+    /// What was said of its not listening.
     pub complained: Complained,
     /// Whether it was told to stop.
     pub told: Told,
@@ -128,15 +129,6 @@ impl Server {
     pub fn has_said_ready(&mut self) -> bool {
         self.notify.as_mut().is_none_or(Notify::is_ready)
     }
-}
-
-/// Whether the log has named a server that does not listen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Complained {
-    /// No.
-    NotYet,
-    /// Yes.
-    Once,
 }
 
 /// Whether a server got its stop signal.

@@ -39,6 +39,8 @@ fn bad_usage_is_named_and_ends_with_2() {
     fails(&["-u", "a:1"], 2, &["needs --listen", "-l 8080"]);
     fails(&["--via", "relay", "--", "true"], 2, &["needs --listen"]);
     fails(&["-l", "80=3000", "--via", "relay", "--", "true"], 2, &["80=3000 is for direct delivery", "PORT"]);
+    let both = ["-l", "127.0.0.1:7080", "-l", "[::1]:7080", "--via", "direct", "--", "python3"];
+    fails(&both, 2, &["several addresses stand for port 7080", "--via relay"]);
     fails(&["-l", "80=x", "--", "true"], 2, &["'x' is not a port", "80=3000"]);
     fails(&["--user", "no-such-user", "--", "true"], 2, &["no user 'no-such-user'"]);
     fails(&["-l", "1", "-l", "1", "-u", "a:1"], 2, &["twice"]);
@@ -193,10 +195,11 @@ fn the_start_line_says_how_many_and_why() {
 
 #[test]
 fn the_short_help_fits_a_screen_and_the_long_one_tells_all() {
-    let help = |flag: &str| String::from_utf8(roundsman().arg(flag).output().unwrap().stdout).unwrap();
+    let help =
+        |flag: &str| String::from_utf8(roundsman().arg(flag).env("COLUMNS", "80").output().unwrap().stdout).unwrap();
     let (short, long) = (help("-h"), help("--help"));
-    assert!(short.lines().count() <= 48, "{short}");
-    assert!(short.lines().all(|line| line.chars().count() <= 100), "{short}");
+    assert!(short.lines().count() <= 46, "{short}");
+    assert!(short.lines().all(|line| line.chars().count() <= 80), "{short}");
     assert!(!short.contains("--stall-timeout") && !short.contains("env:"), "{short}");
     for words in ["--stall-timeout", "ROUNDSMAN_STALL_TIMEOUT", "--backoff", "[default: 8s]"] {
         assert!(long.contains(words), "{words}");

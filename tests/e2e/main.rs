@@ -5,6 +5,7 @@ mod support;
 
 mod balance;
 mod cli;
+mod config;
 mod control;
 mod crash;
 mod direct;
@@ -16,6 +17,7 @@ mod limits;
 mod listeners;
 mod log;
 mod long;
+mod messages;
 mod output;
 mod pid1;
 mod readme;

@@ -1,0 +1,369 @@
+//! The configuration file: what is in force, what is wrong, and what a reload applies.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Daemon, eventually, free_port, get, install_dir, roundsman, seconds, write_file};
+
+/// An app that answers with its service, its slot and a greeting, on a second port, too, if it is told one.
+const APP: &str = "const server = () => require('http').createServer((_, r) => r.end([process.env.ROUNDSMAN_SERVICE,
+    process.env.ROUNDSMAN_SLOT, process.env.GREETING || '', process.cwd()].join(' ')))
+server().listen(process.env.PORT || process.env.APP_PORT, '127.0.0.1')
+if (process.env.SECOND_PORT) server().listen(process.env.SECOND_PORT, '127.0.0.1')";
+
+/// A daemon of a file.
+struct Configured {
+    daemon: Daemon,
+    dir: tempfile::TempDir,
+}
+
+impl Configured {
+    fn start(text: &str) -> Self {
+        let dir = install_dir();
+        write_file(dir.path(), "app.js", APP);
+        write_file(dir.path(), "shop.toml", text);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_roundsman"));
+        command.current_dir(dir.path());
+        Self { daemon: Daemon::launch(command, &["-c", "shop.toml"], 0), dir }
+    }
+
+    fn write(&self, text: &str) {
+        write_file(self.dir.path(), "shop.toml", text);
+    }
+
+    fn ask(&self, words: &[&str]) -> (i32, String) {
+        let output = roundsman().args(words).env("ROUNDSMAN_CONTROL", self.daemon.control()).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap(), text)
+    }
+
+    #[track_caller]
+    fn reload(&self) -> String {
+        let (code, text) = self.ask(&["reload"]);
+        assert_eq!(code, 0, "{text}");
+        text
+    }
+
+    fn service(&self, name: &str) -> Option<Value> {
+        let state = self.daemon.ls();
+        state["services"].as_array().unwrap().iter().find(|service| service["name"] == name).cloned()
+    }
+
+    #[track_caller]
+    fn wait_online(&self, name: &str, count: usize) {
+        eventually(&format!("{count} of {name} online"), seconds(20), || {
+            let slots = self.service(name)?["slots"].as_array()?.clone();
+            (slots.len() == count && slots.iter().all(|slot| slot["state"] == "online")).then_some(())
+        });
+    }
+}
+
+fn service(name: &str, port: u16, more: &str) -> String {
+    format!("[service.{name}]\ncommand = [\"node\", \"app.js\"]\nlisten = [\"127.0.0.1:{port}\"]\n{more}\n")
+}
+
+#[test]
+fn several_services_come_change_and_go_with_the_file_and_no_request_is_lost() {
+    let [web, api, new, moved, second] = std::array::from_fn(|_| free_port());
+    let with = |text: String| format!("log-level = \"info\"\n{text}");
+    let shop = Configured::start(&with(service("web", web, "instances = 2") + &service("api", api, "instances = 1")));
+    shop.wait_online("web", 2);
+    shop.wait_online("api", 1);
+    assert!(get(web).unwrap().starts_with("web ") && get(api).unwrap().starts_with("api 0 "));
+
+    // Clients of web all the time.
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients = (stop.clone(), served.clone());
+    let load = std::thread::spawn(move || {
+        while !clients.0.load(Ordering::Relaxed) {
+            let answer = get(web).unwrap();
+            assert!(answer.starts_with("web "), "{answer}");
+            clients.1.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+
+    // A value, a listener more, a service more, a service less.
+    let env = format!("{{ GREETING = \"hello\", SECOND_PORT = {second} }}");
+    let listen = format!("[\"127.0.0.1:{web}\", \"127.0.0.1:{moved}={second}\"]");
+    let more = format!("instances = 3\nenv = {env}\nlisten = {listen}");
+    let changed = format!("[service.web]\ncommand = [\"node\", \"app.js\"]\n{more}\n");
+    shop.write(&with(changed + &service("new", new, "instances = 1")));
+    let said = shop.reload();
+    for words in ["web: instances 2 → 3", "web: env", "web: listen", "new: new", "api: no longer", "api: removed"] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    assert!(!said.contains("hello"), "variables may be secrets: {said}");
+    shop.wait_online("web", 3);
+    shop.wait_online("new", 1);
+    assert!(shop.service("api").is_none() && get(api).is_err());
+    assert!(
+        get(web).unwrap().contains(" hello ")
+            && get(moved).unwrap().starts_with("web ")
+            && get(new).unwrap().starts_with("new 0 ")
+    );
+
+    // A listener less: it is closed, the others go on.
+    let shut =
+        format!("[service.web]\ncommand = [\"node\", \"app.js\"]\nlisten = [\"127.0.0.1:{web}\"]\ninstances = 3\n");
+    shop.write(&with(shut + &service("new", new, "instances = 1")));
+    shop.reload();
+    eventually("the listener is gone", seconds(5), || get(moved).is_err().then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+    assert!(served.load(Ordering::Relaxed) > 100);
+    let mut daemon = shop.daemon;
+    assert_eq!(daemon.stop().code(), 0);
+}
+
+#[test]
+fn a_listener_that_comes_and_one_that_goes_work_by_relay_too() {
+    let [old, new] = [free_port(), free_port()];
+    let relay = |port: u16| service("web", port, "via = \"relay\"\ninstances = 2\npolicy = \"least-conn\"");
+    let shop = Configured::start(&relay(old));
+    shop.wait_online("web", 2);
+    get(old).unwrap();
+    shop.write(&relay(new).replace("least-conn", "rr"));
+    let said = shop.reload();
+    assert!(said.contains("policy least-conn → rr"), "{said}");
+    for _ in 0..10 {
+        assert!(get(new).unwrap().starts_with("web "));
+    }
+    eventually("the old one is closed", seconds(5), || get(old).is_err().then_some(()));
+    assert_eq!(shop.service("web").unwrap()["policy"], "rr");
+    // And back, on an id of its own.
+    shop.write(&relay(old));
+    shop.reload();
+    for _ in 0..10 {
+        get(old).unwrap();
+    }
+}
+
+#[test]
+fn a_mistake_changes_nothing_and_hup_says_so_in_the_log() {
+    let port = free_port();
+    let shop = Configured::start(&service("web", port, "instances = 1"));
+    shop.wait_online("web", 1);
+    let before = shop.service("web").unwrap();
+    shop.write(&service("web", port, "instances = 2\ndrain-timeout = 10"));
+    let (code, said) = shop.ask(&["reload"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("a unit is needed: 10ms or 10s") && said.contains("shop.toml:5:17"), "{said}");
+    shop.daemon.signal(Signal::SIGHUP);
+    shop.daemon.wait_for("a unit is needed");
+    // An address that cannot be had is a mistake, too.
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().port();
+    shop.write(&(service("web", port, "instances = 2") + &service("more", taken, "")));
+    let (code, said) = shop.ask(&["reload"]);
+    assert!(code == 1 && said.contains("address already in use"), "{said}");
+    drop(holder);
+    let after = shop.service("web").unwrap();
+    assert_eq!(after["slots"][0]["pid"], before["slots"][0]["pid"]);
+    assert_eq!(after["slots"].as_array().unwrap().len(), 1);
+    get(port).unwrap();
+    // Right again, by HUP.
+    shop.write(&service("web", port, "instances = 2"));
+    shop.daemon.signal(Signal::SIGHUP);
+    shop.wait_online("web", 2);
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_applied() {
+    let port = free_port();
+    let shop = Configured::start(&service("web", port, "instances = 1"));
+    shop.wait_online("web", 1);
+    let other = service("web", port, "instances = 2\npolicy = \"none\"\nvia = \"relay\"");
+    shop.write(&format!("log-format = \"json\"\n{other}"));
+    // As often as it is asked.
+    for _ in 0..2 {
+        let said = shop.reload();
+        for words in [
+            "log-format default → json: needs a restart of the daemon",
+            "web: policy needs a restart of the daemon",
+            "web: via needs a restart of the daemon (direct now, relay then)",
+        ] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+    }
+    shop.wait_online("web", 2);
+    let state = shop.service("web").unwrap();
+    assert_eq!((state["policy"].as_str(), state["via"].as_str()), (Some("rr"), Some("direct")));
+}
+
+#[test]
+fn a_number_of_slots_set_by_hand_holds_until_the_file_says_another() {
+    let port = free_port();
+    let shop = Configured::start(&service("web", port, "instances = 1"));
+    shop.wait_online("web", 1);
+    assert_eq!(shop.ask(&["scale", "3"]).0, 0);
+    shop.write(&service("web", port, "instances = 1\nenv = { GREETING = \"new\" }"));
+    shop.reload();
+    shop.wait_online("web", 3);
+    shop.write(&service("web", port, "instances = 2"));
+    shop.reload();
+    shop.wait_online("web", 2);
+}
+
+#[test]
+fn a_service_finds_its_directory_its_variables_and_its_user() {
+    let port = free_port();
+    let dir = install_dir();
+    let srv = dir.path().join("srv");
+    std::fs::create_dir_all(&srv).unwrap();
+    write_file(&srv, "app.js", APP);
+    write_file(dir.path(), "web.env", "# a comment\nGREETING=\"from the file\"\nSECOND=file\n");
+    let more = "cwd = \"srv\"\nenv-file = \"web.env\"\nenv.SECOND = \"table\"\nuser = \"nobody\"\ninstances = 1\n\
+                out = \"log/{service}-{slot}.log\"";
+    let app = "require('http').createServer((_, r) => r.end([process.env.GREETING, process.env.SECOND, process.cwd(),
+        process.getuid()].join('|'))).listen(process.env.PORT, '127.0.0.1', () => console.log('ready'))";
+    write_file(&srv, "app.js", app);
+    let file = write_file(dir.path(), "shop.toml", &service("web", port, more));
+    let daemon = Daemon::launch(roundsman(), &["-c", file.to_str().unwrap()], port);
+    daemon.wait_for("worker online");
+    let body = get(port).unwrap();
+    assert_eq!(body, format!("from the file|table|{}|65534", srv.canonicalize().unwrap().display()));
+    let log = dir.path().join("log/web-0.log");
+    eventually("the log file", seconds(5), || (std::fs::read_to_string(&log).ok()? == "ready\n").then_some(()));
+}
+
+#[test]
+fn verbs_take_the_name_of_one_service_and_mean_all_without() {
+    let [a, b] = [free_port(), free_port()];
+    let text = service("a", a, "instances = 1") + &service("b", b, "instances = 1");
+    let shop = Configured::start(&text);
+    shop.wait_online("a", 1);
+    shop.wait_online("b", 1);
+    let pid = |name: &str| shop.service(name).unwrap()["slots"][0]["pid"].clone();
+    let before = (pid("a"), pid("b"));
+    assert_eq!(shop.ask(&["restart", "a"]).0, 0);
+    assert!(pid("a") != before.0 && pid("b") == before.1);
+    let (code, said) = shop.ask(&["scale", "2"]);
+    assert!(code == 1 && said.contains("several services; say which: a, b"), "{said}");
+    let (code, said) = shop.ask(&["scale", "2", "b"]);
+    assert!(code == 0 && said.contains("b: 2 slots"), "{said}");
+    let (code, said) = shop.ask(&["stop", "c"]);
+    assert!(code == 1 && said.contains("there is no service \"c\"; here are a, b"), "{said}");
+    assert_eq!(shop.ask(&["health"]).0, 0);
+    assert_eq!(shop.ask(&["stop", "a"]).0, 0);
+    let (code, said) = shop.ask(&["health"]);
+    assert!(code == 1 && said.contains("a: none of 1 workers is online"), "{said}");
+    assert_eq!(shop.ask(&["health", "b"]).0, 0);
+    assert!(get(a).is_err() && get(b).is_ok());
+    let (code, said) = shop.ask(&["restart"]);
+    assert!(code == 1 && said.contains("a: it is stopped") && said.contains("b: restarted"), "{said}");
+    assert_eq!(shop.ask(&["start"]).0, 0);
+    get(a).unwrap();
+    let (_, said) = shop.ask(&["ls", "b"]);
+    assert!(said.contains("generation") && said.contains("delivery") && !said.contains("\na "), "{said}");
+}
+
+#[test]
+fn one_service_given_up_leaves_the_others_and_all_given_up_end_the_daemon() {
+    let port = free_port();
+    let dies =
+        "[service.dies]\ncommand = [\"sh\", \"-c\", \"exit 7\"]\nno-listen = true\nmax-restarts = 0\ninstances = 1\n";
+    let shop = Configured::start(&(service("web", port, "instances = 1") + dies));
+    shop.wait_online("web", 1);
+    eventually("given up", seconds(10), || (shop.service("dies")?["slots"][0]["state"] == "errored").then_some(()));
+    get(port).unwrap();
+    assert_eq!(shop.ask(&["health"]).0, 1);
+    let mut alone = Configured::start(dies);
+    assert_eq!(alone.daemon.finish(seconds(10)).code(), 7);
+}
+
+/// A file of config/, with ports that are free.
+fn example(dir: &Path, name: &str, ports: &[(&str, u16)]) -> PathBuf {
+    let mut text = std::fs::read_to_string(format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for (old, new) in ports {
+        assert!(text.contains(old), "{old} in {name}");
+        text = text.replace(old, &new.to_string());
+    }
+    write_file(dir, name, &text)
+}
+
+#[test]
+fn every_example_of_config_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = install_dir();
+    let (a, b) = (free_port(), free_port());
+    write_file(dir.path(), "app.js", APP);
+    let server = "#!/usr/bin/env python3
+import http.server, sys
+port = int(sys.argv[sys.argv.index('--port') + 1])
+http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler).serve_forever()
+";
+    let server = write_file(dir.path(), "server", server);
+    std::fs::set_permissions(server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let upstream = crate::support::Upstream::echo();
+    let examples: [(&str, &[(&str, u16)], usize); 5] = [
+        ("full.toml", &[("8080", a), ("6379", b), ("6380", upstream.address.port())], 3),
+        ("node.toml", &[], std::thread::available_parallelism().unwrap().get()),
+        ("python.toml", &[("8000", a)], 4),
+        ("go.toml", &[("8080", a)], 2),
+        ("tcp-proxy.toml", &[("6379", b), ("6380", upstream.address.port())], 1),
+    ];
+    for (name, ports, online) in examples {
+        let file = example(dir.path(), name, ports);
+        let mut command = roundsman();
+        command.current_dir(dir.path()).env("APP_PORT", a.to_string());
+        let mut daemon = Daemon::launch(command, &["-c", file.to_str().unwrap()], a);
+        daemon.wait_for_count("worker online", online);
+        if name != "tcp-proxy.toml" {
+            assert!(!get(a).unwrap().is_empty(), "{name}");
+        }
+        if ["full.toml", "tcp-proxy.toml"].contains(&name) {
+            let mut client = std::net::TcpStream::connect(("127.0.0.1", b)).unwrap();
+            std::io::Write::write_all(&mut client, b"ping").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(crate::support::read_all(&mut client).unwrap(), b"ping", "{name}");
+        }
+        assert_eq!(daemon.stop().code(), 0, "{name}");
+    }
+    let text = std::fs::read_to_string(dir.path().join("full.toml")).unwrap();
+    for key in roundsman::cli::given::keys().iter().filter(|key| key.name != "config") {
+        let said = text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{} = ", key.name)));
+        assert!(said, "full.toml says nothing of {}", key.name);
+    }
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_the_defaults_and_check_says_which() {
+    let dir = install_dir();
+    let file = write_file(
+        dir.path(),
+        "a.toml",
+        "[service.web]\ncommand = [\"true\"]\npolicy = \"least-conn\"\ninstances = 7\nbackoff = \"1s..2s\"\n",
+    );
+    let check = |words: &[&str], env: &[(&str, &str)]| {
+        let mut command = roundsman();
+        let output = command.arg("check").args(words).envs(env.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = file.to_str().unwrap();
+    let text = check(&["-c", path, "-p", "ip-hash"], &[("ROUNDSMAN_POLICY", "rr"), ("ROUNDSMAN_INSTANCES", "2")]);
+    for line in [
+        "policy = \"ip-hash\"  # flag".to_owned(),
+        "instances = 2  # ROUNDSMAN_INSTANCES".to_owned(),
+        format!("backoff = \"1s..2s\"  # {path}:5"),
+        "drain-timeout = \"10s\"  # default".to_owned(),
+        "command = [\"true\"]  # ".to_owned() + path + ":2",
+    ] {
+        assert!(text.contains(&line), "{line} in {text}");
+    }
+    // What it prints can be read again, and means the same.
+    let values = |text: &str| {
+        let value = |line: &str| line.split("  # ").next().unwrap_or_default().to_owned();
+        text.lines().map(value).collect::<Vec<_>>()
+    };
+    let full = check(&["-c", &format!("{}/config/full.toml", env!("CARGO_MANIFEST_DIR"))], &[]);
+    let again = write_file(dir.path(), "again.toml", &full);
+    assert_eq!(values(&check(&["-c", again.to_str().unwrap()], &[])), values(&full));
+    // Without a file, too.
+    let text = check(&["-l", "8080", "--", "sh", "-c", "a \"b\"\n"], &[]);
+    assert!(text.contains(r#"[service.sh]"#) && text.contains("listen = [8080]  # flag"), "{text}");
+}
