@@ -301,6 +301,24 @@ static void ranges(void) {
 }
 #endif
 
+/* Lines of 100 bytes, `port` megabytes of them a second; each ends with its number. */
+static void flood(void) {
+    static char lines[10000 * 100 + 1];
+    long number = 0;
+    for (;;) {
+        struct timespec begin, end;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        for (int n = 0; n < 10000; n++) snprintf(lines + n * 100, 101, "%-79s%20ld\n", "flood", number++);
+        for (long done = 0; done < (long)sizeof lines - 1;) {
+            long n = write(1, lines + done, sizeof lines - 1 - done);
+            if (n > 0) done += n;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        long rest = 1000000 / port - ((end.tv_sec - begin.tv_sec) * 1000000 + (end.tv_nsec - begin.tv_nsec) / 1000);
+        if (rest > 0) usleep(rest);
+    }
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     port = argc > 2 ? atoi(argv[2]) : 0;
@@ -320,6 +338,7 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "hostile")) hostile();
     if (!strcmp(mode, "modes")) modes();
     if (!strcmp(mode, "shut")) shut();
+    if (!strcmp(mode, "flood")) flood();
 #ifdef __GLIBC__
     if (!strcmp(mode, "ranges")) ranges();
 #endif
