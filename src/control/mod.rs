@@ -3,6 +3,7 @@
 pub mod client;
 pub mod place;
 pub mod render;
+pub mod requests;
 pub mod server;
 pub mod snapshot;
 

@@ -12,13 +12,12 @@ use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
+use super::requests::Requests;
 use super::{Request, Said, client, place};
 use crate::exit::{Exit, USAGE};
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
 const MOST_CLIENTS: usize = 32;
-/// The longest request.
-const MOST_REQUEST: usize = 64 * 1024;
 /// Answers that may wait for a client that does not read; then nothing more is read from it.
 const HIGH: usize = 256 * 1024;
 /// What is said of something under way may wait up to this; then the client is closed.
@@ -289,41 +288,6 @@ impl Client {
         };
         self.answer.drain(..written);
         result
-    }
-}
-
-/// Bytes taken apart into requests: lines of JSON, of bounded length.
-#[derive(Debug, Default)]
-pub struct Requests {
-    bytes: Vec<u8>,
-    /// So much of it has no end of line.
-    looked: usize,
-}
-
-impl Requests {
-    /// Adds what came.
-    ///
-    /// # Errors
-    /// When a line becomes too long.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.bytes.extend_from_slice(bytes);
-        let complete = self.bytes[self.looked..].contains(&b'\n');
-        if !complete && self.bytes.len() > MOST_REQUEST { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
-    }
-}
-
-impl Iterator for Requests {
-    type Item = Result<Request, String>;
-
-    /// The next whole line, or what is wrong with it.
-    fn next(&mut self) -> Option<Self::Item> {
-        let Some(end) = self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') else {
-            self.looked = self.bytes.len();
-            return None;
-        };
-        let line: Vec<u8> = self.bytes.drain(..=self.looked + end).collect();
-        self.looked = 0;
-        Some(serde_json::from_slice(&line).map_err(|error| format!("bad request: {error}")))
     }
 }
 

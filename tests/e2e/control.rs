@@ -167,3 +167,88 @@ fn nonsense_and_slow_peers_get_an_error_or_are_closed_and_ls_still_works() {
     let mut rest = Vec::new();
     let _ = deaf.read(&mut rest);
 }
+
+#[test]
+fn the_protocol_says_its_version_and_what_it_does_not_know() {
+    let daemon = demo(&["-i", "1", "--name", "shop"]);
+    let mut stream = UnixStream::connect(daemon.control()).unwrap();
+    let hello: Value = serde_json::from_str(&ask(&mut stream, b"{\"cmd\":\"hello\"}\n")).unwrap();
+    assert_eq!((hello["protocol"].as_u64(), hello["version"].as_str()), (Some(1), Some(env!("CARGO_PKG_VERSION"))));
+    let unknown = ask(&mut stream, b"{\"cmd\":\"fly\"}\n");
+    assert!(unknown.contains("unknown variant `fly`, expected one of `hello`, `ls`, `reload`"), "{unknown}");
+    let nobody = ask(&mut stream, b"{\"cmd\":\"restart\",\"service\":\"other\"}\n");
+    assert!(nobody.contains("there is no service \\\"other\\\"; here are shop"), "{nobody}");
+}
+
+#[test]
+fn one_that_says_no_more_still_gets_its_answer() {
+    let daemon = demo(&["-i", "1", "--min-uptime", "100ms"]);
+    daemon.wait_online(1);
+    // As `echo … | nc -U` does it.
+    let mut stream = UnixStream::connect(daemon.control()).unwrap();
+    stream.write_all(b"{\"cmd\":\"ls\"}\n{\"cmd\":\"reload\"}\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.set_read_timeout(Some(seconds(20))).unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert!(
+        all.contains("\"services\"") && all.lines().last().unwrap().contains("{\"done\":\"reloaded 1 slot in"),
+        "{all}"
+    );
+}
+
+#[test]
+fn idle_clients_make_room_and_a_flood_of_requests_holds_up_nobody() {
+    let daemon = demo(&["-i", "2"]);
+    daemon.wait_online(2);
+    let idle: Vec<_> = (0..100).map(|_| UnixStream::connect(daemon.control()).unwrap()).collect();
+    daemon.ls();
+    // Three that ask as fast as they can, and read, too; meanwhile a worker dies and is replaced.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut stream = UnixStream::connect(daemon.control()).unwrap();
+                let mut reader = stream.try_clone().unwrap();
+                let drain = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = stream.write_all(&b"{\"cmd\":\"ls\"}\n".repeat(100));
+                }
+                stream.shutdown(std::net::Shutdown::Both).unwrap();
+                let _ = drain.join().unwrap();
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let begin = std::time::Instant::now();
+        let pid = daemon.workers()[0];
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually("a new worker", seconds(10), || {
+            let workers = daemon.workers();
+            (workers.len() == 2 && !workers.contains(&pid)).then_some(())
+        });
+        let took = begin.elapsed();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(took < seconds(5), "{took:?}");
+    });
+    for _ in 0..20 {
+        get(daemon.port).unwrap();
+    }
+    drop(idle);
+}
+
+#[test]
+fn states_have_colours_on_a_terminal_unless_no_color_is_set() {
+    let daemon = demo(&["-i", "1"]);
+    daemon.wait_online(1);
+    let ls = |before: &str| {
+        let line = format!("{before} {} ls", env!("CARGO_BIN_EXE_roundsman"));
+        let mut command = std::process::Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env("ROUNDSMAN_CONTROL", daemon.control()).env("TERM", "xterm");
+        command.env_remove("NO_COLOR").env_remove("CI").stdin(std::process::Stdio::null());
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    };
+    assert!(ls("").contains("\u{1b}[32monline\u{1b}[0m"), "{:?}", ls(""));
+    assert!(!ls("NO_COLOR=1").contains('\u{1b}'));
+    let piped = roundsman().arg("ls").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    assert!(!piped.stdout.contains(&0x1b));
+}

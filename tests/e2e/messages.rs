@@ -127,3 +127,76 @@ fn completions_and_manual_pages() {
         assert!(dir.path().join("pages").join(page).is_file(), "{page}");
     }
 }
+
+/// Numbers, paths and widths differ from run to run; the words do not.
+fn worded(text: &str, dir: &Path) -> String {
+    let text = text.replace(dir.to_str().unwrap(), "DIR");
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '0'..='9' if out.ends_with('#') => {}
+            '0'..='9' => out.push('#'),
+            ' ' if out.ends_with(' ') => {}
+            c => out.push(c),
+        }
+    }
+    let out = out.replace("#s #ms", "#ms").replace("#.#M", "#M");
+    // A stack trace is Node's own affair.
+    let lines: Vec<_> = out.lines().map(str::trim_end).filter(|line| !line.contains("| at ")).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn verbs_and_the_log_of_a_life() {
+    let dir = install_dir();
+    let port = crate::support::free_port();
+    write_file(dir.path(), "app.js", "require('http').createServer((_, r) => r.end('ok')).listen(process.env.PORT)");
+    let mut command = roundsman();
+    command.current_dir(dir.path());
+    let listen = format!("127.0.0.1:{port}");
+    let all = ["-l", &listen, "-i", "1", "--min-uptime", "200ms", "--", "node", "app.js"];
+    let mut daemon = crate::support::Daemon::launch(command, &all, port);
+    daemon.wait_online(1);
+    let mut said = String::new();
+    for words in [
+        &["ls"][..],
+        &["ls", "app"],
+        &["ls", "other"],
+        &["health"],
+        &["scale", "2"],
+        &["scale", "-1"],
+        &["scale", "0"],
+        &["reload"],
+        &["restart"],
+        &["stop"],
+        &["health"],
+        &["ls"],
+        &["reload"],
+        &["start"],
+        &["start", "other"],
+    ] {
+        let output = roundsman().args(words).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let code = ["ok", "failed", "misused"].get(output.status.code().unwrap() as usize).unwrap();
+        said += &format!("$ roundsman {}\n{out}{err}{code}\n\n", words.join(" "));
+    }
+    insta::assert_snapshot!("verbs", worded(&said, dir.path()));
+    // A reload whose successor fails: the reason and its last lines.
+    write_file(dir.path(), "app.js", "throw new Error('a broken release')");
+    let output = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    insta::assert_snapshot!("reload_failed", worded(&String::from_utf8_lossy(&output.stderr), dir.path()));
+    let pid = daemon.workers()[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    daemon.wait_for_count("worker starts again", 2);
+    let end = daemon.stop();
+    let without_time = |line: &str| line.split_once("Z ").map_or(line.to_owned(), |(_, rest)| rest.trim().to_owned());
+    let ours: Vec<_> = end.log.lines().filter(|line| line.contains("Z ")).map(without_time).collect();
+    // How often the broken release was tried again before the stop is a matter of time.
+    let mut seen = Vec::new();
+    for line in worded(&ours.join("\n"), dir.path()).lines() {
+        if !seen.contains(&line.to_owned()) {
+            seen.push(line.to_owned());
+        }
+    }
+    insta::assert_snapshot!("log", seen.join("\n"));
+}

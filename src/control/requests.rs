@@ -1,0 +1,100 @@
+//! Bytes of a control client, taken apart into requests.
+
+use std::io;
+
+use super::Request;
+
+/// The longest request.
+const MOST_REQUEST: usize = 64 * 1024;
+
+/// Lines of JSON, of bounded length.
+#[derive(Debug, Default)]
+pub struct Requests {
+    bytes: Vec<u8>,
+    /// So much of it has no end of line.
+    looked: usize,
+}
+
+impl Requests {
+    /// Adds what came.
+    ///
+    /// # Errors
+    /// When a line becomes too long.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        let complete = self.bytes[self.looked..].contains(&b'\n');
+        if !complete && self.bytes.len() > MOST_REQUEST { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+    }
+}
+
+impl Iterator for Requests {
+    type Item = Result<Request, String>;
+
+    /// The next whole line, or what is wrong with it.
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(end) = self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') else {
+            self.looked = self.bytes.len();
+            return None;
+        };
+        let line: Vec<u8> = self.bytes.drain(..=self.looked + end).collect();
+        self.looked = 0;
+        Some(serde_json::from_slice(&line).map_err(|error| format!("bad request: {error}")))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::instances::Change;
+
+    fn request() -> impl Strategy<Value = Request> {
+        let service = || prop::option::of("[a-z\"\\\\\u{e9}]{0,9}");
+        prop_oneof![
+            Just(Request::Hello {}),
+            Just(Request::Ls {}),
+            service().prop_map(|service| Request::Reload { service }),
+            service().prop_map(|service| Request::Stop { service }),
+            (service(), any::<i32>()).prop_map(|(service, by)| Request::Scale { service, to: Change::By(by) }),
+            (service(), any::<Option<u32>>(), any::<usize>(), any::<bool>())
+                .prop_map(|(service, slot, lines, follow)| Request::Logs { service, slot, lines, follow }),
+        ]
+    }
+
+    fn read(bytes: &[u8], piece: usize) -> Vec<Result<Request, String>> {
+        let mut requests = Requests::default();
+        let mut found = Vec::new();
+        for piece in bytes.chunks(piece) {
+            if requests.push(piece).is_err() {
+                break;
+            }
+            found.extend(requests.by_ref());
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_however_it_is_cut(wanted in prop::collection::vec(request(), 0..20), piece in 1usize..200) {
+            let lines: Vec<String> = wanted.iter().map(|request| serde_json::to_string(request).unwrap() + "\n").collect();
+            let found: Result<Vec<_>, _> = read(lines.concat().as_bytes(), piece).into_iter().collect();
+            prop_assert_eq!(found, Ok(wanted));
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), piece in 1usize..200) {
+            let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
+            prop_assert_eq!(read(&bytes, piece).len(), lines);
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_refused() {
+        let mut requests = Requests::default();
+        let long = vec![b'x'; MOST_REQUEST];
+        assert!(requests.push(&long).is_ok() && requests.next().is_none());
+        assert!(requests.push(b"x").is_err());
+    }
+}
