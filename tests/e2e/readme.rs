@@ -21,6 +21,9 @@ fn prepare(dir: &Path) {
     let app = "require('http').createServer((_, r) => r.end('from node'))
         .listen(process.env.PORT || 8080, process.env.HOST || '127.0.0.1')";
     write_file(dir, "app.js", app);
+    write_file(dir, "roundsman.toml", "[service.web]\nlisten = 8080\ncommand = [\"node\", \"app.js\"]\ninstances = 2\n");
+    let ecosystem = "module.exports = { apps: [{ name: 'web', script: 'app.js', env_production: { PORT: 8080 } }] }";
+    write_file(dir, "ecosystem.config.js", ecosystem);
     let server = "#!/usr/bin/env python3
 import http.server, os, sys
 port = int(sys.argv[sys.argv.index('--port') + 1] if '--port' in sys.argv else os.environ['PORT'])
@@ -77,6 +80,24 @@ fn every_command_of_the_readme_works() {
                 let output = command.arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
                 assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             }
+            _ if line.starts_with("roundsman check") || line.starts_with("roundsman import") => {
+                let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+                let mut shell = Command::new("sh");
+                let output = shell.args(["-c", line]).current_dir(dir.path()).env("PATH", path).output().unwrap();
+                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+                let text = std::fs::read_to_string(dir.path().join("roundsman.toml")).unwrap();
+                assert!(text.contains("[service.web]"), "{text}");
+            }
+            "roundsman health" | "roundsman logs -n 20" => {
+                let daemon = type_in(dir.path(), "exec roundsman -i 1 -- sh -c 'echo a word; exec node app.js'");
+                daemon.wait_for("worker online");
+                let mut command = Command::new(dir.path().join("roundsman"));
+                command.args(line.split(' ').skip(1)).env("ROUNDSMAN_CONTROL", daemon.control());
+                let output = command.output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(text.contains("1 of 1 online") || text.contains("/0 | a word"), "{text}");
+            }
             _ if line.starts_with("roundsman ls") => {
                 let daemon = type_in(dir.path(), "exec roundsman -l 8080 -i 1 -u 10.0.0.5:80");
                 daemon.wait_for("worker online");
@@ -93,7 +114,7 @@ fn every_command_of_the_readme_works() {
                 assert!(line.starts_with("roundsman -"), "a command that this test does not know: {line}");
                 let mut daemon = type_in(dir.path(), &format!("exec {line}"));
                 daemon.wait_for("worker online");
-                if line.contains(" -- ") && !line.contains("--no-listen") {
+                if (line.contains(" -- ") || line.contains(" -c ")) && !line.contains("--no-listen") {
                     let body = eventually("an answer", seconds(10), || curl(&daemon, "8080"));
                     assert!(!body.is_empty(), "{line}");
                 }
