@@ -10,6 +10,7 @@
 //! | [`abi`] | what two processes must agree on |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
 //! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
+//! | [`node`] | Node's IPC: framing, cluster messages |
 //! | [`launch`] | the one place that starts processes |
 //! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`control`] | the control socket, both ends |
@@ -29,6 +30,7 @@ pub mod exit;
 pub mod handoff;
 pub mod launch;
 pub mod listener;
+pub mod node;
 pub mod output;
 pub mod relay;
 pub mod supervisor;

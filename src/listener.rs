@@ -39,6 +39,8 @@ pub struct Listener {
 pub enum Origin {
     /// `--listen`, or whoever passed the socket to us.
     Flag,
+    /// The same, and it is no longer wanted: it goes when the workers that serve it are replaced.
+    Leaving,
     /// A server's bind.
     Server,
     /// None any more: a server's bind that turned out to be a client's, or one that left the configuration.

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
 pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut daemons: Vec<Daemon> = match &args.target.control {
-        Some(path) => vec![ls_of(path).map_err(|error| none(&format!("{}: {error}", path.display())))?],
+        Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| none(&format!("{}: {error}", path.display())))?],
         None => live().into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
@@ -62,7 +62,7 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
 /// [`NO_DAEMON`] when there is none, 1 with what is wrong.
 pub fn health(target: &Target) -> Result<(), Exit> {
     let (socket, service) = choose(target)?;
-    let daemon = ls_of(&socket).map_err(|error| none(&format!("{}: {error}", socket.display())))?;
+    let daemon = ls_of(&socket, PATIENCE).map_err(|error| none(&format!("{}: {error}", socket.display())))?;
     if daemon.stopping {
         return Err(Exit::new(1, "the daemon is stopping"));
     }
@@ -91,13 +91,13 @@ fn names(daemons: &[Daemon]) -> String {
 
 /// All daemons of this user that answer.
 fn live() -> Vec<(PathBuf, Daemon)> {
-    place::all().into_iter().filter_map(|socket| ls_of(&socket).ok().map(|daemon| (socket, daemon))).collect()
+    place::all().into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon))).collect()
 }
 
 /// The state of the daemon at a control socket.
-pub(super) fn ls_of(socket: &Path) -> std::io::Result<Daemon> {
+pub(super) fn ls_of(socket: &Path, patience: Duration) -> std::io::Result<Daemon> {
     let mut line = String::new();
-    ask(socket, &Request::Ls {}, Some(PATIENCE))?.read_line(&mut line)?;
+    ask(socket, &Request::Ls {}, Some(patience))?.read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
 }
 

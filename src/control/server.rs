@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Poll, Token};
@@ -22,6 +22,8 @@ const MOST_CLIENTS: usize = 32;
 const HIGH: usize = 256 * 1024;
 /// What is said of something under way may wait up to this; then the client is closed.
 const MOST_ANSWER: usize = 4 * 1024 * 1024;
+/// At the start, another daemon has so long to say what its services are.
+const LOOK: Duration = Duration::from_millis(500);
 /// Requests of one client before all else has its turn.
 const BUDGET: usize = 4;
 
@@ -30,7 +32,7 @@ struct Client {
     requests: Requests,
     answer: Vec<u8>,
     heard: Instant,
-    /// Requests whose answer is still to come.
+    /// Requests whose answer, or its end, is still to come.
     awaited: usize,
     /// It says nothing more, and may still read.
     ended: bool,
@@ -131,7 +133,10 @@ impl ControlServer {
     pub fn requests(&mut self, poll: &Poll, token: usize) -> Vec<Request> {
         let Some(client) = self.clients.get_mut(&token) else { return Vec::new() };
         match client.turn() {
-            Ok(requests) => requests,
+            Ok(requests) => {
+                client.awaited += requests.len();
+                requests
+            }
             Err(_) => {
                 self.close(poll, token);
                 Vec::new()
@@ -144,24 +149,8 @@ impl ControlServer {
         self.clients.iter().filter(|(_, client)| client.unread).map(|(&token, _)| token).collect()
     }
 
-    /// Answers a client.
-    pub fn answer(&mut self, poll: &Poll, token: usize, answer: &impl serde::Serialize) {
-        let Some(client) = self.clients.get_mut(&token) else { return };
-        client.say(answer);
-        if client.write().is_err() || client.is_over() {
-            self.close(poll, token);
-        }
-    }
-
-    /// A client waits for the end of something.
-    pub fn awaits(&mut self, token: usize) {
-        if let Some(client) = self.clients.get_mut(&token) {
-            client.awaited += 1;
-        }
-    }
-
-    /// Tells a client one more line about what it waits for; `last` is the end of it. Whether it is still there.
-    pub fn tell(&mut self, poll: &Poll, token: usize, said: &Said, last: Last) -> bool {
+    /// Tells a client one more line about what it asked for; `last` is the end of it. Whether it is still there.
+    pub fn tell(&mut self, poll: &Poll, token: usize, said: &impl serde::Serialize, last: Last) -> bool {
         let Some(client) = self.clients.get_mut(&token) else { return false };
         if last == Last::Yes {
             client.awaited = client.awaited.saturating_sub(1);
@@ -300,7 +289,7 @@ fn trusted(stream: &UnixStream) -> bool {
 /// No other daemon has a service of the same name: verbs find services by it.
 fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
     for path in place::all().iter().filter(|path| *path != own) {
-        let Ok(daemon) = client::ls_of(path) else { continue };
+        let Ok(daemon) = client::ls_of(path, LOOK) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
             let message = format!("the name {:?} is taken by pid {}, use --name", taken.name, daemon.pid);
             return Err(Exit::new(USAGE, message));

@@ -116,7 +116,7 @@ fn state(service: &Service) -> ServiceState {
     let direct = matches!(service.config.behind, Behind::Direct(_));
     let listen = |(id, listener): (usize, &Listener)| {
         let from = match listener.origin {
-            Origin::Flag => "flag",
+            Origin::Flag | Origin::Leaving => "flag",
             Origin::Server => "server",
             Origin::GivenBack => return None,
         };

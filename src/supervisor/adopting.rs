@@ -1,16 +1,19 @@
 //! A service whose configuration changes while it runs.
 
-use std::mem::{discriminant, replace, take};
+use std::mem::{discriminant, replace};
 use std::os::fd::AsFd;
 use std::time::Instant;
+
+use tracing::info;
 
 use super::service::{Service, Tools, resolved, rules};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
+use crate::config::addr::{Listen, ListenAddr};
 use crate::config::layers::{Settings, changes};
 use crate::config::{Behind, ServiceConfig};
 use crate::direct::Preload;
-use crate::listener::Listener;
+use crate::listener::{Listener, Origin};
 use crate::sys::sock;
 
 /// Listeners that a service may have had in all: their ids are never used again.
@@ -59,7 +62,7 @@ impl Service {
             keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
             config.listen.clone_from(&self.config.listen);
         } else {
-            self.change_listeners(&config, added, tools);
+            self.change_listeners(&config, added);
         }
         let changed = changes(&self.settings, &settings, |key| key != "name");
         notes.extend(changed.iter().map(|change| format!("{name}: {change}")));
@@ -73,26 +76,46 @@ impl Service {
         tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
         if scale && let Err(why) = self.scale(instances, tools, now) {
             notes.push(format!("{name}: not scaled: {why}"));
+            // The next reload tries again.
+            self.settings.remove("instances");
         }
         notes
     }
 
-    fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>, tools: &Tools) {
-        let gone: Vec<_> =
-            take(&mut self.config.listen).into_iter().filter(|old| !config.listen.contains(old)).collect();
-        for (id, listener) in self.listeners.iter_mut().enumerate() {
-            // A port 0 stays: nobody can tell which one it became.
-            if gone.iter().any(|old| listener.serves(&old.address) && listener.app_port == old.app_port) {
-                self.heard.remove(&id);
-                tools.orders.send(Order::CloseListener { service: self.id, id });
-                if self.config.policy == Policy::None {
-                    sock::stop_listening(listener.socket.as_fd());
+    /// Those that are no longer wanted stay until the workers that serve them are replaced.
+    fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>) {
+        for listener in &mut self.listeners {
+            let asked = |listens: &[Listen]| listens.iter().find(|listen| listener.serves(&listen.address)).cloned();
+            match (listener.origin, asked(&self.config.listen), asked(&config.listen)) {
+                (Origin::Flag | Origin::Leaving, _, Some(wanted)) => {
+                    listener.origin = Origin::Flag;
+                    listener.app_port = wanted.app_port;
                 }
-                // Fails only without descriptors; then the socket lives until the daemon ends.
-                let _ = listener.close();
+                // What was passed to us without being asked for stays.
+                (Origin::Flag, Some(_), None) => listener.origin = Origin::Leaving,
+                _ => {}
             }
         }
         self.listeners.extend(added);
+    }
+
+    /// Whether one of its listeners has this address.
+    pub(super) fn has_listener(&self, address: &ListenAddr) -> bool {
+        self.listeners.iter().any(|listener| listener.serves(address))
+    }
+
+    /// All workers are new: what they do not serve is closed.
+    pub(super) fn close_leaving(&mut self, tools: &Tools) {
+        for (id, listener) in self.listeners.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
+            info!(service = %self.config.name, address = %listener.address, "closing");
+            self.heard.remove(&id);
+            tools.orders.send(Order::CloseListener { service: self.id, id });
+            if self.config.policy == Policy::None {
+                sock::stop_listening(listener.socket.as_fd());
+            }
+            // Fails only without descriptors; then the socket lives until the daemon ends.
+            let _ = listener.close();
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Service {
 
     /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
     fn listener_for(&mut self, socket: &OwnedFd, address: SocketAddr) -> io::Result<Option<ListenerId>> {
-        if self.listeners.iter().any(|listener| listener.origin == Origin::Flag) {
+        if self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving)) {
             return Ok(self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())));
         }
         let known = |listener: &Listener| {

@@ -8,6 +8,7 @@ use super::reload::Progress;
 use super::service::{InConfig, Service};
 use super::{ATTACH, Supervisor, direct, inherit, inherited};
 use crate::accept::orders::ServiceId;
+use crate::config::addr::Listen;
 use crate::config::file::OF_DAEMON;
 use crate::config::layers::{Settings, changes};
 use crate::config::{Config, ServiceConfig};
@@ -103,9 +104,11 @@ impl Supervisor {
             if let Some(service) = known {
                 service.may_reload()?;
             }
-            let old = known.map(|service| service.config.listen.clone()).unwrap_or_default();
             let id = known.map(|service| service.id);
-            let new = config.listen.iter().filter(|listen| !old.contains(listen));
+            let has = |listen: &&Listen| {
+                known.is_some_and(|one| one.config.listen.contains(listen) || one.has_listener(&listen.address))
+            };
+            let new = config.listen.iter().filter(|listen| !has(listen));
             let listeners = new.map(inherit::bind).collect::<Result<Vec<_>, _>>().map_err(|exit| exit.message)?;
             let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());
             let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;

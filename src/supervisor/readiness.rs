@@ -90,7 +90,8 @@ impl Service {
             return;
         }
         let setup = self.setup(at);
-        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.socket.as_fd()).collect();
+        let listeners = self.listeners.iter().take(setup.listeners);
+        let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();
         if let Some(relay) = &mut self.slots[at].relay
             && let Err(error) = relay.set_up(&setup, &listeners)
         {
@@ -110,7 +111,8 @@ impl Service {
         if !(matches!(slot.life.phase, Phase::Launching { .. }) && server_ready && shared_ready && relay_ready) {
             return Ok(());
         }
-        self.listen(tools)?;
+        let served = slot.relay.as_ref().map_or(0, |relay| relay.queues.len());
+        self.listen(served, tools)?;
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(relay) = &mut slot.relay else { return Ok(()) };
@@ -131,8 +133,9 @@ impl Service {
     }
 
     /// At the first worker's coming online: before, clients are refused as if nothing ran.
-    fn listen(&mut self, tools: &Tools) -> Result<(), Exit> {
-        for (id, listener) in self.listeners.iter().enumerate() {
+    /// The worker serves the first so many listeners.
+    fn listen(&mut self, served: usize, tools: &Tools) -> Result<(), Exit> {
+        for (id, listener) in self.listeners.iter().enumerate().take(served) {
             if listener.origin == Origin::GivenBack || !self.heard.insert(id) {
                 continue;
             }

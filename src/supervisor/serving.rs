@@ -121,25 +121,30 @@ impl Supervisor {
         match begun {
             Err(why) => self.tell(token, &Said::Error(why)),
             Ok(begun) if begun.services.is_empty() => {
-                begun.notes.into_iter().for_each(|note| self.tell(token, &Said::Step(note)));
+                begun.notes.into_iter().for_each(|note| self.note(token, note));
                 let why = begun.refused.first().cloned();
                 self.tell(token, &why.map_or_else(|| Said::Done("nothing to do".to_owned()), Said::Error));
             }
             Ok(begun) => {
                 let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
-                steps.for_each(|note| self.tell(token, &Said::Step(note)));
-                if let Some(control) = &mut self.control {
-                    control.awaits(token);
-                }
+                steps.for_each(|note| self.note(token, note));
                 let failed = !begun.refused.is_empty();
                 self.waiting.push(Waiting { client: token, services: begun.services, failed });
             }
         }
     }
 
+    /// All that there is to say to a request.
     fn tell(&mut self, token: usize, answer: &impl serde::Serialize) {
         if let Some(control) = &mut self.control {
-            control.answer(&self.poll, token, answer);
+            control.tell(&self.poll, token, answer, Last::Yes);
+        }
+    }
+
+    /// A line on the way there.
+    fn note(&mut self, token: usize, note: String) {
+        if let Some(control) = &mut self.control {
+            control.tell(&self.poll, token, &Said::Step(note), Last::No);
         }
     }
 

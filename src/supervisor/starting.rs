@@ -150,7 +150,8 @@ impl Service {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Setup {
             slot: at as u32,
-            listeners: self.listeners.len(),
+            // Others may have come since its start.
+            listeners: self.slots[at].relay.as_ref().map_or(0, |relay| relay.queues.len()),
             source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
             upstreams,
             batch: self.cap.min(scm::MAX_FDS),

@@ -34,6 +34,18 @@ pub fn send_fds<'a>(
     payload: &[u8],
     fds: impl Iterator<Item = BorrowedFd<'a>>,
 ) -> io::Result<()> {
+    send_some(socket, payload, fds).map(drop)
+}
+
+/// The same on a stream: the descriptors travel with the first byte. Returns how many bytes went.
+///
+/// # Errors
+/// As [`send_fds`].
+pub fn send_some<'a>(
+    socket: BorrowedFd<'_>,
+    payload: &[u8],
+    fds: impl Iterator<Item = BorrowedFd<'a>>,
+) -> io::Result<usize> {
     let mut raw = [0 as RawFd; MAX_FDS];
     let mut count = 0;
     for fd in fds {
@@ -64,8 +76,10 @@ pub fn send_fds<'a>(
         }
     }
     // SAFETY: every pointer in `message` refers to a local that outlives the call.
-    cvt!(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })?;
-    Ok(())
+    let n = cvt!(unsafe {
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    })?;
+    Ok(n as usize)
 }
 
 /// Receives one message without blocking; its descriptors (close-on-exec) are appended to `fds`.

@@ -131,6 +131,18 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// A connected pair of stream sockets, close-on-exec: (non-blocking, blocking).
+///
+/// # Errors
+/// As socketpair(2).
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
+}
+
 /// Makes the coming close(2) of the socket send a reset (SO_LINGER with zero seconds).
 pub fn reset_on_close(socket: BorrowedFd<'_>) {
     // A socket that cannot linger (a Unix socket) has no reset either.

@@ -143,6 +143,27 @@ fn a_listener_that_comes_and_one_that_goes_work_by_relay_too() {
 }
 
 #[test]
+fn a_listener_stays_while_the_reload_that_takes_it_away_fails() {
+    let [old, new] = [free_port(), free_port()];
+    let shop = Configured::start(&service("web", old, "instances = 1"));
+    shop.wait_online("web", 1);
+    write_file(shop.dir.path(), "app.js", "throw new Error('a broken release')");
+    shop.write(&service("web", new, "instances = 1"));
+    let (code, said) = shop.ask(&["reload"]);
+    assert!(code == 1 && said.contains("a broken release"), "{said}");
+    assert!(get(old).unwrap().starts_with("web "), "the worker before it goes on");
+    // Wanted again, it is the same as ever; then the release is mended.
+    shop.write(&service("web", old, "instances = 1"));
+    write_file(shop.dir.path(), "app.js", APP);
+    shop.reload();
+    get(old).unwrap();
+    shop.write(&service("web", new, "instances = 1"));
+    shop.reload();
+    get(new).unwrap();
+    eventually("the old one is closed", seconds(5), || get(old).is_err().then_some(()));
+}
+
+#[test]
 fn a_mistake_changes_nothing_and_hup_says_so_in_the_log() {
     let port = free_port();
     let shop = Configured::start(&service("web", port, "instances = 1"));

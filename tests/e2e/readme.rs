@@ -21,7 +21,11 @@ fn prepare(dir: &Path) {
     let app = "require('http').createServer((_, r) => r.end('from node'))
         .listen(process.env.PORT || 8080, process.env.HOST || '127.0.0.1')";
     write_file(dir, "app.js", app);
-    write_file(dir, "roundsman.toml", "[service.web]\nlisten = 8080\ncommand = [\"node\", \"app.js\"]\ninstances = 2\n");
+    write_file(
+        dir,
+        "roundsman.toml",
+        "[service.web]\nlisten = 8080\ncommand = [\"node\", \"app.js\"]\ninstances = 2\n",
+    );
     let ecosystem = "module.exports = { apps: [{ name: 'web', script: 'app.js', env_production: { PORT: 8080 } }] }";
     write_file(dir, "ecosystem.config.js", ecosystem);
     let server = "#!/usr/bin/env python3

@@ -1,0 +1,211 @@
+//! Which commands are Node itself with a script, and so take its IPC.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use crate::launch::command::CommandLine;
+
+/// Programs in Node that start the server below themselves: the channel would be theirs.
+const WRAPPERS: [&str; 18] = [
+    "npm",
+    "npx",
+    "npm-cli",
+    "npx-cli",
+    "yarn",
+    "yarnpkg",
+    "pnpm",
+    "pnpx",
+    "tsx",
+    "ts-node-dev",
+    "nodemon",
+    "pm2",
+    "pm2-runtime",
+    "corepack",
+    "concurrently",
+    "cross-env",
+    "dotenv",
+    "forever",
+];
+
+/// Node's flags that take the next word as their value.
+const WITH_VALUE: [&str; 12] = [
+    "-r",
+    "--require",
+    "--import",
+    "--loader",
+    "--experimental-loader",
+    "-C",
+    "--conditions",
+    "--env-file",
+    "--env-file-if-exists",
+    "--title",
+    "--icu-data-dir",
+    "--openssl-config",
+];
+
+/// Node's flags that mean that there is no script.
+const WITHOUT_SCRIPT: [&str; 13] = [
+    "-e",
+    "--eval",
+    "-p",
+    "--print",
+    "-pe",
+    "-c",
+    "--check",
+    "-i",
+    "--interactive",
+    "-v",
+    "--version",
+    "--test",
+    "--run",
+];
+
+/// Whether a command is `node FILE`, also by way of `#!` or env, and no program that starts others.
+pub fn is_node_script(command: &CommandLine) -> bool {
+    let words = command.words();
+    let Some(program) = words.first() else { return false };
+    match base(program) {
+        "node" | "nodejs" => is_script(&words[1..]),
+        "env" => {
+            let rest = &words[1..];
+            let at = rest
+                .iter()
+                .position(|word| !word.to_string_lossy().starts_with('-') && !word.to_string_lossy().contains('='));
+            let Some(at) = at else { return false };
+            matches!(base(&rest[at]), "node" | "nodejs") && is_script(&rest[at + 1..])
+        }
+        name if WRAPPERS.contains(&stem(name)) => false,
+        _ => command.program().is_ok_and(|program| is_node_file(&program)),
+    }
+}
+
+fn base(word: &OsString) -> &str {
+    Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Whether Node's arguments name a script that is no wrapper.
+fn is_script(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match word.as_ref() {
+            "--" => return words.next().is_some_and(|script| is_no_wrapper(&script)),
+            // Standard input.
+            "-" => return false,
+            flag if WITHOUT_SCRIPT.contains(&flag) || flag.starts_with("--eval=") || flag.starts_with("--print=") => {
+                return false;
+            }
+            flag if WITH_VALUE.contains(&flag) => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            script => return is_no_wrapper(script),
+        }
+    }
+    false
+}
+
+fn is_no_wrapper(script: &str) -> bool {
+    let name = Path::new(script).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    !WRAPPERS.contains(&stem(name)) && !script.contains("/tsx/") && !script.contains("/npm/bin/")
+}
+
+/// Whether a file is a script for Node by its first line.
+fn is_node_file(file: &Path) -> bool {
+    // A link in node_modules/.bin has another name than what it leads to.
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let Ok(open) = File::open(&target) else { return false };
+    let mut line = String::new();
+    // A program is no text: then there is no line.
+    let read = BufReader::new(open.take(256)).read_line(&mut line);
+    let Some(rest) = read.ok().and_then(|_| line.strip_prefix("#!")) else { return false };
+    let mut words = rest
+        .split_whitespace()
+        .map(|word| Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or_default());
+    let node = match words.next() {
+        Some("env") => words.find(|word| !word.starts_with('-')).is_some_and(|name| matches!(name, "node" | "nodejs")),
+        first => matches!(first, Some("node" | "nodejs")),
+    };
+    node && is_no_wrapper(&target.to_string_lossy())
+}
+
+/// The port that `--inspect` asks for, where it does: each worker needs one of its own.
+pub fn inspect_port(words: &[OsString]) -> Option<u16> {
+    let flag = words.iter().find_map(|word| {
+        let word = word.to_str()?;
+        let rest = word.strip_prefix("--inspect")?;
+        let rest = rest.strip_prefix("-brk").or_else(|| rest.strip_prefix("-wait")).unwrap_or(rest);
+        match rest.strip_prefix('=') {
+            Some(value) => Some(value.to_owned()),
+            None => rest.is_empty().then(String::new),
+        }
+    })?;
+    let port = flag.rsplit(':').next().and_then(|port| port.parse().ok()).filter(|_| !flag.is_empty());
+    Some(port.unwrap_or(9229))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::launch::command::Place;
+
+    fn is(words: &[&str]) -> bool {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        is_node_script(&CommandLine::find(&words, Place::default()).unwrap())
+    }
+
+    #[test]
+    fn node_with_a_file_takes_it_and_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        for yes in [
+            &["node", "app.js"][..],
+            &["node", "--max-old-space-size=100", "-r", "dotenv/config", "dir/app", "start"],
+            &["node", "--", "app.js"],
+            &["env", "A=b", "node", "app.js"],
+        ] {
+            assert!(is(yes), "{yes:?}");
+        }
+        for no in [
+            &["node"][..],
+            &["node", "-e", "x"],
+            &["node", "-r", "x.js"],
+            &["node", "-"],
+            &["node", "--test"],
+            &["node", "/usr/lib/node_modules/npm/bin/npm-cli.js", "start"],
+            &["npm", "start"],
+            &["npx", "x"],
+            &["python3", "app.js"],
+            &["sh", "-c", "node app.js"],
+            &["env", "python3", "app.js"],
+        ] {
+            assert!(!is(no), "{no:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for (name, line, wanted) in [
+            ("server", "#!/usr/bin/env node\n", true),
+            ("own.js", "#!/usr/bin/node --no-warnings\n", true),
+            ("flagged", "#!/usr/bin/env -S node --no-warnings\n", true),
+            ("npm", "#!/usr/bin/env node\n", false),
+            ("script", "#!/bin/sh\n", false),
+        ] {
+            let file = dir.path().join(name);
+            std::fs::write(&file, line).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(is(&[file.to_str().unwrap()]), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_inspector_has_a_port() {
+        let port = |words: &[&str]| inspect_port(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(port(&["node", "--inspect", "app.js"]), Some(9229));
+        assert_eq!(port(&["node", "--inspect=0.0.0.0:9300", "app.js"]), Some(9300));
+        assert_eq!(port(&["node", "--inspect-brk=9400", "app.js"]), Some(9400));
+        assert_eq!(port(&["node", "--inspect-publish-uid=http", "app.js"]), None);
+        assert_eq!(port(&["node", "app.js"]), None);
+    }
+}

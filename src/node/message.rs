@@ -1,0 +1,305 @@
+//! What a worker says, and what it is told.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// A message of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// Of its program, as JSON: `process.send(x)`.
+    User(String),
+    /// It came with a socket, which we have no use for: to be acknowledged.
+    WithHandle(Box<Heard>),
+    /// Of Node's cluster.
+    Cluster(Cluster),
+    /// Of Node, about something that we do not take part in.
+    Ignored,
+}
+
+/// What Node's cluster says for a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cluster {
+    /// It begins.
+    Online,
+    /// It wants a socket to listen on.
+    Query(Query),
+    /// A server of it listens.
+    Listening,
+    /// A server of it is closed.
+    Close(String),
+    /// It ends on purpose, and waits for an answer before it goes.
+    Leaving {
+        /// What the answer refers to.
+        seq: u64,
+    },
+    /// Something else.
+    Other,
+}
+
+/// `server.listen(…)` in a cluster worker.
+#[derive(Clone, PartialEq)]
+pub struct Query {
+    /// What the answer refers to.
+    pub seq: u64,
+    /// An IP address, a path, or none: any.
+    pub address: Option<String>,
+    /// The port; -1 for a path.
+    pub port: i64,
+    /// What kind of socket.
+    pub kind: Kind,
+    /// Counts the worker's servers with the same address.
+    pub index: u64,
+    /// Only IPv6.
+    pub only_v6: bool,
+    /// What all workers of a server share: a TLS server's ticket keys. Secret.
+    pub data: Value,
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the data.
+        write!(f, "Query({})", self.key())
+    }
+}
+
+/// What kind of socket a worker wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP over this family; 4 where the address is not given.
+    Tcp,
+    /// UDP.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+    /// A Unix stream socket.
+    Path,
+}
+
+impl Query {
+    /// What tells one server of a worker from another, and is the same for all workers.
+    pub fn key(&self) -> String {
+        let address = self.address.as_deref().unwrap_or("any");
+        format!("{address}:{}:{:?}:{}:{}", self.port, self.kind, u8::from(self.only_v6), self.index)
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    cmd: Option<&'a str>,
+    #[serde(borrow)]
+    msg: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Act {
+    act: Option<String>,
+    seq: Option<u64>,
+    address: Option<String>,
+    port: Option<i64>,
+    address_type: Option<Value>,
+    index: Option<u64>,
+    flags: Option<u64>,
+    key: Option<Value>,
+    data: Option<Value>,
+}
+
+/// Understands one line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(line: &[u8]) -> Result<Heard, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "a message is not UTF-8".to_owned())?;
+    // Most are of the program: looked at as a whole only where that is asked for.
+    let whole: &RawValue = serde_json::from_str(text).map_err(|error| format!("a message is no JSON: {error}"))?;
+    let text = whole.get();
+    let internal = |cmd: &str| cmd.len() > "NODE_".len() && cmd.starts_with("NODE_");
+    let envelope = if text.starts_with('{') { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
+    let Some((envelope, cmd)) =
+        envelope.and_then(|envelope| Some((envelope.cmd?, envelope.msg))).map(|(cmd, msg)| (msg, cmd))
+    else {
+        return Ok(Heard::User(text.to_owned()));
+    };
+    match cmd {
+        "NODE_HANDLE" => {
+            let inner = envelope.map_or(Ok(Heard::Ignored), |message| parse(message.get().as_bytes()))?;
+            Ok(Heard::WithHandle(Box::new(inner)))
+        }
+        "NODE_CLUSTER" => cluster(text).map(Heard::Cluster),
+        cmd if internal(cmd) => Ok(Heard::Ignored),
+        _ => Ok(Heard::User(text.to_owned())),
+    }
+}
+
+fn cluster(text: &str) -> Result<Cluster, String> {
+    let act: Act = serde_json::from_str(text).map_err(|error| format!("a cluster message: {error}"))?;
+    let seq = act.seq.unwrap_or_default();
+    Ok(match act.act.as_deref() {
+        Some("online") => Cluster::Online,
+        Some("listening") => Cluster::Listening,
+        Some("close") => {
+            Cluster::Close(act.key.map(|key| key.as_str().map_or(key.to_string(), str::to_owned)).unwrap_or_default())
+        }
+        Some("exitedAfterDisconnect") => Cluster::Leaving { seq },
+        Some("queryServer") => {
+            let kind = match act.address_type.as_ref() {
+                Some(Value::String(kind)) if kind == "udp4" => Kind::Udp4,
+                Some(Value::String(kind)) if kind == "udp6" => Kind::Udp6,
+                Some(Value::Number(number)) if number.as_i64() == Some(-1) => Kind::Path,
+                Some(Value::Number(_)) | None => Kind::Tcp,
+                Some(other) => return Err(format!("a cluster message: addressType {other}")),
+            };
+            Cluster::Query(Query {
+                seq,
+                address: act.address,
+                port: act.port.unwrap_or(0),
+                kind,
+                index: act.index.unwrap_or(0),
+                only_v6: act.flags.unwrap_or(0) & 1 == 1,
+                data: act.data.unwrap_or(Value::Null),
+            })
+        }
+        _ => Cluster::Other,
+    })
+}
+
+/// A line for a worker.
+fn line(message: &Value) -> Vec<u8> {
+    let mut line = message.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+/// The answer to [`Query`], with a socket: the worker listens on it by itself.
+pub fn shared(query: &Query, data: &Value, seq: u64) -> Vec<u8> {
+    let message = json!({
+        "cmd": "NODE_CLUSTER", "errno": 0, "key": query.key(), "ack": query.seq, "data": data, "seq": seq,
+    });
+    line(&json!({"cmd": "NODE_HANDLE", "type": "net.Native", "msg": message}))
+}
+
+/// The same for UDP.
+pub fn shared_datagram(query: &Query, seq: u64) -> Vec<u8> {
+    let message = json!({
+        "cmd": "NODE_CLUSTER", "errno": 0, "key": query.key(), "ack": query.seq, "data": null, "seq": seq,
+    });
+    line(&json!({"cmd": "NODE_HANDLE", "type": "dgram.Native", "msg": message}))
+}
+
+/// The same where there is no socket: the program gets its `error` event.
+pub fn refused(query: &Query, errno: i32, seq: u64) -> Vec<u8> {
+    line(&json!({
+        "cmd": "NODE_CLUSTER", "errno": -errno.abs(), "key": query.key(), "ack": query.seq, "data": query.data, "seq": seq,
+    }))
+}
+
+/// The answer to [`Cluster::Leaving`].
+pub fn may_leave(ack: u64, seq: u64) -> Vec<u8> {
+    line(&json!({"cmd": "NODE_CLUSTER", "ack": ack, "seq": seq}))
+}
+
+/// Close your servers, finish, and end.
+pub fn disconnect(seq: u64) -> Vec<u8> {
+    line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq}))
+}
+
+/// The answer to a message with a socket.
+pub fn acknowledged(came: bool) -> Vec<u8> {
+    line(&json!({"cmd": if came { "NODE_HANDLE_ACK" } else { "NODE_HANDLE_NACK" }}))
+}
+
+/// A program's message to another, as JSON.
+pub fn user(text: &str) -> Vec<u8> {
+    let mut line = text.as_bytes().to_vec();
+    line.push(b'\n');
+    line
+}
+
+/// What a program's message asks of us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meant {
+    /// `process.send('ready')`.
+    Ready,
+    /// `{type: 'broadcast', data}`: for every other worker.
+    Broadcast(String),
+    /// `{type: 'to', slot, data}`: for one of them.
+    To(usize, String),
+    /// Nothing: it is kept for who reads messages.
+    Nothing,
+}
+
+/// Looks at a program's message.
+pub fn meant(text: &str, from: usize) -> Meant {
+    #[derive(Deserialize)]
+    struct Addressed<'a> {
+        r#type: &'a str,
+        slot: Option<usize>,
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+    }
+    if text == "\"ready\"" {
+        return Meant::Ready;
+    }
+    if !text.starts_with('{') {
+        return Meant::Nothing;
+    }
+    let Ok(addressed) = serde_json::from_str::<Addressed<'_>>(text) else { return Meant::Nothing };
+    let data = addressed.data.map_or("null", RawValue::get);
+    match (addressed.r#type, addressed.slot) {
+        ("broadcast", _) => Meant::Broadcast(format!("{{\"type\":\"broadcast\",\"from\":{from},\"data\":{data}}}")),
+        ("to", Some(slot)) => Meant::To(slot, format!("{{\"type\":\"to\",\"from\":{from},\"data\":{data}}}")),
+        _ => Meant::Nothing,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_node_and_of_programs_are_told_apart() {
+        let user = |text: &str| Ok(Heard::User(text.to_owned()));
+        for text in
+            ["1", "\"ready\"", "null", "[1]", "{\"cmd\":3}", "{\"cmd\":\"NODE_\"}", "{\"cmd\":\"node_x\"}", "{}"]
+        {
+            assert_eq!(parse(text.as_bytes()), user(text), "{text}");
+        }
+        assert_eq!(parse(b"{\"cmd\":\"NODE_SOMETHING\"}"), Ok(Heard::Ignored));
+        assert_eq!(
+            parse(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}"),
+            Ok(Heard::Cluster(Cluster::Online))
+        );
+        let handle = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{\"a\":1}}";
+        assert_eq!(parse(handle), Ok(Heard::WithHandle(Box::new(Heard::User("{\"a\":1}".into())))));
+        for bad in [&b"{"[..], b"", b"\xff", b"{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}"] {
+            assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn a_query_is_understood_and_its_data_is_nowhere_in_its_debug_text() {
+        let text = r#"{"act":"queryServer","address":null,"port":443,"addressType":4,"fd":-1,"flags":0,"index":1,
+            "data":{"ticketKeys":"secret"},"cmd":"NODE_CLUSTER","seq":7}"#;
+        let Ok(Heard::Cluster(Cluster::Query(query))) = parse(text.as_bytes()) else { panic!() };
+        assert_eq!((query.port, query.kind, query.index, query.seq), (443, Kind::Tcp, 1, 7));
+        assert!(!format!("{query:?}").contains("secret"));
+        let again = String::from_utf8(shared(&query, &query.data, 3)).unwrap();
+        assert!(again.contains("\"ticketKeys\":\"secret\"") && again.contains("\"ack\":7"), "{again}");
+        assert_ne!(query.key(), Query { index: 2, ..query.clone() }.key());
+    }
+
+    #[test]
+    fn what_a_program_asks_of_us() {
+        assert_eq!(meant("\"ready\"", 0), Meant::Ready);
+        let data = r#"{"type":"broadcast","from":2,"data":{"a":[1, 2]}}"#;
+        assert_eq!(meant(r#"{"type":"broadcast","data":{"a":[1, 2]}}"#, 2), Meant::Broadcast(data.into()));
+        assert_eq!(meant(r#"{"slot":1,"type":"to"}"#, 0), Meant::To(1, r#"{"type":"to","from":0,"data":null}"#.into()));
+        for other in ["{}", "3", r#"{"type":"to"}"#, r#"{"type":3}"#, r#"{"type":"process:msg"}"#] {
+            assert_eq!(meant(other, 0), Meant::Nothing, "{other}");
+        }
+    }
+}
