@@ -7,6 +7,7 @@ use roundsman::cli::{self, Target, Verb};
 use roundsman::config::Config;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
+use roundsman::output::follow::Of;
 use roundsman::output::servers::Servers;
 use roundsman::{config, control, demo, output, relay, supervisor};
 
@@ -23,7 +24,9 @@ fn main() -> ExitCode {
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => config::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
-        Some(Verb::Logs(options)) => control::client::logs(&options).map(|()| 0),
+        Some(Verb::Logs(options)) => control::client::logs(&options, Of::Lines).map(|()| 0),
+        Some(Verb::Messages(options)) => control::client::logs(&options, Of::Messages).map(|()| 0),
+        Some(Verb::Send(options)) => control::client::send(&options).map(|()| 0),
         Some(Verb::Health(target)) => control::client::health(&target).map(|()| 0),
         Some(Verb::Reload(target)) => order(&target, |service| Request::Reload { service }),
         Some(Verb::Restart(target)) => order(&target, |service| Request::Restart { service }),

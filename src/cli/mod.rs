@@ -13,7 +13,7 @@ use crate::config::addr::ListenAddr;
 use crate::config::instances::{Change, Instances};
 use given::Given;
 use run::policy;
-pub use run::{OnErrored, Run, ViaArg};
+pub use run::{NodeIpc, OnErrored, Run, ViaArg};
 
 /// A round-robin TCP load balancer: one port, many processes.
 ///
@@ -55,6 +55,10 @@ pub enum Verb {
     Ls(Ls),
     /// Show what the servers wrote: logs -f web/0
     Logs(Logs),
+    /// Show what workers in Node sent by process.send
+    Messages(Logs),
+    /// Send workers in Node a message: send web '{"a":1}'
+    Send(Send),
     /// Exit with 0 when every service has a worker online
     Health(Target),
     /// Replace all workers without losing a request
@@ -122,6 +126,17 @@ pub struct Logs {
     /// One JSON object per line
     #[arg(long)]
     pub json: bool,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// `roundsman send`.
+#[derive(Debug, Args)]
+pub struct Send {
+    /// The service or one slot of it [default: all], and the message, as JSON
+    #[arg(value_name = "[NAME[/SLOT]] JSON", num_args = 1..=2, required = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
     /// The daemon's control socket
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,

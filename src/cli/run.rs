@@ -35,6 +35,19 @@ pub enum OnErrored {
     Stay,
 }
 
+/// `--node-ipc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeIpc {
+    /// Cluster for `node FILE` with direct delivery, plain by relay
+    Auto,
+    /// No channel
+    Off,
+    /// Messages, and no cluster: for apps that fork workers themselves
+    Plain,
+    /// A worker of Node's cluster
+    Cluster,
+}
+
 /// The options of a service.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
@@ -137,6 +150,24 @@ pub struct Run {
     /// What tells a server to stop
     #[arg(long, hide_short_help = true, value_name = "SIGNAL", env = "ROUNDSMAN_STOP_SIGNAL", default_value = "TERM", value_parser = signal)]
     pub stop_signal: nix::sys::signal::Signal,
+    /// Node's IPC: auto, off, plain, cluster
+    ///
+    /// plain: messages alone, for apps that fork workers themselves; cluster: as a worker of Node's cluster, whose primary
+    /// we are. auto: cluster for `node FILE` with direct delivery, plain for it by relay, off for everything else.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "MODE",
+        env = "ROUNDSMAN_NODE_IPC",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub node_ipc: NodeIpc,
+    /// A server in Node gets this message before its stop signal
+    ///
+    /// As PM2's shutdown_with_message: process.on('message'). The signal follows when it has not ended by then.
+    #[arg(long, hide_short_help = true, value_name = "TEXT", env = "ROUNDSMAN_STOP_MESSAGE")]
+    pub stop_message: Option<String>,
     /// Crashes in a row before a slot is given up
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
     pub max_restarts: u32,

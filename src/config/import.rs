@@ -11,7 +11,7 @@ use crate::exit::{Exit, USAGE};
 use crate::launch::command::runner;
 
 /// What to do where an option of PM2 has no counterpart.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     ("watch", "reload by hand or by your build: roundsman reload"),
     ("ignore_watch", "see watch"),
     ("autorestart", "servers are always restarted; a job that ends is not one for a supervisor"),
@@ -22,7 +22,6 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("source_map_support", "write command = [\"node\", \"--enable-source-maps\", …]"),
     ("time", "timestamps = true"),
     ("pid_file", "roundsman ls --json has the pids"),
-    ("shutdown_with_message", "the stop signal is sent"),
     ("deploy", "deploying is up to other programs; roundsman reload comes last"),
 ];
 
@@ -92,7 +91,7 @@ fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<String, 
     let mut text =
         format!("# From {}. See it all: roundsman check -c THIS; run it: roundsman -c THIS\n", file.display());
     if let Some(Value::Object(_)) = ecosystem.get("deploy") {
-        let _ = writeln!(text, "# deploy: {}", ELSEWHERE[11].1);
+        let _ = writeln!(text, "# deploy: {}", ELSEWHERE[10].1);
     }
     let mut names: Vec<String> = Vec::new();
     for app in apps {
@@ -168,9 +167,9 @@ fn option(key: &str, value: &Value) -> String {
         "cwd" => format!("cwd = {}", string()),
         "max_memory_restart" => format!("max-memory = {}", string()),
         "wait_ready" if value == &Value::Bool(true) => {
-            "# wait_ready: a server is ready when it listens; wait-ready = true waits for READY=1 on its NOTIFY_SOCKET"
-                .to_owned()
+            "wait-ready = true  # process.send('ready'), or READY=1 on NOTIFY_SOCKET".to_owned()
         }
+        "shutdown_with_message" if value == &Value::Bool(true) => "stop-message = \"shutdown\"".to_owned(),
         "wait_ready" => "# wait_ready false: as ever".to_owned(),
         "listen_timeout" => time("listen-timeout", value),
         "kill_timeout" => time("kill-timeout", value),

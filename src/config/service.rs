@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::addr::{Listen, ListenAddr};
 use super::{Inherited, MOST_ADDRESSES, usage, user, via};
 use crate::accept::policy::Policy;
-use crate::cli::{OnErrored, Run};
+use crate::cli::{NodeIpc, OnErrored, Run};
 use crate::exit::Exit;
 use crate::launch::command::{CommandLine, Place};
 use crate::output::files::Files;
@@ -42,6 +42,10 @@ pub struct ServiceConfig {
     pub environment: Vec<(String, String)>,
     /// Where their output goes.
     pub files: Files,
+    /// `--node-ipc`.
+    pub node_ipc: NodeIpc,
+    /// `--stop-message`.
+    pub stop_message: Option<String>,
     /// Times and limits.
     pub limits: Limits,
 }
@@ -156,6 +160,9 @@ impl ServiceConfig {
         };
         let via::Choice { behind, reason: via_reason, chosen } =
             via::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
+        if run.node_ipc == NodeIpc::Cluster && !matches!(behind, Behind::Direct(_)) {
+            return Err(usage("--node-ipc cluster is for direct delivery; behind a relay use plain"));
+        }
         let user = run.user.as_deref().map(user::find).transpose()?;
         let (instances, instances_why) = run.instances.resolve();
         let limits = Limits {
@@ -198,6 +205,8 @@ impl ServiceConfig {
             cwd,
             environment,
             files,
+            node_ipc: run.node_ipc,
+            stop_message: run.stop_message,
             limits,
         })
     }

@@ -9,8 +9,9 @@ use indicatif::ProgressBar;
 
 use super::snapshot::Daemon;
 use super::{Request, Said, place, render};
-use crate::cli::{Logs, Ls, Target};
+use crate::cli::{Logs, Ls, Send, Target};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
+use crate::output::follow::Of;
 use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
@@ -147,21 +148,48 @@ pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -
     Err(gone(&"the daemon ended"))
 }
 
-/// `roundsman logs`: prints what servers wrote, and goes on with it if asked.
+/// `NAME/SLOT`, taken apart.
+fn place_of(of: Option<&String>) -> Result<(Option<String>, Option<u32>), Exit> {
+    match of.and_then(|of| of.split_once('/')) {
+        Some((name, slot)) => {
+            let wrong = || Exit::new(USAGE, format!("'{slot}' is not a slot: NAME/0"));
+            Ok((Some(name.to_owned()), Some(slot.parse().map_err(|_| wrong())?)))
+        }
+        None => Ok((of.cloned(), None)),
+    }
+}
+
+/// `roundsman send`.
+///
+/// # Errors
+/// As [`order`]; [`USAGE`] for what is no JSON.
+pub fn send(args: &Send) -> Result<(), Exit> {
+    let (of, text) = match args.words.as_slice() {
+        [of, text] => (Some(of), text),
+        [text] => (None, text),
+        _ => return Err(Exit::new(USAGE, "a message is needed")),
+    };
+    let message = serde_json::from_str(text).map_err(|error| {
+        Exit::new(USAGE, format!("'{text}' is not JSON ({error}); a text needs its own quotes: '\"{text}\"'"))
+    })?;
+    let (name, slot) = place_of(of)?;
+    let target = Target { name, control: args.control.clone() };
+    order(&target, |service| Request::Send { service, slot, message })
+}
+
+/// `roundsman logs` and `roundsman messages`: prints what servers wrote or sent, and goes on with it if asked.
 ///
 /// # Errors
 /// As [`order`].
-pub fn logs(args: &Logs) -> Result<(), Exit> {
-    let (name, slot) = match args.of.as_ref().and_then(|of| of.split_once('/')) {
-        Some((name, slot)) => {
-            let wrong = || Exit::new(USAGE, format!("'{slot}' is not a slot: NAME/0"));
-            (Some(name.to_owned()), Some(slot.parse().map_err(|_| wrong())?))
-        }
-        None => (args.of.clone(), None),
-    };
+pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
+    let (name, slot) = place_of(args.of.as_ref())?;
     let (socket, service) = choose(&Target { name, control: args.control.clone() })?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let request = Request::Logs { service, slot, lines: args.lines, follow: args.follow };
+    let (lines, follow) = (args.lines, args.follow);
+    let request = match of {
+        Of::Lines => Request::Logs { service, slot, lines, follow },
+        Of::Messages => Request::Messages { service, slot, lines, follow },
+    };
     let lines = ask(&socket, &request, None).map_err(|error| gone(&error))?;
     let mut out = std::io::stdout().lock();
     for line in lines.lines() {

@@ -64,6 +64,28 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
+    /// What workers in Node sent by `process.send`: as [`Request::Logs`].
+    Messages {
+        /// Whose.
+        service: Option<String>,
+        /// Of which slot.
+        slot: Option<u32>,
+        /// How many of those that came before.
+        #[serde(default)]
+        lines: usize,
+        /// Whether those that come are wanted, too.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// A message to workers in Node.
+    Send {
+        /// Which.
+        service: Option<String>,
+        /// One slot of it.
+        slot: Option<u32>,
+        /// What: any JSON.
+        message: serde_json::Value,
+    },
 }
 
 /// The answer to [`Request::Hello`].

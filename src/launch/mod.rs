@@ -6,7 +6,7 @@ pub mod hint;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::exit::{Exit, NOT_EXECUTABLE};
+use crate::node::command::with_inspect_port;
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
@@ -26,6 +27,8 @@ use command::CommandLine;
 pub struct Launcher {
     /// The image that runs now, for relay workers.
     image: OwnedFd,
+    /// Keeps the number free that Node's channel has in a worker.
+    _reserved: OwnedFd,
     /// The file limit that the daemon was started with: servers get it back.
     nofile: NoFile,
     /// The working directory as it was named: a `current` link on the way may move.
@@ -55,6 +58,10 @@ pub struct Server<'a> {
     pub user: Option<&'a Credentials>,
     /// Where its output goes.
     pub files: &'a Files,
+    /// Its end of Node's channel.
+    pub channel: Option<BorrowedFd<'a>>,
+    /// The port of Node's inspector.
+    pub inspect: Option<u16>,
     /// What it gets when the master dies.
     pub death_signal: Signal,
 }
@@ -65,7 +72,8 @@ impl Launcher {
     /// # Errors
     /// Without /proc.
     pub fn new(nofile: NoFile, outputs: Servers) -> io::Result<Self> {
-        Ok(Self { image: crate::sys::process::own_image()?, nofile, cwd: named_cwd(), outputs })
+        let reserved = crate::sys::process::reserve_channel()?;
+        Ok(Self { image: crate::sys::process::own_image()?, _reserved: reserved, nofile, cwd: named_cwd(), outputs })
     }
 
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
@@ -77,7 +85,10 @@ impl Launcher {
         command.arg0(format!("roundsman: relay {service}/{slot}"));
         command.arg("relay-worker").stdin(Stdio::from(channel)).stdout(Stdio::null());
         strip(&mut command);
-        prepare(&mut command, ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned() });
+        prepare(
+            &mut command,
+            ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None },
+        );
         Ok(command.spawn()?.id())
     }
 
@@ -94,7 +105,12 @@ impl Launcher {
         let slot = server.slot.unwrap_or(0);
         let mut command = Command::new(program);
         command.arg0(server.command.arg0());
-        command.args(server.command.arguments(slot, server.address)).stdin(Stdio::null());
+        let arguments = server.command.arguments(slot, server.address).into_iter();
+        let arguments = arguments.map(|word| match server.inspect {
+            Some(port) => with_inspect_port(word, port),
+            None => word,
+        });
+        command.args(arguments).stdin(Stdio::null());
         strip(&mut command);
         if let Some(cwd) = server.cwd {
             command.current_dir(cwd).env("PWD", cwd);
@@ -110,7 +126,12 @@ impl Launcher {
         command.envs(server.environment.iter().map(|(name, value)| (name, value)));
         prepare(
             &mut command,
-            ChildSetup { death_signal: server.death_signal, nofile: Some(self.nofile), user: server.user.cloned() },
+            ChildSetup {
+                death_signal: server.death_signal,
+                nofile: Some(self.nofile),
+                user: server.user.cloned(),
+                channel: server.channel.map(|fd| fd.as_raw_fd()),
+            },
         );
         let pipe = || sock::pipe().map_err(|error| Exit::os("cannot make a pipe", &error));
         let ((out, theirs), (err, theirs_too)) = (pipe()?, pipe()?);
@@ -141,7 +162,7 @@ fn named_cwd() -> Option<PathBuf> {
 /// # Errors
 /// As fork(2) and execve(2).
 pub fn trial(command: &mut Command, user: Option<&Credentials>) -> io::Result<std::process::Output> {
-    let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned() };
+    let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None };
     prepare(command.stdin(Stdio::null()), setup);
     command.output()
 }

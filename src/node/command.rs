@@ -132,19 +132,37 @@ fn is_node_file(file: &Path) -> bool {
     node && is_no_wrapper(&target.to_string_lossy())
 }
 
-/// The port that `--inspect` asks for, where it does: each worker needs one of its own.
-pub fn inspect_port(words: &[OsString]) -> Option<u16> {
-    let flag = words.iter().find_map(|word| {
-        let word = word.to_str()?;
-        let rest = word.strip_prefix("--inspect")?;
-        let rest = rest.strip_prefix("-brk").or_else(|| rest.strip_prefix("-wait")).unwrap_or(rest);
-        match rest.strip_prefix('=') {
-            Some(value) => Some(value.to_owned()),
-            None => rest.is_empty().then(String::new),
+/// The port that a word asks for where it is `--inspect` or one of its kind, and what stands before it.
+fn inspect(word: &OsString) -> Option<(String, u16)> {
+    let word = word.to_str()?;
+    let rest = word.strip_prefix("--inspect")?;
+    let rest = rest.strip_prefix("-brk").or_else(|| rest.strip_prefix("-wait")).unwrap_or(rest);
+    let flag = &word[..word.len() - rest.len()];
+    match rest.strip_prefix('=') {
+        Some(value) => {
+            let (host, port) = value.rsplit_once(':').map_or((None, value), |(host, port)| (Some(host), port));
+            match (port.parse().ok(), host) {
+                (Some(port), Some(host)) => Some((format!("{flag}={host}:"), port)),
+                (Some(port), None) => Some((format!("{flag}="), port)),
+                // A host alone.
+                (None, _) => Some((format!("{flag}={value}:"), INSPECTOR)),
+            }
         }
-    })?;
-    let port = flag.rsplit(':').next().and_then(|port| port.parse().ok()).filter(|_| !flag.is_empty());
-    Some(port.unwrap_or(9229))
+        None => rest.is_empty().then(|| (format!("{flag}="), INSPECTOR)),
+    }
+}
+
+/// Node's own choice.
+const INSPECTOR: u16 = 9229;
+
+/// The port of the inspector that a command asks for.
+pub fn inspect_port(words: &[OsString]) -> Option<u16> {
+    words.iter().find_map(inspect).map(|(_, port)| port)
+}
+
+/// A word of a command with another port for the inspector, where it is about one: each worker needs one of its own.
+pub fn with_inspect_port(word: OsString, port: u16) -> OsString {
+    inspect(&word).map_or(word, |(flag, _)| format!("{flag}{port}").into())
 }
 
 #[cfg(test)]
@@ -207,5 +225,15 @@ mod tests {
         assert_eq!(port(&["node", "--inspect-brk=9400", "app.js"]), Some(9400));
         assert_eq!(port(&["node", "--inspect-publish-uid=http", "app.js"]), None);
         assert_eq!(port(&["node", "app.js"]), None);
+        for (word, wanted) in [
+            ("--inspect", "--inspect=7"),
+            ("--inspect=9300", "--inspect=7"),
+            ("--inspect-brk=0.0.0.0:1", "--inspect-brk=0.0.0.0:7"),
+            ("--inspect=localhost", "--inspect=localhost:7"),
+            ("--inspect-publish-uid=http", "--inspect-publish-uid=http"),
+            ("app.js", "app.js"),
+        ] {
+            assert_eq!(with_inspect_port(word.into(), 7), OsString::from(wanted), "{word}");
+        }
     }
 }

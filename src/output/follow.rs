@@ -11,9 +11,20 @@ use super::line::Line;
 /// What may wait for one reader, in bytes.
 const MOST: usize = 4 << 20;
 
+/// Lines or messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// What servers wrote.
+    Lines,
+    /// What workers in Node sent.
+    Messages,
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
+    /// What.
+    pub of: Of,
     /// One service, or all.
     pub service: Option<String>,
     /// One slot of it, or all.
@@ -28,6 +39,11 @@ impl Query {
     /// Whether lines of a service are asked for.
     pub fn wants_service(&self, service: &str) -> bool {
         self.service.as_deref().is_none_or(|wanted| wanted == service)
+    }
+
+    /// Whether what comes from there now is.
+    pub fn wants(&self, of: Of, service: &str, slot: Option<u32>) -> bool {
+        self.follow && self.of == of && self.wants_service(service) && self.wants_slot(slot)
     }
 
     /// Whether lines of a slot are.

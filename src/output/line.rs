@@ -27,6 +27,9 @@ pub enum Stream {
     /// Standard error.
     #[serde(rename = "stderr")]
     Err,
+    /// No stream: a message of a worker in Node.
+    #[serde(rename = "message")]
+    Message,
 }
 
 /// Whose lines.

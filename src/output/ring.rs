@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-use super::line::{Line, Origin, Stream};
+use super::line::{Line, Stream};
 
 /// Bytes of text kept for a service.
 const MOST_BYTES: usize = 1 << 20;
@@ -27,13 +27,13 @@ pub struct Ring {
 
 impl Ring {
     /// Keeps a line.
-    pub fn push(&mut self, origin: &Origin, stream: Stream, at: SystemTime, text: &[u8]) {
+    pub fn push(&mut self, slot: Option<u32>, pid: u32, stream: Stream, at: SystemTime, text: &[u8]) {
         while !self.lines.is_empty() && (self.lines.len() >= MOST_LINES || self.text.len() + text.len() > MOST_BYTES) {
             let length = self.lines.pop_front().map_or(0, |line| line.length);
             self.text.drain(..length);
         }
         self.text.extend(text);
-        self.lines.push_back(Kept { slot: origin.slot, pid: origin.pid, stream, at, length: text.len() });
+        self.lines.push_back(Kept { slot, pid, stream, at, length: text.len() });
     }
 
     /// The last `most` lines that `wanted` (slot, pid) says yes to, oldest first.
@@ -58,21 +58,16 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::files::Files;
     use super::*;
 
     #[test]
     fn the_last_lines_of_whom_one_asks_are_there_and_memory_is_bounded() {
-        let files = Files { out: None, error: None, rotate_size: 0, rotate_keep: 0, timestamps: false };
-        let files = Arc::new(files);
-        let of = |slot| Origin { service: "web".into(), slot: Some(slot), pid: 100 + slot, files: files.clone() };
+        let epoch = SystemTime::UNIX_EPOCH;
         let mut ring = Ring::default();
         for n in 0..30_000_u32 {
-            ring.push(&of(n % 3), Stream::Out, SystemTime::UNIX_EPOCH, format!("line {n} \u{fe}").as_bytes());
+            ring.push(Some(n % 3), 100 + n % 3, Stream::Out, epoch, format!("line {n} \u{fe}").as_bytes());
         }
-        ring.push(&of(0), Stream::Err, SystemTime::UNIX_EPOCH, b"\xff\0");
+        ring.push(Some(0), 100, Stream::Err, epoch, b"\xff\0");
         let lines = ring.last("web", 2, |slot, _| slot == Some(1));
         assert_eq!(
             lines.iter().map(|line| line.line.as_str()).collect::<Vec<_>>(),
@@ -82,7 +77,7 @@ mod tests {
         assert_eq!(last.first().map(Line::text), Some(&b"\xff\0"[..]));
         assert_eq!(ring.last("web", 20_000, |_, _| true).len(), MOST_LINES);
         for _ in 0..200 {
-            ring.push(&of(0), Stream::Out, SystemTime::UNIX_EPOCH, &[b'x'; 16 * 1024]);
+            ring.push(Some(0), 100, Stream::Out, epoch, &[b'x'; 16 * 1024]);
         }
         assert!(ring.text.len() <= MOST_BYTES && ring.lines.len() == 64, "{}", ring.lines.len());
     }

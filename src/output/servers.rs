@@ -15,7 +15,7 @@ use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::follow::{Follower, Query};
+use super::follow::{Follower, Of, Query};
 use super::line::{Line, Origin, Stream};
 use super::passing::{Format, Passing};
 use super::ring::Ring;
@@ -26,12 +26,15 @@ const BUDGET: usize = 64 * 1024;
 const LONGEST: usize = 16 * 1024;
 /// Readers at once.
 const MOST_FOLLOWERS: usize = 32;
+/// Messages that may wait for the thread.
+const MOST_ORDERS: usize = 10_000;
 const WAKER: Token = Token(usize::MAX);
 
 enum Order {
     Add(Origin, Stream, File),
     Last { service: Arc<str>, pid: u32, most: usize, reply: Sender<Vec<String>> },
     Follow(Follower),
+    Message(Line),
     Forget(String),
     Reopen,
     Finish(Sender<()>),
@@ -67,6 +70,7 @@ impl Servers {
             followers: BTreeMap::new(),
             next: 0,
             rings: BTreeMap::new(),
+            messages: BTreeMap::new(),
         };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
         Ok(Self { orders, waker })
@@ -93,6 +97,14 @@ impl Servers {
     /// Shows lines to a client of the control socket, and closes it when it has them all.
     pub fn follow(&self, stream: UnixStream, query: Query, unwritten: Vec<u8>) {
         self.send(Order::Follow(Follower::new(stream, query, unwritten)));
+    }
+
+    /// Keeps a message of a worker, for who reads messages. Beyond what the thread can take they are dropped.
+    pub fn message(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
+        if self.orders.len() < MOST_ORDERS {
+            let line = Line::new(service, slot, pid, Stream::Message, SystemTime::now(), text.as_bytes());
+            self.send(Order::Message(line));
+        }
     }
 
     /// A service is no more: its lines may go.
@@ -129,6 +141,8 @@ struct Reader {
     followers: BTreeMap<usize, Follower>,
     next: usize,
     rings: BTreeMap<Arc<str>, Ring>,
+    /// The same for workers' messages.
+    messages: BTreeMap<Arc<str>, Ring>,
 }
 
 impl Reader {
@@ -182,7 +196,11 @@ impl Reader {
                     let _ = reply.try_send(last.unwrap_or_default().into_iter().map(|line| line.line).collect());
                 }
                 Order::Follow(follower) => self.follow(follower),
-                Order::Forget(service) => drop(self.rings.remove(service.as_str())),
+                Order::Message(line) => self.message(&line),
+                Order::Forget(service) => {
+                    self.rings.remove(service.as_str());
+                    self.messages.remove(service.as_str());
+                }
                 Order::Reopen => self.passing.reopen(),
                 Order::Finish(done) => {
                     self.read_all();
@@ -197,7 +215,8 @@ impl Reader {
         self.read_all();
         let query = follower.query.clone();
         let mut lines: Vec<Line> = Vec::new();
-        for (service, ring) in self.rings.iter().filter(|(service, _)| query.wants_service(service)) {
+        let rings = if query.of == Of::Messages { &self.messages } else { &self.rings };
+        for (service, ring) in rings.iter().filter(|(service, _)| query.wants_service(service)) {
             lines.extend(ring.last(service, query.lines, |slot, _| query.wants_slot(slot)));
         }
         // Of several services, what came last.
@@ -211,6 +230,14 @@ impl Reader {
         {
             self.followers.insert(token, follower);
         }
+    }
+
+    fn message(&mut self, line: &Line) {
+        let at = SystemTime::now();
+        let ring = self.messages.entry(line.service.as_str().into()).or_default();
+        ring.push(line.slot, line.pid, Stream::Message, at, line.text());
+        let of = |query: &Query| query.wants(Of::Messages, &line.service, line.slot);
+        self.followers.values_mut().filter(|follower| of(&follower.query)).for_each(|follower| follower.line(line));
     }
 
     fn dismiss(&mut self, token: usize) {
@@ -275,9 +302,9 @@ impl Reader {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let lines = || text.split(|&byte| byte == b'\n');
         let ring = self.rings.entry(origin.service.clone()).or_default();
-        lines().for_each(|line| ring.push(origin, stream, at, line));
-        let wants = |query: &Query| query.wants_service(&origin.service) && query.wants_slot(origin.slot);
-        for follower in self.followers.values_mut().filter(|follower| follower.query.follow && wants(&follower.query)) {
+        lines().for_each(|line| ring.push(origin.slot, origin.pid, stream, at, line));
+        let wants = |query: &Query| query.wants(Of::Lines, &origin.service, origin.slot);
+        for follower in self.followers.values_mut().filter(|follower| wants(&follower.query)) {
             for line in lines() {
                 follower.line(&Line::new(&origin.service, origin.slot, origin.pid, stream, at, line));
             }

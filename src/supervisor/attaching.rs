@@ -73,6 +73,9 @@ impl Service {
     }
 
     fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {
+        if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
+            return Answer::Pass;
+        }
         let listener = match self.listener_for(&socket, address) {
             Ok(Some(listener)) => listener,
             Ok(None) => {

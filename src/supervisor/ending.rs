@@ -8,6 +8,7 @@ use nix::sys::wait::WaitStatus;
 use tracing::{debug, error, info, warn};
 
 use super::direct::DirectWorker;
+use super::node::Ipc;
 use super::retiring::Retiring;
 use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
@@ -318,6 +319,7 @@ impl Service {
                 for listener in self.listeners.drain(..) {
                     listener.remove_file();
                 }
+                self.remove_node_files();
                 debug!(service = %name, "listeners closed");
             }
         }
@@ -367,13 +369,23 @@ impl SlotProcesses {
     }
 }
 
-/// Sends a server its stop signal, once.
-pub(super) fn tell(server: &mut Server, attached: Option<u32>, signal: Signal) {
-    if server.told == Told::Nothing {
-        server.told = Told::ToStop;
-        if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {
-            let _ = process::pidfd_signal(&pidfd, signal);
-        }
+/// Tells a server to stop, once: by its stop message, where there is one, else by the signal.
+pub(super) fn tell(server: &mut Server, attached: Option<u32>, by: Signal) {
+    if server.told != Told::Nothing {
+        return;
+    }
+    if server.ipc.as_mut().is_some_and(Ipc::stop) {
+        server.told = Told::ByMessage(Instant::now());
+    } else {
+        signal(server, attached, by);
+    }
+}
+
+/// Sends a server its stop signal.
+pub(super) fn signal(server: &mut Server, attached: Option<u32>, signal: Signal) {
+    server.told = Told::ToStop;
+    if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {
+        let _ = process::pidfd_signal(&pidfd, signal);
     }
 }
 

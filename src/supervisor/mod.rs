@@ -9,6 +9,8 @@ mod ending;
 mod inherit;
 mod leaving;
 mod memory;
+mod node;
+mod node_sockets;
 mod notify;
 mod plan;
 mod probe;
@@ -67,6 +69,8 @@ const NOTIFIED: Token = Token(4);
 const ATTACHED: usize = 1 << 24;
 /// Channels of relay workers, by pid.
 const WORKERS: usize = 1 << 32;
+/// Channels of Node's workers, by pid.
+const NODE: usize = 1 << 33;
 
 /// The role's `main`: serves until told to stop or until nothing is left to serve with. Returns the exit code.
 ///
@@ -93,6 +97,8 @@ struct Supervisor {
     started: Instant,
     /// Channels that epoll watches, by the pids of their workers.
     watched: Vec<u32>,
+    /// Workers that may have said more over Node's channel than their turn allowed.
+    talking: Vec<u32>,
     /// Control clients that wait for the end of what they asked for.
     waiting: Vec<Waiting>,
     terminal: Terminal,
@@ -123,7 +129,16 @@ impl Supervisor {
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::new();
-        let tools = Tools { launcher, orders, attach: None, ports, nofile: nofile.hard, registry, notified: NOTIFIED };
+        let tools = Tools {
+            launcher,
+            orders,
+            attach: None,
+            ports,
+            nofile: nofile.hard,
+            registry,
+            notified: NOTIFIED,
+            channels: NODE,
+        };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
         let control = ControlServer::open(&poll, CONTROL, &config.name, &names, config.control.as_deref())?;
         let services = std::mem::take(&mut config.services);
@@ -138,6 +153,7 @@ impl Supervisor {
             next_id: 0,
             started: Instant::now(),
             watched: Vec::new(),
+            talking: Vec::new(),
             waiting: Vec::new(),
             terminal: signals::terminal(),
             stopping: None,
@@ -158,7 +174,8 @@ impl Supervisor {
             let now = Instant::now();
             let due = self.services.iter().filter_map(|service| service.deadline(now)).min();
             let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
-            let due = if unread.is_empty() { due } else { Some(now) };
+            let talking = std::mem::take(&mut self.talking);
+            let due = if unread.is_empty() && talking.is_empty() { due } else { Some(now) };
             let timeout = due.map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -167,6 +184,7 @@ impl Supervisor {
                 _ => {}
             }
             unread.into_iter().for_each(|token| self.serve_control(Some(token)));
+            talking.into_iter().for_each(|pid| self.hear_node(pid));
             for event in &events {
                 match event.token() {
                     SIGNALS => {
@@ -183,6 +201,7 @@ impl Supervisor {
                             attach.accept(&self.poll, ATTACHED..WORKERS);
                         }
                     }
+                    Token(token) if token >= NODE => self.hear_node((token - NODE) as u32),
                     Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
                     Token(token) if token >= ATTACHED => self.serve_attached(token),
                     Token(token) => self.serve_control(Some(token)),
@@ -231,6 +250,8 @@ impl Supervisor {
         service.start_shared(tools, now);
         service.check_memory(tools, now);
         service.check_ready(tools, now)?;
+        service.step_disconnect();
+        service.step_stop_messages(now);
         service.step_retiring(tools, now);
         service.step_reload(tools, now);
         service.step_pause(now);
@@ -296,6 +317,7 @@ impl Supervisor {
         for service in &self.services {
             service.pids().into_iter().for_each(process::kill_tree);
             service.listeners.iter().for_each(Listener::remove_file);
+            service.remove_node_files();
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Retiring {
     relay: Option<Relay>,
-    server: Option<Server>,
+    pub(super) server: Option<Server>,
     pub(super) direct: Option<DirectWorker>,
     queues: Vec<Weak<QueueTx>>,
     online: Instant,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::direct::DirectWorker;
+use super::node_sockets::Shared;
 use super::notify::Notify;
 use super::probe::PrivatePorts;
 use super::reload::{Paused, Progress, Reloading};
@@ -56,9 +57,16 @@ pub struct Tools {
     pub registry: mio::Registry,
     /// The token of NOTIFY_SOCKETs.
     pub notified: mio::Token,
+    /// The tokens of Node's channels: from here on, by pid.
+    pub channels: usize,
 }
 
 impl Tools {
+    /// The token of a worker's channel.
+    pub(super) fn channel_of(&self, pid: u32) -> mio::Token {
+        mio::Token(self.channels + pid as usize)
+    }
+
     pub(super) fn watch_notify(&self, notify: &Notify) -> std::io::Result<()> {
         notify.watch(&self.registry, self.notified)
     }
@@ -153,6 +161,8 @@ pub struct Service {
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
     pub said: VecDeque<Progress>,
+    /// What its workers in Node share.
+    pub(super) node: Shared,
     /// Its stop, once begun.
     pub stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
@@ -210,6 +220,7 @@ impl Service {
             scaling: false,
             memory_looked: None,
             said: VecDeque::new(),
+            node: Shared::default(),
             stop: None,
             handed: false,
             cap,
@@ -275,7 +286,7 @@ impl Service {
         lives.extend(self.shared.iter().map(|(life, _)| *life));
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
-        let others = self.portless_deadline().into_iter().chain(self.memory_deadline());
+        let others = self.portless_deadline().into_iter().chain(self.memory_deadline()).chain(self.message_deadline());
         probes
             .chain(starts)
             .chain(stop)

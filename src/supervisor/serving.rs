@@ -14,7 +14,8 @@ use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
 use crate::direct::attach::{Heard, What};
-use crate::output::follow::Query;
+use crate::node::channel::More;
+use crate::output::follow::{Of, Query};
 use crate::relay::protocol::{self, FromWorker};
 use crate::sys::process;
 
@@ -50,6 +51,14 @@ impl Supervisor {
                     return;
                 }
             }
+        }
+    }
+
+    /// A worker in Node says something.
+    pub(super) fn hear_node(&mut self, pid: u32) {
+        let more = self.services.iter_mut().find_map(|service| service.hear_node(pid, &self.tools));
+        if more == Some(More::Yes) {
+            self.talking.push(pid);
         }
     }
 
@@ -104,8 +113,18 @@ impl Supervisor {
                 return self.tell(token, &daemon);
             }
             Request::Logs { service, slot, lines, follow } => {
-                let query = Query { service, slot, lines, follow };
-                return self.show_logs(token, query);
+                return self.show_logs(token, Query { of: Of::Lines, service, slot, lines, follow });
+            }
+            Request::Messages { service, slot, lines, follow } => {
+                return self.show_logs(token, Query { of: Of::Messages, service, slot, lines, follow });
+            }
+            Request::Send { service, slot, message } => {
+                let said = match self.send(service.as_deref(), slot, &message.to_string()) {
+                    Ok(1) => Said::Done("sent to 1 worker".to_owned()),
+                    Ok(count) => Said::Done(format!("sent to {count} workers")),
+                    Err(why) => Said::Error(why),
+                };
+                return self.tell(token, &said);
             }
             Request::Reload { service } => self.reload(service.as_deref(), now),
             Request::Restart { service } => self.each(service.as_deref(), |service, tools| service.restart(tools, now)),
@@ -131,6 +150,19 @@ impl Supervisor {
                 let failed = !begun.refused.is_empty();
                 self.waiting.push(Waiting { client: token, services: begun.services, failed });
             }
+        }
+    }
+
+    /// Passes a message to workers in Node. Returns to how many.
+    fn send(&mut self, only: Option<&str>, slot: Option<u32>, text: &str) -> Result<usize, String> {
+        if let Some(name) = only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
+            return Err(self.unknown(name));
+        }
+        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
+        let wanted = |at: usize, _| slot.is_none_or(|slot| slot as usize == at);
+        match meant.map(|service| service.pass_to(wanted, text)).sum() {
+            0 => Err("no worker there takes messages: they are for node FILE (see --node-ipc)".to_owned()),
+            count => Ok(count),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Starting what a slot, or a service, lacks.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::node::Ipc;
 use super::notify::Notify;
 use super::probe::{self, Probe};
 use super::service::{LastExit, Service, Tools};
@@ -17,6 +19,7 @@ use crate::config::Behind;
 use crate::exit::Exit;
 use crate::launch;
 use crate::launch::command::CommandLine;
+use crate::node::command::inspect_port;
 use crate::relay::protocol::{Resolved, Setup, Source, Upstream};
 use crate::sys::scm;
 
@@ -121,7 +124,22 @@ impl Service {
             }
             false => None,
         };
+        let refused = |error: std::io::Error| Exit::os("cannot make a channel for Node", &error);
+        let mode = slot.and_then(|_| self.node_mode(command));
+        let channel =
+            mode.map(|mode| Ipc::new(mode, self.config.stop_message.as_deref())).transpose().map_err(refused)?;
+        let (ipc, theirs) = channel.unzip();
+        if let (Some(ipc), Some(slot)) = (&ipc, slot) {
+            environment.extend(ipc.environment(slot as u32));
+        }
+        let inspect = mode.and_then(|_| inspect_port(command.words()));
+        let generation = slot.map_or(0, |at| self.slots[at].generation);
+        // The one before it still has its own for a while.
+        let turn = (generation % 2) as u16 * self.config.instances as u16;
+        let inspect = inspect.map(|first| first.wrapping_add(slot.unwrap_or(0) as u16).wrapping_add(turn));
         let pid = tools.launcher.server(&launch::Server {
+            channel: theirs.as_ref().map(AsFd::as_fd),
+            inspect,
             service: &self.config.name,
             slot: slot.map(|slot| slot as u32),
             command,
@@ -134,8 +152,22 @@ impl Service {
             death_signal: self.config.limits.stop_signal,
         })?;
         info!(service = %self.config.name, slot, pid, "server started");
+        if let Some(ipc) = &ipc {
+            ipc.watch(&tools.registry, tools.channel_of(pid)).map_err(refused)?;
+        }
         let complained = Complained::OfNothing;
-        Ok(Server { pid, address: None, probe: None, since: now, complained, told: Told::Nothing, mark, notify })
+        Ok(Server {
+            pid,
+            address: None,
+            probe: None,
+            since: now,
+            complained,
+            told: Told::Nothing,
+            mark,
+            notify,
+            ipc,
+            inspect,
+        })
     }
 
     /// What the relay worker of a slot is told at its start.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::node::Ipc;
 use super::notify::Notify;
 use super::probe::Probe;
 use super::silence::Complained;
@@ -122,12 +123,27 @@ pub struct Server {
     pub mark: String,
     /// Where it says that it is ready, as long as that is waited for.
     pub notify: Option<Notify>,
+    /// Node's channel.
+    pub ipc: Option<Ipc>,
+    /// The port of Node's inspector: nobody's but its own.
+    pub inspect: Option<u16>,
+}
+
+impl Told {
+    /// When it got the stop message, if it waits for the signal since.
+    pub fn by_message(self) -> Option<Instant> {
+        match self {
+            Self::ByMessage(at) => Some(at),
+            Self::Nothing | Self::ToStop => None,
+        }
+    }
 }
 
 impl Server {
     /// Whether it has said that it is ready, or need not.
     pub fn has_said_ready(&mut self) -> bool {
-        self.notify.as_mut().is_none_or(Notify::is_ready)
+        let by_message = self.ipc.as_ref().is_some_and(|ipc| ipc.ready);
+        by_message || self.notify.as_mut().is_none_or(Notify::is_ready)
     }
 }
 
@@ -136,6 +152,8 @@ impl Server {
 pub enum Told {
     /// It shall go on.
     Nothing,
+    /// It got `--stop-message` then; the signal follows.
+    ByMessage(Instant),
     /// It got it.
     ToStop,
 }

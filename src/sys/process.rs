@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -44,6 +44,24 @@ pub struct ChildSetup {
     pub nofile: Option<NoFile>,
     /// Who it is to be.
     pub user: Option<Credentials>,
+    /// A descriptor that it gets at [`CHANNEL`].
+    pub channel: Option<RawFd>,
+}
+
+/// Where a worker in Node finds its channel. A low number: Node makes those up to 15 close-on-exec at its start, so that a
+/// worker's own children do not hold the channel open.
+pub const CHANNEL: RawFd = 3;
+
+/// Keeps that number from being used in this process for something that a child of ours would lose by it.
+///
+/// # Errors
+/// As open(2).
+pub fn reserve_channel() -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let null = File::open("/dev/null")?;
+    let fd = fcntl(&null, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL))?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Gives the child its own session, the parent-death signal, and its file limit.
@@ -63,6 +81,11 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
         // The parent may have died before the signal was armed.
         if nix::unistd::getppid().as_raw() as u32 != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        if let Some(channel) = setup.channel {
+            // The copy is not close-on-exec. Nothing that this child still needs is at that number: see reserve_channel.
+            // SAFETY: two numbers; what was at the second is this child's alone and of no more use.
+            cvt!(unsafe { libc::dup2(channel, CHANNEL) })?;
         }
         if let Some(limit) = setup.nofile {
             setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;

@@ -395,7 +395,7 @@ fn nodes_own_cluster_runs_as_a_worker() {
         for own in ["rr", "none"] {
             let port = free_port();
             let command = ["node", script.to_str().unwrap(), &port.to_string(), own].map(str::to_owned);
-            let mut daemon = start_with(port, "2", &["--via", "direct", "-p", policy], &command);
+            let mut daemon = start_with(port, "2", &["--via", "direct", "-p", policy, "--node-ipc", "plain"], &command);
             assert!((0..60).all(|_| ask(port).1), "{policy}/{own}");
             assert_eq!(daemon.total("connections"), 60, "{policy}/{own}");
             eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));

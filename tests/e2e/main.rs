@@ -21,6 +21,7 @@ mod log;
 mod logs;
 mod long;
 mod messages;
+mod node;
 mod output;
 mod pid1;
 mod readme;

@@ -1,0 +1,271 @@
+//! Node's own workers: what they say over their IPC channels, and what they are told.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use serde_json::Value;
+use tracing::{debug, warn};
+
+use super::plan::Leave;
+use super::service::{Service, Tools};
+use super::stop::Step;
+use super::worker::Server;
+use crate::cli::NodeIpc;
+use crate::config::Behind;
+use crate::launch::command::CommandLine;
+use crate::node::channel::{Channel, More};
+use crate::node::command::is_node_script;
+use crate::node::message::{self, Cluster, Heard, Meant};
+
+/// How a worker takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As a worker of Node's cluster, of which we are the primary.
+    Cluster,
+    /// With messages alone.
+    Plain,
+}
+
+/// A worker's channel.
+#[derive(Debug)]
+pub struct Ipc {
+    pub(super) channel: Channel,
+    mode: Mode,
+    /// It was told to close its servers.
+    disconnected: bool,
+    /// It has said `ready`.
+    pub ready: bool,
+    /// `--stop-message`, as JSON.
+    stop: Option<String>,
+    /// It went.
+    stop_sent: bool,
+}
+
+impl Ipc {
+    /// A channel, and the worker's end of it.
+    ///
+    /// # Errors
+    /// As socketpair(2).
+    pub fn new(mode: Mode, stop: Option<&str>) -> io::Result<(Self, OwnedFd)> {
+        let (channel, theirs) = Channel::pair()?;
+        let stop = stop.map(|text| Value::from(text).to_string());
+        Ok((Self { channel, mode, disconnected: false, ready: false, stop, stop_sent: false }, theirs))
+    }
+
+    /// What tells Node of it.
+    pub fn environment(&self, slot: u32) -> Vec<(&'static str, String)> {
+        let mut all = vec![
+            ("NODE_CHANNEL_FD", crate::sys::process::CHANNEL.to_string()),
+            ("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned()),
+        ];
+        if self.mode == Mode::Cluster {
+            // Node counts from 1.
+            all.push(("NODE_UNIQUE_ID", (slot + 1).to_string()));
+        }
+        all
+    }
+
+    /// Has epoll watch it.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let fd = self.channel.socket().as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Passes a program's message on; whether there was room.
+    pub fn pass(&mut self, text: &str) -> bool {
+        self.channel.pass(message::user(text))
+    }
+
+    /// Sends the stop message, once; whether there is one and it went.
+    pub fn stop(&mut self) -> bool {
+        if !self.stop_sent
+            && let Some(text) = self.stop.clone()
+        {
+            self.stop_sent = self.pass(&text);
+        }
+        self.stop_sent
+    }
+
+    /// Close your servers, finish, and end; once.
+    fn disconnect(&mut self) {
+        if self.mode == Mode::Cluster && !self.disconnected {
+            self.disconnected = true;
+            let seq = self.channel.next_seq();
+            let _ = self.channel.say(message::disconnect(seq), None);
+        }
+    }
+}
+
+impl Service {
+    /// Whether workers of a command get a channel, and how they take part.
+    pub(super) fn node_mode(&self, command: &CommandLine) -> Option<Mode> {
+        match self.config.node_ipc {
+            NodeIpc::Off => None,
+            NodeIpc::Plain => Some(Mode::Plain),
+            NodeIpc::Cluster => Some(Mode::Cluster),
+            NodeIpc::Auto if !is_node_script(command) => None,
+            NodeIpc::Auto if matches!(self.config.behind, Behind::Direct(_)) => Some(Mode::Cluster),
+            NodeIpc::Auto => Some(Mode::Plain),
+        }
+    }
+
+    /// The slot of a server with a channel, and whether it is on its way out.
+    fn with_channel(&mut self, pid: u32) -> Option<(usize, &mut Server, bool)> {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if slot.server.as_ref().is_some_and(|server| server.pid == pid) {
+                return Some((at, slot.server.as_mut()?, false));
+            }
+            let old = slot.retiring.iter_mut().filter_map(|old| old.server.as_mut());
+            if let Some(server) = old.into_iter().find(|server| server.pid == pid) {
+                return Some((at, server, true));
+            }
+        }
+        None
+    }
+
+    /// Hears what a worker says, for one turn. `None`: it is none of ours.
+    pub(super) fn hear_node(&mut self, pid: u32, tools: &Tools) -> Option<More> {
+        let name = self.config.name.clone();
+        let (at, server, old) = self.with_channel(pid)?;
+        let ipc = server.ipc.as_mut()?;
+        ipc.channel.write();
+        let mut heard = Vec::new();
+        let read = ipc.channel.read(&mut heard);
+        let mut nonsense = read.as_ref().err().map(ToString::to_string);
+        for message in heard {
+            if let Err(error) = self.node_said(at, pid, old, message, tools) {
+                nonsense = Some(error.to_string());
+                break;
+            }
+        }
+        if let Some(why) = nonsense {
+            warn!(service = %name, slot = at, pid, "killed: nonsense on its IPC channel: {why}");
+            crate::sys::process::kill_tree(pid);
+            return Some(More::No);
+        }
+        read.ok()
+    }
+
+    fn node_said(&mut self, at: usize, pid: u32, old: bool, heard: Heard, tools: &Tools) -> io::Result<()> {
+        match heard {
+            Heard::WithHandle(message) => self.node_said(at, pid, old, *message, tools),
+            Heard::User(text) => {
+                self.program_said(at, pid, &text, tools);
+                Ok(())
+            }
+            Heard::Cluster(Cluster::Query(query)) => self.answer_query(at, pid, old, query),
+            Heard::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
+                let own = ipc.channel.next_seq();
+                ipc.channel.say(message::may_leave(seq, own), None)
+            }),
+            // What it listens on, the library says.
+            Heard::Cluster(Cluster::Online | Cluster::Listening | Cluster::Close(_) | Cluster::Other)
+            | Heard::Ignored => Ok(()),
+        }
+    }
+
+    pub(super) fn say_to(&mut self, pid: u32, say: impl FnOnce(&mut Ipc) -> io::Result<()>) -> io::Result<()> {
+        match self.with_channel(pid).and_then(|(_, server, _)| server.ipc.as_mut()) {
+            Some(ipc) => say(ipc),
+            None => Ok(()),
+        }
+    }
+
+    fn program_said(&mut self, at: usize, pid: u32, text: &str, tools: &Tools) {
+        match message::meant(text, at) {
+            Meant::Ready => {
+                let _ = self.say_to(pid, |ipc| {
+                    ipc.ready = true;
+                    Ok(())
+                });
+            }
+            Meant::Broadcast(text) => drop(self.pass_to(|_, other| other != pid, &text)),
+            Meant::To(slot, text) => {
+                if self.pass_to(|at, _| at == slot, &text) == 0 {
+                    debug!(service = %self.config.name, slot, "a message for a slot that has no worker with IPC");
+                }
+            }
+            Meant::Nothing => {
+                let slot = Some(at as u32);
+                tools.launcher.outputs.message(&self.config.name, slot, pid, text);
+            }
+        }
+    }
+
+    /// Passes a message to current workers; how many have got it.
+    pub(super) fn pass_to(&mut self, wanted: impl Fn(usize, u32) -> bool, text: &str) -> usize {
+        let name = &self.config.name;
+        let mut passed = 0;
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(server) = slot.server.as_mut().filter(|server| wanted(at, server.pid)) else { continue };
+            let Some(ipc) = &mut server.ipc else { continue };
+            if ipc.pass(text) {
+                passed += 1;
+            } else if ipc.channel.dropped == 1 {
+                warn!(service = %name, slot = at, pid = server.pid, "worker does not read its messages: some are dropped");
+            }
+        }
+        passed
+    }
+
+    /// Workers that get no more connections close their servers, and with them idle keep-alive connections: then they end
+    /// when the others do.
+    pub(super) fn step_disconnect(&mut self) {
+        let stopping = self.handed && self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay);
+        for slot in &mut self.slots {
+            let current = stopping.then_some((&mut slot.server, &slot.direct)).into_iter();
+            let old = slot.retiring.iter_mut().filter(|old| old.cut_off && matches!(old.step, Leave::Draining(_)));
+            for (server, direct) in current.chain(old.map(|old| (&mut old.server, &old.direct))) {
+                let Some(direct) = direct else { continue };
+                // What lies in its queue is still to be received; and one without connections gets its signal at once.
+                let pending = direct.queues.values().any(|queue| queue.pending() > 0);
+                let open = direct.page.is_estimate() || direct.page.open_alive() > 0;
+                let ipc = server.as_mut().and_then(|server| server.ipc.as_mut());
+                if let Some(ipc) = ipc.filter(|_| !pending && open) {
+                    // A program that listens to it ends in its own way.
+                    ipc.stop();
+                    ipc.disconnect();
+                }
+            }
+        }
+    }
+
+    /// How long a server may take to answer `--stop-message` before it gets its stop signal.
+    pub(super) fn message_grace(&self) -> Duration {
+        (self.config.limits.kill_timeout / 2).min(self.config.limits.stop_timeout / 4)
+    }
+
+    /// The stop signal for those that a message did not end.
+    pub(super) fn step_stop_messages(&mut self, now: Instant) {
+        let (signal, grace) = (self.config.limits.stop_signal, self.message_grace());
+        for server in self.servers_mut() {
+            if server.told.by_message().is_some_and(|at| now.duration_since(at) >= grace) {
+                super::ending::signal(server, None, signal);
+            }
+        }
+    }
+
+    /// When that is due.
+    pub(super) fn message_deadline(&self) -> Option<Instant> {
+        let grace = self.message_grace();
+        self.servers().filter_map(|server| server.told.by_message()).map(|at| at + grace).min()
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        let current = self.slots.iter().filter_map(|slot| slot.server.as_ref());
+        current.chain(self.slots.iter().flat_map(|slot| &slot.retiring).filter_map(|old| old.server.as_ref()))
+    }
+
+    fn servers_mut(&mut self) -> impl Iterator<Item = &mut Server> {
+        self.slots.iter_mut().flat_map(|slot| {
+            slot.server.iter_mut().chain(slot.retiring.iter_mut().filter_map(|old| old.server.as_mut()))
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! Sockets for Node's own workers: what `server.listen` means in a worker of its cluster.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tracing::warn;
+
+use super::service::Service;
+use crate::accept::orders::ListenerId;
+use crate::accept::policy::Policy;
+use crate::config::addr::ListenAddr;
+use crate::handoff::QueueTx;
+use crate::listener::{BindError, Listener, Origin};
+use crate::node::message::{self, Kind, Query};
+
+/// Different servers that the workers of a service may have.
+const MOST_SERVERS: usize = 1000;
+
+/// What the workers of a service share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Listeners that a worker's query made, by key.
+    listeners: BTreeMap<String, ListenerId>,
+    /// Sockets on which the workers themselves listen.
+    sockets: BTreeMap<String, Listener>,
+    /// The same for UDP.
+    datagrams: BTreeMap<String, Arc<OwnedFd>>,
+    /// TLS servers' ticket keys: a client resumes its session with any worker, of any generation.
+    data: BTreeMap<String, Value>,
+}
+
+/// A socket for a worker.
+enum Given {
+    Stream(Arc<OwnedFd>),
+    Datagram(Arc<OwnedFd>),
+}
+
+impl Service {
+    /// Answers a worker that wants to listen.
+    ///
+    /// # Errors
+    /// When it does not read answers.
+    pub(super) fn answer_query(&mut self, at: usize, pid: u32, old: bool, query: Query) -> io::Result<()> {
+        let key = query.key();
+        let data = match self.node.data.get(&key) {
+            Some(data) => data.clone(),
+            None => {
+                if !query.data.is_null() && self.node.data.len() < MOST_SERVERS {
+                    self.node.data.insert(key, query.data.clone());
+                }
+                query.data.clone()
+            }
+        };
+        let given = match old {
+            // One on its way out gets nothing new.
+            true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+            false => self.socket_for(at, pid, &query),
+        };
+        self.say_to(pid, |ipc| {
+            let seq = ipc.channel.next_seq();
+            match given {
+                Ok(Given::Stream(socket)) => ipc.channel.say(message::shared(&query, &data, seq), Some(socket)),
+                Ok(Given::Datagram(socket)) => ipc.channel.say(message::shared_datagram(&query, seq), Some(socket)),
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+                    ipc.channel.say(message::refused(&query, errno, seq), None)
+                }
+            }
+        })
+    }
+
+    fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Given> {
+        match query.kind {
+            Kind::Tcp => self.tcp_for(at, pid, query).map(Given::Stream),
+            Kind::Path => self.shared_listener(query, Self::bind_path).map(Given::Stream),
+            Kind::Udp4 | Kind::Udp6 => self.datagram_for(query).map(Given::Datagram),
+        }
+    }
+
+    /// A worker's queue stands in for the listening socket; under none it is that socket itself.
+    fn tcp_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
+        let Some(id) = self.listener_of(query)? else {
+            let port = query.port;
+            warn!(
+                service = %self.config.name, slot = at,
+                "worker {at} listens on :{port}, which no -l serves: its workers share that port, and the kernel chooses"
+            );
+            return self.shared_listener(query, |_, query| Listener::of_server(bind_tcp(query)?.into()));
+        };
+        let listener = self.listeners.get(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let Some(direct) = self.slots[at].direct.as_mut().filter(|_| self.config.policy != Policy::None) else {
+            return Ok(listener.socket.clone());
+        };
+        let queue = match direct.queues.get(&id) {
+            Some(queue) => queue.clone(),
+            None => {
+                let queue = Arc::new(QueueTx::to_server(id)?);
+                direct.queues.insert(id, queue.clone());
+                queue
+            }
+        };
+        direct.pid.get_or_insert(pid);
+        let (end, _) = queue.ends()?;
+        Ok(Arc::new(end))
+    }
+
+    /// Which listener a query means; `None`: one that is not to be served.
+    fn listener_of(&mut self, query: &Query) -> io::Result<Option<ListenerId>> {
+        if self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving)) {
+            let served = |listener: &Listener| listener.served_port().map(i64::from) == Some(query.port);
+            return Ok(self.listeners.iter().position(served));
+        }
+        let key = query.key();
+        if let Some(&id) = self.node.listeners.get(&key) {
+            return Ok(Some(id));
+        }
+        self.has_room()?;
+        let listener = Listener::of_server(bind_tcp(query)?.into())?;
+        self.listeners.push(listener);
+        self.node.listeners.insert(key, self.listeners.len() - 1);
+        Ok(Some(self.listeners.len() - 1))
+    }
+
+    fn shared_listener(
+        &mut self,
+        query: &Query,
+        bind: impl FnOnce(&Self, &Query) -> io::Result<Listener>,
+    ) -> io::Result<Arc<OwnedFd>> {
+        let key = query.key();
+        if !self.node.sockets.contains_key(&key) {
+            self.has_room()?;
+            let listener = bind(self, query)?;
+            self.node.sockets.insert(key.clone(), listener);
+        }
+        let lost = || io::Error::from_raw_os_error(libc::EINVAL);
+        self.node.sockets.get(&key).map(|listener| listener.socket.clone()).ok_or_else(lost)
+    }
+
+    fn bind_path(&self, query: &Query) -> io::Result<Listener> {
+        let path = query.address.as_deref().unwrap_or_default();
+        // Relative to where the worker runs.
+        let path = self.config.cwd.as_ref().map_or_else(|| path.into(), |cwd| cwd.join(path));
+        Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
+            BindError::Os { source, .. } => source,
+            _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
+        })
+    }
+
+    fn datagram_for(&mut self, query: &Query) -> io::Result<Arc<OwnedFd>> {
+        let key = query.key();
+        if let Some(socket) = self.node.datagrams.get(&key) {
+            return Ok(socket.clone());
+        }
+        self.has_room()?;
+        let any: IpAddr =
+            if query.kind == Kind::Udp6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let to = address(query, any)?;
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None)?;
+        if to.is_ipv6() {
+            socket.set_only_v6(query.only_v6)?;
+        }
+        socket.bind(&SockAddr::from(to))?;
+        let socket: Arc<OwnedFd> = Arc::new(socket.into());
+        self.node.datagrams.insert(key, socket.clone());
+        Ok(socket)
+    }
+
+    fn has_room(&self) -> io::Result<()> {
+        let all = self.node.listeners.len() + self.node.sockets.len() + self.node.datagrams.len();
+        if all < MOST_SERVERS { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
+    }
+
+    /// At the end: files of Unix sockets.
+    pub(super) fn remove_node_files(&self) {
+        self.node.sockets.values().for_each(Listener::remove_file);
+    }
+}
+
+/// The address of a query; without one: any.
+fn address(query: &Query, any: IpAddr) -> io::Result<SocketAddr> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let port = u16::try_from(query.port).map_err(|_| invalid())?;
+    let ip = match &query.address {
+        Some(text) if !text.is_empty() => text.parse().map_err(|_| invalid())?,
+        _ => any,
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// As Node's primary binds: any address is `::` for both families, else 0.0.0.0.
+fn bind_tcp(query: &Query) -> io::Result<Socket> {
+    let bind = |to: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
+        socket.set_reuse_address(true)?;
+        if to.is_ipv6() {
+            socket.set_only_v6(query.only_v6)?;
+        }
+        socket.bind(&to.into())?;
+        Ok(socket)
+    };
+    let asked = address(query, Ipv6Addr::UNSPECIFIED.into())?;
+    match bind(asked) {
+        Err(error) if query.address.is_none() && no_ipv6(&error) => bind(address(query, Ipv4Addr::UNSPECIFIED.into())?),
+        other => other,
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}

@@ -1,0 +1,581 @@
+//! Programs that were written for Node's cluster or PM2 run unmodified: messages, identity, readiness, graceful ends.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{
+    Daemon, certificate, eventually, free_port, get, install_dir, millis, read_all, roundsman, seconds, servers,
+    write_file,
+};
+
+/// A daemon of a script, two workers unless the options say otherwise; its port in PORT_OF_APP.
+pub struct App {
+    pub daemon: Daemon,
+    pub port: u16,
+    pub dir: tempfile::TempDir,
+}
+
+impl App {
+    pub fn start(node: &str, file: &str, source: &str, options: &[&str]) -> Self {
+        let dir = install_dir();
+        write_file(dir.path(), file, source);
+        Self::in_dir(dir, node, file, options)
+    }
+
+    pub fn in_dir(dir: tempfile::TempDir, node: &str, file: &str, options: &[&str]) -> Self {
+        let port = free_port();
+        let mut command = roundsman();
+        let modules = servers().join("node_modules");
+        command.current_dir(dir.path()).env("PORT_OF_APP", port.to_string()).env("NODE_PATH", modules);
+        let mut all = if options.contains(&"-i") { vec![] } else { vec!["-i", "2"] };
+        all.extend(options);
+        all.extend(["--output", "prefix", "--error", "err.log", "--out", "out.log", "--name", "app", "--", node, file]);
+        Self { daemon: Daemon::launch(command, &all, port), port, dir }
+    }
+
+    pub fn online(self, count: usize) -> Self {
+        self.daemon.wait_online(count);
+        self
+    }
+
+    pub fn ask(&self, words: &[&str]) -> (i32, String) {
+        let output = roundsman().args(words).env("ROUNDSMAN_CONTROL", self.daemon.control()).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap(), text)
+    }
+
+    pub fn out(&self) -> String {
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+        read("out.log") + &read("err.log")
+    }
+
+    #[track_caller]
+    pub fn says(&self, words: &str) -> String {
+        self.says_times(words, 1)
+    }
+
+    #[track_caller]
+    pub fn says_times(&self, words: &str, times: usize) -> String {
+        eventually(&format!("{times} × {words:?} in {}", self.out()), seconds(15), || {
+            let out = self.out();
+            (out.matches(words).count() >= times).then_some(out)
+        })
+    }
+
+    #[track_caller]
+    pub fn reload(&self) -> std::time::Duration {
+        let begin = std::time::Instant::now();
+        let (code, text) = self.ask(&["reload"]);
+        assert_eq!(code, 0, "{text}\n{}", self.out());
+        begin.elapsed()
+    }
+}
+
+/// The plainest of all cluster scripts.
+const FORKS: &str = "
+const cluster = require('cluster'), http = require('http'), os = require('os');
+if (cluster.isMaster) {
+  console.log('THE MASTER RUNS');
+  os.cpus().forEach(() => cluster.fork());
+  cluster.on('exit', () => cluster.fork());
+} else {
+  http.createServer((request, response) => {
+    response.end(`worker ${cluster.worker.id} slot ${process.env.ROUNDSMAN_SLOT} ${request.socket.remotePort}`);
+  }).listen(process.env.PORT_OF_APP, () => console.log(`Worker ${cluster.worker.id} listens`));
+}";
+
+/// A master that replaces dead workers and passes SIGTERM on, and requires an Express app in its workers.
+const MANAGES: &str = "
+const cluster = require('cluster');
+const workers = {};
+function spawn() { const worker = cluster.fork(); workers[worker.id] = worker; return worker }
+if (cluster.isPrimary !== undefined ? cluster.isPrimary : cluster.isMaster) {
+  console.log('THE MASTER RUNS');
+  for (let n = 0; n < 2; n++) spawn();
+  cluster.on('exit', (worker) => { delete workers[worker.id]; spawn() });
+  process.on('SIGTERM', () => { for (const id in workers) workers[id].kill('SIGTERM') });
+} else {
+  require('./express-app');
+}";
+
+const EXPRESS: &str = "
+const app = require('express')(), cluster = require('cluster');
+app.get('/', (request, response) => response.send(`worker ${cluster.worker.id} slot ${process.env.ROUNDSMAN_SLOT}`));
+app.get('/heavy', (request, response) => { const end = Date.now() + 200; while (Date.now() < end); response.send('done') });
+const server = app.listen(process.env.PORT_OF_APP, () => { if (process.send) process.send('ready') });
+process.on('SIGTERM', () => { console.log('SIGTERM'); server.close(() => process.exit(0)) });";
+
+/// Requests by turns of both slots, identity, nothing of the master's branch; a reload and a stop that cut nothing.
+fn serves_and_reloads(app: &App, what: &str) {
+    let answers: Vec<String> = (0..20).map(|_| get(app.port).unwrap()).collect();
+    let of = |slot: usize| {
+        answers.iter().filter(|text| text.starts_with(&format!("worker {} slot {slot}", slot + 1))).count()
+    };
+    assert_eq!((of(0), of(1)), (10, 10), "{what}: {answers:?}");
+    assert!(!app.out().contains("THE MASTER RUNS"), "{what}: {}", app.out());
+    let begin = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| app.reload());
+        while !reload.is_finished() {
+            assert!(get(app.port).unwrap().starts_with("worker "), "{what}");
+        }
+    });
+    assert!(begin.elapsed() < seconds(10), "{what}: {:?}", begin.elapsed());
+}
+
+/// What runs under every version of Node.
+pub fn run_programs(node: &str) {
+    let dir = install_dir();
+    write_file(dir.path(), "forks.js", FORKS);
+    let mut app = App::in_dir(dir, node, "forks.js", &["--min-uptime", "200ms"]).online(2);
+    serves_and_reloads(&app, "forks");
+    assert_eq!(app.daemon.stop().code(), 0);
+
+    let dir = install_dir();
+    write_file(dir.path(), "manages.js", MANAGES);
+    write_file(dir.path(), "express-app.js", EXPRESS);
+    let mut app = App::in_dir(dir, node, "manages.js", &["--wait-ready", "--min-uptime", "200ms"]).online(2);
+    serves_and_reloads(&app, "manages");
+    // One blocks its loop; nobody else waits for it.
+    let port = app.port;
+    let mut heavy = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    heavy.write_all(b"GET /heavy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let begin = std::time::Instant::now();
+    (0..20).for_each(|_| drop(get(port).unwrap()));
+    assert!(begin.elapsed() < millis(180), "{:?}", begin.elapsed());
+    assert!(String::from_utf8_lossy(&read_all(&mut heavy).unwrap()).ends_with("done"));
+    assert_eq!(app.daemon.stop().code(), 0);
+    listens_on_everything(node);
+    resumes_tls_sessions(node);
+    talks(node);
+}
+
+#[test]
+fn scripts_with_their_own_cluster_code_are_workers() {
+    run_programs("node");
+}
+
+/// Two servers on port 0, a Unix path, UDP, and a port in use.
+fn listens_on_everything(node: &str) {
+    let source = "
+const cluster = require('cluster'), net = require('net'), dgram = require('dgram');
+const id = process.env.ROUNDSMAN_SLOT;
+const say = (name) => function () { console.log(`${name} ${id} ${this.address().port || this.address()}`) };
+net.createServer(c => c.end(`first ${id}`)).listen(0, '127.0.0.1', say('first'));
+net.createServer(c => c.end(`second ${id}`)).listen(0, '127.0.0.1', say('second'));
+net.createServer(c => c.end(`path ${id}`)).listen('app.sock', () => console.log(`path ${id} up`));
+const udp = dgram.createSocket('udp4');
+udp.on('message', (m, peer) => udp.send(`udp ${id}`, peer.port, peer.address));
+udp.bind(Number(process.env.PORT_OF_APP), '127.0.0.1', () => console.log(`udp ${id} up`));
+const taken = net.createServer();
+taken.on('error', error => console.log(`error ${error.code}`));
+taken.listen(Number(process.env.TAKEN), '127.0.0.1', () => console.log('it should not listen'));
+if (!cluster.isWorker) console.log('no worker');
+";
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("TAKEN={}", holder.local_addr().unwrap().port());
+    let mut app = App::start(node, "app.js", source, &["--env", &taken]).online(2);
+    let out = app.says_times("error EADDRINUSE", 2);
+    assert!(!out.contains("it should not") && !out.contains("no worker"), "{out}");
+    app.says_times("udp", 2);
+    let out = app.says_times("up", 4);
+    let ports = |name: &str| -> BTreeSet<u16> {
+        let lines = out.lines().filter(|line| line.contains(&format!("| {name} ")));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+    };
+    let (first, second) = (ports("first"), ports("second"));
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?} {second:?} {out}");
+    for (name, port) in [("first", first), ("second", second)] {
+        let port = *port.first().unwrap();
+        let read =
+            || String::from_utf8(read_all(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap()).unwrap();
+        let answers: BTreeSet<String> = (0..6).map(|_| read()).collect();
+        assert_eq!(answers, [0, 1].map(|slot| format!("{name} {slot}")).into(), "both slots, in turn");
+    }
+    let path = app.dir.path().join("app.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert!(String::from_utf8(read_all(&mut stream).unwrap()).unwrap().starts_with("path "));
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(seconds(5))).unwrap();
+    udp.send_to(b"hello", ("127.0.0.1", app.port)).unwrap();
+    let mut buffer = [0; 100];
+    let n = udp.recv(&mut buffer).unwrap();
+    assert!(buffer[..n].starts_with(b"udp "));
+    // The same ports, path and errors for the next generation.
+    app.reload();
+    let after = app.says_times("error EADDRINUSE", 4);
+    assert_eq!(
+        after
+            .lines()
+            .filter(|line| line.contains("| first "))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect::<BTreeSet<_>>()
+            .len(),
+        1,
+        "{after}"
+    );
+    assert_eq!(app.daemon.stop().code(), 0);
+    assert!(!path.exists(), "the path goes with the daemon");
+}
+
+/// A client's session goes on with any worker, of any generation.
+fn resumes_tls_sessions(node: &str) {
+    let dir = install_dir();
+    certificate(dir.path());
+    let source = "
+const https = require('https'), fs = require('fs');
+https.createServer({ key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') }, (request, response) => {
+  response.end(`slot ${process.env.ROUNDSMAN_SLOT}`);
+}).listen(process.env.PORT_OF_APP, '127.0.0.1');";
+    write_file(dir.path(), "app.js", source);
+    let client = "
+const tls = require('tls'), fs = require('fs');
+const [port, times] = process.argv.slice(2).map(Number);
+let session = fs.existsSync('session') ? fs.readFileSync('session') : undefined;
+function connect(left) {
+  if (!left) { fs.writeFileSync('session', session); return }
+  const socket = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, session, maxVersion: 'TLSv1.2' }, () => {
+    const reused = socket.isSessionReused();
+    session = socket.getSession();
+    socket.write('GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n');
+    let all = '';
+    socket.on('data', d => all += d);
+    socket.on('close', () => { console.log(reused, all.split('\\r\\n\\r\\n')[1].trim()); connect(left - 1) });
+  });
+}
+connect(times);";
+    write_file(dir.path(), "client.js", client);
+    let mut app = App::in_dir(dir, node, "app.js", &["--min-uptime", "200ms"]).online(2);
+    let run = |times: &str| {
+        let output =
+            Command::new("node").args(["client.js", &app.port.to_string(), times]).current_dir(app.dir.path()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = run("4");
+    let lines: Vec<_> = first.lines().collect();
+    assert!(lines[0].starts_with("false") && lines[1..].iter().all(|line| line.starts_with("true")), "{first}");
+    assert!(first.contains("slot 0") && first.contains("slot 1"), "{first}");
+    app.reload();
+    let after = run("4");
+    assert!(after.lines().all(|line| line.starts_with("true")), "{after}");
+    assert!(!app.daemon.log().contains("ticketKeys"), "{}", app.daemon.log());
+    assert_eq!(app.daemon.stop().code(), 0);
+}
+
+/// Between workers, to us, and from us.
+fn talks(node: &str) {
+    let source = "
+const slot = process.env.ROUNDSMAN_SLOT;
+process.on('message', message => console.log(`${slot} got ${JSON.stringify(message)}`));
+require('http').createServer((request, response) => response.end('ok')).listen(process.env.PORT_OF_APP, () => {
+  process.send({ type: 'hello', slot });
+  setTimeout(() => {
+    if (slot === '0') process.send({ type: 'broadcast', data: { news: [1, 'zwei'] } });
+    if (slot === '1') process.send({ type: 'to', slot: 2, data: 'only you' });
+  }, 700);
+});";
+    let mut app = App::start(node, "app.js", source, &["-i", "3"]).online(3);
+    let out = app.says_times("got", 3);
+    for wanted in [
+        r#"1 got {"type":"broadcast","from":0,"data":{"news":[1,"zwei"]}}"#,
+        r#"2 got {"type":"broadcast","from":0,"data":{"news":[1,"zwei"]}}"#,
+        r#"2 got {"type":"to","from":1,"data":"only you"}"#,
+    ] {
+        assert!(out.contains(wanted), "{wanted} in {out}");
+    }
+    assert!(!out.contains("0 got"), "{out}");
+    let (code, said) = app.ask(&["send", "app/1", r#"{"a": [1]}"#]);
+    assert!(code == 0 && said.contains("sent to 1 worker"), "{said}");
+    app.says(r#"1 got {"a":[1]}"#);
+    let (code, said) = app.ask(&["send", "\"all\""]);
+    assert!(code == 0 && said.contains("sent to 3 workers"), "{said}");
+    app.says_times("got \"all\"", 3);
+    let (_, said) = app.ask(&["messages"]);
+    let mut lines: Vec<_> = said.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [0, 1, 2].map(|n| format!(r#"app/{n} | {{"type":"hello","slot":"{n}"}}"#)));
+    let (_, said) = app.ask(&["messages", "app/2", "--json", "-n", "1"]);
+    let one: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((one["slot"].as_u64(), one["stream"].as_str()), (Some(2), Some("message")));
+    let (code, said) = app.ask(&["send", "hello"]);
+    assert!(code == 2 && said.contains(r#"'"hello"'"#), "{said}");
+    assert_eq!(app.daemon.stop().code(), 0);
+}
+
+#[test]
+fn messages_can_be_followed() {
+    let source = "
+require('http').createServer((request, response) => { process.send({ url: request.url }); response.end('ok') })
+  .listen(process.env.PORT_OF_APP);";
+    let app = App::start("node", "app.js", source, &["-i", "1"]).online(1);
+    let mut command = roundsman();
+    command.args(["messages", "-f", "-n", "0"]).env("ROUNDSMAN_CONTROL", app.daemon.control()).stdout(Stdio::piped());
+    let mut follower = crate::support::Killed::spawn(&mut command);
+    let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // It follows once it has its first line.
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| lines.next().unwrap());
+        while !first.is_finished() {
+            get(app.port).unwrap();
+            std::thread::sleep(millis(10));
+        }
+        first.join().unwrap()
+    });
+    assert_eq!(first, r#"app/0 | {"url":"/"}"#);
+}
+
+#[test]
+fn ready_is_said_by_message_and_until_then_a_worker_gets_nothing() {
+    let source = "
+const http = require('http');
+http.createServer((request, response) => response.end(`ready ${global.ready}`)).listen(process.env.PORT_OF_APP, () => {
+  setTimeout(() => { global.ready = true; process.send('ready') }, 800);
+});";
+    let mut app = App::start("node", "app.js", source, &["-i", "1", "--wait-ready", "--min-uptime", "100ms"]);
+    app.daemon.wait_for("server started");
+    eventually("it listens", seconds(10), || TcpStream::connect(("127.0.0.1", app.port)).ok());
+    assert_eq!(get(app.port).unwrap(), "ready true", "clients wait for a worker that is ready");
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| app.reload());
+            while !reload.is_finished() {
+                assert_eq!(get(app.port).unwrap(), "ready true");
+            }
+        });
+    }
+    let (_, said) = app.ask(&["messages"]);
+    assert_eq!(said, "", "it is no message for others");
+    assert_eq!(app.daemon.stop().code(), 0);
+}
+
+#[test]
+fn a_stop_message_comes_before_the_signal() {
+    let source = "
+const server = require('http').createServer((request, response) => setTimeout(() => response.end('whole'), 300));
+server.listen(process.env.PORT_OF_APP);
+process.on('SIGTERM', () => { console.log('SIGTERM came'); process.exit(3) });
+process.on('message', message => {
+  if (message === 'shutdown') { console.log('shutdown came'); server.close(() => { console.log('closed'); process.exit(0) }) }
+});";
+    let mut app = App::start("node", "app.js", source, &["--stop-message", "shutdown"]).online(2);
+    assert_eq!(get(app.port).unwrap(), "whole");
+    assert_eq!(app.daemon.stop().code(), 0);
+    let out = app.out();
+    assert!(out.matches("shutdown came").count() == 2 && out.matches("closed").count() == 2, "{out}");
+    assert!(!out.contains("SIGTERM came"), "{out}");
+    // One that does not listen to it gets the signal all the same, in time.
+    let deaf = source.replace("'shutdown')", "'something else')") + "\nsetInterval(() => {}, 1000);";
+    let mut app = App::start("node", "app.js", &deaf, &["--stop-message", "shutdown"]).online(2);
+    let begin = std::time::Instant::now();
+    assert_eq!(app.daemon.stop().code(), 0);
+    assert!(begin.elapsed() < seconds(6), "{:?}", begin.elapsed());
+    assert_eq!(app.out().matches("SIGTERM came").count(), 2, "{}", app.out());
+}
+
+#[test]
+fn idle_keep_alive_connections_end_at_once_in_a_reload_and_busy_ones_are_not_cut() {
+    let source = "
+require('http').createServer((request, response) => setTimeout(() => response.end(`pid ${process.pid}`), request.url === '/slow' ? 1500 : 0))
+  .listen(process.env.PORT_OF_APP);";
+    let app =
+        App::start("node", "app.js", source, &["-i", "1", "--min-uptime", "100ms", "--drain-timeout", "20s"]).online(1);
+    let mut idle = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
+    idle.set_read_timeout(Some(seconds(10))).unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut head = [0; 1024];
+    assert!(idle.read(&mut head).unwrap() > 0);
+    let mut busy = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    std::thread::sleep(millis(100));
+    let took = app.reload();
+    assert!(took < seconds(5), "{took:?}: not the whole drain timeout");
+    assert_eq!(idle.read(&mut head).unwrap(), 0, "the idle one was closed");
+    let answer = String::from_utf8_lossy(&read_all(&mut busy).unwrap()).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("pid "), "{answer}");
+    assert!(app.daemon.log().contains("old worker ended: exit code 0"), "{}", app.daemon.log());
+}
+
+#[test]
+fn esm_two_ports_and_an_inspector_for_each() {
+    let source = "
+import http from 'node:http';
+import cluster from 'node:cluster';
+const answer = (request, response) => response.end(`worker ${cluster.worker.id} slot ${process.env.ROUNDSMAN_SLOT}`);
+http.createServer(answer).listen(process.env.PORT_OF_APP);
+http.createServer(answer).listen(Number(process.env.SECOND));
+";
+    let second = free_port();
+    let base = free_port();
+    // Its neighbours are the other workers'.
+    let _others: [u16; 4] = std::array::from_fn(|_| free_port());
+    let dir = install_dir();
+    write_file(dir.path(), "app.mjs", source);
+    let mut command = roundsman();
+    let port = free_port();
+    command.current_dir(dir.path()).env("PORT_OF_APP", port.to_string()).env("SECOND", second.to_string());
+    let inspect = format!("--inspect=127.0.0.1:{base}");
+    let mut daemon = Daemon::launch(
+        command,
+        &["-i", "2", "--out", "out.log", "--error", "err.log", "--", "node", &inspect, "app.mjs"],
+        port,
+    );
+    daemon.wait_online(2);
+    for port in [port, second] {
+        let answers: BTreeSet<String> = (0..6).map(|_| get(port).unwrap()).collect();
+        assert_eq!(answers, ["worker 1 slot 0", "worker 2 slot 1"].map(str::to_owned).into());
+    }
+    let err = eventually("two inspectors", seconds(10), || {
+        let text = std::fs::read_to_string(dir.path().join("err.log")).ok()?;
+        (text.matches("Debugger listening on").count() == 2).then_some(text)
+    });
+    assert!(!err.contains("address already in use"), "{err}");
+    assert_eq!(daemon.stop().code(), 0);
+}
+
+#[test]
+fn plain_and_off_and_what_a_wrapper_starts() {
+    let source = "
+const cluster = require('cluster');
+console.log(`primary ${cluster.isPrimary} send ${typeof process.send}`);
+require('http').createServer((request, response) => response.end('ok')).listen(process.env.PORT_OF_APP);";
+    for (mode, wanted) in [
+        ("auto", "primary false send function"),
+        ("plain", "primary true send function"),
+        ("off", "primary true send undefined"),
+    ] {
+        let app = App::start("node", "app.js", source, &["-i", "1", "--node-ipc", mode]).online(1);
+        app.says(wanted);
+        assert_eq!(get(app.port).unwrap(), "ok");
+    }
+    // npm is a program in Node, too: the channel is not for it, nor for what it starts.
+    let dir = install_dir();
+    write_file(dir.path(), "app.js", source);
+    write_file(dir.path(), "package.json", r#"{"scripts": {"start": "node app.js"}}"#);
+    let app = App::in_dir(dir, "npm", "start", &["-i", "1"]).online(1);
+    app.says("primary true send undefined");
+    // By relay there is no cluster, and messages.
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let relayed = source.replace("process.env.PORT_OF_APP", "process.env.PORT");
+    let app = App::start("node", "app.js", &relayed, &["-i", "1", "-l", &listen, "--via", "relay"]).online(1);
+    app.says("primary true send function");
+}
+
+/// What no program of Node does; the rest of the script says what.
+fn hostile(what: &str) -> App {
+    let source = format!(
+        "
+const fs = require('fs'), net = require('net');
+require('http').createServer((request, response) => response.end('ok')).listen(process.env.PORT_OF_APP, () => {{
+  if (process.env.ROUNDSMAN_SLOT === '0') setTimeout(() => {{ {what} }}, 300);
+}});"
+    );
+    App::start("node", "app.js", &source, &["--backoff", "10s..20s"]).online(2)
+}
+
+/// The master is well, and so is the other worker.
+fn unharmed(app: &App) {
+    for _ in 0..20 {
+        assert_eq!(get(app.port).unwrap(), "ok");
+    }
+    let rss = roundsman::sys::process::rss_bytes(app.daemon.pid());
+    assert!(rss < 80 << 20, "{rss}");
+}
+
+#[test]
+fn garbage_kills_the_worker_and_nobody_else() {
+    for garbage in [
+        "'garbage\\n'",
+        "Buffer.from([0xff, 0xfe, 10])",
+        "'{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}\\n'",
+        "'x'.repeat(17 << 20)",
+    ] {
+        // The channel's descriptor, behind Node's back.
+        let app = hostile(&format!(
+            "let data = Buffer.from({garbage}), at = 0; while (at < data.length) try {{ at += fs.writeSync(3, data, at) }} catch (e) {{ if (e.code !== 'EAGAIN') throw e }}"
+        ));
+        app.daemon.wait_for("killed: nonsense on its IPC channel");
+        unharmed(&app);
+    }
+}
+
+#[test]
+fn large_half_and_many_messages_are_taken_and_bounded() {
+    // Half a message, and its end later.
+    let app = hostile("fs.writeSync(3, '{\"half'); setTimeout(() => fs.writeSync(3, '\":1}\\n'), 200)");
+    eventually("the whole message", seconds(5), || app.ask(&["messages"]).1.contains("{\"half\":1}").then_some(()));
+    unharmed(&app);
+    // Large ones, to everybody.
+    let app = hostile("for (let n = 0; n < 100; n++) process.send({ type: 'broadcast', data: 'x'.repeat(300000) })");
+    std::thread::sleep(millis(1000));
+    unharmed(&app);
+    drop(app);
+    // Many, for as long as it lives.
+    let app = hostile(
+        "let n = 0; (function more() { for (let k = 0; k < 2000; k++) process.send({ n: n++ }); setImmediate(more) })()",
+    );
+    let number = || {
+        let text = app.ask(&["messages", "-n", "1"]).1;
+        text.rsplit(':').next().and_then(|end| end.trim_end_matches(['}', '\n']).parse::<u64>().ok()).unwrap_or(0)
+    };
+    eventually("many messages", seconds(20), || (number() > 100_000).then_some(()));
+    unharmed(&app);
+    app.ask(&["health"]);
+}
+
+#[test]
+fn sockets_sent_to_us_are_acknowledged_and_closed() {
+    // Node sends the next only when the one before is acknowledged.
+    let app = hostile(
+        "const server = net.createServer().listen(0, () => {
+           let n = 0;
+           (function more() {
+             const c = net.connect(server.address().port, () => process.send({ n }, c, {}, () => { if (++n < 50) more(); else process.send('all sent') }));
+           })();
+         });",
+    );
+    eventually("all are sent", seconds(15), || app.ask(&["messages", "-n", "1"]).1.contains("all sent").then_some(()));
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", app.daemon.pid())).unwrap().count();
+    assert!(fds < 100, "{fds}");
+    unharmed(&app);
+}
+
+#[test]
+fn a_worker_that_never_reads_loses_messages_and_keeps_its_place() {
+    let app = hostile(
+        "process.channel && process.channel.readStop ? process.channel.readStop() : 0; process.kill(process.pid, 'SIGSTOP')",
+    );
+    let text = format!("\"{}\"", "x".repeat(60_000));
+    eventually("it is stopped", seconds(5), || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", app.daemon.workers()[0])).ok()?;
+        stat.contains(") T ").then_some(())
+    });
+    for _ in 0..150 {
+        assert_eq!(app.ask(&["send", "app", &text]).0, 0);
+    }
+    app.daemon.wait_for("worker does not read its messages");
+    for _ in 0..10 {
+        assert_eq!(get(app.port).unwrap(), "ok");
+    }
+    let rss = roundsman::sys::process::rss_bytes(app.daemon.pid());
+    assert!(rss < 80 << 20, "{rss}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(app.daemon.workers()[0]), nix::sys::signal::Signal::SIGCONT)
+        .unwrap();
+}
+
+/// Every version that people run.
+#[test]
+#[ignore = "tests/run --all"]
+fn the_same_with_every_version_of_node() {
+    for version in ["node16", "node18", "node22", "node24"] {
+        let node = servers().join("node_modules").join(version).join("bin/node");
+        assert!(node.is_file(), "{}", node.display());
+        run_programs(node.to_str().unwrap());
+    }
+}
