@@ -108,7 +108,9 @@ pub struct Run {
     /// After so long a server that does not listen yet is named in the log
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
-    /// A server is ready when it says so: READY=1 on its NOTIFY_SOCKET, as for systemd
+    /// A server is ready when it says so
+    ///
+    /// READY=1 on its NOTIFY_SOCKET, as for systemd; or, in Node, process.send('ready').
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_WAIT_READY")]
     pub wait_ready: bool,
     /// The command serves no port (a queue worker): it is online when it has lived for --min-uptime

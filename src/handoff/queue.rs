@@ -64,9 +64,13 @@ impl QueueTx {
     pub fn to_server(listener: usize) -> io::Result<Self> {
         use std::sync::atomic::{AtomicU64, Ordering};
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
+        // Containers on one network may all be process 1.
+        static BEGAN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
         let (tx, rx) = sock::seqpacket_pair()?;
         let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
-        sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{unique}", std::process::id()))?;
+        let since = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u32;
+        let began = BEGAN.get_or_init(since);
+        sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{began:x}-{unique}", std::process::id()))?;
         Ok(Self { tx, rx, carries: Carries::Direct })
     }
 

@@ -115,22 +115,22 @@ pub fn parse(line: &[u8]) -> Result<Heard, String> {
     let text = std::str::from_utf8(line).map_err(|_| "a message is not UTF-8".to_owned())?;
     // Most are of the program: looked at as a whole only where that is asked for.
     let whole: &RawValue = serde_json::from_str(text).map_err(|error| format!("a message is no JSON: {error}"))?;
-    let text = whole.get();
+    let Some(Envelope { cmd: Some("NODE_HANDLE"), msg }) = envelope(whole.get()) else { return inner(whole.get()) };
+    let message = msg.map_or(Ok(Heard::Ignored), |message| inner(message.get()))?;
+    Ok(Heard::WithHandle(Box::new(message)))
+}
+
+fn envelope(text: &str) -> Option<Envelope<'_>> {
+    if text.starts_with('{') { serde_json::from_str(text).ok() } else { None }
+}
+
+/// A message, with or without a socket. Node packs one into another once, and so it is unpacked once.
+fn inner(text: &str) -> Result<Heard, String> {
     let internal = |cmd: &str| cmd.len() > "NODE_".len() && cmd.starts_with("NODE_");
-    let envelope = if text.starts_with('{') { serde_json::from_str::<Envelope<'_>>(text).ok() } else { None };
-    let Some((envelope, cmd)) =
-        envelope.and_then(|envelope| Some((envelope.cmd?, envelope.msg))).map(|(cmd, msg)| (msg, cmd))
-    else {
-        return Ok(Heard::User(text.to_owned()));
-    };
-    match cmd {
-        "NODE_HANDLE" => {
-            let inner = envelope.map_or(Ok(Heard::Ignored), |message| parse(message.get().as_bytes()))?;
-            Ok(Heard::WithHandle(Box::new(inner)))
-        }
-        "NODE_CLUSTER" => cluster(text).map(Heard::Cluster),
-        cmd if internal(cmd) => Ok(Heard::Ignored),
-        _ => Ok(Heard::User(text.to_owned())),
+    match envelope(text).and_then(|envelope| envelope.cmd) {
+        Some("NODE_CLUSTER") => cluster(text).map(Heard::Cluster),
+        Some(cmd) if internal(cmd) => Ok(Heard::Ignored),
+        Some(_) | None => Ok(Heard::User(text.to_owned())),
     }
 }
 
@@ -275,6 +275,8 @@ mod tests {
         );
         let handle = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{\"a\":1}}";
         assert_eq!(parse(handle), Ok(Heard::WithHandle(Box::new(Heard::User("{\"a\":1}".into())))));
+        let deep = "{\"cmd\":\"NODE_HANDLE\",\"msg\":".repeat(200_000) + "1" + &"}".repeat(200_000);
+        assert_eq!(parse(deep.as_bytes()), Ok(Heard::WithHandle(Box::new(Heard::Ignored))));
         for bad in [&b"{"[..], b"", b"\xff", b"{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}"] {
             assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -26,8 +27,8 @@ const BUDGET: usize = 64 * 1024;
 const LONGEST: usize = 16 * 1024;
 /// Readers at once.
 const MOST_FOLLOWERS: usize = 32;
-/// Messages that may wait for the thread.
-const MOST_ORDERS: usize = 10_000;
+/// Bytes of messages that may wait for the thread; a longer one is not kept at all.
+const MOST_UNDER_WAY: usize = 1 << 20;
 const WAKER: Token = Token(usize::MAX);
 
 enum Order {
@@ -45,6 +46,8 @@ enum Order {
 pub struct Servers {
     orders: Sender<Order>,
     waker: Arc<Waker>,
+    /// Bytes of messages that wait for the thread.
+    under_way: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Order {
@@ -62,7 +65,9 @@ impl Servers {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, receiver) = unbounded();
+        let under_way = Arc::new(AtomicUsize::new(0));
         let mut reader = Reader {
+            under_way: under_way.clone(),
             poll,
             orders: receiver,
             passing: Passing::start(format)?,
@@ -73,7 +78,7 @@ impl Servers {
             messages: BTreeMap::new(),
         };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
-        Ok(Self { orders, waker })
+        Ok(Self { orders, waker, under_way })
     }
 
     fn send(&self, order: Order) {
@@ -101,7 +106,10 @@ impl Servers {
 
     /// Keeps a message of a worker, for who reads messages. Beyond what the thread can take they are dropped.
     pub fn message(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
-        if self.orders.len() < MOST_ORDERS {
+        let under_way = self.under_way.fetch_add(text.len(), Relaxed);
+        if under_way + text.len() > MOST_UNDER_WAY {
+            self.under_way.fetch_sub(text.len(), Relaxed);
+        } else {
             let line = Line::new(service, slot, pid, Stream::Message, SystemTime::now(), text.as_bytes());
             self.send(Order::Message(line));
         }
@@ -141,6 +149,7 @@ struct Reader {
     followers: BTreeMap<usize, Follower>,
     next: usize,
     rings: BTreeMap<Arc<str>, Ring>,
+    under_way: Arc<AtomicUsize>,
     /// The same for workers' messages.
     messages: BTreeMap<Arc<str>, Ring>,
 }
@@ -196,7 +205,10 @@ impl Reader {
                     let _ = reply.try_send(last.unwrap_or_default().into_iter().map(|line| line.line).collect());
                 }
                 Order::Follow(follower) => self.follow(follower),
-                Order::Message(line) => self.message(&line),
+                Order::Message(line) => {
+                    self.under_way.fetch_sub(line.text().len(), Relaxed);
+                    self.message(&line);
+                }
                 Order::Forget(service) => {
                     self.rings.remove(service.as_str());
                     self.messages.remove(service.as_str());

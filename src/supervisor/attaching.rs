@@ -121,7 +121,9 @@ impl Service {
         let answer = if self.config.policy == Policy::None {
             Answer::Listener(id, listener.socket.as_fd().try_clone_to_owned()?, page)
         } else {
-            let address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
+            // As the server asked for it: Node looks whether it got its port.
+            let mut address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
+            address.set_port(listener.served_port().unwrap_or(address.port()));
             let queue = match direct.queues.get(&id) {
                 Some(queue) => queue.clone(),
                 None => {

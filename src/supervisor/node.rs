@@ -13,6 +13,7 @@ use super::plan::Leave;
 use super::service::{Service, Tools};
 use super::stop::Step;
 use super::worker::Server;
+use crate::accept::policy::Policy;
 use crate::cli::NodeIpc;
 use crate::config::Behind;
 use crate::launch::command::CommandLine;
@@ -108,12 +109,17 @@ impl Service {
     pub(super) fn node_mode(&self, command: &CommandLine) -> Option<Mode> {
         match self.config.node_ipc {
             NodeIpc::Off => None,
-            NodeIpc::Plain => Some(Mode::Plain),
-            NodeIpc::Cluster => Some(Mode::Cluster),
             NodeIpc::Auto if !is_node_script(command) => None,
-            NodeIpc::Auto if matches!(self.config.behind, Behind::Direct(_)) => Some(Mode::Cluster),
-            NodeIpc::Auto => Some(Mode::Plain),
+            NodeIpc::Auto | NodeIpc::Cluster if self.can_share_ports() => Some(Mode::Cluster),
+            NodeIpc::Auto | NodeIpc::Cluster | NodeIpc::Plain => Some(Mode::Plain),
         }
+    }
+
+    /// A cluster needs somebody to share the ports; and under none a worker gets the listening socket itself, which has to
+    /// have the port that it asked for.
+    fn can_share_ports(&self) -> bool {
+        let renamed = self.config.policy == Policy::None && self.config.listen.iter().any(|one| one.app_port.is_some());
+        matches!(self.config.behind, Behind::Direct(_)) && !renamed
     }
 
     /// The slot of a server with a channel, and whether it is on its way out.

@@ -20,6 +20,8 @@ use crate::node::message::{self, Kind, Query};
 
 /// Different servers that the workers of a service may have.
 const MOST_SERVERS: usize = 1000;
+/// Ticket keys have 48 bytes, addresses at most a path's 108: what is longer is not kept.
+const MOST_DATA: usize = 1024;
 
 /// What the workers of a service share.
 #[derive(Debug, Default)]
@@ -50,14 +52,15 @@ impl Service {
         let data = match self.node.data.get(&key) {
             Some(data) => data.clone(),
             None => {
-                if !query.data.is_null() && self.node.data.len() < MOST_SERVERS {
+                let fits = || query.data.to_string().len() <= MOST_DATA;
+                if !query.data.is_null() && self.node.data.len() < MOST_SERVERS && key.len() <= MOST_DATA && fits() {
                     self.node.data.insert(key, query.data.clone());
                 }
                 query.data.clone()
             }
         };
-        let given = match old {
-            // One on its way out gets nothing new.
+        let given = match old || query.key().len() > MOST_DATA {
+            // One on its way out gets nothing new, and one that makes fun of us neither.
             true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             false => self.socket_for(at, pid, &query),
         };

@@ -32,7 +32,7 @@ fn two_apps_of_an_ecosystem_file_move_over_and_run() {
     write_file(dir.path(), "ecosystem.config.js", &text);
     let app =
         "require('http').createServer((_, r) => r.end([process.env.GREETING, ...process.argv.slice(2)].join('|')))
-        .listen(process.env.PORT, '127.0.0.1', () => console.log('listening'))";
+        .listen(process.env.PORT, '127.0.0.1', () => { console.log('listening'); process.send('ready') })";
     write_file(dir.path(), "app.js", app);
     std::fs::create_dir(dir.path().join("jobs")).unwrap();
     let worker = "

@@ -26,6 +26,9 @@ fn prepare(dir: &Path) {
         "roundsman.toml",
         "[service.web]\nlisten = 8080\ncommand = [\"node\", \"app.js\"]\ninstances = 2\n",
     );
+    let cluster = "const cluster = require('cluster')
+        if (cluster.isPrimary) { cluster.fork(); cluster.on('exit', () => cluster.fork()) } else require('./app')";
+    write_file(dir, "cluster.js", cluster);
     let ecosystem = "module.exports = { apps: [{ name: 'web', script: 'app.js', env_production: { PORT: 8080 } }] }";
     write_file(dir, "ecosystem.config.js", ecosystem);
     let server = "#!/usr/bin/env python3

@@ -109,7 +109,7 @@ fn a_keep_alive_connection_is_closed_when_the_drain_time_is_up() {
     for via in ["direct", "relay"] {
         let dir = install_dir();
         app(dir.path(), "one", "");
-        let daemon = daemon(dir.path(), "1", via, &["--drain-timeout", "500ms"]);
+        let daemon = daemon(dir.path(), "1", via, &["--drain-timeout", "500ms", "--node-ipc", "off"]);
         let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
         stream.set_read_timeout(Some(seconds(10))).unwrap();
         let mut ask = || -> std::io::Result<usize> {
