@@ -31,9 +31,13 @@ impl Lines {
         }
         Ok(())
     }
+}
+
+impl Iterator for Lines {
+    type Item = Vec<u8>;
 
     /// The next whole line, without its end.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    fn next(&mut self) -> Option<Vec<u8>> {
         match self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') {
             Some(at) => {
                 let end = self.looked + at;
@@ -65,9 +69,7 @@ mod tests {
             let (mut reader, mut found) = (Lines::default(), Vec::new());
             for piece in bytes.as_bytes().chunks(piece) {
                 reader.push(piece).unwrap();
-                while let Some(line) = reader.next() {
-                    found.push(String::from_utf8(line).unwrap());
-                }
+                found.extend(reader.by_ref().map(|line| String::from_utf8(line).unwrap()));
             }
             prop_assert_eq!(found, lines);
         }

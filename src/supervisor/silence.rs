@@ -17,20 +17,20 @@ const SOON: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complained {
     /// Nothing.
-    OfNothing,
+    NotYet,
     /// It was looked for other ports.
-    OfPorts,
+    Ports,
     /// That it listens nowhere.
-    OfSilence,
+    Silence,
 }
 
 impl Complained {
     /// When the next look is due.
     pub fn due(self, since: Instant, timeout: Duration) -> Option<Instant> {
         match self {
-            Self::OfNothing => Some(since + SOON.min(timeout)),
-            Self::OfPorts => Some(since + timeout),
-            Self::OfSilence => None,
+            Self::NotYet => Some(since + SOON.min(timeout)),
+            Self::Ports => Some(since + timeout),
+            Self::Silence => None,
         }
     }
 
@@ -40,8 +40,8 @@ impl Complained {
             return None;
         }
         *self = match self {
-            Self::OfNothing if SOON < timeout => Self::OfPorts,
-            _ => Self::OfSilence,
+            Self::NotYet if SOON < timeout => Self::Ports,
+            _ => Self::Silence,
         };
         Some(*self)
     }
@@ -63,7 +63,7 @@ pub fn look(
     let pid = server.pid;
     let wanted = server.address.map(|address| address.port());
     match server.complained.step(server.since, timeout, now) {
-        Some(Complained::OfSilence) => {
+        Some(Complained::Silence) => {
             let seconds = timeout.as_secs_f32();
             let wanted = wanted.map(|port| format!(" (it was given PORT={port})")).unwrap_or_default();
             warn!(service, slot, pid, "server does not listen after {seconds} s{wanted}; still waiting");
@@ -96,7 +96,7 @@ impl Service {
         };
         let (name, pid) = (&self.config.name, server.pid);
         match server.complained.step(since, timeout, now) {
-            Some(Complained::OfSilence) => {
+            Some(Complained::Silence) => {
                 let seconds = timeout.as_secs_f32();
                 let hint = match (direct.pid, self.config.listen.first()) {
                     (None, None) => "; if it serves no port, use --no-listen; if a script starts a statically linked \

@@ -155,7 +155,7 @@ impl Service {
         if let Some(ipc) = &ipc {
             ipc.watch(&tools.registry, tools.channel_of(pid)).map_err(refused)?;
         }
-        let complained = Complained::OfNothing;
+        let complained = Complained::NotYet;
         Ok(Server {
             pid,
             address: None,

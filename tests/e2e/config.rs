@@ -320,7 +320,8 @@ http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPReque
     let server = write_file(dir.path(), "server", server);
     std::fs::set_permissions(server, std::fs::Permissions::from_mode(0o755)).unwrap();
     let upstream = crate::support::Upstream::echo();
-    let examples: [(&str, &[(&str, u16)], usize); 5] = [
+    type Ports<'a> = &'a [(&'a str, u16)];
+    let examples: [(&str, Ports<'_>, usize); 5] = [
         ("full.toml", &[("8080", a), ("6379", b), ("6380", upstream.address.port())], 3),
         ("node.toml", &[], std::thread::available_parallelism().unwrap().get()),
         ("python.toml", &[("8000", a)], 4),
