@@ -211,7 +211,10 @@ impl Service {
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let (Some(direct), Phase::Launching { since }) = (&slot.direct, slot.life.phase) else { return };
-        if direct.listening.len() < flags.max(1) {
+        // A worker of Node's cluster says so itself where it listens on what only its like share.
+        let elsewhere =
+            flags == 0 && slot.server.as_ref().and_then(|server| server.ipc.as_ref()).is_some_and(|ipc| ipc.listens);
+        if direct.listening.len() < flags.max(1) && !elsewhere {
             return;
         }
         let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));

@@ -39,6 +39,8 @@ pub struct Ipc {
     disconnected: bool,
     /// It has said `ready`.
     pub ready: bool,
+    /// A server of it listens, perhaps where the library has no part: a Unix path, UDP.
+    pub listens: bool,
     /// `--stop-message`, as JSON.
     stop: Option<String>,
     /// It went.
@@ -53,7 +55,7 @@ impl Ipc {
     pub fn new(mode: Mode, stop: Option<&str>) -> io::Result<(Self, OwnedFd)> {
         let (channel, theirs) = Channel::pair()?;
         let stop = stop.map(|text| Value::from(text).to_string());
-        Ok((Self { channel, mode, disconnected: false, ready: false, stop, stop_sent: false }, theirs))
+        Ok((Self { channel, mode, disconnected: false, ready: false, listens: false, stop, stop_sent: false }, theirs))
     }
 
     /// What tells Node of it.
@@ -171,9 +173,11 @@ impl Service {
                 let own = ipc.channel.next_seq();
                 ipc.channel.say(message::may_leave(seq, own), None)
             }),
-            // What it listens on, the library says.
-            Heard::Cluster(Cluster::Online | Cluster::Listening | Cluster::Close(_) | Cluster::Other)
-            | Heard::Ignored => Ok(()),
+            Heard::Cluster(Cluster::Listening) => self.say_to(pid, |ipc| {
+                ipc.listens = true;
+                Ok(())
+            }),
+            Heard::Cluster(Cluster::Online | Cluster::Close(_) | Cluster::Other) | Heard::Ignored => Ok(()),
         }
     }
 

@@ -389,3 +389,31 @@ fn flags_win_over_variables_over_the_file_over_the_defaults_and_check_says_which
     let text = check(&["-l", "8080", "--", "sh", "-c", "a \"b\"\n"], &[]);
     assert!(text.contains(r#"[service.sh]"#) && text.contains("listen = [8080]  # flag"), "{text}");
 }
+
+#[test]
+#[ignore = "needs Go: tests/run --all"]
+fn the_example_for_go_runs_a_go_program() {
+    let (dir, port) = (install_dir(), free_port());
+    let source = "package main
+import (\"flag\"; \"fmt\"; \"net/http\"; \"os\")
+func main() {
+	port := flag.String(\"port\", \"\", \"\"); flag.Parse()
+	http.HandleFunc(\"/\", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, \"go \", os.Getenv(\"ROUNDSMAN_SLOT\")) })
+	http.ListenAndServe(\"127.0.0.1:\" + *port, nil)
+}
+";
+    write_file(dir.path(), "server.go", source);
+    let mut go = std::process::Command::new("go");
+    go.args(["build", "-o", "server", "server.go"]).current_dir(dir.path());
+    go.env("CGO_ENABLED", "0").env("GOCACHE", dir.path().join("cache")).env("GOFLAGS", "-mod=mod");
+    let built = go.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let file = example(dir.path(), "go.toml", &[("8080", port)]);
+    let mut command = roundsman();
+    command.current_dir(dir.path());
+    let mut daemon = Daemon::launch(command, &["-c", file.to_str().unwrap()], port);
+    daemon.wait_for_count("worker online", 2);
+    let answers: std::collections::BTreeSet<String> = (0..6).map(|_| get(port).unwrap()).collect();
+    assert_eq!(answers, ["go 0", "go 1"].map(str::to_owned).into());
+    assert_eq!(daemon.stop().code(), 0);
+}

@@ -486,6 +486,25 @@ require('http').createServer((request, response) => response.end(`worker ${requi
     }
 }
 
+#[test]
+fn one_that_listens_on_a_unix_path_alone_is_online_and_a_script_by_its_first_line_is_a_worker() {
+    use std::os::unix::fs::PermissionsExt;
+    let source = "#!/usr/bin/env node
+require('net').createServer(c => c.end(`worker ${require('cluster').worker.id}`)).listen('app.sock');";
+    let dir = install_dir();
+    let script = write_file(dir.path(), "server", source);
+    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut app = App::in_dir(dir, "./server", "argument", &[]).online(2);
+    let read = || {
+        let stream = std::os::unix::net::UnixStream::connect(app.dir.path().join("app.sock"));
+        String::from_utf8(read_all(&mut stream.unwrap()).unwrap()).unwrap()
+    };
+    assert!((0..10).all(|_| read().starts_with("worker ")));
+    app.reload();
+    assert!(read().starts_with("worker "));
+    assert_eq!(app.daemon.stop().code(), 0);
+}
+
 /// What no program of Node does; the rest of the script says what.
 fn hostile(what: &str) -> App {
     let source = format!(
