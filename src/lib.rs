@@ -14,6 +14,7 @@
 //! | [`launch`] | the one place that starts processes |
 //! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`control`] | the control socket, both ends |
+//! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
 //! | [`demo`] | the daemon in front of a built-in responder |
 //! | [`who`], [`exit`] | who holds a port; exit codes |
@@ -21,6 +22,7 @@
 
 pub mod abi;
 pub mod accept;
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -9,7 +9,7 @@ use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::output::follow::Of;
 use roundsman::output::servers::Servers;
-use roundsman::{config, control, demo, output, relay, supervisor};
+use roundsman::{admin, config, control, demo, output, relay, supervisor};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
@@ -62,13 +62,17 @@ enum Greeting {
 fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     let config = Config::load(given, supervisor::inherited())?;
     let listeners = supervisor::take_inherited(&config)?;
+    let admin = config.admin.map(|address| {
+        admin::bind(address).map_err(|error| Exit::os(&format!("cannot listen on {} (--admin)", address.0), &error))
+    });
+    let admin = admin.transpose()?;
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
     if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first().and_then(|listeners| listeners.first())) {
         println!("{}", demo::welcome(&listener.address));
     }
     let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
-    let result = supervisor::main(config, listeners, &servers);
+    let result = supervisor::main(config, listeners, &servers, admin);
     servers.finish();
     log.flush();
     result

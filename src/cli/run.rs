@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::accept::policy::Policy;
+use crate::admin::Address;
 use crate::config::addr::{Listen, ListenAddr};
 use crate::config::instances::Instances;
 use crate::config::memory::{MaxMemory, size};
@@ -221,6 +222,11 @@ pub struct Run {
     /// error, warn, info, debug
     #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
+    /// Health and metrics over HTTP: 9900, 0.0.0.0:9900
+    ///
+    /// /livez, /readyz and /metrics (OpenMetrics). A port alone is on 127.0.0.1.
+    #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
+    pub admin: Option<Address>,
     /// The control socket
     ///
     /// Default: NAME.sock in the runtime directory.

@@ -14,7 +14,7 @@ use crate::cli::given::{Key, Takes, keys};
 /// No configuration is larger.
 const MOST: u64 = 1 << 20;
 /// Keys of the whole daemon; all others are a service's.
-pub const OF_DAEMON: [&str; 5] = ["name", "control", "output", "log-format", "log-level"];
+pub const OF_DAEMON: [&str; 6] = ["name", "admin", "control", "output", "log-format", "log-level"];
 /// Flags that make no sense in a file.
 const NOT_IN_FILES: [&str; 1] = ["config"];
 /// Names that other programs use for the same.

@@ -14,6 +14,7 @@ pub mod via;
 
 use std::path::{Path, PathBuf};
 
+use crate::admin::Address;
 use crate::cli::Run;
 use crate::cli::given::{COMMAND, Given, Origin, Setting};
 use crate::exit::{CONFIG, Exit, USAGE};
@@ -38,6 +39,8 @@ pub struct Config {
     pub services: Vec<(ServiceConfig, Settings)>,
     /// What is in force for the daemon.
     pub settings: Settings,
+    /// `--admin`.
+    pub admin: Option<Address>,
     /// `--control`.
     pub control: Option<PathBuf>,
     /// `--output`; `None`: what is usual.
@@ -82,8 +85,8 @@ impl Config {
             [(service, _)] => service.name.clone(),
             _ => run.name.unwrap_or_default(),
         };
-        let Run { control, output, log_format, log_level, .. } = run;
-        Self { name, services, settings, control, output, log_format, log_level, given }
+        let Run { admin, control, output, log_format, log_level, .. } = run;
+        Self { name, services, settings, admin, control, output, log_format, log_level, given }
     }
 
     fn from_file(given: Given, path: &Path, inherited: Inherited) -> Result<Self, Exit> {

@@ -70,12 +70,8 @@ pub fn health(target: &Target) -> Result<(), Exit> {
     let meant = daemon.services.iter().filter(|one| service.as_ref().is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {
-        let online = service.slots.iter().filter(|slot| slot.state == "online").count();
-        let of = service.slots.len();
-        if online == 0 {
-            sick.push(format!("{}: none of {of} workers is online", service.name));
-        }
-        println!("{}: {online} of {of} online", service.name);
+        println!("{}: {} of {} online", service.name, service.online(), service.slots.len());
+        sick.extend(service.sick());
     }
     if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }
 }

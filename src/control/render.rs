@@ -174,6 +174,7 @@ mod tests {
             listen: Vec::new(),
             held: 0,
             shed: 0,
+            reloads: 0,
             slots: vec![slot],
         };
         for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {

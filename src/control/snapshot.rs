@@ -48,8 +48,33 @@ pub struct ServiceState {
     pub held: u64,
     /// Clients reset because no worker took them in time.
     pub shed: u64,
+    /// Reloads that succeeded.
+    #[serde(default)]
+    pub reloads: u64,
     /// Slots.
     pub slots: Vec<SlotState>,
+}
+
+impl Daemon {
+    /// Why it should get no traffic; empty when every service has a worker online.
+    pub fn sick(&self) -> Vec<String> {
+        if self.stopping {
+            return vec!["the daemon is stopping".to_owned()];
+        }
+        self.services.iter().filter_map(ServiceState::sick).collect()
+    }
+}
+
+impl ServiceState {
+    /// Slots with a worker online.
+    pub fn online(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.state == "online").count()
+    }
+
+    /// What is wrong, when none is.
+    pub fn sick(&self) -> Option<String> {
+        (self.online() == 0).then(|| format!("{}: none of {} workers is online", self.name, self.slots.len()))
+    }
 }
 
 /// One listener.
@@ -133,6 +158,7 @@ fn state(service: &Service) -> ServiceState {
         listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
+        reloads: service.reloads,
         slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
     }
 }

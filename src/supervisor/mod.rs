@@ -27,24 +27,28 @@ mod stop;
 mod worker;
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use crate::accept::{
     self,
     orders::{Report, ServiceId},
 };
+use crate::admin::{self, Ask};
 use crate::config::Config;
 use crate::control::server::ControlServer;
+use crate::control::snapshot::{self, Daemon};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::listener::Listener;
@@ -61,6 +65,8 @@ const SIGNALS: Token = Token(0);
 const REPORTS: Token = Token(1);
 const CONTROL: Token = Token(2);
 const ATTACH: Token = Token(3);
+/// Questions of the admin thread that may wait.
+const QUESTIONS: usize = 4;
 /// Control connections: from here on.
 const CLIENTS: usize = 16;
 /// Any server's ready message: only a reason to look.
@@ -76,10 +82,15 @@ const NODE: usize = 1 << 33;
 ///
 /// # Errors
 /// What kept it from starting, with the exit code that says so.
-pub fn main(config: Config, listeners: Vec<Vec<Listener>>, servers: &Servers) -> Result<u8, Exit> {
+pub fn main(
+    config: Config,
+    listeners: Vec<Vec<Listener>>,
+    servers: &Servers,
+    admin: Option<TcpListener>,
+) -> Result<u8, Exit> {
     let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
     process::become_subreaper();
-    let mut supervisor = Supervisor::start(config, listeners, nofile, servers)?;
+    let mut supervisor = Supervisor::start(config, listeners, nofile, servers, admin)?;
     supervisor.run()
 }
 
@@ -88,6 +99,8 @@ struct Supervisor {
     signals: Signals,
     reports: Receiver<Report>,
     control: Option<ControlServer>,
+    /// What the admin thread asks: each gets the state.
+    questions: Option<Receiver<oneshot::Sender<Daemon>>>,
     tools: Tools,
     /// As it was read last; the services have their own parts of it.
     config: Config,
@@ -112,6 +125,7 @@ impl Supervisor {
         listeners: Vec<Vec<Listener>>,
         nofile: process::NoFile,
         servers: &Servers,
+        admin: Option<TcpListener>,
     ) -> Result<Self, Exit> {
         let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
@@ -121,9 +135,10 @@ impl Supervisor {
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(os("cannot watch signals"))?;
         let waker = Arc::new(Waker::new(registry, REPORTS).map_err(os("cannot make a waker"))?);
         let (sender, reports) = unbounded();
+        let wake = waker.clone();
         let orders = accept::spawn(move |report| {
             let _ = sender.send(report);
-            let _ = waker.wake();
+            let _ = wake.wake();
         })
         .map_err(os("cannot start the accept thread"))?;
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
@@ -141,12 +156,14 @@ impl Supervisor {
         };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
         let control = ControlServer::open(&poll, CONTROL, &config.name, &names, config.control.as_deref())?;
+        let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
         let services = std::mem::take(&mut config.services);
         let mut supervisor = Self {
             poll,
             signals,
             reports,
             control,
+            questions,
             tools,
             config,
             services: Vec::new(),
@@ -163,6 +180,21 @@ impl Supervisor {
             supervisor.begin(service, listeners);
         }
         Ok(supervisor)
+    }
+
+    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Daemon>>, Exit> {
+        let (sender, questions) = bounded(QUESTIONS);
+        admin::start(listener, Ask::new(sender, waker))
+            .map_err(|error| Exit::os("cannot start the admin thread", &error))?;
+        Ok(questions)
+    }
+
+    fn answer_admin(&mut self) {
+        let Some(questions) = &self.questions else { return };
+        while let Ok(answer) = questions.try_recv() {
+            // It may have given up waiting.
+            let _ = answer.send(snapshot::daemon(&self.services, self.started, self.stopping));
+        }
     }
 
     fn run(&mut self) -> Result<u8, Exit> {
@@ -192,7 +224,10 @@ impl Supervisor {
                             return Ok(code);
                         }
                     }
-                    REPORTS => self.take_reports(),
+                    REPORTS => {
+                        self.take_reports();
+                        self.answer_admin();
+                    }
                     CONTROL => self.serve_control(None),
                     // The next turn looks at all of them.
                     NOTIFIED => {}

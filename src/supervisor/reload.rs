@@ -85,6 +85,7 @@ impl Service {
                 Step::Failed(at) => return self.reload_failed(at, tools),
                 Step::Over => {
                     self.close_leaving(tools);
+                    self.reloads += 1;
                     let took = now.duration_since(reload.began).as_millis() as u64;
                     let took = humantime::format_duration(std::time::Duration::from_millis(took));
                     info!(service = %self.config.name, %took, "reloaded");

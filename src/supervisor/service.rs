@@ -149,6 +149,8 @@ pub struct Service {
     pub shared: Option<(Slot, Option<Server>)>,
     /// Counters of the accept thread.
     pub stats: Arc<ServiceStats>,
+    /// Reloads that succeeded.
+    pub reloads: u64,
     /// A reload under way.
     pub reload: Option<Reloading>,
     /// Whether somebody stopped it.
@@ -214,6 +216,7 @@ impl Service {
             slots,
             shared,
             stats,
+            reloads: 0,
             reload: None,
             paused: Paused::No,
             begun: None,

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod admin;
 mod balance;
 mod cli;
 mod config;

@@ -1,0 +1,96 @@
+//! `--admin`: health and metrics over HTTP, for orchestrators. A thread of its own with its own reactor: whatever comes in
+//! here, connections and workers do not notice.
+
+mod metrics;
+mod serve;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::Sender;
+use mio::Waker;
+use tokio::sync::oneshot;
+
+use crate::control::snapshot::Daemon;
+
+/// Where it listens: loopback, unless an address says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not an address: 9900 (on 127.0.0.1), 0.0.0.0:9900, [::1]:9900");
+        let number = text.strip_prefix(':').unwrap_or(text);
+        match number.parse::<u16>() {
+            Ok(port) => Ok(Self(SocketAddr::from(([127, 0, 0, 1], port)))),
+            Err(_) => text.replace("localhost:", "127.0.0.1:").parse().map(Self).map_err(|_| wrong()),
+        }
+    }
+}
+
+/// The way to the control thread, which alone knows the state.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    questions: Sender<oneshot::Sender<Daemon>>,
+    waker: Arc<Waker>,
+}
+
+impl Ask {
+    /// Questions go in there, and the control thread is woken for each.
+    pub fn new(questions: Sender<oneshot::Sender<Daemon>>, waker: Arc<Waker>) -> Self {
+        Self { questions, waker }
+    }
+
+    fn state(&self) -> Option<oneshot::Receiver<Daemon>> {
+        let (answer, receiver) = oneshot::channel();
+        // Full: the control thread is far behind. Both fail only then and at the end.
+        self.questions.try_send(answer).ok()?;
+        self.waker.wake().ok()?;
+        Some(receiver)
+    }
+}
+
+/// Binds.
+///
+/// # Errors
+/// As bind(2).
+pub fn bind(address: Address) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address.0)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When it cannot be had, or its reactor.
+pub fn start(listener: TcpListener, ask: Ask) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve::serve(listener, ask)))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_on_loopback() {
+        for (text, wanted) in [
+            ("9900", "127.0.0.1:9900"),
+            (":9900", "127.0.0.1:9900"),
+            ("localhost:9900", "127.0.0.1:9900"),
+            ("0.0.0.0:9900", "0.0.0.0:9900"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().0.to_string(), wanted);
+        }
+        assert!("example.org:80".parse::<Address>().is_err() && "99999".parse::<Address>().is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! The HTTP side: what is answered, and what nobody can do to us.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{Ask, metrics};
+use crate::control::snapshot::Daemon;
+
+/// Connections at once; others wait in the backlog.
+const MOST: usize = 64;
+/// A request's head has to come within this.
+const HEAD: Duration = Duration::from_secs(5);
+/// However it is used, a connection ends after this.
+const LONGEST: Duration = Duration::from_secs(60);
+/// The control thread is asked at most so often.
+const FRESH: Duration = Duration::from_millis(200);
+/// A control thread that does not answer within this is not alive.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+struct Shared {
+    ask: Ask,
+    last: Mutex<Option<(Instant, Arc<Daemon>)>>,
+}
+
+impl Shared {
+    /// The state, not older than a moment.
+    async fn state(&self) -> Option<Arc<Daemon>> {
+        // One asks, the others wait for its answer.
+        let mut last = self.last.lock().await;
+        if let Some((at, daemon)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return Some(daemon.clone());
+        }
+        let answer = self.ask.state()?;
+        let daemon = Arc::new(tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()?);
+        *last = Some((Instant::now(), daemon.clone()));
+        Some(daemon)
+    }
+}
+
+/// Accepts for ever.
+pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
+    let shared = Arc::new(Shared { ask, last: Mutex::new(None) });
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(all_metrics))
+        .layer(from_fn(known_host))
+        .with_state(shared);
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let room = Arc::new(Semaphore::new(MOST));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: some will be free in a moment.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), service);
+            // Its errors are its client's.
+            let _ = tokio::time::timeout(LONGEST, connection).await;
+            drop(place);
+        });
+    }
+}
+
+/// A page in somebody's browser cannot reach us by a name of its own that leads here.
+async fn known_host(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let known =
+        name.is_empty() || name == "localhost" || name.parse::<IpAddr>().is_ok() || host.parse::<IpAddr>().is_ok();
+    match known {
+        true => next.run(request).await,
+        false => (StatusCode::MISDIRECTED_REQUEST, "ask by an IP address, or localhost\n").into_response(),
+    }
+}
+
+const SILENT: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "the control thread does not answer\n");
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.state().await {
+        Some(_) => "ok\n".into_response(),
+        None => SILENT.into_response(),
+    }
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(daemon) = shared.state().await else { return SILENT.into_response() };
+    let sick = daemon.sick();
+    match sick.is_empty() {
+        true => "ok\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", sick.join("\n"))).into_response(),
+    }
+}
+
+async fn all_metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(daemon) = shared.state().await else { return SILENT.into_response() };
+    match metrics::text(&daemon) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
