@@ -24,6 +24,7 @@ mod silence;
 pub mod slot;
 mod starting;
 mod stop;
+mod systemd;
 mod worker;
 
 use std::io;
@@ -58,6 +59,7 @@ use service::{Service, SlotProcesses, Tools};
 use serving::Waiting;
 use signals::Terminal;
 use slot::{Action, reconcile};
+use systemd::Systemd;
 
 pub use inherit::{inherited, take_inherited};
 
@@ -117,6 +119,7 @@ struct Supervisor {
     terminal: Terminal,
     /// When the stop was asked for.
     stopping: Option<Instant>,
+    systemd: Option<Systemd>,
 }
 
 impl Supervisor {
@@ -174,6 +177,7 @@ impl Supervisor {
             waiting: Vec::new(),
             terminal: signals::terminal(),
             stopping: None,
+            systemd: Systemd::find(Instant::now()),
         };
         for (service, listeners) in services.into_iter().zip(listeners) {
             let service = supervisor.prepare(service, !listeners.is_empty())?;
@@ -204,7 +208,8 @@ impl Supervisor {
                 return Ok(code);
             }
             let now = Instant::now();
-            let due = self.services.iter().filter_map(|service| service.deadline(now)).min();
+            let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
+            let due = self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).min();
             let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
             let talking = std::mem::take(&mut self.talking);
             let due = if unread.is_empty() && talking.is_empty() { due } else { Some(now) };
@@ -269,6 +274,9 @@ impl Supervisor {
         }
         self.watch_channels();
         self.tell_waiting();
+        if let Some(systemd) = &mut self.systemd {
+            systemd.step(&self.services, self.stopping.is_some(), now);
+        }
         Ok(None)
     }
 

@@ -32,4 +32,5 @@ mod servers;
 mod shutdown;
 mod streams;
 mod supervise;
+mod systemd;
 mod upstreams;

@@ -539,6 +539,8 @@ fn garbage_kills_the_worker_and_nobody_else() {
             "let data = Buffer.from({garbage}), at = 0; while (at < data.length) try {{ at += fs.writeSync(3, data, at) }} catch (e) {{ if (e.code !== 'EAGAIN') throw e }}"
         ));
         app.daemon.wait_for("killed: nonsense on its IPC channel");
+        // What it had received goes with it.
+        app.daemon.wait_for("server gone");
         unharmed(&app);
     }
 }

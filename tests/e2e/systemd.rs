@@ -1,0 +1,70 @@
+//! Under systemd: what it is told, and the unit in config/.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Daemon, free_port, install_dir, roundsman, seconds};
+
+#[test]
+fn systemd_hears_of_the_start_a_reload_the_stop_and_that_we_are_alive() {
+    let dir = install_dir();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(seconds(20))).unwrap();
+    let mut command = roundsman();
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000").env_remove("WATCHDOG_PID");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let server = [env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
+    let all =
+        [&["-l", &listen, "-i", "2", "--name", "shop", "--min-uptime", "100ms", "--via", "relay", "--"][..], &server]
+            .concat();
+    let mut daemon = Daemon::launch(command, &all, 0);
+    let hear = || {
+        let mut message = [0; 4096];
+        let n = socket.recv(&mut message).unwrap();
+        String::from_utf8(message[..n].to_vec()).unwrap()
+    };
+    let until = |wanted: &str| {
+        let mut heard = Vec::new();
+        while !heard.last().is_some_and(|last: &String| last.lines().any(|line| line == wanted)) {
+            heard.push(hear());
+        }
+        heard
+    };
+    let start = until("READY=1").concat();
+    assert!(!start.contains("2 of 2") || start.contains("1 of 2"), "{start}");
+    until("STATUS=shop: 2 of 2 online");
+    // Alive, and at the half of what it may take.
+    let begin = std::time::Instant::now();
+    (0..3).for_each(|_| drop(until("WATCHDOG=1")));
+    assert!(
+        begin.elapsed() > Duration::from_millis(300) && begin.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begin.elapsed()
+    );
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let reloading = until("RELOADING=1");
+    assert!(reloading.last().unwrap().contains("MONOTONIC_USEC="), "{reloading:?}");
+    until("READY=1");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    until("STOPPING=1");
+    assert_eq!(daemon.finish(seconds(15)).code(), 0);
+}
+
+#[test]
+fn the_unit_is_valid_and_hardened() {
+    let unit = format!("{}/config/roundsman.service", env!("CARGO_MANIFEST_DIR"));
+    let security =
+        Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager", &unit]).output().unwrap();
+    let text = String::from_utf8_lossy(&security.stdout).into_owned();
+    let line = text.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{text}"));
+    let level: f32 = line.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(level <= 2.5, "{line}");
+    // Only that the program is not installed may be said against it.
+    let verify = Command::new("systemd-analyze").args(["verify", &unit]).output().unwrap();
+    let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+    let own = said.lines().filter(|line| line.contains("roundsman.service"));
+    let wrong: Vec<_> = own.filter(|line| !line.contains("/usr/local/bin/roundsman is not executable")).collect();
+    assert!(wrong.iter().all(|line| line.contains("man roundsman")), "{said}");
+}
