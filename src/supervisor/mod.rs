@@ -16,6 +16,7 @@ mod plan;
 mod probe;
 mod readiness;
 mod reload;
+mod reports;
 mod retiring;
 pub mod service;
 mod serving;

@@ -1,7 +1,7 @@
 //! Programs that were written for Node's cluster or PM2 run unmodified: messages, identity, readiness, graceful ends.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
@@ -335,77 +335,6 @@ require('http').createServer((request, response) => { process.send({ url: reques
 }
 
 #[test]
-fn ready_is_said_by_message_and_until_then_a_worker_gets_nothing() {
-    let source = "
-const http = require('http');
-http.createServer((request, response) => response.end(`ready ${global.ready}`)).listen(process.env.PORT_OF_APP, () => {
-  setTimeout(() => { global.ready = true; process.send('ready') }, 800);
-});";
-    let mut app = App::start("node", "app.js", source, &["-i", "1", "--wait-ready", "--min-uptime", "100ms"]);
-    app.daemon.wait_for("server started");
-    eventually("it listens", seconds(10), || TcpStream::connect(("127.0.0.1", app.port)).ok());
-    assert_eq!(get(app.port).unwrap(), "ready true", "clients wait for a worker that is ready");
-    for _ in 0..2 {
-        std::thread::scope(|scope| {
-            let reload = scope.spawn(|| app.reload());
-            while !reload.is_finished() {
-                assert_eq!(get(app.port).unwrap(), "ready true");
-            }
-        });
-    }
-    let (_, said) = app.ask(&["messages"]);
-    assert_eq!(said, "", "it is no message for others");
-    assert_eq!(app.daemon.stop().code(), 0);
-}
-
-#[test]
-fn a_stop_message_comes_before_the_signal() {
-    let source = "
-const server = require('http').createServer((request, response) => setTimeout(() => response.end('whole'), 300));
-server.listen(process.env.PORT_OF_APP);
-process.on('SIGTERM', () => { console.log('SIGTERM came'); process.exit(3) });
-process.on('message', message => {
-  if (message === 'shutdown') { console.log('shutdown came'); server.close(() => { console.log('closed'); process.exit(0) }) }
-});";
-    let mut app = App::start("node", "app.js", source, &["--stop-message", "shutdown"]).online(2);
-    assert_eq!(get(app.port).unwrap(), "whole");
-    assert_eq!(app.daemon.stop().code(), 0);
-    let out = app.out();
-    assert!(out.matches("shutdown came").count() == 2 && out.matches("closed").count() == 2, "{out}");
-    assert!(!out.contains("SIGTERM came"), "{out}");
-    // One that does not listen to it gets the signal all the same, in time.
-    let deaf = source.replace("'shutdown')", "'something else')") + "\nsetInterval(() => {}, 1000);";
-    let mut app = App::start("node", "app.js", &deaf, &["--stop-message", "shutdown"]).online(2);
-    let begin = std::time::Instant::now();
-    assert_eq!(app.daemon.stop().code(), 0);
-    assert!(begin.elapsed() < seconds(6), "{:?}", begin.elapsed());
-    assert_eq!(app.out().matches("SIGTERM came").count(), 2, "{}", app.out());
-}
-
-#[test]
-fn idle_keep_alive_connections_end_at_once_in_a_reload_and_busy_ones_are_not_cut() {
-    let source = "
-require('http').createServer((request, response) => setTimeout(() => response.end(`pid ${process.pid}`), request.url === '/slow' ? 1500 : 0))
-  .listen(process.env.PORT_OF_APP);";
-    let app =
-        App::start("node", "app.js", source, &["-i", "1", "--min-uptime", "100ms", "--drain-timeout", "20s"]).online(1);
-    let mut idle = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
-    idle.set_read_timeout(Some(seconds(10))).unwrap();
-    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut head = [0; 1024];
-    assert!(idle.read(&mut head).unwrap() > 0);
-    let mut busy = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
-    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    std::thread::sleep(millis(100));
-    let took = app.reload();
-    assert!(took < seconds(5), "{took:?}: not the whole drain timeout");
-    assert_eq!(idle.read(&mut head).unwrap(), 0, "the idle one was closed");
-    let answer = String::from_utf8_lossy(&read_all(&mut busy).unwrap()).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("pid "), "{answer}");
-    assert!(app.daemon.log().contains("old worker ended: exit code 0"), "{}", app.daemon.log());
-}
-
-#[test]
 fn esm_two_ports_and_an_inspector_for_each() {
     let source = "
 import http from 'node:http';
@@ -503,110 +432,6 @@ require('net').createServer(c => c.end(`worker ${require('cluster').worker.id}`)
     app.reload();
     assert!(read().starts_with("worker "));
     assert_eq!(app.daemon.stop().code(), 0);
-}
-
-/// What no program of Node does; the rest of the script says what.
-fn hostile(what: &str) -> App {
-    let source = format!(
-        "
-const fs = require('fs'), net = require('net');
-require('http').createServer((request, response) => response.end('ok')).listen(process.env.PORT_OF_APP, () => {{
-  if (process.env.ROUNDSMAN_SLOT === '0') setTimeout(() => {{ {what} }}, 300);
-}});"
-    );
-    App::start("node", "app.js", &source, &["--backoff", "10s..20s"]).online(2)
-}
-
-/// The master is well, and so is the other worker.
-fn unharmed(app: &App) {
-    for _ in 0..20 {
-        assert_eq!(get(app.port).unwrap(), "ok");
-    }
-    let rss = roundsman::sys::process::rss_bytes(app.daemon.pid());
-    assert!(rss < 80 << 20, "{rss}");
-}
-
-#[test]
-fn garbage_kills_the_worker_and_nobody_else() {
-    for garbage in [
-        "'garbage\\n'",
-        "Buffer.from([0xff, 0xfe, 10])",
-        "'{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}\\n'",
-        "'x'.repeat(17 << 20)",
-    ] {
-        // The channel's descriptor, behind Node's back.
-        let app = hostile(&format!(
-            "let data = Buffer.from({garbage}), at = 0; while (at < data.length) try {{ at += fs.writeSync(3, data, at) }} catch (e) {{ if (e.code !== 'EAGAIN') throw e }}"
-        ));
-        app.daemon.wait_for("killed: nonsense on its IPC channel");
-        // What it had received goes with it.
-        app.daemon.wait_for("server gone");
-        unharmed(&app);
-    }
-}
-
-#[test]
-fn large_half_and_many_messages_are_taken_and_bounded() {
-    // Half a message, and its end later.
-    let app = hostile("fs.writeSync(3, '{\"half'); setTimeout(() => fs.writeSync(3, '\":1}\\n'), 200)");
-    eventually("the whole message", seconds(5), || app.ask(&["messages"]).1.contains("{\"half\":1}").then_some(()));
-    unharmed(&app);
-    // Large ones, to everybody.
-    let app = hostile("for (let n = 0; n < 100; n++) process.send({ type: 'broadcast', data: 'x'.repeat(300000) })");
-    std::thread::sleep(millis(1000));
-    unharmed(&app);
-    drop(app);
-    // Many, for as long as it lives.
-    let app = hostile(
-        "let n = 0; (function more() { for (let k = 0; k < 2000; k++) process.send({ n: n++ }); setImmediate(more) })()",
-    );
-    let number = || {
-        let text = app.ask(&["messages", "-n", "1"]).1;
-        text.rsplit(':').next().and_then(|end| end.trim_end_matches(['}', '\n']).parse::<u64>().ok()).unwrap_or(0)
-    };
-    eventually("many messages", seconds(20), || (number() > 100_000).then_some(()));
-    unharmed(&app);
-    app.ask(&["health"]);
-}
-
-#[test]
-fn sockets_sent_to_us_are_acknowledged_and_closed() {
-    // Node sends the next only when the one before is acknowledged.
-    let app = hostile(
-        "const server = net.createServer().listen(0, () => {
-           let n = 0;
-           (function more() {
-             const c = net.connect(server.address().port, () => process.send({ n }, c, {}, () => { if (++n < 50) more(); else process.send('all sent') }));
-           })();
-         });",
-    );
-    eventually("all are sent", seconds(15), || app.ask(&["messages", "-n", "1"]).1.contains("all sent").then_some(()));
-    let fds = std::fs::read_dir(format!("/proc/{}/fd", app.daemon.pid())).unwrap().count();
-    assert!(fds < 100, "{fds}");
-    unharmed(&app);
-}
-
-#[test]
-fn a_worker_that_never_reads_loses_messages_and_keeps_its_place() {
-    let app = hostile(
-        "process.channel && process.channel.readStop ? process.channel.readStop() : 0; process.kill(process.pid, 'SIGSTOP')",
-    );
-    let text = format!("\"{}\"", "x".repeat(60_000));
-    eventually("it is stopped", seconds(5), || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", app.daemon.workers()[0])).ok()?;
-        stat.contains(") T ").then_some(())
-    });
-    for _ in 0..150 {
-        assert_eq!(app.ask(&["send", "app", &text]).0, 0);
-    }
-    app.daemon.wait_for("worker does not read its messages");
-    for _ in 0..10 {
-        assert_eq!(get(app.port).unwrap(), "ok");
-    }
-    let rss = roundsman::sys::process::rss_bytes(app.daemon.pid());
-    assert!(rss < 80 << 20, "{rss}");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(app.daemon.workers()[0]), nix::sys::signal::Signal::SIGCONT)
-        .unwrap();
 }
 
 /// Every version that people run.
