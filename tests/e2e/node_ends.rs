@@ -3,8 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::node::App;
-use crate::support::{eventually, get, millis, read_all, seconds};
+use crate::support::{App, eventually, get, millis, read_all, seconds};
 
 #[test]
 fn ready_is_said_by_message_and_until_then_a_worker_gets_nothing() {

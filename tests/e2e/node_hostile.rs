@@ -1,7 +1,6 @@
 //! Hostile or clumsy workers in Node: the master is well, and so are the others.
 
-use crate::node::App;
-use crate::support::{eventually, get, millis, seconds};
+use crate::support::{App, eventually, get, millis, seconds};
 
 /// What no program of Node does; the rest of the script says what.
 fn hostile(what: &str) -> App {

@@ -1,10 +1,12 @@
 //! What the tests share: a guard for the daemon, servers to put behind it, and ways to wait.
 
+mod app;
 mod daemon;
 mod install;
 mod net;
 mod server;
 
+pub use app::App;
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use install::{c_server, certificate, musl_server, servers, source, static_server};
 pub use net::{free_port, get, http_get, read_all, reset, slot_of};
