@@ -252,6 +252,30 @@ fn a_service_finds_its_directory_its_variables_and_its_user() {
 }
 
 #[test]
+fn a_reload_of_one_service_applies_what_changed_in_it_alone() {
+    let [a, b] = [free_port(), free_port()];
+    let both = |instances: u32| {
+        let more = format!("instances = {instances}");
+        service("a", a, &more) + &service("b", b, &more)
+    };
+    let shop = Configured::start(&both(1));
+    shop.wait_online("a", 1);
+    shop.wait_online("b", 1);
+    let pid = |name: &str| shop.service(name).unwrap()["slots"][0]["pid"].clone();
+    let before = pid("a");
+    shop.write(&both(2));
+    let (code, said) = shop.ask(&["reload", "b"]);
+    assert!(code == 0 && said.contains("b: instances 1 → 2") && !said.contains("a: "), "{said}");
+    shop.wait_online("b", 2);
+    shop.wait_online("a", 1);
+    assert_eq!(pid("a"), before);
+    assert!(shop.reload().contains("a: instances 1 → 2"));
+    shop.wait_online("a", 2);
+    let (code, said) = shop.ask(&["reload", "c"]);
+    assert!(code == 1 && said.contains("there is no service \"c\"; here are a, b"), "{said}");
+}
+
+#[test]
 fn verbs_take_the_name_of_one_service_and_mean_all_without() {
     let [a, b] = [free_port(), free_port()];
     let text = service("a", a, "instances = 1") + &service("b", b, "instances = 1");

@@ -90,6 +90,7 @@ pub fn run_programs(node: &str) {
     assert!(begin.elapsed() < millis(300), "{:?}", begin.elapsed());
     assert!(String::from_utf8_lossy(&read_all(&mut heavy).unwrap()).ends_with("done"));
     assert_eq!(app.daemon.stop().code(), 0);
+    speaks_all_protocols(node);
     listens_on_everything(node);
     resumes_tls_sessions(node);
     talks(node);
@@ -98,6 +99,44 @@ pub fn run_programs(node: &str) {
 #[test]
 fn scripts_with_their_own_cluster_code_are_workers() {
     run_programs("node");
+}
+
+/// An ES module with HTTP and WebSockets on one port and HTTP/2 on another.
+fn speaks_all_protocols(node: &str) {
+    let source = "
+import http from 'node:http';
+import http2 from 'node:http2';
+import cluster from 'node:cluster';
+import { createRequire } from 'node:module';
+const { WebSocketServer } = createRequire(process.env.NODE_PATH + '/x.js')('ws');
+const who = () => `worker ${cluster.worker.id} slot ${process.env.ROUNDSMAN_SLOT}`;
+const server = http.createServer((request, response) => response.end(who()));
+new WebSocketServer({ server }).on('connection', socket => socket.on('message', text => socket.send(`${text} ${who()}`)));
+server.listen(process.env.PORT_OF_APP);
+http2.createServer((request, response) => response.end(who())).listen(Number(process.env.SECOND));
+";
+    let second = free_port();
+    let variable = format!("SECOND={second}");
+    let mut app = App::start(node, "app.mjs", source, &["--env", &variable]).online(2);
+    let both = || BTreeSet::from([0, 1].map(|slot| format!("worker {} slot {slot}", slot + 1)));
+    assert_eq!((0..6).map(|_| get(app.port).unwrap()).collect::<BTreeSet<_>>(), both());
+    let h2 = || {
+        let url = format!("http://127.0.0.1:{second}/");
+        let output = Command::new("curl").args(["-sS", "--http2-prior-knowledge", &url]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!((0..6).map(|_| h2()).collect::<BTreeSet<_>>(), both());
+    let client = "
+const WebSocket = require('ws'), socket = new WebSocket(`ws://127.0.0.1:${process.argv[1]}`);
+socket.on('open', () => socket.send('hello')).on('message', text => { console.log(String(text)); socket.close() });";
+    let ws = || {
+        let mut command = Command::new("node");
+        command.args(["-e", client, &app.port.to_string()]).env("NODE_PATH", servers().join("node_modules"));
+        String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let wanted: BTreeSet<_> = both().into_iter().map(|who| format!("hello {who}")).collect();
+    assert_eq!((0..4).map(|_| ws()).collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(app.daemon.stop().code(), 0);
 }
 
 /// Two servers on port 0, a Unix path, UDP, and a port in use.
