@@ -70,9 +70,14 @@ impl Service {
         let values = |settings: &Settings| settings.get("instances").map(|setting| setting.values.clone());
         let instances = replace(&mut config.instances, self.config.instances);
         let scale = values(&settings) != values(&self.settings) && instances != self.config.instances;
+        let upstreams = |settings: &Settings| settings.get("upstream").map(|setting| setting.values.clone());
+        let elsewhere = upstreams(&settings) != upstreams(&self.settings);
         self.config = config;
         self.settings = settings;
-        self.resolved = resolved(&self.config);
+        // Looking names up takes its time, and may fail where it went well before.
+        if elsewhere {
+            self.resolved = resolved(&self.config);
+        }
         tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
         if scale && let Err(why) = self.scale(instances, tools, now) {
             notes.push(format!("{name}: not scaled: {why}"));

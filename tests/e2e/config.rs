@@ -252,6 +252,28 @@ fn a_service_finds_its_directory_its_variables_and_its_user() {
 }
 
 #[test]
+fn other_upstreams_serve_after_a_reload() {
+    let (port, first, second) = (free_port(), crate::support::Upstream::echo(), crate::support::Upstream::echo());
+    let proxy = |upstream: &str| {
+        format!("[service.proxy]\nlisten = [\"127.0.0.1:{port}\"]\ninstances = 2\nupstream = [\"{upstream}\"]\n")
+    };
+    let shop = Configured::start(&proxy(&first.arg()));
+    shop.wait_online("proxy", 2);
+    let echo = || {
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::io::Write::write_all(&mut client, b"ping").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(crate::support::read_all(&mut client).unwrap(), b"ping");
+    };
+    (0..4).for_each(|_| echo());
+    assert_eq!((first.count(), second.count()), (4, 0));
+    shop.write(&proxy(&second.arg()));
+    shop.reload();
+    (0..4).for_each(|_| echo());
+    assert_eq!((first.count(), second.count()), (4, 4));
+}
+
+#[test]
 fn a_reload_of_one_service_applies_what_changed_in_it_alone() {
     let [a, b] = [free_port(), free_port()];
     let both = |instances: u32| {
