@@ -58,6 +58,7 @@ pub enum Verb {
     /// Show what workers in Node sent by process.send
     Messages(Logs),
     /// Send workers in Node a message: send web '{"a":1}'
+    #[command(override_usage = "roundsman send [NAME[/SLOT]] JSON")]
     Send(Send),
     /// Exit with 0 when every service has a worker online
     Health(Target),

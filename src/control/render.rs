@@ -46,7 +46,12 @@ fn service(service: &ServiceState) -> String {
 fn heading(service: &ServiceState) -> String {
     let listen: Vec<_> = service.listen.iter().map(|listener| listener.addr.as_str()).collect();
     let on = if listen.is_empty() { String::new() } else { format!("  on {}", listen.join(", ")) };
-    format!("{BOLD}{}{BOLD:#}  {} via {}{on}\n", service.name, service.policy, service.via)
+    // One that serves no port has neither.
+    let how = match service.via.as_str() {
+        "none" => "no port".to_owned(),
+        via => format!("{} via {via}", service.policy),
+    };
+    format!("{BOLD}{}{BOLD:#}  {how}{on}\n", service.name)
 }
 
 /// All that is known of one service.
