@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::{
-    App, Daemon, certificate, eventually, free_port, get, install_dir, millis, read_all, roundsman, seconds, servers,
-    write_file,
+    App, Daemon, answers, certificate, eventually, free_port, get, install_dir, millis, read_all, roundsman, seconds,
+    servers, write_file,
 };
 
 /// The plainest of all cluster scripts.
@@ -50,11 +50,15 @@ process.on('SIGTERM', () => { console.log('SIGTERM'); server.close(() => process
 
 /// Requests by turns of both slots, identity, nothing of the master's branch; a reload and a stop that cut nothing.
 fn serves_and_reloads(app: &App, what: &str) {
-    let answers: Vec<String> = (0..20).map(|_| get(app.port).unwrap()).collect();
-    let of = |slot: usize| {
-        answers.iter().filter(|text| text.starts_with(&format!("worker {} slot {slot}", slot + 1))).count()
-    };
-    assert_eq!((of(0), of(1)), (10, 10), "{what}: {answers:?}");
+    // Right after its start a worker may be passed over for a moment on a busy machine.
+    eventually(&format!("{what}: turns of both"), seconds(5), || {
+        let answers: Vec<String> = (0..20).map(|_| get(app.port).unwrap()).collect();
+        let of = |slot: usize| {
+            answers.iter().filter(|text| text.starts_with(&format!("worker {} slot {slot}", slot + 1))).count()
+        };
+        assert_eq!(of(0) + of(1), 20, "{what}: {answers:?}");
+        (of(0) == 10).then_some(())
+    });
     assert!(!app.out().contains("THE MASTER RUNS"), "{what}: {}", app.out());
     let begin = std::time::Instant::now();
     std::thread::scope(|scope| {
@@ -119,13 +123,13 @@ http2.createServer((request, response) => response.end(who())).listen(Number(pro
     let variable = format!("SECOND={second}");
     let mut app = App::start(node, "app.mjs", source, &["--env", &variable]).online(2);
     let both = || BTreeSet::from([0, 1].map(|slot| format!("worker {} slot {slot}", slot + 1)));
-    assert_eq!((0..6).map(|_| get(app.port).unwrap()).collect::<BTreeSet<_>>(), both());
+    answers(&both(), || get(app.port).unwrap());
     let h2 = || {
         let url = format!("http://127.0.0.1:{second}/");
         let output = Command::new("curl").args(["-sS", "--http2-prior-knowledge", &url]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!((0..6).map(|_| h2()).collect::<BTreeSet<_>>(), both());
+    answers(&both(), h2);
     let client = "
 const WebSocket = require('ws'), socket = new WebSocket(`ws://127.0.0.1:${process.argv[1]}`);
 socket.on('open', () => socket.send('hello')).on('message', text => { console.log(String(text)); socket.close() });";
@@ -135,7 +139,7 @@ socket.on('open', () => socket.send('hello')).on('message', text => { console.lo
         String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
     };
     let wanted: BTreeSet<_> = both().into_iter().map(|who| format!("hello {who}")).collect();
-    assert_eq!((0..4).map(|_| ws()).collect::<BTreeSet<_>>(), wanted);
+    answers(&wanted, ws);
     assert_eq!(app.daemon.stop().code(), 0);
 }
 
@@ -173,8 +177,7 @@ if (!cluster.isWorker) console.log('no worker');
         let port = *port.first().unwrap();
         let read =
             || String::from_utf8(read_all(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap()).unwrap();
-        let answers: BTreeSet<String> = (0..6).map(|_| read()).collect();
-        assert_eq!(answers, [0, 1].map(|slot| format!("{name} {slot}")).into(), "both slots, in turn");
+        answers(&[0, 1].map(|slot| format!("{name} {slot}")).into(), read);
     }
     let path = app.dir.path().join("app.sock");
     let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -237,7 +240,7 @@ connect(times);";
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let first = run("4");
+    let first = run("12");
     let lines: Vec<_> = first.lines().collect();
     assert!(lines[0].starts_with("false") && lines[1..].iter().all(|line| line.starts_with("true")), "{first}");
     assert!(first.contains("slot 0") && first.contains("slot 1"), "{first}");
@@ -336,8 +339,7 @@ http.createServer(answer).listen(Number(process.env.SECOND));
     );
     daemon.wait_online(2);
     for port in [port, second] {
-        let answers: BTreeSet<String> = (0..6).map(|_| get(port).unwrap()).collect();
-        assert_eq!(answers, ["worker 1 slot 0", "worker 2 slot 1"].map(str::to_owned).into());
+        answers(&["worker 1 slot 0", "worker 2 slot 1"].map(str::to_owned).into(), || get(port).unwrap());
     }
     let err = eventually("two inspectors", seconds(10), || {
         let text = std::fs::read_to_string(dir.path().join("err.log")).ok()?;

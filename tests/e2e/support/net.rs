@@ -1,5 +1,6 @@
 //! Clients.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -51,4 +52,17 @@ pub fn slot_of(body: &str) -> usize {
 /// Closes with a reset.
 pub fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Asks until all the answers that are wanted have come, and no others: right after its start a worker may be passed over
+/// for a moment on a busy machine.
+#[track_caller]
+pub fn answers(wanted: &BTreeSet<String>, ask: impl Fn() -> String) {
+    let mut seen = BTreeSet::new();
+    super::eventually(&format!("{wanted:?}"), super::seconds(5), || {
+        let answer = ask();
+        assert!(wanted.contains(&answer), "{answer:?} is none of {wanted:?}");
+        seen.insert(answer);
+        (seen == *wanted).then_some(())
+    });
 }
