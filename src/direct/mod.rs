@@ -59,7 +59,11 @@ impl Preload {
     }
 
     fn in_directory(directory: &Path) -> Result<Self, String> {
-        let path = directory.join(format!("roundsman-{}-preload.so", std::process::id()));
+        use std::sync::atomic::{AtomicU32, Ordering};
+        // Each service has its own, and takes it away when it goes.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("roundsman-{}-{number}-preload.so", std::process::id()));
         let shown = path.display().to_string();
         if shown.contains([':', ' ']) {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));

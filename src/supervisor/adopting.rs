@@ -54,7 +54,7 @@ impl Service {
             }
             config.behind = self.config.behind.clone();
             config.via_reason.clone_from(&self.config.via_reason);
-        } else if let Some(preload) = preload {
+        } else if let Some(preload) = preload.filter(|_| self.runs_otherwise(&settings)) {
             // Old workers may still start processes with the old one.
             self.preloads.push(preload);
         }
@@ -87,6 +87,14 @@ impl Service {
         notes
     }
 
+    /// Whether its servers will be other programs, or run as somebody else: then the library may need another place.
+    fn runs_otherwise(&self, settings: &Settings) -> bool {
+        let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());
+        ["command", "user", "cwd", "env", "env-file"]
+            .iter()
+            .any(|key| values(settings, key) != values(&self.settings, key))
+    }
+
     /// Those that are no longer wanted stay until the workers that serve them are replaced.
     fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>) {
         for listener in &mut self.listeners {
@@ -109,8 +117,10 @@ impl Service {
         self.listeners.iter().any(|listener| listener.serves(address))
     }
 
-    /// All workers are new: what they do not serve is closed.
+    /// All workers are new: what they do not serve is closed, and what only those before them needed goes.
     pub(super) fn close_leaving(&mut self, tools: &Tools) {
+        let spent = self.preloads.len().saturating_sub(1);
+        self.preloads.drain(..spent);
         for (id, listener) in self.listeners.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
             info!(service = %self.config.name, address = %listener.address, "closing");
             self.heard.remove(&id);

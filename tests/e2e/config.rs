@@ -252,6 +252,28 @@ fn a_service_finds_its_directory_its_variables_and_its_user() {
 }
 
 #[test]
+fn many_reloads_leave_no_descriptors_behind() {
+    let port = free_port();
+    let text =
+        |n: usize| service("web", port, &format!("instances = 1\nmin-uptime = \"50ms\"\nenv = {{ GREETING = {n} }}"));
+    let shop = Configured::start(&text(0));
+    shop.wait_online("web", 1);
+    let fds = || std::fs::read_dir(format!("/proc/{}/fd", shop.daemon.pid())).unwrap().count();
+    let mut counts = Vec::new();
+    for n in 1..9 {
+        shop.write(&text(n));
+        shop.reload();
+        assert!(get(port).unwrap().contains(&format!(" {n} ")));
+        counts.push(eventually("descriptors settle", seconds(5), || {
+            let before = fds();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            (fds() == before).then_some(before)
+        }));
+    }
+    assert!(counts[7] <= counts[1] + 1, "{counts:?}");
+}
+
+#[test]
 fn other_upstreams_serve_after_a_reload() {
     let (port, first, second) = (free_port(), crate::support::Upstream::echo(), crate::support::Upstream::echo());
     let proxy = |upstream: &str| {
