@@ -69,7 +69,11 @@ require('http').createServer((request, response) => setTimeout(() => response.en
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     std::thread::sleep(millis(100));
     let took = app.reload();
-    assert!(took < seconds(5), "{took:?}: not the whole drain timeout");
+    // Before version 20 Node leaves them for its keep-alive time-out, 5 s.
+    let version = std::process::Command::new("node").arg("--version").output().unwrap().stdout;
+    let version = String::from_utf8(version).unwrap();
+    let major: u32 = version[1..].split('.').next().unwrap().parse().unwrap();
+    assert!(took < seconds(if major < 20 { 9 } else { 5 }), "{took:?}: not the whole drain timeout");
     assert_eq!(idle.read(&mut head).unwrap(), 0, "the idle one was closed");
     let answer = String::from_utf8_lossy(&read_all(&mut busy).unwrap()).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("pid "), "{answer}");
