@@ -18,22 +18,26 @@ impl Pool {
     pub(super) fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
         let mut budget = BUDGET;
         for id in 0..self.listeners.len() {
-            while budget > 0 && self.may_accept(id, now) {
+            if !self.listeners[id].ready {
+                continue;
+            }
+            let served = self.is_served(id);
+            while budget > 0 && self.may_accept(id, served, now) {
                 budget -= 1;
-                self.accept_one(id, now, reporter);
+                self.accept_one(id, served, now, reporter);
             }
         }
     }
 
     /// Whether the listener has something and there is somebody (or room) to take it.
-    fn may_accept(&mut self, id: ListenerId, now: Instant) -> bool {
+    fn may_accept(&mut self, id: ListenerId, served: bool, now: Instant) -> bool {
         let listener = &self.listeners[id];
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
-        // What is held goes first. While no worker is alive, or at the end, connections are held here.
-        let free = self.held.is_empty() && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
-        let hold = self.members.is_empty() || self.phase == Phase::Stopping;
+        // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
+        let free = served && !self.blocked && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
+        let hold = !served || self.phase == Phase::Stopping;
         if free || (hold && self.held.len() < self.rules.most_held) {
             return true;
         }
@@ -41,8 +45,9 @@ impl Pool {
         false
     }
 
-    fn accept_one(&mut self, id: ListenerId, now: Instant, reporter: &Reporter) {
+    fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, reporter: &Reporter) {
         let listener = &mut self.listeners[id];
+        let closing = listener.closing;
         let Some(socket) = &listener.socket else { return };
         let accepted = match self.rules.addresses {
             Addresses::Wanted => sock::accept_with_peer(socket.as_fd()),
@@ -54,9 +59,16 @@ impl Pool {
                     reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
-                if let Some(socket) = self.place(id, socket, peer) {
-                    self.held.push_back(Held { listener: id, socket, peer, since: now });
+                let Some(socket) = self.place(id, socket, peer) else { return };
+                if closing && !served {
+                    // Nobody will ever come for it.
+                    sock::reset_on_close(socket.as_fd());
+                    self.stats.shed.fetch_add(1, Relaxed);
+                    reporter.send(Report::Shed { service: self.id, count: 1 });
+                    return;
                 }
+                self.blocked |= served;
+                self.held.push_back(Held { listener: id, socket, peer, since: now });
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);

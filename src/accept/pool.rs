@@ -71,6 +71,8 @@ pub struct Pool {
     /// The policy's rotation.
     turn: Turn,
     pub(super) held: VecDeque<Held>,
+    /// Something held has a worker that serves it, and none that has room.
+    pub(super) blocked: bool,
     /// Jobs that the rescue thread has not finished.
     pub(super) rescues: usize,
     /// No worker can take more: tried again then.
@@ -90,6 +92,7 @@ impl Pool {
             members: Vec::new(),
             turn: Turn::default(),
             held: VecDeque::new(),
+            blocked: false,
             rescues: 0,
             paused: None,
             phase: Phase::Serving,
@@ -309,12 +312,25 @@ impl Pool {
         Some(at)
     }
 
+    /// Whether a worker serves a listener now.
+    pub(super) fn is_served(&self, listener: ListenerId) -> bool {
+        self.members.iter().any(|member| member.serves(listener))
+    }
+
+    /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
     fn place_held(&mut self, now: Instant) {
-        while let Some(held) = self.held.pop_front() {
-            if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
-                self.held.push_front(Held { socket, ..held });
+        self.blocked = false;
+        if self.members.is_empty() {
+            return;
+        }
+        for _ in 0..self.held.len() {
+            let Some(held) = self.held.pop_front() else { break };
+            if self.blocked || !self.is_served(held.listener) {
+                self.held.push_back(held);
+            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
+                self.held.push_back(Held { socket, ..held });
                 self.paused = Some(now + RETRY);
-                return;
+                self.blocked = true;
             }
         }
     }
@@ -327,6 +343,7 @@ impl Pool {
             // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
             refused |= member.flush(now, &mut returned).is_err();
         }
+        self.blocked |= !returned.is_empty();
         for (listener, socket, peer) in returned.into_iter().rev() {
             self.held.push_front(Held { listener, socket, peer, since: now });
         }
@@ -369,7 +386,7 @@ impl Pool {
         if let Some(oldest) = self.held.front() {
             at(oldest.since + self.rules.queue_timeout);
             // While no worker listens there, time alone changes nothing.
-            if self.members.iter().any(|member| member.serves(oldest.listener)) {
+            if self.blocked {
                 at(self.paused.unwrap_or(now));
             }
         }

@@ -379,6 +379,37 @@ require('http').createServer((request, response) => response.end('ok')).listen(p
 }
 
 #[test]
+fn who_waits_for_a_server_that_is_closed_holds_up_nobody_else() {
+    let source = "
+const http = require('http');
+const second = http.createServer((request, response) => response.end('second')).listen(Number(process.env.SECOND));
+http.createServer((request, response) => {
+  if (request.url === '/close') second.close();
+  if (request.url === '/open') second.listen(Number(process.env.SECOND));
+  response.end('first');
+}).listen(process.env.PORT_OF_APP);";
+    let second = free_port();
+    let variable = format!("SECOND={second}");
+    let app = App::start("node", "app.js", source, &["-i", "1", "--env", &variable]).online(1);
+    let ask = |path: &str| {
+        let url = format!("http://127.0.0.1:{}{path}", app.port);
+        assert!(Command::new("curl").args(["-sS", "-o", "/dev/null", &url]).status().unwrap().success());
+    };
+    eventually("both listen", seconds(5), || get(second).ok());
+    ask("/close");
+    let waiting = std::thread::spawn(move || get(second).unwrap());
+    std::thread::sleep(millis(200));
+    let begin = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(get(app.port).unwrap(), "first");
+    }
+    assert!(begin.elapsed() < seconds(5), "{:?}", begin.elapsed());
+    assert!(!waiting.is_finished());
+    ask("/open");
+    assert_eq!(waiting.join().unwrap(), "second", "it waited for the server to come back");
+}
+
+#[test]
 fn an_app_port_behind_another_is_the_one_that_node_asked_for() {
     let source = "
 require('http').createServer((request, response) => response.end(`worker ${require('cluster').isWorker}`)).listen(process.env.OWN);";
