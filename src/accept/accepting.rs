@@ -14,6 +14,29 @@ const BUDGET: usize = 128;
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
 impl Pool {
+    /// Whether a worker serves a listener now.
+    fn is_served(&self, listener: ListenerId) -> bool {
+        self.members.iter().any(|member| member.serves(listener))
+    }
+
+    /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
+    pub(super) fn place_held(&mut self, now: Instant) {
+        self.blocked = false;
+        if self.members.is_empty() {
+            return;
+        }
+        for _ in 0..self.held.len() {
+            let Some(held) = self.held.pop_front() else { break };
+            if self.blocked || !self.is_served(held.listener) {
+                self.held.push_back(held);
+            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
+                self.held.push_back(Held { socket, ..held });
+                self.paused = Some(now + RETRY);
+                self.blocked = true;
+            }
+        }
+    }
+
     /// Accepts from every listener that has something, as long as there is somebody to take it.
     pub(super) fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
         let mut budget = BUDGET;

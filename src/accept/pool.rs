@@ -312,29 +312,6 @@ impl Pool {
         Some(at)
     }
 
-    /// Whether a worker serves a listener now.
-    pub(super) fn is_served(&self, listener: ListenerId) -> bool {
-        self.members.iter().any(|member| member.serves(listener))
-    }
-
-    /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
-    fn place_held(&mut self, now: Instant) {
-        self.blocked = false;
-        if self.members.is_empty() {
-            return;
-        }
-        for _ in 0..self.held.len() {
-            let Some(held) = self.held.pop_front() else { break };
-            if self.blocked || !self.is_served(held.listener) {
-                self.held.push_back(held);
-            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
-                self.held.push_back(Held { socket, ..held });
-                self.paused = Some(now + RETRY);
-                self.blocked = true;
-            }
-        }
-    }
-
     fn flush(&mut self, now: Instant) {
         let mut returned: Returned = Vec::new();
         let mut refused = false;
