@@ -36,10 +36,11 @@ fn a_server_that_listens_elsewhere_is_named_with_where() {
     drop(daemon);
     // Direct, where a script starts what cannot be preloaded.
     let line = format!("{} level {own}; exit 1", static_server());
-    let daemon = Daemon::launch(roundsman(), &["-l", &listen, "-i", "1", "--", "sh", "-c", &line], 0);
+    let mut daemon = Daemon::launch(roundsman(), &["-l", &listen, "-i", "1", "--", "sh", "-c", &line], 0);
     daemon.wait_for(&format!("server listens on :{own} by itself"));
     daemon.wait_for("use --via relay");
-    drop(daemon);
+    // The server below the shell goes with it only when it is stopped in order.
+    daemon.stop();
     // Direct, on a port that no -l serves.
     let daemon = Daemon::launch(roundsman(), &["-l", &listen, "-i", "1", "--", c_server(), "level", &own_text], 0);
     daemon.wait_for(&format!("listens on :{own}, which no -l serves"));
