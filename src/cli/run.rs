@@ -213,6 +213,7 @@ pub struct Run {
     /// Our own log: text or json
     #[arg(
         long,
+        hide_short_help = true,
         value_name = "FORMAT",
         env = "ROUNDSMAN_LOG_FORMAT",
         default_value = "text",

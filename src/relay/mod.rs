@@ -40,6 +40,7 @@ pub fn main() -> anyhow::Result<()> {
     crate::sys::process::set_thread_name(c"roundsman-relay");
     crate::sys::process::prefer_batches();
     let mut worker = Worker::set_up(channel)?;
+    crate::sys::mmap::forget_start_up_code();
     worker.tell(&FromWorker::Ready);
     worker.run()
 }
