@@ -10,7 +10,8 @@
 //! | [`abi`] | what two processes must agree on |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
 //! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
-//! | [`node`] | Node's IPC: framing, cluster messages |
+//! | [`node`] | Node's IPC: its channel, cluster messages |
+//! | [`lines`] | streams taken apart into lines: the control socket's and Node's |
 //! | [`launch`] | the one place that starts processes |
 //! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`control`] | the control socket, both ends |
@@ -31,6 +32,7 @@ pub mod direct;
 pub mod exit;
 pub mod handoff;
 pub mod launch;
+pub mod lines;
 pub mod listener;
 pub mod node;
 pub mod output;

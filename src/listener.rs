@@ -92,14 +92,15 @@ impl Listener {
     pub fn bind(address: &ListenAddr) -> Result<Self, BindError> {
         let fail = |source: io::Error| explain(address, source);
         match address {
-            ListenAddr::Tcp(to) => Self::finish(bind_tcp(*to, Dual::No).map_err(fail)?, None).map_err(fail),
+            ListenAddr::Tcp(to) => {
+                // `[::]:80` means both families, as with nearly every server; a particular v6 address only itself.
+                let socket = bind_tcp(*to, !to.ip().is_unspecified()).map_err(fail)?;
+                Self::finish(socket, None).map_err(fail)
+            }
             ListenAddr::Port(port) => {
                 let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port));
-                let socket = match bind_tcp(any, Dual::Yes) {
-                    // No IPv6 on this machine.
-                    Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
-                        bind_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)), Dual::No)
-                    }
+                let socket = match bind_tcp(any, false) {
+                    Err(error) if no_ipv6(&error) => bind_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)), false),
                     other => other,
                 };
                 Self::finish(socket.map_err(fail)?, None).map_err(fail)
@@ -219,22 +220,23 @@ pub fn keep_alive(socket: &SockRef<'_>) {
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
-#[derive(PartialEq, Eq)]
-enum Dual {
-    Yes,
-    No,
-}
-
-fn bind_tcp(to: SocketAddr, dual: Dual) -> io::Result<Socket> {
+/// A bound TCP socket, non-blocking; `only_v6` is for an address of IPv6.
+///
+/// # Errors
+/// As socket(2) and bind(2).
+pub fn bind_tcp(to: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if to.is_ipv6() {
-        // `[::]:80` means both families, as with nearly every server; a particular v6 address only itself.
-        let only_v6 = dual == Dual::No && !to.ip().is_unspecified();
         socket.set_only_v6(only_v6)?;
     }
     socket.bind(&to.into())?;
     Ok(socket)
+}
+
+/// Whether an error says that there is no IPv6 on this machine.
+pub fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 /// Removes the file of a Unix socket on which nobody listens; refuses a live one and what is no socket.

@@ -42,11 +42,11 @@ pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
 
 /// Tries every value of a file by itself, so that each mistake is named at its place.
 pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
-    let keys = keys();
+    let (keys, mut parser) = (keys(), parser());
     for entry in entries.iter().filter(|entry| entry.key != COMMAND) {
         let Some(key) = keys.iter().find(|key| key.name == entry.key) else { continue };
         for (value, span) in entry.values.iter().filter(|_| key.takes != Takes::Switch) {
-            if let Err(error) = parser().try_get_matches_from([flag(key, value)]) {
+            if let Err(error) = parser.try_get_matches_from_mut([flag(key, value)]) {
                 problems.push(Problem::new(format!("`{}`: {}", entry.key, reason(&error)), span.clone()));
             }
         }

@@ -3,16 +3,19 @@
 use std::io;
 
 use super::Request;
+use crate::lines::Lines;
 
 /// The longest request.
 const MOST_REQUEST: usize = 64 * 1024;
 
 /// Lines of JSON, of bounded length.
-#[derive(Debug, Default)]
-pub struct Requests {
-    bytes: Vec<u8>,
-    /// So much of it has no end of line.
-    looked: usize,
+#[derive(Debug)]
+pub struct Requests(Lines);
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self(Lines::up_to(MOST_REQUEST))
+    }
 }
 
 impl Requests {
@@ -21,9 +24,7 @@ impl Requests {
     /// # Errors
     /// When a line becomes too long.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.bytes.extend_from_slice(bytes);
-        let complete = self.bytes[self.looked..].contains(&b'\n');
-        if !complete && self.bytes.len() > MOST_REQUEST { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+        self.0.push(bytes)
     }
 }
 
@@ -32,12 +33,7 @@ impl Iterator for Requests {
 
     /// The next whole line, or what is wrong with it.
     fn next(&mut self) -> Option<Self::Item> {
-        let Some(end) = self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') else {
-            self.looked = self.bytes.len();
-            return None;
-        };
-        let line: Vec<u8> = self.bytes.drain(..=self.looked + end).collect();
-        self.looked = 0;
+        let line = self.0.next()?;
         Some(serde_json::from_slice(&line).map_err(|error| format!("bad request: {error}")))
     }
 }

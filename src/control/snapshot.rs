@@ -136,7 +136,7 @@ pub fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>)
 }
 
 fn state(service: &Service) -> ServiceState {
-    let online = service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count();
+    let online = service.online();
     let command = service.config.command().map(ToString::to_string);
     let direct = matches!(service.config.behind, Behind::Direct(_));
     let listen = |(id, listener): (usize, &Listener)| {

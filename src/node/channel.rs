@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::framing::Lines;
 use super::message::{self, Heard};
+use crate::lines::Lines;
 use crate::sys::{scm, sock};
 
+/// The longest message of a worker. Longer ones than people send by IPC; shorter than what would hurt.
+pub const LONGEST: usize = 16 << 20;
 /// Bytes read before others have their turn.
 const BUDGET: usize = 64 * 1024;
 /// What may wait for a worker that does not read; beyond it, programs' messages are dropped.
@@ -62,7 +64,7 @@ impl Channel {
         let (ours, theirs) = sock::stream_pair()?;
         let channel = Self {
             socket: ours,
-            lines: Lines::default(),
+            lines: Lines::up_to(LONGEST),
             came: VecDeque::new(),
             waiting: VecDeque::new(),
             bytes: 0,

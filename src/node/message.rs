@@ -175,18 +175,14 @@ fn line(message: &Value) -> Vec<u8> {
 
 /// The answer to [`Query`], with a socket: the worker listens on it by itself.
 pub fn shared(query: &Query, data: &Value, seq: u64) -> Vec<u8> {
+    let kind = match query.kind {
+        Kind::Tcp | Kind::Path => "net.Native",
+        Kind::Udp4 | Kind::Udp6 => "dgram.Native",
+    };
     let message = json!({
         "cmd": "NODE_CLUSTER", "errno": 0, "key": query.key(), "ack": query.seq, "data": data, "seq": seq,
     });
-    line(&json!({"cmd": "NODE_HANDLE", "type": "net.Native", "msg": message}))
-}
-
-/// The same for UDP.
-pub fn shared_datagram(query: &Query, seq: u64) -> Vec<u8> {
-    let message = json!({
-        "cmd": "NODE_CLUSTER", "errno": 0, "key": query.key(), "ack": query.seq, "data": null, "seq": seq,
-    });
-    line(&json!({"cmd": "NODE_HANDLE", "type": "dgram.Native", "msg": message}))
+    line(&json!({"cmd": "NODE_HANDLE", "type": kind, "msg": message}))
 }
 
 /// The same where there is no socket: the program gets its `error` event.

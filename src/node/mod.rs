@@ -2,5 +2,4 @@
 
 pub mod channel;
 pub mod command;
-pub mod framing;
 pub mod message;

@@ -16,7 +16,6 @@ use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{Answer, Asked, Secret, What};
-use crate::handoff::QueueTx;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
@@ -124,15 +123,7 @@ impl Service {
             // As the server asked for it: Node looks whether it got its port.
             let mut address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
             address.set_port(listener.served_port().unwrap_or(address.port()));
-            let queue = match direct.queues.get(&id) {
-                Some(queue) => queue.clone(),
-                None => {
-                    let queue = Arc::new(QueueTx::to_server(id)?);
-                    direct.queues.insert(id, queue.clone());
-                    queue
-                }
-            };
-            let (queue, keep) = queue.ends()?;
+            let (queue, keep) = direct.queue(id)?.ends()?;
             Answer::Shared { listener: id, address, queue, page, keep }
         };
         direct.bound.entry(id).or_default().insert(pid);

@@ -158,6 +158,19 @@ impl SlotProcesses {
 }
 
 impl DirectWorker {
+    /// Its queue for a listener, made when it is asked for first.
+    ///
+    /// # Errors
+    /// As socketpair(2) and bind(2).
+    pub(super) fn queue(&mut self, id: ListenerId) -> io::Result<Arc<QueueTx>> {
+        if let Some(queue) = self.queues.get(&id) {
+            return Ok(queue.clone());
+        }
+        let queue = Arc::new(QueueTx::to_server(id)?);
+        self.queues.insert(id, queue.clone());
+        Ok(queue)
+    }
+
     /// Whether the master hands it connections. Under none (no queues) it goes on accepting until it is told.
     fn receives(&self) -> bool {
         !self.listening.is_empty() && !self.queues.is_empty()

@@ -14,8 +14,7 @@ use super::service::Service;
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
-use crate::handoff::QueueTx;
-use crate::listener::{BindError, Listener, Origin};
+use crate::listener::{self, BindError, Listener, Origin};
 use crate::node::message::{self, Kind, Query};
 
 /// Different servers that the workers of a service may have.
@@ -34,12 +33,6 @@ pub struct Shared {
     datagrams: BTreeMap<String, Arc<OwnedFd>>,
     /// TLS servers' ticket keys: a client resumes its session with any worker, of any generation.
     data: BTreeMap<String, Value>,
-}
-
-/// A socket for a worker.
-enum Given {
-    Stream(Arc<OwnedFd>),
-    Datagram(Arc<OwnedFd>),
 }
 
 impl Service {
@@ -67,8 +60,7 @@ impl Service {
         self.say_to(pid, |ipc| {
             let seq = ipc.channel.next_seq();
             match given {
-                Ok(Given::Stream(socket)) => ipc.channel.say(message::shared(&query, &data, seq), Some(socket)),
-                Ok(Given::Datagram(socket)) => ipc.channel.say(message::shared_datagram(&query, seq), Some(socket)),
+                Ok(socket) => ipc.channel.say(message::shared(&query, &data, seq), Some(socket)),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
                     ipc.channel.say(message::refused(&query, errno, seq), None)
@@ -77,11 +69,11 @@ impl Service {
         })
     }
 
-    fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Given> {
+    fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         match query.kind {
-            Kind::Tcp => self.tcp_for(at, pid, query).map(Given::Stream),
-            Kind::Path => self.shared_listener(query, Self::bind_path).map(Given::Stream),
-            Kind::Udp4 | Kind::Udp6 => self.datagram_for(query).map(Given::Datagram),
+            Kind::Tcp => self.tcp_for(at, pid, query),
+            Kind::Path => self.shared_listener(query, Self::bind_path),
+            Kind::Udp4 | Kind::Udp6 => self.datagram_for(query),
         }
     }
 
@@ -99,16 +91,8 @@ impl Service {
         let Some(direct) = self.slots[at].direct.as_mut().filter(|_| self.config.policy != Policy::None) else {
             return Ok(listener.socket.clone());
         };
-        let queue = match direct.queues.get(&id) {
-            Some(queue) => queue.clone(),
-            None => {
-                let queue = Arc::new(QueueTx::to_server(id)?);
-                direct.queues.insert(id, queue.clone());
-                queue
-            }
-        };
         direct.pid.get_or_insert(pid);
-        let (end, _) = queue.ends()?;
+        let (end, _) = direct.queue(id)?.ends()?;
         Ok(Arc::new(end))
     }
 
@@ -197,22 +181,9 @@ fn address(query: &Query, any: IpAddr) -> io::Result<SocketAddr> {
 
 /// As Node's primary binds: any address is `::` for both families, else 0.0.0.0.
 fn bind_tcp(query: &Query) -> io::Result<Socket> {
-    let bind = |to: SocketAddr| {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
-        socket.set_reuse_address(true)?;
-        if to.is_ipv6() {
-            socket.set_only_v6(query.only_v6)?;
-        }
-        socket.bind(&to.into())?;
-        Ok(socket)
-    };
-    let asked = address(query, Ipv6Addr::UNSPECIFIED.into())?;
-    match bind(asked) {
-        Err(error) if query.address.is_none() && no_ipv6(&error) => bind(address(query, Ipv4Addr::UNSPECIFIED.into())?),
+    let bind = |any: IpAddr| listener::bind_tcp(address(query, any)?, query.only_v6);
+    match bind(Ipv6Addr::UNSPECIFIED.into()) {
+        Err(error) if query.address.is_none() && listener::no_ipv6(&error) => bind(Ipv4Addr::UNSPECIFIED.into()),
         other => other,
     }
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }

@@ -233,6 +233,11 @@ impl Service {
         }
     }
 
+    /// Slots with a worker online.
+    pub fn online(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count()
+    }
+
     /// When a slot is started again, and when it is given up.
     pub fn backoff(&self) -> Backoff {
         let limits = &self.config.limits;

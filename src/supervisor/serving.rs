@@ -155,9 +155,7 @@ impl Supervisor {
 
     /// Passes a message to workers in Node. Returns to how many.
     fn send(&mut self, only: Option<&str>, slot: Option<u32>, text: &str) -> Result<usize, String> {
-        if let Some(name) = only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
-            return Err(self.unknown(name));
-        }
+        self.is_known(only)?;
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
         let wanted = |at: usize, _| slot.is_none_or(|slot| slot as usize == at);
         match meant.map(|service| service.pass_to(wanted, text)).sum() {
@@ -204,9 +202,7 @@ impl Supervisor {
         only: Option<&str>,
         mut act: impl FnMut(&mut Service, &Tools) -> Result<(), String>,
     ) -> Result<Begun, String> {
-        if let Some(name) = only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
-            return Err(self.unknown(name));
-        }
+        self.is_known(only)?;
         let several = self.services.len() > 1;
         let mut begun = Begun::default();
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
@@ -218,6 +214,13 @@ impl Supervisor {
             }
         }
         Ok(begun)
+    }
+
+    fn is_known(&self, only: Option<&str>) -> Result<(), String> {
+        match only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
+            Some(name) => Err(self.unknown(name)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn unknown(&self, name: &str) -> String {

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use tracing::debug;
 
 use super::service::Service;
-use super::slot::Phase;
+use super::slot::Wanted;
 
 /// What systemd knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Systemd {
     /// Says what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
         let reloading = services.iter().any(|service| service.reload.is_some());
-        let online = |service: &Service| online(service) > 0 || service.wanted() == super::slot::Wanted::Stopped;
+        let online = |service: &Service| service.online() > 0 || service.wanted() == Wanted::Stopped;
         let now_known = match self.known {
             _ if stopping => Known::Stopping,
             Known::Starting if !services.iter().all(online) => Known::Starting,
@@ -76,13 +76,9 @@ impl Systemd {
     }
 }
 
-fn online(service: &Service) -> usize {
-    service.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count()
-}
-
 fn status(services: &[Service]) -> String {
     let of =
-        |service: &Service| format!("{}: {} of {} online", service.config.name, online(service), service.slots.len());
+        |service: &Service| format!("{}: {} of {} online", service.config.name, service.online(), service.slots.len());
     services.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 

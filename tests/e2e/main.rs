@@ -26,6 +26,7 @@ mod messages;
 mod node;
 mod node_ends;
 mod node_hostile;
+mod node_protocols;
 mod output;
 mod pid1;
 mod readme;

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roundsman::node::framing::Lines;
+use roundsman::lines::Lines;
+use roundsman::node::channel::LONGEST;
 use roundsman::node::message::{self, Cluster, Heard};
 
 fuzz_target!(|input: (Vec<u8>, u8)| {
@@ -38,7 +39,7 @@ fn passed(meant: message::Meant) -> Option<String> {
 }
 
 fn read(bytes: &[u8], piece: usize) -> Vec<Result<Heard, String>> {
-    let (mut lines, mut found) = (Lines::default(), Vec::new());
+    let (mut lines, mut found) = (Lines::up_to(LONGEST), Vec::new());
     for piece in bytes.chunks(piece) {
         lines.push(piece).expect("short enough");
         while let Some(line) = lines.next() {

@@ -2,12 +2,11 @@
 
 use std::io;
 
-/// The longest message of a worker. Longer ones than people send by IPC; shorter than what would hurt.
-pub const LONGEST: usize = 16 << 20;
-
 /// Lines of bounded length.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
+    /// A longer one is refused.
+    longest: usize,
     bytes: Vec<u8>,
     /// Lines before this are taken.
     from: usize,
@@ -16,6 +15,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// None yet; each at most so long, in bytes.
+    pub fn up_to(longest: usize) -> Self {
+        Self { longest, bytes: Vec::new(), from: 0, looked: 0 }
+    }
+
     /// Adds what came.
     ///
     /// # Errors
@@ -26,8 +30,9 @@ impl Lines {
         self.from = 0;
         self.bytes.extend_from_slice(bytes);
         let complete = self.bytes[self.looked..].contains(&b'\n');
-        if !complete && self.bytes.len() > LONGEST {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is longer than 16 MiB"));
+        if !complete && self.bytes.len() > self.longest {
+            let why = format!("a message is longer than {} bytes", self.longest);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         Ok(())
     }
@@ -60,13 +65,15 @@ mod tests {
 
     use super::*;
 
+    const LONGEST: usize = 16 << 20;
+
     proptest! {
         #[test]
         fn what_is_written_is_read_however_it_is_cut(
             lines in prop::collection::vec("[^\n]{0,50}", 0..30), piece in 1usize..300,
         ) {
             let bytes: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            let (mut reader, mut found) = (Lines::default(), Vec::new());
+            let (mut reader, mut found) = (Lines::up_to(LONGEST), Vec::new());
             for piece in bytes.as_bytes().chunks(piece) {
                 reader.push(piece).unwrap();
                 found.extend(reader.by_ref().map(|line| String::from_utf8(line).unwrap()));
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_is_refused_and_a_long_one_with_an_end_is_not() {
-        let mut reader = Lines::default();
+        let mut reader = Lines::up_to(LONGEST);
         let half = vec![b'x'; LONGEST / 2];
         reader.push(&half).unwrap();
         assert!(reader.next().is_none());
