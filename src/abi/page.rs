@@ -1,13 +1,35 @@
-//! The counters page: one sealed memfd of 4,096 bytes per worker and generation, all words `u64`.
+//! The counters page: one sealed memfd of 8,192 bytes per worker and generation, all words `u64`.
 //!
-//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one).
+//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). Behind the rows
+//! lies the histogram of hand-off latencies, which all processes share.
 
 /// Size of the page in bytes.
-pub const PAGE_BYTES: usize = 4096;
+pub const PAGE_BYTES: usize = 8192;
 /// Words in a row.
 pub const ROW_WORDS: usize = 8;
 /// Rows for processes, behind the header.
-pub const ROWS: usize = PAGE_BYTES / 8 / ROW_WORDS - 1;
+pub const ROWS: usize = 4096 / 8 / ROW_WORDS - 1;
+
+/// How long connections took from the master's accept(2) to the worker's receive.
+pub mod latency {
+    /// The first bucket's word; the others follow.
+    pub const FIRST: usize = 4096 / 8;
+    /// Buckets: bucket `n` counts what took less than [`bound`]`(n)`, the last one all the rest.
+    pub const BUCKETS: usize = 18;
+    /// The word of the sum in nanoseconds.
+    pub const SUM: usize = FIRST + BUCKETS;
+
+    /// The bucket for a latency in nanoseconds.
+    pub const fn bucket(ns: u64) -> usize {
+        let doublings = (u64::BITS - (ns >> 13).leading_zeros()) as usize;
+        if doublings < BUCKETS { doublings } else { BUCKETS - 1 }
+    }
+
+    /// The upper bound of a bucket in nanoseconds: 8 µs and its doublings, up to half a second.
+    pub const fn bound(bucket: usize) -> u64 {
+        1 << (13 + bucket)
+    }
+}
 
 /// Places of the words in the header row.
 pub mod header {

@@ -1,10 +1,16 @@
 //! The payload of hand-off messages.
 //!
-//! To a relay worker: one byte per socket and nothing else, so that FIONREAD on the queue is the number of waiting
-//! sockets. The byte is a tag: master and relay worker run the same executable image, so it needs no version.
+//! To a relay worker: one tag of 8 bytes per socket and nothing else, so that FIONREAD on the queue is 8 times the number of
+//! waiting sockets. The tag is the time of the accept, or [`NOTHING`]: master and relay worker run the same executable
+//! image, so it needs no version.
 //!
 //! To a server (direct): one socket per message, since one message is one accept(2), and a payload of a fixed size, so
 //! that FIONREAD is that many times the number of waiting sockets.
+
+/// Size of a relay worker's tag in bytes.
+pub const TAG_BYTES: usize = 8;
+/// A relay worker's tag of an empty message. Times are never that.
+pub const NOTHING: [u8; TAG_BYTES] = [0; TAG_BYTES];
 
 /// Tag of a socket.
 pub const SOCKET: u8 = 1;
@@ -28,7 +34,9 @@ pub struct Direct {
     pub address: [u8; super::attach::ADDRESS_BYTES],
     /// Counts the sockets sent on this worker's queues; the page says up to which one the master closed its copy.
     pub number: u64,
+    /// When it was accepted: CLOCK_MONOTONIC in nanoseconds.
+    pub accepted: u64,
 }
 
 /// Version of [`Direct`].
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;

@@ -11,6 +11,7 @@ use super::orders::{ListenerId, SlotStats, WorkerId};
 use super::policy::{Candidate, MOST_OWED, Policy};
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
+use crate::sys::clock::monotonic_ns;
 use crate::sys::scm::MAX_FDS;
 use crate::sys::sock::PeerAddress;
 
@@ -47,6 +48,8 @@ struct Lane {
     ages: VecDeque<(u64, Instant)>,
     /// What this burst gave the worker on this queue.
     batch: Vec<(OwnedFd, PeerAddress)>,
+    /// When the first of that came; nanoseconds of the clock that workers see, too.
+    batch_since: u64,
 }
 
 /// A worker that is online.
@@ -112,7 +115,8 @@ impl Member {
         if self.lanes.len() <= listener {
             self.lanes.resize_with(listener + 1, || None);
         }
-        self.lanes[listener] = Some(Lane { queue, sent: 0, pending: 0, ages: VecDeque::new(), batch: Vec::new() });
+        let (ages, batch) = (VecDeque::new(), Vec::new());
+        self.lanes[listener] = Some(Lane { queue, sent: 0, pending: 0, ages, batch, batch_since: 0 });
     }
 
     /// It has closed a listener: gives up the queue for it.
@@ -224,6 +228,9 @@ impl Member {
     pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         // Only workers that serve the listener are chosen.
         if let Some(Some(lane)) = self.lanes.get_mut(listener) {
+            if lane.batch.is_empty() {
+                lane.batch_since = monotonic_ns();
+            }
             lane.batch.push((socket, peer));
         }
     }
@@ -241,11 +248,15 @@ impl Member {
                 let (count, sent) = match lane.queue.carries() {
                     Carries::Tags => {
                         let count = lane.batch.len().min(MAX_FDS);
-                        (count, lane.queue.send(lane.batch[..count].iter().map(|(socket, _)| socket.as_fd())))
+                        (
+                            count,
+                            lane.queue
+                                .send(lane.batch[..count].iter().map(|(socket, _)| socket.as_fd()), lane.batch_since),
+                        )
                     }
                     Carries::Direct => {
                         let (socket, peer) = &lane.batch[0];
-                        (1, lane.queue.send_direct(socket.as_fd(), peer, self.number + 1))
+                        (1, lane.queue.send_direct(socket.as_fd(), peer, self.number + 1, lane.batch_since))
                     }
                 };
                 if let Err(error) = sent {

@@ -1,42 +1,70 @@
 //! The state as OpenMetrics. Counters are a slot's over all its workers: no restart and no reload lets them fall.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use std::fmt::Error;
+use std::sync::Arc;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::abi::page::latency;
 use crate::control::snapshot::{Daemon, ServiceState, SlotState};
 
 /// What [`text`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, EncodeLabelSet)]
 struct OfService {
     service: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, EncodeLabelSet)]
 struct OfSlot {
     service: String,
     slot: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, EncodeLabelSet)]
 struct InState {
     service: String,
     slot: u64,
     state: String,
 }
 
+#[derive(Debug, EncodeLabelSet)]
+struct OfKind {
+    service: String,
+    slot: u64,
+    kind: String,
+}
+
 /// A metric: its name, what it is, and its value.
 type Of<T> = (&'static str, &'static str, fn(&T) -> u64);
 
-const SLOT_COUNTERS: [Of<SlotState>; 3] = [
-    ("connections", "Connections handed to the slot", |slot| slot.connections),
+const SLOT_COUNTERS: [Of<SlotState>; 4] = [
+    (
+        "connections",
+        "Connections handed to the slot, those that were taken back included",
+        // Taken back, a connection is no longer counted as the slot's; a counter must not fall.
+        |slot| slot.connections + slot.rescued,
+    ),
     ("rescued", "Connections taken back from the slot's workers for others", |slot| slot.rescued),
     ("workers_started", "Workers that the slot has had", |slot| slot.generation),
+    ("restarts", "Starts of the slot's workers after the first, reloads not counted", |slot| slot.restarts),
+];
+
+/// Counted by relay workers: of servers that have the connections themselves nobody knows.
+const BYTES: [Of<SlotState>; 2] = [
+    ("received_bytes", "Bytes from clients that the slot relayed", |slot| slot.counts.bytes_in),
+    ("sent_bytes", "Bytes to clients that the slot relayed", |slot| slot.counts.bytes_out),
+];
+
+/// By kind: the metric is one.
+const ERRORS: [Of<SlotState>; 2] = [
+    ("upstream_unreachable", "No upstream could be reached", |slot| slot.counts.unreachable),
+    ("out_of_descriptors", "Sockets lost to a full descriptor table", |slot| slot.counts.truncated),
 ];
 
 const SLOT_GAUGES: [Of<SlotState>; 4] = [
@@ -61,55 +89,131 @@ const SERVICE_GAUGES: [Of<ServiceState>; 3] = [
 ///
 /// # Errors
 /// As the encoder's.
-pub fn text(daemon: &Daemon) -> Result<String, std::fmt::Error> {
+pub fn text(daemon: &Arc<Daemon>) -> Result<String, Error> {
     let mut registry = Registry::with_prefix("roundsman");
-    let slots = || {
-        daemon.services.iter().flat_map(|service| {
-            service.slots.iter().map(|slot| (OfSlot { service: service.name.clone(), slot: slot.slot as u64 }, slot))
-        })
-    };
-    let services = || daemon.services.iter().map(|service| (OfService { service: service.name.clone() }, service));
-    for (name, help, value) in SLOT_COUNTERS {
-        let family = Family::<OfSlot, Counter>::default();
-        for (labels, slot) in slots() {
-            family.get_or_create(&labels).inc_by(value(slot));
-        }
-        registry.register(name, help, family);
-    }
-    for (name, help, value) in SLOT_GAUGES {
-        let family = Family::<OfSlot, Gauge>::default();
-        for (labels, slot) in slots() {
-            family.get_or_create(&labels).set(number(value(slot)));
-        }
-        registry.register(name, help, family);
-    }
-    for (name, help, value) in SERVICE_COUNTERS {
-        let family = Family::<OfService, Counter>::default();
-        for (labels, service) in services() {
-            family.get_or_create(&labels).inc_by(value(service));
-        }
-        registry.register(name, help, family);
-    }
-    for (name, help, value) in SERVICE_GAUGES {
-        let family = Family::<OfService, Gauge>::default();
-        for (labels, service) in services() {
-            family.get_or_create(&labels).set(number(value(service)));
-        }
-        registry.register(name, help, family);
-    }
-    let states = Family::<InState, Gauge>::default();
-    slots().for_each(|(OfSlot { service, slot: number }, slot)| {
-        states.get_or_create(&InState { service, slot: number, state: slot.state.clone() }).set(1);
-    });
-    registry.register("slot_state", "The state that the slot is in", states);
-    let uptime: Gauge = Gauge::default();
-    uptime.set(number(daemon.uptime_s));
-    registry.register("daemon_uptime_seconds", "Since the daemon's start", uptime);
+    registry.register_collector(Box::new(State(daemon.clone())));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+#[derive(Debug)]
+struct State(Arc<Daemon>);
+
+impl State {
+    fn slots(&self) -> impl Iterator<Item = (OfSlot, &SlotState, &ServiceState)> {
+        self.0.services.iter().flat_map(|service| {
+            let labels = |slot: &SlotState| OfSlot { service: service.name.clone(), slot: slot.slot as u64 };
+            service.slots.iter().map(move |slot| (labels(slot), slot, service))
+        })
+    }
+
+    fn of_services(
+        &self,
+        to: &mut DescriptorEncoder<'_>,
+        kind: Kind,
+        metrics: &[Of<ServiceState>],
+    ) -> Result<(), Error> {
+        for (name, help, value) in metrics {
+            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
+            for service in &self.0.services {
+                kind.encode(family.encode_family(&OfService { service: service.name.clone() })?, value(service))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn of_slots(
+        &self,
+        to: &mut DescriptorEncoder<'_>,
+        kind: Kind,
+        metrics: &[Of<SlotState>],
+        counts: fn(&ServiceState) -> bool,
+    ) -> Result<(), Error> {
+        for (name, help, value) in metrics {
+            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
+            for (labels, slot, _) in self.slots().filter(|(_, _, service)| counts(service)) {
+                kind.encode(family.encode_family(&labels)?, value(slot))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn errors(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut family = to.encode_descriptor("errors", "Connections lost, by kind", None, MetricType::Counter)?;
+        for (OfSlot { service, slot: number }, slot, _) in self.slots() {
+            for (kind, _, value) in ERRORS {
+                let labels = OfKind { service: service.clone(), slot: number, kind: kind.to_owned() };
+                Kind::Counter.encode(family.encode_family(&labels)?, value(slot))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn latencies(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "From the master's accept(2) until the worker has the connection";
+        let mut family = to.encode_descriptor("handoff_latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (labels, slot, _) in self.slots() {
+            let bound =
+                |at: usize| if at + 1 == latency::BUCKETS { f64::INFINITY } else { seconds(latency::bound(at)) };
+            let counts = slot.counts.latencies;
+            let buckets: Vec<_> = counts.iter().enumerate().map(|(at, count)| (bound(at), *count)).collect();
+            let (sum, count) = (seconds(slot.counts.latency_ns), counts.iter().sum());
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn states(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "The state that the slot is in";
+        let mut family = to.encode_descriptor("slot_state", help, None, MetricType::Gauge)?;
+        for (OfSlot { service, slot: number }, slot, _) in self.slots() {
+            let labels = InState { service, slot: number, state: slot.state.clone() };
+            Kind::Gauge.encode(family.encode_family(&labels)?, 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for State {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let to = &mut to;
+        self.of_slots(to, Kind::Counter, &SLOT_COUNTERS, |_| true)?;
+        self.of_slots(to, Kind::Counter, &BYTES, |service| service.via != "direct")?;
+        self.errors(to)?;
+        self.of_slots(to, Kind::Gauge, &SLOT_GAUGES, |_| true)?;
+        self.latencies(to)?;
+        self.states(to)?;
+        self.of_services(to, Kind::Counter, &SERVICE_COUNTERS)?;
+        self.of_services(to, Kind::Gauge, &SERVICE_GAUGES)?;
+        let uptime =
+            to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
+        Kind::Gauge.encode(uptime, self.0.uptime_s)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn metric_type(self) -> MetricType {
+        match self {
+            Self::Counter => MetricType::Counter,
+            Self::Gauge => MetricType::Gauge,
+        }
+    }
+
+    fn encode(self, mut to: MetricEncoder<'_>, value: u64) -> Result<(), Error> {
+        match self {
+            Self::Counter => to.encode_counter::<NoLabelSet, _, u64>(&value, None),
+            Self::Gauge => to.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }

@@ -166,6 +166,7 @@ mod tests {
             pending: 64,
             connections: 1_234_567_890,
             rescued: 12_345,
+            counts: crate::handoff::page::Counts::default(),
             rss_bytes: 987 << 20,
             reason: None,
             last_exit: None,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accept::policy::Policy;
 use crate::config::Behind;
+use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
@@ -116,6 +117,9 @@ pub struct SlotState {
     pub connections: u64,
     /// Connections taken back for others.
     pub rescued: u64,
+    /// What its workers counted, for /metrics.
+    #[serde(skip)]
+    pub counts: Counts,
     /// Memory of the worker and its server.
     pub rss_bytes: u64,
     /// Why the slot is not online.
@@ -171,9 +175,9 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
     let pid = slot.pid();
     let server_pid = slot.server_pid();
     let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
-    let page = slot.relay.as_ref().map(|relay| &relay.page).or(slot.direct.as_ref().map(|direct| &direct.page));
+    let counts = slot.counted.total();
     let connections = match policy {
-        Policy::None => slot.past.load(Relaxed) + page.map_or(0, |page| page.counts().received),
+        Policy::None => counts.received,
         _ => slot.stats.connections.load(Relaxed),
     };
     SlotState {
@@ -188,6 +192,7 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         open_is_estimate: slot.direct.as_ref().is_some_and(|direct| direct.page.is_estimate()),
         pending: pending as u64,
         connections,
+        counts,
         rescued: slot.stats.rescued.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
         reason: slot.reason.clone(),

@@ -1,10 +1,11 @@
 //! The counters page of a relay worker, from both sides.
 
 use std::io;
+use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::abi::page::{ROW_WORDS, ROWS, header, row};
+use crate::abi::page::{ROW_WORDS, ROWS, header, latency, row};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
@@ -26,6 +27,27 @@ pub struct Counts {
     pub unreachable: u64,
     /// Sockets lost to a full descriptor table; 0 unless something else eats the worker's descriptors.
     pub truncated: u64,
+    /// How long hand-offs took: [`latency::bucket`]s, none of them cumulative.
+    pub latencies: [u64; latency::BUCKETS],
+    /// Their sum in nanoseconds.
+    pub latency_ns: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        let Self { received, open, bytes_in, bytes_out, unreachable, truncated, latencies, latency_ns } = other;
+        let pairs = [
+            (&mut self.received, received),
+            (&mut self.open, open),
+            (&mut self.bytes_in, bytes_in),
+            (&mut self.bytes_out, bytes_out),
+            (&mut self.unreachable, unreachable),
+            (&mut self.truncated, truncated),
+            (&mut self.latency_ns, latency_ns),
+        ];
+        let latencies = self.latencies.iter_mut().zip(latencies);
+        pairs.into_iter().chain(latencies).for_each(|(mine, theirs)| *mine = mine.saturating_add(theirs));
+    }
 }
 
 /// The counters page of one worker generation.
@@ -61,6 +83,16 @@ impl CountersPage {
         let word = self.word(0, place);
         // A plain load and store: with one writer there is nothing to lose, and a locked add costs more.
         word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Counts hand-offs that took so long. A relay worker is the only writer of its page.
+    pub fn took(&self, handoffs: u64, ns: u64) {
+        let words = self.0.words();
+        for (place, n) in
+            [(latency::FIRST + latency::bucket(ns), handoffs), (latency::SUM, ns.saturating_mul(handoffs))]
+        {
+            words[place].store(words[place].load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        }
     }
 
     /// Says up to which number the master has closed its copies of the sockets that it sent.
@@ -111,7 +143,10 @@ impl CountersPage {
     /// All counters, over all rows.
     pub fn counts(&self) -> Counts {
         let get = |place| self.rows().map(|at| self.word(at, place).load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
+        let behind = |place: usize| self.0.words()[place].load(Ordering::Relaxed);
         Counts {
+            latencies: std::array::from_fn(|at| behind(latency::FIRST + at)),
+            latency_ns: behind(latency::SUM),
             received: get(row::RECEIVED),
             open: self.open(),
             bytes_in: get(row::BYTES_IN),
@@ -140,6 +175,21 @@ mod tests {
         assert_eq!(ours.open(), 0, "more closed than received is nonsense, not a huge number");
         theirs.add(row::RECEIVED, u64::MAX - 10);
         assert!(ours.open() <= MOST_OPEN);
+    }
+
+    #[test]
+    fn a_latency_is_counted_in_the_bucket_below_whose_bound_it_is() {
+        let (page, _fd) = CountersPage::create().unwrap();
+        for (ns, bucket) in [(0, 0), (8_191, 0), (8_192, 1), (16_384, 2), (500_000_000, 16), (u64::MAX / 4, 17)] {
+            assert_eq!(latency::bucket(ns), bucket, "{ns}");
+            assert!(bucket + 1 == latency::BUCKETS || ns < latency::bound(bucket));
+            page.took(2, ns);
+            assert_eq!(page.counts().latencies[bucket] % 2, 0);
+        }
+        let mut sum = page.counts();
+        assert_eq!(sum.latencies.iter().sum::<u64>(), 12);
+        sum += page.counts();
+        assert_eq!(sum.latencies.iter().sum::<u64>(), 24);
     }
 
     #[test]

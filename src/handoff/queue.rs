@@ -21,7 +21,7 @@ pub struct QueueTx {
 /// What a queue's messages are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carries {
-    /// To a relay worker: many sockets, a byte for each.
+    /// To a relay worker: many sockets, a tag for each.
     Tags,
     /// To a server: one socket with its client's address.
     Direct,
@@ -38,6 +38,8 @@ pub enum Reception {
     Message {
         /// Sockets that the kernel dropped.
         lost: usize,
+        /// When its sockets were accepted: nanoseconds of the monotonic clock.
+        accepted: u64,
     },
     /// Nothing is queued now.
     Empty,
@@ -96,19 +98,26 @@ impl QueueTx {
     ///
     /// # Errors
     /// As [`QueueTx::send`].
-    pub fn send_direct(&self, socket: BorrowedFd<'_>, peer: &PeerAddress, number: u64) -> io::Result<()> {
-        let payload = direct_payload(payload::SOCKET, peer, number);
+    pub fn send_direct(
+        &self,
+        socket: BorrowedFd<'_>,
+        peer: &PeerAddress,
+        number: u64,
+        accepted: u64,
+    ) -> io::Result<()> {
+        let payload = direct_payload(payload::SOCKET, peer, number, accepted);
         scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket))
     }
 
-    /// Hands over `sockets` (at most [`scm::MAX_FDS`]) in one message. The caller closes its copies at once.
+    /// Hands over `sockets` (at most [`scm::MAX_FDS`]), accepted at that time (nanoseconds of the monotonic clock), in one
+    /// message. The caller closes its copies at once.
     ///
     /// # Errors
     /// `EAGAIN` and `ETOOMANYREFS` are back-pressure: nothing was sent.
-    pub fn send<'a>(&self, sockets: impl ExactSizeIterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
-        let tags = [payload::SOCKET; scm::MAX_FDS];
+    pub fn send<'a>(&self, sockets: impl ExactSizeIterator<Item = BorrowedFd<'a>>, accepted: u64) -> io::Result<()> {
+        let tags = [accepted.to_ne_bytes(); scm::MAX_FDS];
         let len = sockets.len().min(scm::MAX_FDS);
-        scm::send_fds(self.tx.as_fd(), &tags[..len], sockets)
+        scm::send_fds(self.tx.as_fd(), tags[..len].as_flattened(), sockets)
     }
 
     /// Leaves the empty message that shows when a stalled worker wakes up.
@@ -117,9 +126,9 @@ impl QueueTx {
     /// As sendmsg(2).
     pub fn send_empty(&self) -> io::Result<()> {
         match self.carries {
-            Carries::Tags => scm::send_fds(self.tx.as_fd(), &[payload::EMPTY], std::iter::empty()),
+            Carries::Tags => scm::send_fds(self.tx.as_fd(), &payload::NOTHING, std::iter::empty()),
             Carries::Direct => {
-                let empty = direct_payload(payload::EMPTY, &PeerAddress::default(), 0);
+                let empty = direct_payload(payload::EMPTY, &PeerAddress::default(), 0, 0);
                 scm::send_fds(self.tx.as_fd(), &empty, std::iter::empty())
             }
         }
@@ -129,7 +138,7 @@ impl QueueTx {
     pub fn pending(&self) -> usize {
         let bytes = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
         match self.carries {
-            Carries::Tags => bytes,
+            Carries::Tags => bytes / payload::TAG_BYTES,
             Carries::Direct => bytes / payload::DIRECT_BYTES,
         }
     }
@@ -138,7 +147,7 @@ impl QueueTx {
     /// is stuck in a page fault, hence the rescue thread.
     pub fn take_back(&self) -> Vec<OwnedFd> {
         let mut sockets = Vec::new();
-        let mut tags = [0; scm::MAX_FDS];
+        let mut tags = [0; scm::MAX_FDS * payload::TAG_BYTES];
         loop {
             match scm::recv_fds(self.rx.as_fd(), &mut tags, &mut sockets) {
                 Ok(received) if received.len == 0 => break,
@@ -152,7 +161,7 @@ impl QueueTx {
 }
 
 /// The bytes of [`payload::Direct`], place by place.
-fn direct_payload(tag: u8, peer: &PeerAddress, number: u64) -> [u8; payload::DIRECT_BYTES] {
+fn direct_payload(tag: u8, peer: &PeerAddress, number: u64, accepted: u64) -> [u8; payload::DIRECT_BYTES] {
     let mut bytes = [0; payload::DIRECT_BYTES];
     bytes[offset_of!(payload::Direct, version)] = payload::VERSION;
     bytes[offset_of!(payload::Direct, tag)] = tag;
@@ -162,6 +171,8 @@ fn direct_payload(tag: u8, peer: &PeerAddress, number: u64) -> [u8; payload::DIR
     bytes[address..address + peer.bytes.len()].copy_from_slice(&peer.bytes);
     let at = offset_of!(payload::Direct, number);
     bytes[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+    let at = offset_of!(payload::Direct, accepted);
+    bytes[at..at + 8].copy_from_slice(&accepted.to_ne_bytes());
     bytes
 }
 
@@ -176,14 +187,16 @@ impl QueueRx {
     /// # Errors
     /// As recvmsg(2), without `EAGAIN` and `EINTR`.
     pub fn receive(&self, sockets: &mut Vec<OwnedFd>) -> io::Result<Reception> {
-        let mut tags = [0; scm::MAX_FDS];
+        let mut tags = [payload::NOTHING; scm::MAX_FDS];
         let before = sockets.len();
         loop {
-            match scm::recv_fds(self.0.as_fd(), &mut tags, sockets) {
+            match scm::recv_fds(self.0.as_fd(), tags.as_flattened_mut(), sockets) {
                 Ok(received) if received.len == 0 => return Ok(Reception::Closed),
                 Ok(received) => {
-                    let sent = tags[..received.len].iter().filter(|&&tag| tag == payload::SOCKET).count();
-                    return Ok(Reception::Message { lost: sent.saturating_sub(sockets.len() - before) });
+                    let tags = &tags[..received.len / payload::TAG_BYTES];
+                    let sent = tags.iter().filter(|&&tag| tag != payload::NOTHING).count();
+                    let accepted = tags.first().map_or(0, |&tag| u64::from_ne_bytes(tag));
+                    return Ok(Reception::Message { lost: sent.saturating_sub(sockets.len() - before), accepted });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Reception::Empty),
@@ -213,7 +226,7 @@ mod tests {
         for n in 0..50u8 {
             let (mut client, server) = UnixStream::pair().unwrap();
             client.write_all(&[n]).unwrap();
-            queue.send([server.as_fd()].into_iter()).unwrap();
+            queue.send([server.as_fd()].into_iter(), 1).unwrap();
             clients.push(client);
         }
         assert_eq!(queue.pending(), 50);
@@ -234,7 +247,7 @@ mod tests {
         queue.send_empty().unwrap();
         assert_eq!(queue.pending(), 1);
         let mut sockets = Vec::new();
-        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Message { lost: 0 });
+        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Message { lost: 0, accepted: 0 });
         assert!(sockets.is_empty());
         assert_eq!(queue.pending(), 0);
         assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Empty);

@@ -159,9 +159,12 @@ impl Intake {
         for at in 0..self.queues.len() {
             while budget > 0 && self.queues[at].ready && self.room(sessions) {
                 match self.queues[at].rx.receive(&mut self.received)? {
-                    Reception::Message { lost } => {
+                    Reception::Message { lost, accepted } => {
                         if lost > 0 {
                             sessions.count_lost(lost);
+                        }
+                        if !self.received.is_empty() {
+                            sessions.count_taken(self.received.len(), accepted);
                         }
                         budget = budget.saturating_sub(self.received.len().max(1));
                         for socket in self.received.drain(..) {

@@ -18,6 +18,7 @@ use super::session::{Fate, Keepalive, Moved, Session, Side, Stage};
 use super::upstreams::Upstreams;
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::sock;
 
 /// The unit of the sessions' clocks.
@@ -116,6 +117,11 @@ impl Sessions {
     /// Counts sockets that the kernel dropped on the way to us.
     pub fn count_lost(&self, n: usize) {
         self.page.add(row::TRUNCATED, n as u64);
+    }
+
+    /// Counts sockets that came, accepted at that time by the master.
+    pub fn count_taken(&self, n: usize, accepted: u64) {
+        self.page.took(n as u64, monotonic_ns().saturating_sub(accepted));
     }
 
     pub(super) fn tick(&self, now: Instant) -> u32 {

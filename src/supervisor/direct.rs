@@ -90,17 +90,18 @@ impl Service {
         let refused = |error: io::Error| Exit::os("cannot start a worker", &error);
         let (Some(attach), Some(preload)) = (&tools.attach, self.preloads.last()) else { return Ok(()) };
         let secret = secret().map_err(refused)?;
-        let (page, page_fd) = CountersPage::create().map_err(refused)?;
+        let (page, page_fd) = CountersPage::create().map(|(page, fd)| (Arc::new(page), fd)).map_err(refused)?;
         let environment = vec![("LD_PRELOAD", preload.value()), (VARIABLE, attach.variable(&secret))];
         let server = self.start_server_with(command, Some(at), self.told_address(), environment, tools, now)?;
         let slot = &mut self.slots[at];
         slot.generation += 1;
         let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation };
         slot.server = Some(server);
+        slot.counted.counts(&page);
         slot.direct = Some(DirectWorker {
             id,
             secret,
-            page: Arc::new(page),
+            page,
             page_fd,
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),

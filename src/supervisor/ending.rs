@@ -1,6 +1,5 @@
 //! How the processes of a service end: by themselves, or because the service stops.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -15,7 +14,6 @@ use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
-use crate::accept::policy::Policy;
 use crate::cli::OnErrored;
 use crate::sys::process;
 
@@ -45,9 +43,6 @@ impl Service {
         let backoff = self.backoff();
         let slot = &mut self.slots[at];
         let Some(relay) = slot.relay.take() else { return };
-        if self.config.policy == Policy::None {
-            slot.past.fetch_add(relay.page.counts().received, Relaxed);
-        }
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
         } else {
@@ -104,9 +99,6 @@ impl Service {
             slot.retire_relay(tools);
         }
         if let Some(direct) = slot.direct.take() {
-            if self.config.policy == Policy::None {
-                slot.past.fetch_add(direct.page.counts().received, Relaxed);
-            }
             tools.orders.send(Order::Gone(direct.id));
         }
         slot.life.apply(Event::Died, now, &backoff);

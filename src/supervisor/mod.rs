@@ -4,6 +4,7 @@
 mod adopting;
 mod attaching;
 mod configuring;
+mod counted;
 mod direct;
 mod ending;
 mod inherit;

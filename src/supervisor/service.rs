@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::counted::Counted;
 use super::direct::DirectWorker;
 use super::node_sockets::Shared;
 use super::notify::Notify;
@@ -107,8 +107,8 @@ pub struct SlotProcesses {
     pub stats: Arc<SlotStats>,
     /// For `ls`: the queues of the worker that is online.
     pub queues: Vec<std::sync::Weak<QueueTx>>,
-    /// Connections of workers that are gone, where they accepted by themselves.
-    pub past: AtomicU64,
+    /// What its workers counted.
+    pub counted: Counted,
     /// How the last process ended.
     pub last_exit: Option<LastExit>,
     /// Why the slot is not online.
@@ -325,7 +325,7 @@ impl SlotProcesses {
             leaving: Vec::new(),
             stats: Arc::default(),
             queues: Vec::new(),
-            past: AtomicU64::new(0),
+            counted: Counted::default(),
             last_exit: None,
             reason: None,
             stall_logged: None,

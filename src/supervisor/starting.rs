@@ -80,6 +80,7 @@ impl Service {
             let relay = Relay::start(&tools.launcher, &self.config, id, self.listeners.len(), now)
                 .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker started");
+            self.slots[at].counted.counts(&relay.page);
             self.slots[at].relay = Some(relay);
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Each function is one call (or one call and its bookkeeping) with owned or borrowed descriptors in its
 //! signature; errors are the kernel's `errno` as [`std::io::Error`].
 
+pub mod clock;
 pub mod epoll;
 pub mod mmap;
 pub mod process;

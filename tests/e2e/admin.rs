@@ -96,6 +96,62 @@ fn counters_are_right_and_never_fall() {
 }
 
 #[test]
+fn the_latency_of_hand_offs_bytes_and_errors_outlive_the_workers_that_counted_them() {
+    for via in ["relay", "direct"] {
+        let (admin, port) = (free_port(), free_port());
+        let (address, listen) = (admin.to_string(), format!("127.0.0.1:{port}"));
+        let all =
+            ["--via", via, "-l", &listen, "--admin", &address, "--min-uptime", "100ms", "-i", "2", "--name", "shop"];
+        let server = ["--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
+        // A direct server has to be a dynamic program that binds by libc.
+        let node =
+            ["--", "node", "-e", "require('http').createServer((_, to) => to.end('hi')).listen(process.env.PORT)"];
+        let server = if via == "direct" { &node[..] } else { &server[..] };
+        let daemon = Daemon::launch(roundsman(), &[&all[..], server].concat(), port);
+        let watched = Watched { daemon, admin };
+        watched.daemon.wait_online(2);
+        let sum = |name: &str, more: &str| -> u64 {
+            let of = |slot| watched.metric(&format!("roundsman_{name}{{{more}service=\"shop\",slot=\"{slot}\"}}"));
+            of(0) + of(1)
+        };
+        let counted = || sum("handoff_latency_seconds_count", "");
+        for round in 1..=2 {
+            for _ in 0..10 {
+                get(watched.daemon.port).unwrap();
+            }
+            eventually("all counted", seconds(5), || (counted() == round * 10).then_some(()));
+            let reload = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", watched.daemon.control()).output().unwrap();
+            assert!(reload.status.success());
+        }
+        let (_, text) = watched.ask("/metrics");
+        let in_a_second: u64 = (text.lines())
+            .filter(|line| line.starts_with("roundsman_handoff_latency_seconds_bucket{le=\"0.536870912\""))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(in_a_second, 20, "{text}");
+        assert!(text.contains("roundsman_errors_total{service=\"shop\",slot=\"0\",kind=\"upstream_unreachable\"} 0"));
+        match via {
+            "relay" => assert!(sum("received_bytes_total", "") >= 20 * 10 && sum("sent_bytes_total", "") >= 20 * 10),
+            // The servers have the connections themselves.
+            _ => assert!(!text.contains("received_bytes_total{"), "{text}"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_an_upstream_is_counted_as_an_error() {
+    let (admin, listen) = (free_port().to_string(), free_port().to_string());
+    let closed = format!("127.0.0.1:{}", free_port());
+    let limits = ["--connect-timeout", "300ms", "--admin", &admin, "-i", "1", "--name", "shop"];
+    let daemon = Daemon::start(&[&["-l", &listen, "-u", &closed][..], &limits].concat());
+    let watched = Watched { daemon, admin: admin.parse().unwrap() };
+    watched.daemon.wait_online(1);
+    let _ = get(listen.parse().unwrap());
+    let line = "roundsman_errors_total{service=\"shop\",slot=\"0\",kind=\"upstream_unreachable\"}";
+    eventually("counted", seconds(10), || (watched.metric(line) == 1).then_some(()));
+}
+
+#[test]
 fn abuse_costs_the_abuser_and_not_the_data_path() {
     let watched = Watched::start(&[]);
     watched.daemon.wait_online(2);

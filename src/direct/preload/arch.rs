@@ -35,6 +35,7 @@ pub mod nr {
     pub const KILL: usize = 62;
     pub const IOCTL: usize = 16;
     pub const NANOSLEEP: usize = 35;
+    pub const CLOCK_GETTIME: usize = 228;
 }
 
 /// Numbers of the system calls in use.
@@ -69,6 +70,7 @@ pub mod nr {
     pub const KILL: usize = 129;
     pub const IOCTL: usize = 29;
     pub const NANOSLEEP: usize = 101;
+    pub const CLOCK_GETTIME: usize = 113;
 }
 
 /// A system call with up to six arguments; the result is negative errno or the value.

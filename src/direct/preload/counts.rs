@@ -2,8 +2,9 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
-use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, row};
+use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, row};
 use super::arch::{nr, pid, syscall6};
+use super::next;
 
 /// Where the page of this process's worker is mapped (all its stand-ins share one); 0 before there is one.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
@@ -133,6 +134,23 @@ fn dead(pid: u64) -> bool {
 fn count(row_at: Option<usize>, place: usize) {
     if let Some(word) = row_at.and_then(|at| word(at, place)) {
         word.fetch_add(1, AcqRel);
+    }
+}
+
+/// A hand-off came that the master accepted at that time.
+pub fn took(accepted: u64) {
+    let mut now = [0u64; 2];
+    const CLOCK_MONOTONIC: i32 = 1;
+    if next::clock_gettime(CLOCK_MONOTONIC, now.as_mut_ptr()) != 0 {
+        return;
+    }
+    let ns = (now[0].wrapping_mul(1_000_000_000).wrapping_add(now[1])).saturating_sub(accepted);
+    let page = PAGE.load(Acquire);
+    if page != 0 {
+        for (place, n) in [(latency::FIRST + latency::bucket(ns), 1), (latency::SUM, ns)] {
+            // SAFETY: as in `word`; both places lie behind the rows and within the page.
+            unsafe { &*(page as *const AtomicU64).add(place) }.fetch_add(n, Relaxed);
+        }
     }
 }
 

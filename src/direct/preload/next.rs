@@ -66,6 +66,7 @@ next! {
     dup3 = c"dup3", nr::DUP3, (from: i32, to: i32, flags: i32);
     close_range = c"close_range", nr::CLOSE_RANGE, (first: u32, last: u32, flags: i32);
     fcntl = c"fcntl", nr::FCNTL, (fd: i32, command: i32, argument: usize);
+    clock_gettime = c"clock_gettime", nr::CLOCK_GETTIME, (clock: i32, time: *mut u64);
     ioctl = c"ioctl", nr::IOCTL, (fd: i32, request: usize, argument: usize);
 }
 
