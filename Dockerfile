@@ -1,20 +1,23 @@
-# roundsman as a static binary in an image with nothing else, and a source to copy it from:
-#
-#     FROM node:20
-#     COPY --from=roundsman /roundsman /usr/local/bin/roundsman
-#     ENTRYPOINT ["roundsman", "-i", "max", "--"]
-#     CMD ["node", "app.js"]
+# roundsman as a static binary in an image with nothing else, and a source to copy it from: see config/docker.
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
-RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target x86_64-unknown-linux-gnu \
-    && cp target/x86_64-unknown-linux-gnu/release/roundsman /roundsman \
-    && strip /roundsman
+# With the target named, the flags are not those of build scripts and procedural macros.
+RUN target=$(rustc -vV | sed -n 's/^host: //p') \
+    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" \
+    && install -D --strip --mode 755 "target/$target/release/roundsman" /image/roundsman \
+    && install -d --mode 1777 /image/tmp
 
 FROM scratch
-COPY --from=build /roundsman /roundsman
+LABEL org.opencontainers.image.title="roundsman" \
+      org.opencontainers.image.description="A round-robin TCP load-balancing daemon: one port, many processes" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+# The program, and /tmp for the control socket.
+COPY --from=build /image/ /
 USER 65532:65532
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/roundsman", "health"]
 ENTRYPOINT ["/roundsman"]
 CMD ["demo", "--listen", "0.0.0.0:8080"]

@@ -171,3 +171,14 @@ fn the_environment_file_in_config_runs() {
     assert_eq!(service["listen"][0]["addr"], "127.0.0.1:6379");
     assert_eq!(daemon.stop().code(), 0);
 }
+
+#[test]
+fn the_readme_shows_an_image_as_it_is_tested() {
+    let text = std::fs::read_to_string(format!("{ROOT}/README.md")).unwrap();
+    let shown = text.split("```dockerfile\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(shown, std::fs::read_to_string(format!("{ROOT}/config/docker/node.Dockerfile")).unwrap());
+    // What it links to is there.
+    for link in text.split("](config").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        assert!(Path::new(&format!("{ROOT}/config{link}")).exists(), "config{link}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Containers for real: our image and app images are built by buildah and run by podman with runc. `tests/run --all`.
+
+mod apps;
+mod image;
+mod limits;
+mod orchestrators;
+mod podman;
+#[allow(dead_code, unused_imports)]
+#[path = "../e2e/support/mod.rs"]
+mod support;
