@@ -17,6 +17,10 @@ const SMALL_READS: u8 = 3;
 /// Bytes that one direction may move before other connections have their turn.
 const BUDGET_BYTES: usize = 1024 * 1024;
 
+/// `bench/run sweep` builds variants that only copy, or only splice, to see whether the choice is the better of them.
+const COPY_ONLY: bool = cfg!(pump = "copy");
+const SPLICE_ONLY: bool = cfg!(pump = "splice");
+
 /// One socket of a connection and what epoll has told of it (edge-triggered: it tells once).
 #[derive(Debug)]
 pub struct End {
@@ -133,7 +137,8 @@ pub enum Step {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { rest: Vec::new(), written: 0, mode: Mode::Copy(0), ended: false, closed: false }
+        let mode = if SPLICE_ONLY { Mode::Splice(0, None) } else { Mode::Copy(0) };
+        Self { rest: Vec::new(), written: 0, mode, ended: false, closed: false }
     }
 }
 
@@ -265,8 +270,8 @@ impl Flow {
 
     fn count_read(&mut self, full: bool) {
         if let Mode::Copy(fills) = &mut self.mode {
-            *fills = if full { *fills + 1 } else { 0 };
-            if *fills >= FULL_READS {
+            *fills = if full { fills.saturating_add(1) } else { 0 };
+            if *fills >= FULL_READS && !COPY_ONLY {
                 self.mode = Mode::Splice(0, None);
             }
         }
@@ -288,7 +293,7 @@ impl Flow {
             // The pipe is empty here (`holds` was false), so it is the source that has nothing.
             Ok(Spliced::Blocked) => {
                 from.readable = false;
-                if *small >= SMALL_READS {
+                if *small >= SMALL_READS && !SPLICE_ONLY {
                     // Nothing is in the pipe; dropping out of splice gives it back on the way.
                     *small = u8::MAX;
                 }
