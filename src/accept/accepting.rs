@@ -14,20 +14,15 @@ const BUDGET: usize = 128;
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
 impl Pool {
-    /// Whether a worker serves a listener now.
-    fn is_served(&self, listener: ListenerId) -> bool {
-        self.members.iter().any(|member| member.serves(listener))
-    }
-
     /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
     pub(super) fn place_held(&mut self, now: Instant) {
         self.blocked = false;
-        if self.members.is_empty() {
+        if self.crew.is_empty() {
             return;
         }
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if self.blocked || !self.is_served(held.listener) {
+            if self.blocked || !self.crew.is_served(held.listener) {
                 self.held.push_back(held);
             } else if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
                 self.held.push_back(Held { socket, ..held });
@@ -44,7 +39,7 @@ impl Pool {
             if !self.listeners[id].ready {
                 continue;
             }
-            let served = self.is_served(id);
+            let served = self.crew.is_served(id);
             while budget > 0 && self.may_accept(id, served, now) {
                 budget -= 1;
                 self.accept_one(id, served, now, reporter);
@@ -59,7 +54,7 @@ impl Pool {
             return false;
         }
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
-        let free = served && !self.blocked && self.snapshot.iter().any(|c| !c.stalled && c.pending < c.cap);
+        let free = served && !self.blocked && self.crew.any_free();
         let hold = !served || self.phase == Phase::Stopping;
         if free || (hold && self.held.len() < self.rules.most_held) {
             return true;

@@ -1,6 +1,7 @@
 //! The accept thread: listeners → policy → hand-off. It never forks, logs or blocks.
 
 mod accepting;
+mod crew;
 pub mod orders;
 pub mod policy;
 mod pool;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
+use super::crew::Crew;
 use super::orders::{AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
-use super::policy::{Candidate, Turn, pick};
 use super::roster::{Member, Returned};
 use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
@@ -66,10 +66,8 @@ pub struct Pool {
     pub(super) rules: Rules,
     pub(super) stats: Arc<ServiceStats>,
     pub(super) listeners: Vec<Listener>,
-    /// Workers online, by slot.
-    pub(super) members: Vec<Member>,
-    /// The policy's rotation.
-    turn: Turn,
+    /// Workers online.
+    pub(super) crew: Crew,
     pub(super) held: VecDeque<Held>,
     /// Something held has a worker that serves it, and none that has room.
     pub(super) blocked: bool,
@@ -78,8 +76,6 @@ pub struct Pool {
     /// No worker can take more: tried again then.
     pub(super) paused: Option<Instant>,
     pub(super) phase: Phase,
-    /// Scratch for one turn's snapshot.
-    pub(super) snapshot: Vec<Candidate>,
 }
 
 impl Pool {
@@ -89,14 +85,12 @@ impl Pool {
             rules,
             stats,
             listeners: Vec::new(),
-            members: Vec::new(),
-            turn: Turn::default(),
+            crew: Crew::default(),
             held: VecDeque::new(),
             blocked: false,
             rescues: 0,
             paused: None,
             phase: Phase::Serving,
-            snapshot: Vec::new(),
         }
     }
 
@@ -141,7 +135,7 @@ impl Pool {
     fn watch_if_ours(&mut self, poll: &Poll) {
         let ours = match self.rules.by {
             AcceptedBy::Master => true,
-            AcceptedBy::Workers => self.members.is_empty(),
+            AcceptedBy::Workers => self.crew.is_empty(),
             AcceptedBy::Servers => false,
         };
         for (id, listener) in self.listeners.iter_mut().enumerate() {
@@ -174,33 +168,26 @@ impl Pool {
         stats: Arc<SlotStats>,
         now: Instant,
     ) {
-        let at = self.members.partition_point(|member| member.id < id);
-        self.members.insert(at, Member::new(id, queues, page, stats, self.rules.cap, now));
-        self.turn.inserted(at);
+        self.crew.insert(Member::new(id, queues, page, stats, self.rules.cap, now), self.rules.policy, now);
         self.paused = None;
         self.watch_if_ours(poll);
     }
 
     /// A worker listens on one more listener.
     pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
-        if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
-            member.listens(listener, queue);
-        }
+        self.crew.listens(id, listener, queue);
     }
 
     /// A worker has closed a listener.
     pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId, reporter: &Reporter) {
-        let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { return };
-        let stats = member.stats.clone();
-        if let Some(queue) = member.unlistens(listener) {
+        if let Some((member, queue)) = self.crew.unlistens(id, listener) {
+            let stats = member.stats.clone();
             self.rescue(RescueKey { worker: id, listener, stats }, queue, Mark::None, reporter);
         }
     }
 
     fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Member> {
-        let at = self.members.iter().position(|member| member.id == id)?;
-        let member = self.members.remove(at);
-        self.turn.removed(at);
+        let member = self.crew.remove(id)?;
         self.watch_if_ours(poll);
         Some(member)
     }
@@ -252,23 +239,22 @@ impl Pool {
 
     fn finish(&mut self, reporter: &Reporter) {
         self.phase = Phase::Stopped;
-        self.members.clear();
+        self.crew.clear();
         reporter.send(Report::Stopped(self.id));
     }
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
         let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
-        let waiting = self.members.iter().any(|member| member.waits_since().is_some());
-        let waiting = waiting
-            || self.members.iter().any(|member| {
-                member.deaf_at().is_some_and(|at| at <= now)
-                    || (self.rules.hang_timeout.is_some() && member.stuck_since().is_some())
-            });
+        let waiting = self.crew.busy().any(|member| {
+            member.waits_since().is_some()
+                || member.deaf_at().is_some_and(|at| at <= now)
+                || (self.rules.hang_timeout.is_some() && member.stuck_since().is_some())
+        });
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
-        self.take_snapshot(now);
+        self.crew.look(self.rules.policy, now);
         self.paused = None;
         self.place_held(now);
         self.accept_burst(now, reporter);
@@ -282,44 +268,14 @@ impl Pool {
         }
     }
 
-    fn take_snapshot(&mut self, now: Instant) {
-        self.snapshot.clear();
-        for member in &mut self.members {
-            member.refresh();
-            self.snapshot.push(member.candidate(self.rules.policy, now));
-        }
-    }
-
     /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
     pub(super) fn place(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) -> Option<OwnedFd> {
-        let Some(at) = self.pick(listener, peer) else { return Some(socket) };
-        self.members[at].push(listener, socket, peer);
-        None
-    }
-
-    fn pick(&mut self, listener: ListenerId, peer: PeerAddress) -> Option<usize> {
-        let client = peer.ip();
-        if self.members.iter().all(|member| member.serves(listener)) {
-            return pick(self.rules.policy, &mut self.snapshot, &mut self.turn, client);
-        }
-        // Rare: a server does not (yet, or any more) listen here. It counts as stalled for this choice.
-        let mut those_here = self.snapshot.clone();
-        for (candidate, member) in those_here.iter_mut().zip(&self.members) {
-            candidate.stalled |= !member.serves(listener);
-        }
-        let at = pick(self.rules.policy, &mut those_here, &mut self.turn, client)?;
-        self.snapshot[at] = those_here[at];
-        Some(at)
+        self.crew.place(self.rules.policy, listener, socket, peer)
     }
 
     fn flush(&mut self, now: Instant) {
         let mut returned: Returned = Vec::new();
-        let mut refused = false;
-        for (member, candidate) in self.members.iter_mut().zip(&self.snapshot) {
-            member.owed = candidate.owed;
-            // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
-            refused |= member.flush(now, &mut returned).is_err();
-        }
+        let refused = self.crew.flush(now, &mut returned);
         self.blocked |= !returned.is_empty();
         for (listener, socket, peer) in returned.into_iter().rev() {
             self.held.push_front(Held { listener, socket, peer, since: now });
@@ -368,15 +324,15 @@ impl Pool {
             }
         }
         if let Some(patience) = self.rules.hang_timeout
-            && let Some(since) = self.members.iter().filter_map(Member::stuck_since).min()
+            && let Some(since) = self.crew.busy().filter_map(Member::stuck_since).min()
         {
             at((since + patience).max(now));
         }
-        if let Some(deaf) = self.members.iter().filter_map(Member::deaf_at).min() {
+        if let Some(deaf) = self.crew.busy().filter_map(Member::deaf_at).min() {
             at(deaf.max(now));
         }
-        if self.members.len() > 1 {
-            for since in self.members.iter().filter_map(Member::waits_since) {
+        if self.crew.len() > 1 {
+            for since in self.crew.busy().filter_map(Member::waits_since) {
                 // While nobody else is free it is looked at again at the same interval.
                 let due = since + self.rules.stall_timeout;
                 at(if due > now { due } else { now + self.rules.stall_timeout });

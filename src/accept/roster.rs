@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::orders::{ListenerId, SlotStats, WorkerId};
-use super::policy::{Candidate, MOST_OWED, Policy};
+use super::policy::{Candidate, Policy};
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::sys::clock::monotonic_ns;
@@ -69,8 +69,6 @@ pub struct Member {
     since: Instant,
     cap: u32,
     stalled: bool,
-    /// Turns that it was passed over and has not had back.
-    pub owed: u32,
     /// Rescue jobs that are under way.
     rescues: usize,
     hearing: Hearing,
@@ -101,7 +99,6 @@ impl Member {
             since: now,
             cap,
             stalled: false,
-            owed: 0,
             rescues: 0,
             hearing: Hearing::Unknown,
             stuck: None,
@@ -155,7 +152,18 @@ impl Member {
         }
     }
 
-    /// The policy's view; `open` is read only for the policy that looks at it.
+    /// Whether it has to be looked at in the next turn: something is on its way, or it is watched for another reason.
+    pub fn is_busy(&self) -> bool {
+        let waits = self.lanes.iter().flatten().any(|lane| lane.pending > 0 || !lane.ages.is_empty());
+        waits || self.stalled || self.rescues > 0 || self.stuck.is_some() || matches!(self.hearing, Hearing::AskedAt(_))
+    }
+
+    /// One more than the last listener that it may serve.
+    pub fn most_listeners(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The policy's view, but for what it is owed; `open` is read only for the policy that looks at it.
     pub fn candidate(&self, policy: Policy, now: Instant) -> Candidate {
         let pending = u32::try_from(self.pending()).unwrap_or(u32::MAX);
         Candidate {
@@ -165,7 +173,7 @@ impl Member {
             open: if policy == Policy::LeastConn { self.has().saturating_sub(u64::from(pending)) } else { 0 },
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
-            owed: self.owed,
+            owed: 0,
             young: now.duration_since(self.since) < SLOW_START,
         }
     }
@@ -293,12 +301,10 @@ impl Member {
         queues
     }
 
-    /// The rescue thread has taken `sockets` out of one of the queues and left an empty message in it: turns that
-    /// the worker did not have.
+    /// The rescue thread has taken `sockets` out of one of the queues and left an empty message in it.
     pub fn rescued(&mut self, sockets: usize) {
         self.rescues = self.rescues.saturating_sub(1);
         self.back += sockets as u64;
-        self.owed = (self.owed + u32::try_from(sockets).unwrap_or(MOST_OWED)).min(MOST_OWED);
         for lane in self.lanes.iter_mut().flatten() {
             lane.pending = lane.queue.pending();
             lane.ages.clear();

@@ -25,9 +25,7 @@ impl Pool {
         let sockets_taken = sockets.len();
         self.count_rescued(from.worker, &from.stats, sockets_taken, reporter);
         self.hold_rescued(from.listener, sockets, now);
-        if let Some(member) = self.members.iter_mut().find(|member| member.id == from.worker) {
-            member.rescued(sockets_taken);
-        }
+        self.crew.rescued(from.worker, sockets_taken);
     }
 
     pub(super) fn count_rescued(&self, worker: WorkerId, stats: &SlotStats, count: usize, reporter: &Reporter) {
@@ -39,32 +37,26 @@ impl Pool {
     }
 
     pub(super) fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
-        for member in &mut self.members {
-            if self.rules.hang_timeout.is_some_and(|patience| member.is_hung(patience, now)) {
+        let hang_timeout = self.rules.hang_timeout;
+        self.crew.each_busy(|member| {
+            if hang_timeout.is_some_and(|patience| member.is_hung(patience, now)) {
                 reporter.send(Report::Hung(member.id));
             }
             if member.is_deaf(now) {
                 reporter.send(Report::Deaf(member.id));
             }
-        }
+        });
         let patience = self.rules.stall_timeout;
         let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
-        for at in 0..self.members.len() {
-            if !overdue(&self.members[at]) {
-                continue;
-            }
-            let another_is_free =
-                self.snapshot.iter().enumerate().any(|(n, c)| n != at && !c.stalled && !c.behind && c.pending < c.cap);
-            if !another_is_free {
-                continue;
-            }
-            let id = self.members[at].id;
-            self.snapshot[at].stalled = true;
-            let stats = self.members[at].stats.clone();
-            for (listener, queue) in self.members[at].stall() {
-                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::Empty, reporter);
-            }
-            reporter.send(Report::Stalled(id));
+        let mut jobs = Vec::new();
+        self.crew.stall(overdue, |member| {
+            let (worker, stats) = (member.id, member.stats.clone());
+            let queues = member.stall().into_iter();
+            jobs.extend(queues.map(|(listener, queue)| (RescueKey { worker, listener, stats: stats.clone() }, queue)));
+            reporter.send(Report::Stalled(worker));
+        });
+        for (key, queue) in jobs {
+            self.rescue(key, queue, Mark::Empty, reporter);
         }
     }
 }

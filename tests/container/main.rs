@@ -1,4 +1,5 @@
 //! Containers for real: our image and app images are built by buildah and run by podman with runc. `tests/run --all`.
+#![allow(clippy::unwrap_used)]
 
 mod apps;
 mod image;
