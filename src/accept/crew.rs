@@ -106,6 +106,11 @@ impl Crew {
         self.busy.iter().filter_map(|&at| self.members.get(at))
     }
 
+    /// Connections that they have, received or about to be.
+    pub fn has(&self) -> u64 {
+        self.members.iter().map(Member::has).sum()
+    }
+
     /// Looks at who is busy; under `least-conn` at everybody, since connections end without us.
     pub fn look(&mut self, policy: Policy, now: Instant) {
         if policy == Policy::LeastConn {

@@ -3,6 +3,7 @@
 mod accepting;
 mod crew;
 pub mod orders;
+mod pacing;
 pub mod policy;
 mod pool;
 mod roster;
@@ -20,6 +21,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::handoff::rescue::{self, Job};
 use orders::{Order, Report, RescueKey, WorkerId};
+use pacing::Pacing;
 use pool::{Pool, Reporter};
 
 const WAKER: Token = Token(usize::MAX);
@@ -71,6 +73,7 @@ impl Acceptor {
     fn run(&mut self) {
         crate::sys::process::prefer_batches();
         let mut events = Events::with_capacity(256);
+        let mut pacing = Pacing::new(Instant::now());
         loop {
             let timeout = self.timeout(Instant::now());
             if let Err(error) = self.poll.poll(&mut events, timeout)
@@ -90,6 +93,11 @@ impl Acceptor {
             }
             for pool in &mut self.pools {
                 pool.turn(&self.poll, now, &self.reporter);
+            }
+            let accepted = self.pools.iter().map(Pool::accepted).sum();
+            if let Some(pause) = pacing.pause(accepted, now, || self.pools.iter().map(Pool::has).sum()) {
+                // Not where something is due, a rest of the backlog for one.
+                thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
             }
         }
     }

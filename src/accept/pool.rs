@@ -303,6 +303,16 @@ impl Pool {
         }
     }
 
+    /// Connections accepted by the master, ever.
+    pub fn accepted(&self) -> u64 {
+        self.stats.accepted.load(Relaxed)
+    }
+
+    /// Connections that its workers have, received or about to be.
+    pub fn has(&self) -> u64 {
+        self.crew.has()
+    }
+
     /// When the next turn is due without an event.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.phase == Phase::Stopped {

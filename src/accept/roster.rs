@@ -180,7 +180,7 @@ impl Member {
 
     /// Connections that it has, received or about to be. Between a worker's receive and its count a connection is
     /// neither pending nor open, so what is on its way is what was sent and is not yet counted as received.
-    fn has(&self) -> u64 {
+    pub fn has(&self) -> u64 {
         let (received, open) = self.page.received_and_open();
         let coming = self.number.saturating_sub(self.back).saturating_sub(received);
         // A server's process that died in between never counts what it took.
