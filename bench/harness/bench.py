@@ -83,7 +83,10 @@ def wrk(peer, path, seconds, connections, *headers):
     for line in out.splitlines():
         if "Non-2xx" in line or ("Socket errors" in line and "connect 0, read 0, write 0, timeout 0" not in line):
             raise Rejected(line.strip())
-    return next(int(line.split()[0]) for line in out.splitlines() if " requests in " in line)
+    requests = next(int(line.split()[0]) for line in out.splitlines() if " requests in " in line)
+    if not requests:
+        raise Rejected("not one request was finished")
+    return requests
 
 
 def load(*arguments):

@@ -1,0 +1,115 @@
+//! System calls per connection, by strace: one connection after the other, so nothing is saved by bursts. In this build the
+//! standard library looks at each descriptor before it closes it (fcntl); a release has one call less for each close.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Daemon, Upstream, eventually, free_port, get, millis, roundsman, seconds};
+
+const CONNECTIONS: u32 = 200;
+
+/// Calls per connection of some processes while connections are made.
+fn counted(pids: &[i32], connect: impl Fn()) -> BTreeMap<String, f64> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qqq", "-o"]).arg(file.path()).stderr(Stdio::piped());
+    strace.args(pids.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
+    let mut strace = strace.spawn().unwrap();
+    // With -qqq it does not say when it is attached: the threads' tracer does.
+    let threads = |pid: &i32| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+    eventually("attached", seconds(10), || {
+        let traced = |path: std::path::PathBuf| {
+            let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+            status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+        };
+        pids.iter().flat_map(threads).all(traced).then_some(())
+    });
+    for _ in 0..CONNECTIONS {
+        connect();
+    }
+    std::thread::sleep(millis(300));
+    kill(Pid::from_raw(strace.id() as i32), Signal::SIGINT).unwrap();
+    strace.wait().unwrap();
+    let mut calls = BTreeMap::new();
+    for line in BufReader::new(file).lines().map_while(Result::ok) {
+        let call =
+            line.split_whitespace().nth(1).and_then(|call| call.split_once('(')).map(|(name, _)| name.to_owned());
+        if let Some(name) = call.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
+            *calls.entry(name).or_insert(0.0) += 1.0 / f64::from(CONNECTIONS);
+        }
+    }
+    calls
+}
+
+/// All calls together are at most that many per connection, and there were some.
+#[track_caller]
+fn at_most(what: &str, limit: f64, calls: &BTreeMap<String, f64>) {
+    let sum: f64 = calls.values().sum();
+    println!("{what}: {sum:.2} calls per connection: {calls:.2?}");
+    assert!(sum > 1.0, "{what}: nothing was counted");
+    assert!(sum <= limit, "{what}: {sum:.2} calls per connection, not {limit}: {calls:.2?}");
+}
+
+fn answers(port: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"ping").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "ping");
+}
+
+fn relaying(policy: &str) -> (Daemon, Upstream) {
+    let upstream = Upstream::echo();
+    let daemon = Daemon::start(&["-i", "1", "-p", policy, "-u", &upstream.arg()]);
+    daemon.wait_online(1);
+    for _ in 0..20 {
+        answers(daemon.port);
+    }
+    (daemon, upstream)
+}
+
+#[test]
+fn the_master_hands_a_connection_over_with_six_calls() {
+    let (daemon, _upstream) = relaying("rr");
+    let calls = counted(&[daemon.pid() as i32], || answers(daemon.port));
+    // epoll_wait, accept4 and its EAGAIN, sendmsg, close with its fcntl.
+    at_most("master, rr", 6.3, &calls);
+}
+
+#[test]
+fn a_relay_worker_carries_a_connection_with_few_calls() {
+    for (policy, limit) in [("rr", 20.5), ("none", 20.8)] {
+        let (daemon, _upstream) = relaying(policy);
+        let calls = counted(&daemon.workers(), || answers(daemon.port));
+        at_most(&format!("relay worker, {policy}"), limit, &calls);
+        assert_eq!((calls["socket"].round(), calls["connect"].round()), (1.0, 1.0), "{calls:.2?}");
+    }
+}
+
+#[test]
+fn the_library_adds_few_calls_to_a_servers_accept() {
+    let port = free_port();
+    let node = "require('http').createServer((_, to) => to.end('ok')).listen(process.env.PORT)";
+    let listen = format!("127.0.0.1:{port}");
+    let daemon =
+        Daemon::launch(roundsman(), &["-l", &listen, "--via", "direct", "-i", "1", "--", "node", "-e", node], port);
+    daemon.wait_online(1);
+    for _ in 0..20 {
+        get(port).unwrap();
+    }
+    let calls = counted(&[daemon.pid() as i32], || drop(get(port).unwrap()));
+    at_most("master, direct", 6.3, &calls);
+    let calls = counted(&daemon.workers(), || drop(get(port).unwrap()));
+    // A socket that is received instead of accepted: a look for a free descriptor (fcntl, close) and the receive itself.
+    let of = |name: &str| calls.get(name).copied().unwrap_or(0.0);
+    println!("server, direct: {calls:.2?}");
+    assert_eq!(of("accept4") + of("accept"), 0.0, "{calls:.2?}");
+    assert!((0.9..1.3).contains(&of("recvmsg")), "{calls:.2?}");
+    assert!(of("fcntl") <= 1.1 && of("close") <= 2.1 && of("getpid") <= 1.1, "{calls:.2?}");
+}
