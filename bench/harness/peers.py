@@ -124,6 +124,8 @@ command_socket = "{bench.tmp}/sozu.sock"
 worker_count = 2
 worker_automatic_restart = false
 max_connections = 9000
+min_buffers = 1
+max_buffers = 20000
 [[listeners]]
 protocol = "tcp"
 address = "127.0.0.1:{port}"

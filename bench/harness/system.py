@@ -14,7 +14,8 @@ def sh(*argv, **kw):
 
 def install():
     """Peers and tools from the distribution's packages, our load generator and roundsman itself."""
-    packages = {"haproxy": "haproxy", "nginx": "nginx-light", "wrk": "wrk", "node": "nodejs", "npm": "npm", "cmake": "cmake", "protoc": "protobuf-compiler"}
+    packages = {"haproxy": "haproxy", "nginx": "nginx-light", "wrk": "wrk", "node": "nodejs", "npm": "npm", "cmake": "cmake", "protoc": "protobuf-compiler",
+                "strace": "strace"}
     missing = [package for tool, package in packages.items() if not shutil.which(tool)]
     if not glob.glob("/usr/lib/nginx/modules/ngx_stream_module.so"):
         missing.append("libnginx-mod-stream")

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Connections per look at the rate.
 const SAMPLE: u64 = 64;
 /// Below so many connections per second nothing is gained.
-const DENSE: f64 = 5_000.0;
+const DENSE: f64 = 8_000.0;
 /// The pause is at most this part of the time that a connection takes.
 const PART: f64 = 1.0 / 3.0;
 /// It is never longer.
