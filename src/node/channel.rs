@@ -159,7 +159,7 @@ impl Channel {
                     let one = std::iter::once(socket.as_fd());
                     scm::send_some(self.socket.as_fd(), &first.bytes, one)
                 }
-                None => sock::send(self.socket.as_fd(), &first.bytes[first.written..]),
+                None => sock::send(self.socket.as_fd(), &first.bytes[first.written..], sock::Then::Maybe),
             };
             match written {
                 Ok(n) => first.written += n,

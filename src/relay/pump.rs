@@ -70,12 +70,15 @@ impl End {
         match self.nodelay {
             Nodelay::Set => {}
             Nodelay::AtSecondWrite => self.nodelay = Nodelay::AtThisWrite,
-            Nodelay::AtThisWrite => {
-                // Not TCP, or reset already: the write that follows tells.
-                let _ = socket2::SockRef::from(&self.socket).set_tcp_nodelay(true);
-                self.nodelay = Nodelay::Set;
-            }
+            Nodelay::AtThisWrite => self.push(),
         }
+    }
+
+    /// Sends what waits for a FIN.
+    pub fn push(&mut self) {
+        // Not TCP, or reset already: then nothing waits.
+        let _ = socket2::SockRef::from(&self.socket).set_tcp_nodelay(true);
+        self.nodelay = Nodelay::Set;
     }
 
     /// Writes what the socket takes; 0 and `writable == false` when it takes nothing.
@@ -83,9 +86,13 @@ impl End {
     /// # Errors
     /// As send(2), without `EAGAIN`.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_then(bytes, sock::Then::Maybe)
+    }
+
+    fn write_then(&mut self, bytes: &[u8], then: sock::Then) -> io::Result<usize> {
         self.before_write();
         loop {
-            match sock::send(self.socket.as_fd(), bytes) {
+            match sock::send(self.socket.as_fd(), bytes, then) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
@@ -116,8 +123,12 @@ pub struct Flow {
     mode: Mode,
     /// The sender's FIN was read.
     pub ended: bool,
+    /// The sender's socket broke behind what is held.
+    broken: bool,
     /// It was passed on.
     pub closed: bool,
+    /// What is passed on in the end is a reset.
+    pub resets: bool,
 }
 
 /// Why [`Flow::pump`] came back.
@@ -138,7 +149,7 @@ pub enum Step {
 impl Default for Flow {
     fn default() -> Self {
         let mode = if SPLICE_ONLY { Mode::Splice(0, None) } else { Mode::Copy(0) };
-        Self { rest: Vec::new(), written: 0, mode, ended: false, closed: false }
+        Self { rest: Vec::new(), written: 0, mode, ended: false, broken: false, closed: false, resets: false }
     }
 }
 
@@ -196,6 +207,9 @@ impl Flow {
                 self.return_pipe(pipes);
                 return Step::Ended;
             }
+            if self.broken {
+                return Step::FromBroken;
+            }
             if !from.readable {
                 self.return_pipe(pipes);
                 return Step::Waits;
@@ -245,7 +259,7 @@ impl Flow {
     }
 
     fn copy(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8], moved: &mut u64) -> Result<usize, Step> {
-        let n = match read(from, buffer) {
+        let mut n = match read(from, buffer) {
             Ok(Some(n)) => n,
             Ok(None) => return Ok(0),
             Err(_) => return Err(Step::FromBroken),
@@ -259,8 +273,22 @@ impl Flow {
             // A short read emptied the socket; after a hang-up the end is still to be read.
             from.readable = from.hangup;
         }
+        if from.readable && n < buffer.len() {
+            match read(from, &mut buffer[n..]) {
+                Ok(Some(0)) => {
+                    self.ended = true;
+                    from.readable = false;
+                }
+                Ok(Some(more)) => n += more,
+                Ok(None) => {}
+                // What came before it is written first.
+                Err(_) => self.broken = true,
+            }
+        }
         self.count_read(n == buffer.len());
-        let written = if to.writable { to.write(&buffer[..n]).map_err(|_| Step::ToBroken)? } else { 0 };
+        // The FIN that follows travels with the last bytes: one packet less.
+        let then = if self.ended && !self.resets { sock::Then::End } else { sock::Then::Maybe };
+        let written = if to.writable { to.write_then(&buffer[..n], then).map_err(|_| Step::ToBroken)? } else { 0 };
         *moved += written as u64;
         if written < n {
             self.keep(&buffer[written..n]);

@@ -173,6 +173,10 @@ impl Session {
             if self.broken.is_none() {
                 self.broken = Some(broke);
                 again = true;
+                // The other end will see a reset and no FIN: nothing may wait for one.
+                self.forth.resets = true;
+                self.back.resets = true;
+                if broke == Side::Client { &mut *upstream } else { &mut *client }.push();
                 // Read on to the end of what it had sent: the error may have come out of a write.
                 let end = if broke == Side::Client { &mut *client } else { &mut *upstream };
                 end.readable = true;

@@ -178,3 +178,39 @@ fn a_listener_that_vanishes_between_connections_is_no_matter() {
     served.read_exact(&mut word).unwrap();
     assert_eq!(&word, b"kept");
 }
+
+#[test]
+fn the_last_bytes_before_a_fin_that_a_reset_follows_come_at_once() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::start(move |mut stream| {
+        stream.read_exact(&mut [0; 4])?;
+        wait.lock().unwrap().recv().unwrap();
+        stream.write_all(b"the answer")?;
+        stream.shutdown(Shutdown::Write)?;
+        SockRef::from(&stream).set_linger(Some(seconds(0)))
+    });
+    let daemon = Daemon::start(&["-i", "1", "-u", &upstream.arg()]);
+    daemon.wait_online(1);
+    let worker = nix::unistd::Pid::from_raw(daemon.workers()[0]);
+    // The least of several: what is held back until a timer ends (200 ms) is held back every time.
+    let took = (0..10).map(|_| {
+        let mut client = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        client.write_all(b"ping").unwrap();
+        eventually("at the upstream", seconds(5), || (daemon.total("pending") == 0).then_some(()));
+        std::thread::sleep(millis(20));
+        // The worker finds it all at once: the answer, its end, the reset, and bytes that it cannot pass on any more.
+        nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        go.send(()).unwrap();
+        client.write_all(b"more").unwrap();
+        std::thread::sleep(millis(20));
+        nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGCONT).unwrap();
+        let begin = Instant::now();
+        let mut answer = [0; 10];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"the answer");
+        begin.elapsed()
+    });
+    let took = took.min().unwrap();
+    assert!(took < millis(100), "{took:?}");
+}
