@@ -8,8 +8,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Connections per look at the rate.
-const SAMPLE: u64 = 64;
+/// Connections per look at the rate, and at how many are open: that costs something where workers are many.
+const SAMPLE: u64 = 256;
 /// Below so many connections per second nothing is gained.
 const DENSE: f64 = 8_000.0;
 /// The pause is at most this part of the time that a connection takes.
@@ -43,9 +43,9 @@ impl Pacing {
         if came >= SAMPLE || took > dense {
             let rate = came as f64 / took.max(1e-6);
             let lasts = |open: u64| Duration::from_secs_f64((open as f64 / rate * PART).min(LONGEST.as_secs_f64()));
-            // How many are open in one moment says little: the new figure counts for a quarter.
+            // How many are open in one moment says little: the new figure counts for a half.
             self.smooth = match rate >= DENSE {
-                true => self.smooth.mul_f64(0.75) + lasts(open()).mul_f64(0.25),
+                true => (self.smooth + lasts(open())) / 2,
                 false => Duration::ZERO,
             };
             (self.since, self.accepted) = (now, accepted);

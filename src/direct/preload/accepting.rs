@@ -99,7 +99,8 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
             return Err(fail(EMFILE));
         }
         lease::close(free as i32);
-        let mut payload = Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
+        let mut payload =
+            Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
         let (how, by) = if stand_in.waits() { (0, By::Libc) } else { (MSG_DONTWAIT, By::Kernel) };
         let place = (&raw mut payload).cast();
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
@@ -163,7 +164,8 @@ pub fn wake_waiting(stand_in: &StandIn) {
 }
 
 fn wake_one(stand_in: &StandIn) {
-    let empty = Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
+    let empty =
+        Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
     if stand_in.stands() == Stands::Queue && stand_in.sending_end() >= 0 {
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
         unsafe { message::send(stand_in.sending_end(), (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
