@@ -2,7 +2,7 @@
 import os, shlex, signal, subprocess
 
 from . import system
-from .system import BINARY, LOAD, free_port, wait_port
+from .system import BINARY, LOAD, ROOT, TARGET, free_port, wait_port
 
 
 class Peer:
@@ -15,7 +15,9 @@ class Peer:
         self.process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **(env or {})})
         self.pid = self.process.pid
         bench.running.append(self)
-        bench.commands[name] = (shlex.join(argv).replace(bench.tmp, "TMP"), config)
+        # As anybody can type it in a checkout.
+        command = shlex.join(argv).replace(bench.tmp, "TMP").replace(TARGET, "target").replace(ROOT + "/", "")
+        bench.commands[name] = (command, config)
         wait_port(port, name, path)
 
     @property

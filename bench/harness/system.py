@@ -3,8 +3,9 @@ import glob, json, os, shutil, socket, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOT = os.path.dirname(HERE)
-PLACE = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "bench")
-BINARY = os.environ.get("ROUNDSMAN", os.path.join(os.path.dirname(PLACE), "release/roundsman"))
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+PLACE = os.path.join(TARGET, "bench")
+BINARY = os.environ.get("ROUNDSMAN", os.path.join(TARGET, "release/roundsman"))
 LOAD = os.path.join(PLACE, "release/bench-load")
 
 
