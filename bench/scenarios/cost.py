@@ -1,6 +1,6 @@
 """What a connection costs the master when there are many slots, or many connections open already."""
 from harness import peers, system
-from harness.bench import median, wrk
+from harness.bench import load, median, wrk
 from harness.peers import free_port
 from scenarios.idle import Held
 
@@ -50,7 +50,6 @@ def open_connections(bench):
 
 def closing(bench, peer):
     """The client closes: the server keeps what it has."""
-    from harness.bench import load
     before = system.own_cpu(peer.pid)
     figures = load("burst", peer.address, "--connections", 2000, "--once")
     return {"cost": (system.own_cpu(peer.pid) - before) / 2000, "rate": 2000 / figures["seconds"]}

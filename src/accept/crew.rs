@@ -49,7 +49,7 @@ impl Crew {
 
     /// One leaves.
     pub fn remove(&mut self, id: WorkerId) -> Option<Member> {
-        let at = self.members.iter().position(|member| member.id == id)?;
+        let at = self.position(id)?;
         self.views.remove(at);
         let member = self.members.remove(at);
         self.turn.removed(at);
@@ -66,30 +66,38 @@ impl Crew {
 
     /// A worker listens on one more listener.
     pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
-        if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
-            member.listens(listener, queue);
+        if let Some(at) = self.position(id) {
+            self.members[at].listens(listener, queue);
+            self.changed();
         }
-        self.changed();
     }
 
     /// One has closed a listener: gives up its queue.
     pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId) -> Option<(&Member, Arc<QueueTx>)> {
-        let member = self.members.iter_mut().find(|member| member.id == id)?;
-        let queue = member.unlistens(listener);
+        let at = self.position(id)?;
+        let queue = self.members[at].unlistens(listener)?;
         self.changed();
-        Some((self.members.iter().find(|member| member.id == id)?, queue?))
+        Some((&self.members[at], queue))
     }
 
     /// Rare changes: indices and counts are made anew, and everybody is looked at once.
     fn changed(&mut self) {
-        self.busy.clear();
-        self.busy.extend(0..self.members.len());
-        self.is_busy.clear();
-        self.is_busy.resize(self.members.len(), true);
+        self.everybody_is_busy();
         self.touched.clear();
         let most = self.members.iter().map(Member::most_listeners).max().unwrap_or(0);
         self.serving.clear();
         self.serving.extend((0..most).map(|id| self.members.iter().filter(|member| member.serves(id)).count()));
+    }
+
+    fn everybody_is_busy(&mut self) {
+        self.busy.clear();
+        self.busy.extend(0..self.members.len());
+        self.is_busy.clear();
+        self.is_busy.resize(self.members.len(), true);
+    }
+
+    fn position(&self, id: WorkerId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id)
     }
 
     fn serve(&self, listener: ListenerId) -> usize {
@@ -114,18 +122,13 @@ impl Crew {
     /// Looks at who is busy; under `least-conn` at everybody, since connections end without us.
     pub fn look(&mut self, policy: Policy, now: Instant) {
         if policy == Policy::LeastConn {
-            for (member, view) in self.members.iter_mut().zip(&mut self.views) {
-                member.refresh();
-                *view = Candidate { owed: view.owed, ..member.candidate(policy, now) };
-            }
+            self.everybody_is_busy();
         }
         let Self { members, views, busy, is_busy, .. } = self;
         busy.retain(|&at| {
             let (member, view) = (&mut members[at], &mut views[at]);
-            if policy != Policy::LeastConn {
-                member.refresh();
-                *view = Candidate { owed: view.owed, ..member.candidate(policy, now) };
-            }
+            member.refresh();
+            *view = Candidate { owed: view.owed, ..member.candidate(policy, now) };
             is_busy[at] = member.is_busy();
             is_busy[at]
         });
@@ -186,7 +189,7 @@ impl Crew {
 
     /// The rescue thread has emptied a queue: turns that the worker did not have.
     pub fn rescued(&mut self, id: WorkerId, sockets: usize) {
-        if let Some(at) = self.members.iter().position(|member| member.id == id) {
+        if let Some(at) = self.position(id) {
             self.members[at].rescued(sockets);
             let owed = u32::try_from(sockets).unwrap_or(MOST_OWED);
             self.views[at].owed = self.views[at].owed.saturating_add(owed).min(MOST_OWED);
