@@ -24,7 +24,7 @@ impl Pool {
             let Some(held) = self.held.pop_front() else { break };
             if self.blocked || !self.crew.is_served(held.listener) {
                 self.held.push_back(held);
-            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer) {
+            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer, now) {
                 self.held.push_back(Held { socket, ..held });
                 self.paused = Some(now + RETRY);
                 self.blocked = true;
@@ -56,7 +56,7 @@ impl Pool {
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
         let free = served && !self.blocked && self.crew.any_free();
         let hold = !served || self.phase == Phase::Stopping;
-        if free || (hold && self.held.len() < self.rules.most_held) {
+        if free || (hold && self.waiting() < self.rules.most_held) {
             return true;
         }
         self.paused = Some(now + RETRY);
@@ -77,7 +77,7 @@ impl Pool {
                     reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
-                let Some(socket) = self.place(id, socket, peer) else { return };
+                let Some(socket) = self.place(id, socket, peer, now) else { return };
                 if closing && !served {
                     // Nobody will ever come for it.
                     sock::reset_on_close(socket.as_fd());
@@ -116,12 +116,19 @@ impl Pool {
 
     /// Resets the first `count` held connections.
     pub(super) fn shed(&mut self, count: usize, reporter: &Reporter) {
+        let first = self.held.drain(..count).collect();
+        self.give_up(first, reporter);
+    }
+
+    /// Resets connections that wait no longer.
+    pub(super) fn give_up(&mut self, connections: Vec<Held>, reporter: &Reporter) {
+        let count = connections.len();
         if count > 0 {
-            for held in self.held.drain(..count) {
+            for held in connections {
                 sock::reset_on_close(held.socket.as_fd());
             }
             self.stats.shed.fetch_add(count as u64, Relaxed);
-            self.stats.held.store(self.held.len() as u64, Relaxed);
+            self.stats.held.store(self.waiting() as u64, Relaxed);
             reporter.send(Report::Shed { service: self.id, count });
         }
     }

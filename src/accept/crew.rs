@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::orders::{ListenerId, WorkerId};
-use super::policy::{Candidate, MOST_OWED, Policy, Turn, pick};
+use super::orders::{ListenerId, Rules, WorkerId};
+use super::policy::{Candidate, MOST_OWED, Policy, Turn, home, pick};
+use super::pool::Held;
 use super::roster::{Member, Returned};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
@@ -27,6 +28,25 @@ pub(super) struct Crew {
     serving: Vec<usize>,
     /// The policy's rotation.
     turn: Turn,
+    /// Connections in all workers' lines.
+    in_line: usize,
+}
+
+/// What became of a connection that was to be placed.
+pub(super) enum Placed {
+    /// It is in a worker's batch.
+    Sent,
+    /// Under `ip-hash`: it shall wait for the worker at this index.
+    Waits(usize, OwnedFd),
+    /// No worker may get one.
+    NoRoom(OwnedFd),
+}
+
+/// A choice.
+enum Choice {
+    Gets(usize),
+    Waits(usize),
+    Nobody,
 }
 
 impl Crew {
@@ -52,6 +72,7 @@ impl Crew {
         let at = self.position(id)?;
         self.views.remove(at);
         let member = self.members.remove(at);
+        self.in_line -= member.line.len();
         self.turn.removed(at);
         self.changed();
         Some(member)
@@ -144,37 +165,116 @@ impl Crew {
         self.views.iter().enumerate().any(|(at, view)| at != than && free(view))
     }
 
-    /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
+    /// Puts a connection into a worker's batch, if one may get it. With `may_wait` (under `ip-hash`) only the worker that
+    /// the client belongs to is asked.
     pub fn place(
         &mut self,
         policy: Policy,
         listener: ListenerId,
         socket: OwnedFd,
         peer: PeerAddress,
-    ) -> Option<OwnedFd> {
-        let Some(at) = self.pick(policy, listener, peer) else { return Some(socket) };
+        may_wait: bool,
+    ) -> Placed {
+        match self.choose(policy, listener, peer, may_wait) {
+            Choice::Gets(at) => {
+                self.push(at, listener, socket, peer);
+                Placed::Sent
+            }
+            Choice::Waits(at) => Placed::Waits(at, socket),
+            Choice::Nobody => Placed::NoRoom(socket),
+        }
+    }
+
+    fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         self.members[at].push(listener, socket, peer);
         self.touched.push(at);
         if !self.is_busy[at] {
             self.is_busy[at] = true;
             self.busy.push(at);
         }
-        None
     }
 
-    fn pick(&mut self, policy: Policy, listener: ListenerId, peer: PeerAddress) -> Option<usize> {
+    fn choose(&mut self, policy: Policy, listener: ListenerId, peer: PeerAddress, may_wait: bool) -> Choice {
         let client = peer.ip();
         if self.serve(listener) == self.members.len() {
-            return pick(policy, &mut self.views, &mut self.turn, client);
+            let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
+            return match own {
+                Some(at) if self.views[at].pending >= self.views[at].cap || !self.members[at].line.is_empty() => {
+                    Choice::Waits(at)
+                }
+                Some(at) => {
+                    self.views[at].pending += 1;
+                    Choice::Gets(at)
+                }
+                None => pick(policy, &mut self.views, &mut self.turn, client).map_or(Choice::Nobody, Choice::Gets),
+            };
         }
         // Rare: a server does not (yet, or any more) listen here. It counts as stalled for this choice.
         let mut those_here = self.views.clone();
         for (view, member) in those_here.iter_mut().zip(&self.members) {
             view.stalled |= !member.serves(listener);
         }
-        let at = pick(policy, &mut those_here, &mut self.turn, client)?;
+        if may_wait
+            && let Some(at) = client.and_then(|client| home(&those_here, client))
+            && (those_here[at].pending >= those_here[at].cap || !self.members[at].line.is_empty())
+        {
+            return Choice::Waits(at);
+        }
+        let Some(at) = pick(policy, &mut those_here, &mut self.turn, client) else { return Choice::Nobody };
         self.views[at] = those_here[at];
-        Some(at)
+        Choice::Gets(at)
+    }
+
+    /// Connections that wait in the workers' lines.
+    pub fn in_line(&self) -> usize {
+        self.in_line
+    }
+
+    /// A connection waits for the worker at an index that [`Crew::place`] gave.
+    pub fn line_up(&mut self, at: usize, held: Held) {
+        self.members[at].line.push_back(held);
+        self.in_line += 1;
+    }
+
+    /// Empties all lines.
+    pub fn take_lines(&mut self) -> Vec<Held> {
+        self.in_line = 0;
+        self.members.iter_mut().flat_map(|member| member.line.drain(..)).collect()
+    }
+
+    /// Connections in a worker's line go into its batch as soon as it has room; after `hash_wait`, or once the worker is
+    /// stalled, into another worker's. Returns those for which nobody had room within the queue timeout.
+    pub fn serve_lines(&mut self, rules: &Rules, now: Instant) -> Vec<Held> {
+        let mut overdue = Vec::new();
+        if self.in_line == 0 {
+            return overdue;
+        }
+        for at in 0..self.members.len() {
+            while let Some(held) = self.members[at].line.pop_front() {
+                self.in_line -= 1;
+                let view = &self.views[at];
+                let own = !view.stalled && self.members[at].serves(held.listener) && rules.policy == Policy::IpHash;
+                if own && view.pending < view.cap {
+                    self.views[at].pending += 1;
+                    self.push(at, held.listener, held.socket, held.peer);
+                    continue;
+                }
+                let waited = now.duration_since(held.since);
+                let patient = own && waited < rules.hash_wait;
+                let choice =
+                    if patient { Choice::Nobody } else { self.choose(rules.policy, held.listener, held.peer, false) };
+                match choice {
+                    Choice::Gets(other) => self.push(other, held.listener, held.socket, held.peer),
+                    Choice::Waits(_) | Choice::Nobody if !patient && waited >= rules.queue_timeout => overdue.push(held),
+                    Choice::Waits(_) | Choice::Nobody => {
+                        self.members[at].line.push_front(held);
+                        self.in_line += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        overdue
     }
 
     /// Sends the batches. What could not be sent is appended to `returned`; whether there was such.

@@ -86,10 +86,22 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// How long a client waits for a worker.
     pub queue_timeout: Duration,
+    /// Under `ip-hash`: how long a client waits for the worker that its address belongs to before it goes to another.
+    pub hash_wait: Duration,
     /// When a worker that receives nothing while hand-offs wait counts as hung.
     pub hang_timeout: Option<Duration>,
     /// Clients held in the master while no worker is alive; more wait in the backlog.
     pub most_held: usize,
+}
+
+impl Rules {
+    /// How long a hand-off may lie in a worker's queue before the queue goes to other workers.
+    pub fn rescue_after(&self) -> Duration {
+        match self.policy {
+            Policy::IpHash => self.stall_timeout.max(self.hash_wait),
+            Policy::Rr | Policy::LeastConn | Policy::None => self.stall_timeout,
+        }
+    }
 }
 
 /// Whose queue a rescue job empties.

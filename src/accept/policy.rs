@@ -151,6 +151,12 @@ fn by_hash(workers: &[Candidate], client: IpAddr) -> Option<usize> {
     eligible.max_by_key(|&at| weight(client, workers[at].slot))
 }
 
+/// Under `ip-hash`: index of the worker that a client belongs to, whether or not it has room now.
+pub fn home(workers: &[Candidate], client: IpAddr) -> Option<usize> {
+    let alive = (0..workers.len()).filter(|&at| !workers[at].stalled);
+    alive.max_by_key(|&at| weight(client, workers[at].slot))
+}
+
 fn weight(client: IpAddr, slot: u32) -> u64 {
     let mut hasher = SipHasher13::new();
     match client {

@@ -100,6 +100,22 @@ fn ip_hash_keeps_clients_and_moves_only_those_of_a_lost_slot() {
     }
 }
 
+#[test]
+fn a_client_stays_with_a_worker_that_is_full_and_leaves_one_that_is_stalled() {
+    let mut workers = workers(4);
+    for n in 0..100 {
+        let of = |workers: &[Candidate]| client(n).and_then(|client| home(workers, client)).unwrap_or(usize::MAX);
+        let own = of(&workers);
+        assert_eq!(pick(Policy::IpHash, &mut workers.clone(), &mut Turn::default(), client(n)), Some(own));
+        workers[own].pending = 64;
+        assert_eq!(of(&workers), own);
+        workers[own].stalled = true;
+        let next = pick(Policy::IpHash, &mut workers.clone(), &mut Turn::default(), client(n));
+        assert_eq!(Some(of(&workers)), next, "the next in hash order");
+        workers[own] = worker(own as u32);
+    }
+}
+
 proptest! {
     #[test]
     fn whoever_is_picked_may_be_picked_and_someone_is_if_anyone_may(

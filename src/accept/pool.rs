@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
-use super::crew::Crew;
+use super::crew::{Crew, Placed};
 use super::orders::{AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
+use super::policy::Policy;
 use super::roster::{Member, Returned};
 use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
@@ -45,6 +46,7 @@ pub(super) struct Listener {
 }
 
 /// A connection that was accepted (or taken back) and has no worker yet.
+#[derive(Debug)]
 pub(super) struct Held {
     pub(super) listener: ListenerId,
     pub(super) socket: OwnedFd,
@@ -194,7 +196,8 @@ impl Pool {
 
     /// A live worker leaves: its queue is emptied by the rescue thread, then closed.
     pub fn drain(&mut self, poll: &Poll, id: WorkerId, reporter: &Reporter) {
-        if let Some(member) = self.remove(poll, id) {
+        if let Some(mut member) = self.remove(poll, id) {
+            self.hold_line(&mut member);
             let stats = member.stats.clone();
             for (listener, queue) in member.into_queues() {
                 self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, reporter);
@@ -204,7 +207,8 @@ impl Pool {
 
     /// A dead worker leaves: nobody else reads its queue, so it can be emptied here.
     pub fn gone(&mut self, poll: &Poll, id: WorkerId, now: Instant, reporter: &Reporter) {
-        if let Some(member) = self.remove(poll, id) {
+        if let Some(mut member) = self.remove(poll, id) {
+            self.hold_line(&mut member);
             let stats = member.stats.clone();
             let mut count = 0;
             for (listener, queue) in member.into_queues() {
@@ -230,6 +234,7 @@ impl Pool {
     /// Ends the stop: what is still held is reset.
     pub fn stop_now(&mut self, reporter: &Reporter) {
         if self.phase != Phase::Stopped {
+            self.held.extend(self.crew.take_lines());
             let count = self.held.len();
             self.shed(count, reporter);
             self.listeners.iter_mut().for_each(|listener| listener.socket = None);
@@ -245,7 +250,7 @@ impl Pool {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
-        let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
+        let idle = self.held.is_empty() && self.crew.in_line() == 0 && !self.listeners.iter().any(|listener| listener.ready);
         let waiting = self.crew.busy().any(|member| {
             member.waits_since().is_some()
                 || member.deaf_at().is_some_and(|at| at <= now)
@@ -256,12 +261,14 @@ impl Pool {
         }
         self.crew.look(self.rules.policy, now);
         self.paused = None;
+        let overdue = self.crew.serve_lines(&self.rules, now);
+        self.give_up(overdue, reporter);
         self.place_held(now);
         self.accept_burst(now, reporter);
         self.flush(now);
         self.shed_overdue(now, reporter);
         self.rescue_stalled(now, reporter);
-        self.stats.held.store(self.held.len() as u64, Relaxed);
+        self.stats.held.store(self.waiting() as u64, Relaxed);
         self.close_empty_listeners(poll);
         if self.phase == Phase::Stopping {
             self.finish_when_empty(reporter);
@@ -269,8 +276,33 @@ impl Pool {
     }
 
     /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
-    pub(super) fn place(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) -> Option<OwnedFd> {
-        self.crew.place(self.rules.policy, listener, socket, peer)
+    /// One that is to wait for its own worker gets into that worker's line.
+    pub(super) fn place(
+        &mut self,
+        listener: ListenerId,
+        socket: OwnedFd,
+        peer: PeerAddress,
+        now: Instant,
+    ) -> Option<OwnedFd> {
+        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.most_held;
+        match self.crew.place(self.rules.policy, listener, socket, peer, may_wait) {
+            Placed::Sent => None,
+            Placed::NoRoom(socket) => Some(socket),
+            Placed::Waits(at, socket) => {
+                self.crew.line_up(at, Held { listener, socket, peer, since: now });
+                None
+            }
+        }
+    }
+
+    /// Connections that wait in the master.
+    pub(super) fn waiting(&self) -> usize {
+        self.held.len() + self.crew.in_line()
+    }
+
+    /// A worker leaves: who waited for it goes elsewhere at once.
+    fn hold_line(&mut self, member: &mut Member) {
+        member.line.drain(..).rev().for_each(|held| self.held.push_front(held));
     }
 
     fn flush(&mut self, now: Instant) {
@@ -298,7 +330,7 @@ impl Pool {
 
     fn finish_when_empty(&mut self, reporter: &Reporter) {
         let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
-        if closed && self.held.is_empty() && self.rescues == 0 {
+        if closed && self.waiting() == 0 && self.rescues == 0 {
             self.finish(reporter);
         }
     }
@@ -344,11 +376,12 @@ impl Pool {
         if self.crew.len() > 1 {
             for since in self.crew.busy().filter_map(Member::waits_since) {
                 // While nobody else is free it is looked at again at the same interval.
-                let due = since + self.rules.stall_timeout;
+                let due = since + self.rules.rescue_after();
                 at(if due > now { due } else { now + self.rules.stall_timeout });
             }
         }
-        if self.phase == Phase::Stopping {
+        // Room in a worker's queue is no event.
+        if self.phase == Phase::Stopping || self.crew.in_line() > 0 {
             at(now + RETRY);
         }
         next

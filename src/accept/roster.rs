@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::orders::{ListenerId, SlotStats, WorkerId};
 use super::policy::{Candidate, Policy};
+use super::pool::Held;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::sys::clock::monotonic_ns;
@@ -74,6 +75,8 @@ pub struct Member {
     hearing: Hearing,
     /// Since when it receives nothing of what waits for it.
     stuck: Option<Instant>,
+    /// Under `ip-hash`: clients that wait in the master until this worker has room.
+    pub line: VecDeque<Held>,
 }
 
 /// Sockets that could not be sent, with the listener they came from.
@@ -102,6 +105,7 @@ impl Member {
             rescues: 0,
             hearing: Hearing::Unknown,
             stuck: None,
+            line: VecDeque::new(),
         };
         queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
         member

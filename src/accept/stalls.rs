@@ -46,7 +46,7 @@ impl Pool {
                 reporter.send(Report::Deaf(member.id));
             }
         });
-        let patience = self.rules.stall_timeout;
+        let patience = self.rules.rescue_after();
         let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
         let mut jobs = Vec::new();
         self.crew.stall(overdue, |member| {

@@ -144,6 +144,11 @@ pub struct Run {
     /// How long a client waits while no worker is alive
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
     pub queue_timeout: Duration,
+    /// How long a client waits for its own worker under ip-hash
+    ///
+    /// After this time it goes to another one. When its worker dies or is replaced it goes there at once.
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HASH_WAIT", default_value = "1s", value_parser = time)]
+    pub hash_wait: Duration,
     /// How long an upstream may take to accept
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,

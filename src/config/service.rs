@@ -108,6 +108,8 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// `--queue-timeout`.
     pub queue_timeout: Duration,
+    /// `--hash-wait`.
+    pub hash_wait: Duration,
     /// `--connect-timeout`.
     pub connect_timeout: Duration,
     /// `--idle-timeout`.
@@ -177,6 +179,7 @@ impl ServiceConfig {
             stop_delay: run.stop_delay,
             stall_timeout: run.stall_timeout,
             queue_timeout: run.queue_timeout,
+            hash_wait: run.hash_wait,
             connect_timeout: run.connect_timeout,
             idle_timeout: run.idle_timeout,
             stop_signal: run.stop_signal,

@@ -352,6 +352,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         cap: u32::try_from(cap).unwrap_or(u32::MAX),
         stall_timeout: config.limits.stall_timeout,
         queue_timeout: config.limits.queue_timeout,
+        hash_wait: config.limits.hash_wait,
         hang_timeout: config.limits.hang_timeout,
         most_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
     }

@@ -34,6 +34,7 @@ mod relay;
 mod reload;
 mod servers;
 mod shutdown;
+mod sticky;
 mod streams;
 mod supervise;
 mod systemd;
