@@ -1,10 +1,11 @@
-//! The counters page: one sealed memfd of 8,192 bytes per worker and generation, all words `u64`.
+//! The counters page: one sealed memfd of 16,384 bytes per worker and generation, all words `u64`.
 //!
 //! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). Behind the rows
-//! lies the histogram of hand-off latencies, which all processes share.
+//! lies the histogram of hand-off latencies, which all processes share, and behind that what a relay worker counts for each
+//! upstream.
 
 /// Size of the page in bytes.
-pub const PAGE_BYTES: usize = 8192;
+pub const PAGE_BYTES: usize = 16_384;
 /// Words in a row.
 pub const ROW_WORDS: usize = 8;
 /// Rows for processes, behind the header.
@@ -55,4 +56,26 @@ pub mod row {
     pub const UNREACHABLE: usize = 5;
     /// Sockets that the kernel dropped because the descriptor table was full.
     pub const TRUNCATED: usize = 6;
+    /// Relay: clients that wait for an upstream now.
+    pub const WAITING: usize = 7;
+}
+
+/// What a relay worker counts for an upstream, by its place in the configuration.
+pub mod upstream {
+    /// The first one's first word; the others' follow.
+    pub const FIRST: usize = 8192 / 8;
+    /// Words of each.
+    pub const WORDS: usize = 8;
+    /// Upstreams that there is place for.
+    pub const MOST: usize = 120;
+    /// Attempts to connect, ever.
+    pub const ATTEMPTS: usize = 0;
+    /// Of those, over: failed, or the connection is closed.
+    pub const ENDED: usize = 1;
+    /// Connections established, ever.
+    pub const CONNECTIONS: usize = 2;
+    /// Bytes from clients to it.
+    pub const BYTES_IN: usize = 3;
+    /// Bytes from it to clients.
+    pub const BYTES_OUT: usize = 4;
 }

@@ -265,7 +265,9 @@ impl Crew {
                     if patient { Choice::Nobody } else { self.choose(rules.policy, held.listener, held.peer, false) };
                 match choice {
                     Choice::Gets(other) => self.push(other, held.listener, held.socket, held.peer),
-                    Choice::Waits(_) | Choice::Nobody if !patient && waited >= rules.queue_timeout => overdue.push(held),
+                    Choice::Waits(_) | Choice::Nobody if !patient && waited >= rules.queue_timeout => {
+                        overdue.push(held)
+                    }
                     Choice::Waits(_) | Choice::Nobody => {
                         self.members[at].line.push_front(held);
                         self.in_line += 1;

@@ -250,7 +250,8 @@ impl Pool {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
-        let idle = self.held.is_empty() && self.crew.in_line() == 0 && !self.listeners.iter().any(|listener| listener.ready);
+        let idle =
+            self.held.is_empty() && self.crew.in_line() == 0 && !self.listeners.iter().any(|listener| listener.ready);
         let waiting = self.crew.busy().any(|member| {
             member.waits_since().is_some()
                 || member.deaf_at().is_some_and(|at| at <= now)

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::abi::page::latency;
-use crate::control::snapshot::{Daemon, ServiceState, SlotState};
+use crate::control::snapshot::{Daemon, ServiceState, SlotState, UpstreamState};
 
 /// What [`text`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,6 +38,19 @@ struct OfKind {
     service: String,
     slot: u64,
     kind: String,
+}
+
+#[derive(Debug, Clone, EncodeLabelSet)]
+struct OfUpstream {
+    service: String,
+    upstream: String,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct OfDirection {
+    service: String,
+    upstream: String,
+    direction: &'static str,
 }
 
 /// A metric: its name, what it is, and its value.
@@ -79,7 +92,20 @@ const SERVICE_COUNTERS: [Of<ServiceState>; 2] = [
     ("reloads", "Reloads that succeeded", |service| service.reloads),
 ];
 
-const SERVICE_GAUGES: [Of<ServiceState>; 3] = [
+const UPSTREAM_COUNTERS: [Of<UpstreamState>; 2] = [
+    ("upstream_connections", "Connections established with the upstream", |upstream| upstream.connections),
+    ("upstream_errors", "Attempts to connect to the upstream that failed", |upstream| upstream.errors),
+];
+
+const UPSTREAM_GAUGES: [Of<UpstreamState>; 2] = [
+    ("upstream_up", "Whether the upstream accepts connections; 1 until an attempt fails", |upstream| {
+        u64::from(upstream.is_up())
+    }),
+    ("upstream_open", "Connections open or being opened with the upstream", |upstream| upstream.open),
+];
+
+const SERVICE_GAUGES: [Of<ServiceState>; 4] = [
+    ("waiting_for_upstream", "Clients whose worker has no upstream for them", |service| service.waiting_for_upstream),
     ("held", "Clients that wait in the master for a worker", |service| service.held),
     ("slots", "Slots", |service| service.slots.len() as u64),
     ("slots_online", "Slots with a worker online", |service| service.online() as u64),
@@ -139,6 +165,54 @@ impl State {
         Ok(())
     }
 
+    /// With their labels; one that is configured twice is one.
+    fn upstreams(&self) -> Vec<(OfUpstream, UpstreamState)> {
+        let mut all: Vec<(OfUpstream, UpstreamState)> = Vec::new();
+        for service in &self.0.services {
+            let from = all.len();
+            for upstream in &service.upstreams {
+                match all[from..].iter_mut().find(|(labels, _)| labels.upstream == upstream.addr) {
+                    Some((_, sum)) => {
+                        sum.open += upstream.open;
+                        sum.connections += upstream.connections;
+                        sum.bytes_in += upstream.bytes_in;
+                        sum.bytes_out += upstream.bytes_out;
+                        sum.errors += upstream.errors;
+                        if upstream.is_up() {
+                            sum.state.clone_from(&upstream.state);
+                        }
+                    }
+                    None => {
+                        let labels = OfUpstream { service: service.name.clone(), upstream: upstream.addr.clone() };
+                        all.push((labels, upstream.clone()));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    fn of_upstreams(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let all = self.upstreams();
+        let counters = UPSTREAM_COUNTERS.iter().map(|metric| (Kind::Counter, metric));
+        let gauges = UPSTREAM_GAUGES.iter().map(|metric| (Kind::Gauge, metric));
+        for (kind, (name, help, value)) in counters.chain(gauges) {
+            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
+            for (labels, upstream) in &all {
+                kind.encode(family.encode_family(labels)?, value(upstream))?;
+            }
+        }
+        let help = "Bytes relayed to (in) and from (out) the upstream";
+        let mut family = to.encode_descriptor("upstream_bytes", help, None, MetricType::Counter)?;
+        for (OfUpstream { service, upstream: name }, upstream) in all {
+            for (direction, bytes) in [("in", upstream.bytes_in), ("out", upstream.bytes_out)] {
+                let labels = OfDirection { service: service.clone(), upstream: name.clone(), direction };
+                Kind::Counter.encode(family.encode_family(&labels)?, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn errors(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut family = to.encode_descriptor("errors", "Connections lost, by kind", None, MetricType::Counter)?;
         for (OfSlot { service, slot: number }, slot, _) in self.slots() {
@@ -184,6 +258,7 @@ impl Collector for State {
         self.of_slots(to, Kind::Gauge, &SLOT_GAUGES, |_| true)?;
         self.latencies(to)?;
         self.states(to)?;
+        self.of_upstreams(to)?;
         self.of_services(to, Kind::Counter, &SERVICE_COUNTERS)?;
         self.of_services(to, Kind::Gauge, &SERVICE_GAUGES)?;
         let uptime =

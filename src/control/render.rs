@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Color, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::snapshot::{Daemon, ServiceState, SlotState};
+use super::snapshot::{Daemon, ServiceState, SlotState, UpstreamState};
 
 /// A daemon as text: a line per service and a table of its slots.
 pub fn table(daemon: &Daemon) -> String {
@@ -33,6 +33,9 @@ fn service(service: &ServiceState) -> String {
     text.push_str(&format!("  {}: {}\n", service.via, service.via_reason));
     if service.held + service.shed > 0 {
         text.push_str(&format!("  {} clients waiting, {} given up\n", service.held, service.shed));
+    }
+    if !service.upstreams.is_empty() {
+        text.push_str(&format!("  {} of {} upstreams up\n", service.upstreams_up(), service.upstreams.len()));
     }
     text.push_str(&slots(service));
     for slot in &service.slots {
@@ -68,6 +71,11 @@ pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
         line("listens on", &format!("{} ({} workers{from})", listener.addr, listener.workers));
     }
     line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
+    if !service.upstreams.is_empty() {
+        line("", &format!("{} waiting for an upstream", service.waiting_for_upstream));
+        text.push_str(&upstreams(service));
+        text.push_str("\n\n");
+    }
     text.push_str(&slots(service));
     for slot in &service.slots {
         let mut more = vec![format!("generation {}", slot.generation)];
@@ -82,8 +90,8 @@ const BOLD: Style = Style::new().bold();
 
 fn colour(state: &str) -> Style {
     let colour = match state {
-        "online" => AnsiColor::Green,
-        "errored" => AnsiColor::Red,
+        "online" | "up" => AnsiColor::Green,
+        "errored" | "down" => AnsiColor::Red,
         _ => AnsiColor::Yellow,
     };
     Style::new().fg_color(Some(Color::Ansi(colour)))
@@ -98,18 +106,50 @@ fn slots(service: &ServiceState) -> String {
     for slot in &service.slots {
         table.add_row(row(slot));
     }
+    let numbers = table.column_count();
+    lay_out(table, 2..numbers, service.slots.iter().map(|slot| slot.state.as_str()))
+}
+
+/// The table of upstreams.
+fn upstreams(service: &ServiceState) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["UPSTREAM", "STATE", "OPEN", "CONNS", "IN", "OUT", "ERRORS", "LAST ERROR"]);
+    for upstream in &service.upstreams {
+        table.add_row(upstream_row(upstream));
+    }
+    lay_out(table, 2..7, service.upstreams.iter().map(|upstream| upstream.state.as_str()))
+}
+
+fn upstream_row(upstream: &UpstreamState) -> [String; 8] {
+    let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
+    [
+        upstream.addr.clone(),
+        upstream.state.clone(),
+        upstream.open.to_string(),
+        upstream.connections.to_string(),
+        megabytes(upstream.bytes_in),
+        megabytes(upstream.bytes_out),
+        upstream.errors.to_string(),
+        upstream.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| format!("{error}{ago}")),
+    ]
+}
+
+/// A table as text, numbers to the right; in each row the first word that is its state gets a colour.
+fn lay_out<'a>(mut table: Table, numbers: std::ops::Range<usize>, states: impl Iterator<Item = &'a str>) -> String {
     for column in table.column_iter_mut() {
         // One space between columns: long pids and counts still fit 80 of them.
         column.set_padding((0, 1));
     }
-    for column in table.column_iter_mut().skip(2) {
+    for column in table.column_iter_mut().skip(numbers.start).take(numbers.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     // Behind the layout, which would count the colours' bytes as columns.
-    for (line, slot) in lines.iter_mut().skip(1).zip(&service.slots) {
-        let style = colour(&slot.state);
-        *line = line.replacen(&slot.state, &format!("{style}{}{style:#}", slot.state), 1);
+    for (line, state) in lines.iter_mut().skip(1).zip(states) {
+        let style = colour(state);
+        let cell = format!(" {state}");
+        *line = line.replacen(&cell, &format!(" {style}{state}{style:#}"), 1);
     }
     lines.join("\n")
 }
@@ -181,6 +221,8 @@ mod tests {
             held: 0,
             shed: 0,
             reloads: 0,
+            waiting_for_upstream: 0,
+            upstreams: Vec::new(),
             slots: vec![slot],
         };
         for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {

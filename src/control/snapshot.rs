@@ -12,6 +12,8 @@ use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
+use crate::supervisor::upstreams::{State, Upstreams};
+use crate::sys::clock::monotonic_ns;
 use crate::sys::process::rss_bytes;
 
 /// One daemon.
@@ -52,8 +54,44 @@ pub struct ServiceState {
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
+    /// Clients of relay workers that have no upstream for them now.
+    #[serde(default)]
+    pub waiting_for_upstream: u64,
     /// Slots.
     pub slots: Vec<SlotState>,
+    /// Upstreams, in the configuration's order.
+    #[serde(default)]
+    pub upstreams: Vec<UpstreamState>,
+}
+
+/// One upstream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamState {
+    /// Its address, as configured. A name may stand for several addresses.
+    pub addr: String,
+    /// "up" or "down". One that was never tried counts as up; a name is down when all its addresses are.
+    pub state: String,
+    /// Connections open or being opened.
+    pub open: u64,
+    /// Connections established since the daemon's start.
+    pub connections: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Attempts to connect that failed.
+    pub errors: u64,
+    /// Why the last of them did.
+    pub last_error: Option<String>,
+    /// How long ago that was, in seconds.
+    pub last_error_s: Option<u64>,
+}
+
+impl UpstreamState {
+    /// Whether clients can be sent there.
+    pub fn is_up(&self) -> bool {
+        self.state == "up"
+    }
 }
 
 impl Daemon {
@@ -72,9 +110,29 @@ impl ServiceState {
         self.slots.iter().filter(|slot| slot.state == "online").count()
     }
 
-    /// What is wrong, when none is.
+    /// Upstreams that are up.
+    pub fn upstreams_up(&self) -> usize {
+        self.upstreams.iter().filter(|upstream| upstream.is_up()).count()
+    }
+
+    /// What is wrong, when no worker is online, or no upstream is up.
     pub fn sick(&self) -> Option<String> {
-        (self.online() == 0).then(|| format!("{}: none of {} workers is online", self.name, self.slots.len()))
+        if self.online() == 0 {
+            return Some(format!("{}: none of {} workers is online", self.name, self.slots.len()));
+        }
+        let first = self.upstreams.first()?;
+        if self.upstreams_up() > 0 {
+            return None;
+        }
+        let error = first.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let waiting = self.waiting_for_upstream;
+        Some(match self.upstreams.len() {
+            1 => format!("{}: upstream {} is down{error}; clients waiting: {waiting}", self.name, first.addr),
+            count => format!(
+                "{}: all {count} upstreams are down ({}{error}, …); clients waiting: {waiting}",
+                self.name, first.addr
+            ),
+        })
     }
 }
 
@@ -163,7 +221,24 @@ fn state(service: &Service) -> ServiceState {
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,
+        waiting_for_upstream: service.upstreams.as_ref().map_or(0, Upstreams::waiting),
+        upstreams: service.upstreams.iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
+    }
+}
+
+fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
+    let ago = || monotonic_ns().saturating_sub(health.error_at) / 1_000_000_000;
+    UpstreamState {
+        addr: address,
+        state: if health.down { "down" } else { "up" }.to_owned(),
+        open: counts.open,
+        connections: counts.connections,
+        bytes_in: counts.bytes_in,
+        bytes_out: counts.bytes_out,
+        errors: health.errors,
+        last_error: health.error(),
+        last_error_s: health.errno.map(|_| ago()),
     }
 }
 

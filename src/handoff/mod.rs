@@ -3,5 +3,6 @@
 pub mod page;
 mod queue;
 pub mod rescue;
+pub mod upstreams;
 
 pub use queue::{Carries, QueueRx, QueueTx, Reception};

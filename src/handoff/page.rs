@@ -5,12 +5,12 @@ use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::abi::page::{ROW_WORDS, ROWS, header, latency, row};
+use crate::abi::page::{ROW_WORDS, ROWS, header, latency, row, upstream};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
 /// claims more is not believed.
-const MOST_OPEN: u64 = 1 << 30;
+pub(super) const MOST_OPEN: u64 = 1 << 30;
 
 /// A worker's counters as its peer wrote them, each checked for range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,9 +80,26 @@ impl CountersPage {
 
     /// Adds to a word of the first row; the relay worker is its only writer.
     pub fn add(&self, place: usize, n: u64) {
-        let word = self.word(0, place);
-        // A plain load and store: with one writer there is nothing to lose, and a locked add costs more.
-        word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        add(self.word(0, place), n);
+    }
+
+    /// Adds to a word of an upstream's; the relay worker is its only writer.
+    pub fn add_upstream(&self, at: usize, place: usize, n: u64) {
+        add(self.upstream_word(at, place), n);
+    }
+
+    pub(super) fn upstream_word(&self, at: usize, place: usize) -> &AtomicU64 {
+        &self.0.words()[upstream::FIRST + (at % upstream::MOST) * upstream::WORDS + place % upstream::WORDS]
+    }
+
+    /// Says how many clients wait for an upstream.
+    pub fn set_waiting(&self, count: usize) {
+        self.word(0, row::WAITING).store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Clients that wait for an upstream.
+    pub fn waiting(&self) -> u64 {
+        self.word(0, row::WAITING).load(Ordering::Relaxed).min(MOST_OPEN)
     }
 
     /// Counts hand-offs that took so long. A relay worker is the only writer of its page.
@@ -155,6 +172,11 @@ impl CountersPage {
             truncated: get(row::TRUNCATED),
         }
     }
+}
+
+/// A plain load and store: with one writer there is nothing to lose, and a locked add costs more.
+fn add(word: &AtomicU64, n: u64) {
+    word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 #[cfg(test)]

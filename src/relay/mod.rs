@@ -7,6 +7,7 @@ mod connect;
 pub mod intake;
 mod opening;
 mod pipes;
+mod probe;
 pub mod protocol;
 mod pump;
 mod resolve;
@@ -23,6 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::handoff::page::CountersPage;
+use crate::handoff::upstreams::UpstreamTable;
 use intake::Intake;
 use protocol::{FromWorker, Setup, Source, ToWorker};
 use resolve::Resolver;
@@ -30,6 +32,7 @@ use sessions::Sessions;
 
 const CHANNEL: Token = Token(usize::MAX);
 const RESOLVER: Token = Token(usize::MAX - 1);
+const PROBE: Token = Token(usize::MAX - 2);
 
 /// The role's `main`: serves until the master says so or is gone.
 ///
@@ -70,9 +73,13 @@ impl Worker {
             bail!("the master is gone");
         };
         let listeners = if setup.source == Source::Listeners { setup.listeners } else { 0 };
-        if fds.len() != 1 + setup.listeners + listeners {
+        if fds.len() != 1 + setup.listeners + listeners + usize::from(setup.shared) {
             bail!("setup came with {} descriptors", fds.len());
         }
+        let table = match fds.pop_if(|_| setup.shared) {
+            Some(table) => UpstreamTable::attach(table.as_fd()).context("table of upstreams")?,
+            None => UpstreamTable::own(),
+        };
         let listeners = fds.split_off(1 + setup.listeners);
         let queues = fds.split_off(1);
         let page = fds.pop().context("no counters page")?;
@@ -83,7 +90,7 @@ impl Worker {
         poll.registry().register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)?;
         let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
         let resolver = Resolver::new(&poll, RESOLVER)?;
-        let sessions = Sessions::new(&setup, page, Instant::now());
+        let sessions = Sessions::new(&setup, page, table, Instant::now());
         Ok(Self { poll, channel, intake, sessions, resolver, phase: Phase::Serving, told_full: false })
     }
 
@@ -108,11 +115,12 @@ impl Worker {
                 match event.token() {
                     CHANNEL => ordered = true,
                     RESOLVER => self.resolver.finished(|group, addresses| self.sessions.resolved(group, addresses)),
+                    PROBE => self.sessions.probed(now),
                     token if self.intake.event(token) => {}
                     _ => self.sessions.event(&self.poll, event, now),
                 }
             }
-            if ordered && self.take_orders()? == Master::Gone {
+            if ordered && self.take_orders(now)? == Master::Gone {
                 return Ok(());
             }
             self.intake.take(&self.poll, &mut self.sessions, now)?;
@@ -124,10 +132,11 @@ impl Worker {
         }
     }
 
-    fn take_orders(&mut self) -> anyhow::Result<Master> {
+    fn take_orders(&mut self, now: Instant) -> anyhow::Result<Master> {
         loop {
             match protocol::receive::<ToWorker>(self.channel.as_fd(), &mut Vec::new()) {
                 Ok(Some(ToWorker::Serve)) => self.intake.serve(&self.poll)?,
+                Ok(Some(ToWorker::Probe)) => self.sessions.probe(&self.poll, PROBE, now),
                 Ok(Some(ToWorker::Drain)) => {
                     self.phase = Phase::Draining;
                     self.intake.stop_listening(&self.poll);

@@ -43,9 +43,10 @@ impl Sessions {
                             session.target = target;
                             if written > 0 {
                                 self.page.add(row::BYTES_IN, written as u64);
+                                self.upstreams.moved(target, written as u64, 0);
                                 end.readable = false;
                                 session.upstream = Stage::Established(end);
-                                self.succeeded(target);
+                                self.established(target);
                                 // All is quiet until an event comes, unless the first read left something.
                                 return self.advance(poll, index, now);
                             }
@@ -67,19 +68,25 @@ impl Sessions {
         session.keep(&self.buffer[..first]);
         session.upstream = Stage::Waiting;
         self.waiting.push(token(index, generation, Side::Client));
+        self.page.set_waiting(self.waiting.len());
         self.retry.get_or_insert(now + RETRY);
         self.settle(poll, index, now, Fate::Goes);
     }
 
-    fn succeeded(&mut self, target: usize) {
-        if self.upstreams.succeeded(target) == Change::Turned
+    fn established(&mut self, target: usize) {
+        let change = self.upstreams.established(target);
+        self.tell_up(target, change);
+    }
+
+    pub(super) fn tell_up(&mut self, target: usize, change: Change) {
+        if change == Change::Turned
             && let Some(address) = self.upstreams.address(target)
         {
             self.news.push(FromWorker::UpstreamUp { address: address.to_string() });
         }
     }
 
-    fn failed(
+    pub(super) fn failed(
         upstreams: &mut Upstreams,
         news: &mut Vec<FromWorker>,
         stale: &mut Vec<(usize, String, u16)>,
@@ -87,7 +94,7 @@ impl Sessions {
         error: &io::Error,
         now: Instant,
     ) {
-        if upstreams.failed(target, now) == Change::Turned
+        if upstreams.failed(target, now, error) == Change::Turned
             && let Some(address) = upstreams.address(target)
         {
             news.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
@@ -108,7 +115,7 @@ impl Sessions {
             let target = session.target;
             session.established();
             self.connecting -= 1;
-            self.succeeded(target);
+            self.established(target);
             self.advance(poll, index, now);
         }
     }

@@ -54,8 +54,8 @@ pub enum Source {
     Listeners,
 }
 
-/// The first message to a worker. Its descriptors: the counters page, one queue per listener, and with
-/// [`Source::Listeners`] the listeners.
+/// The first message to a worker. Its descriptors: the counters page, one queue per listener, with
+/// [`Source::Listeners`] the listeners, and the table of upstreams if the service has one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
     /// The slot; chooses the worker's own range of source addresses.
@@ -66,6 +66,8 @@ pub struct Setup {
     pub source: Source,
     /// Where they go.
     pub upstreams: Vec<Resolved>,
+    /// Whether the workers of the service share a table of these upstreams.
+    pub shared: bool,
     /// The most sockets in one hand-off message.
     pub batch: usize,
     /// The most connections that the worker's file limit allows, and the most pipes beside them.
@@ -85,6 +87,8 @@ pub enum ToWorker {
     Serve,
     /// Take no new connections beyond what is queued; finish and exit.
     Drain,
+    /// Find out whether an upstream accepts: all are down, and no client may come to try one.
+    Probe,
 }
 
 /// Worker to master.

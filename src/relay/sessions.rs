@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -15,9 +16,10 @@ use super::pipes::Pipes;
 use super::protocol::{FromWorker, Setup};
 use super::pump::{BUFFER_BYTES, Watched};
 use super::session::{Fate, Keepalive, Moved, Session, Side, Stage};
-use super::upstreams::Upstreams;
+use super::upstreams::{Change, Upstreams};
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
+use crate::handoff::upstreams::UpstreamTable;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock;
 
@@ -39,10 +41,10 @@ pub struct Sessions {
     pub(super) upstreams: Upstreams,
     pub(super) sources: Sources,
     pipes: Pipes,
-    pub(super) page: CountersPage,
+    pub(super) page: Rc<CountersPage>,
     pub(super) buffer: Box<[u8]>,
     start: Instant,
-    connect_timeout: Duration,
+    pub(super) connect_timeout: Duration,
     idle_timeout: Duration,
     /// Sessions with more to do at once.
     again: HashSet<Token>,
@@ -60,6 +62,8 @@ pub struct Sessions {
     pub(super) news: Vec<FromWorker>,
     /// Names to be resolved anew: group, name, port.
     pub(super) stale: Vec<(usize, String, u16)>,
+    /// An attempt without a client: the target, its socket, and when it began.
+    pub(super) probe: Option<(usize, OwnedFd, Instant)>,
 }
 
 pub(super) fn token(index: usize, generation: u32, side: Side) -> Token {
@@ -73,11 +77,13 @@ fn parts(Token(token): Token) -> (usize, u32, Side) {
 
 impl Sessions {
     /// None yet.
-    pub fn new(setup: &Setup, page: CountersPage, start: Instant) -> Self {
+    pub fn new(setup: &Setup, page: CountersPage, table: UpstreamTable, start: Instant) -> Self {
+        let page = Rc::new(page);
+        let upstreams = Upstreams::new(setup.upstreams.clone(), table, page.clone(), (start, monotonic_ns()));
         let mut sessions = Self {
             slab: Slab::new(),
             generation: 0,
-            upstreams: Upstreams::new(setup.upstreams.clone()),
+            upstreams,
             sources: Sources::new(setup.slot),
             pipes: Pipes::new(setup.pipes),
             page,
@@ -94,8 +100,15 @@ impl Sessions {
             sweep: None,
             news: Vec::new(),
             stale: Vec::new(),
+            probe: None,
         };
         sessions.stale = sessions.upstreams.unresolved();
+        for (group, host, port) in &sessions.stale {
+            if sessions.upstreams.missing(*group, start) == Change::Turned {
+                let error = "the name does not resolve".to_owned();
+                sessions.news.push(FromWorker::UpstreamDown { address: format!("{host}:{port}"), error });
+            }
+        }
         sessions
     }
 
@@ -169,6 +182,7 @@ impl Sessions {
             session.active = tick;
             self.page.add(row::BYTES_IN, moved.forth);
             self.page.add(row::BYTES_OUT, moved.back);
+            self.upstreams.moved(session.target, moved.forth, moved.back);
         }
         self.settle(poll, index, now, fate);
     }
@@ -274,6 +288,7 @@ impl Sessions {
                 self.connect(poll, index, now, 0);
             }
         }
+        self.page.set_waiting(self.waiting.len());
     }
 
     /// Connect and idle time-outs; TCP keep-alive for sessions that last.

@@ -1,19 +1,25 @@
-//! The addresses behind a relay: which is next, which is skipped and for how long. Pure; time is an argument.
+//! The addresses behind a relay: which is next, which is skipped and for how long. Time is an argument.
+//!
+//! The turn, what is down, and how many connections each upstream has, all workers of the service share. Of a name with
+//! several addresses each worker finds out by itself which of them fail; the name is down when all do.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
 use super::protocol::{Resolved, Upstream};
+use crate::abi::page::upstream as counter;
+use crate::handoff::page::CountersPage;
+use crate::handoff::upstreams::{Skip, UNRESOLVED, UpstreamTable, ns};
 
-/// How long an upstream is skipped after its first failure; doubled with each further one.
-const FIRST_SKIP: Duration = Duration::from_millis(100);
-/// The longest skip.
-const LONGEST_SKIP: Duration = Duration::from_secs(15);
 /// When no upstream is left, the one that waited longest is tried again this soon.
 const LAST_RESORT: Duration = Duration::from_millis(100);
+/// Choices that are made anew because another worker has had the turn meanwhile.
+const RACES: usize = 8;
 
 /// One address.
 #[derive(Debug)]
@@ -22,12 +28,10 @@ pub struct Target {
     pub address: Address,
     /// Index of the upstream (as the user gave it) that it belongs to.
     group: usize,
-    /// Connections open or being opened.
+    /// This worker's connections, open or being opened.
     open: usize,
-    /// Consecutive failures.
-    failures: u32,
-    /// Until when it is skipped, and when it was last tried.
-    skipped: Option<(Instant, Instant)>,
+    /// Until when it is skipped, where it is not its upstream's only address.
+    skip: Skip,
     /// The name still resolves to it.
     listed: bool,
 }
@@ -62,29 +66,46 @@ pub enum Change {
 /// All addresses of a worker.
 #[derive(Debug)]
 pub struct Upstreams {
-    groups: Vec<Upstream>,
+    groups: Vec<Group>,
     targets: Vec<Target>,
-    turn: usize,
+    table: UpstreamTable,
+    /// Where this worker counts.
+    page: Rc<CountersPage>,
+    /// The same moment on two clocks: the table has the second one's times.
+    start: (Instant, u64),
+}
+
+/// An upstream as the user gave it.
+#[derive(Debug)]
+struct Group {
+    upstream: Upstream,
+    /// Addresses that it stands for now.
+    listed: usize,
 }
 
 impl Upstreams {
-    /// From the addresses that the master found.
-    pub fn new(resolved: Vec<Resolved>) -> Self {
-        let mut upstreams = Self { groups: Vec::new(), targets: Vec::new(), turn: 0 };
+    /// From the addresses that the master found. `start` is a moment, and the same one in nanoseconds of the monotonic clock.
+    pub fn new(resolved: Vec<Resolved>, table: UpstreamTable, page: Rc<CountersPage>, start: (Instant, u64)) -> Self {
+        let mut upstreams = Self { groups: Vec::new(), targets: Vec::new(), table, page, start };
         for (group, resolved) in resolved.into_iter().enumerate() {
+            upstreams.groups.push(Group { upstream: resolved.upstream.clone(), listed: 0 });
             if let Upstream::Unix(path) = &resolved.upstream
                 && let Ok(address) = SockAddr::unix(path)
             {
                 upstreams.add(group, Address::Unix(path.clone(), address));
+                upstreams.groups[group].listed = 1;
             }
-            upstreams.groups.push(resolved.upstream);
             upstreams.update(group, &resolved.addresses);
         }
         upstreams
     }
 
+    fn ns(&self, now: Instant) -> u64 {
+        self.start.1 + ns(now.saturating_duration_since(self.start.0))
+    }
+
     fn add(&mut self, group: usize, address: Address) {
-        let target = Target { address, group, open: 0, failures: 0, skipped: None, listed: true };
+        let target = Target { address, group, open: 0, skip: Skip::default(), listed: true };
         // A place whose address is no longer listed and has no connections can be used again.
         match self.targets.iter_mut().find(|old| !old.listed && old.open == 0) {
             Some(place) => *place = target,
@@ -106,6 +127,10 @@ impl Upstreams {
                 self.add(group, Address::Tcp(address, address.into()));
             }
         }
+        let listed = self.targets.iter().filter(|target| target.listed && target.group == group).count();
+        if let Some(group) = self.groups.get_mut(group) {
+            group.listed = listed;
+        }
     }
 
     /// The name behind a target, when it is one that can be resolved again.
@@ -114,7 +139,7 @@ impl Upstreams {
     }
 
     fn group_name(&self, group: usize) -> Option<(usize, String, u16)> {
-        match self.groups.get(group)? {
+        match &self.groups.get(group)?.upstream {
             Upstream::Host { host, port } if host.parse::<std::net::IpAddr>().is_err() => {
                 Some((group, host.clone(), *port))
             }
@@ -128,25 +153,54 @@ impl Upstreams {
         (0..self.groups.len()).filter(empty).filter_map(|group| self.group_name(group)).collect()
     }
 
+    /// The only address of its upstream: then its state is the upstream's.
+    fn is_alone(&self, target: &Target) -> bool {
+        self.groups.get(target.group).is_some_and(|group| group.listed <= 1)
+    }
+
+    fn skip(&self, at: usize, now: u64) -> Skip {
+        let target = &self.targets[at];
+        if self.is_alone(target) { self.table.skip(target.group, now) } else { target.skip }
+    }
+
+    /// Connections per address, of all workers; among a name's addresses, those of this worker.
+    fn load(&self, at: usize) -> (u64, usize) {
+        let target = &self.targets[at];
+        let listed = self.groups.get(target.group).map_or(1, |group| group.listed).max(1);
+        (self.table.open(target.group) / listed as u64, if listed > 1 { target.open } else { 0 })
+    }
+
     /// The next target: among those not skipped the fewest open, in turn. When all are skipped, the one that
     /// was tried longest ago, if that is long enough. Counts it as open.
     pub fn pick(&mut self, now: Instant) -> Option<usize> {
+        let now = self.ns(now);
         let len = self.targets.len();
-        let start = if self.turn < len { self.turn } else { 0 };
-        let order = (start..len).chain(0..start).filter(|&at| self.targets[at].listed);
-        let usable = |&at: &usize| self.targets[at].skipped.is_none_or(|(until, _)| until <= now);
-        let up = order.clone().filter(usable).min_by_key(|&at| self.targets[at].open);
-        let last_tried = |at: usize| self.targets[at].skipped.map(|(_, tried)| tried);
-        let rested = |&at: &usize| last_tried(at).is_none_or(|tried| now.duration_since(tried) >= LAST_RESORT);
-        let at = up.or_else(|| order.min_by_key(|&at| last_tried(at)).filter(rested))?;
+        let mut races = 0;
+        let at = loop {
+            let turn = self.table.turn();
+            let start = if turn < len { turn } else { 0 };
+            let order = (start..len).chain(0..start).filter(|&at| self.targets[at].listed);
+            let usable = |&at: &usize| self.skip(at, now).until <= now;
+            let up = order.clone().filter(usable).min_by_key(|&at| self.load(at));
+            let last_tried = |at: usize| self.skip(at, now).tried;
+            let rested = |&at: &usize| now.saturating_sub(last_tried(at)) >= ns(LAST_RESORT);
+            let at = up.or_else(|| order.min_by_key(|&at| last_tried(at)).filter(rested))?;
+            if self.table.take_turn(turn, at + 1) || races == RACES {
+                break at;
+            }
+            races += 1;
+        };
+        let alone = self.is_alone(&self.targets[at]);
         let target = &mut self.targets[at];
         target.open += 1;
-        if let Some((until, tried)) = &mut target.skipped {
-            // One client finds out whether it is back; the others keep away meanwhile.
-            *tried = now;
-            *until = (*until).max(now + FIRST_SKIP);
+        // One client finds out whether it is back; the others keep away meanwhile.
+        if alone {
+            self.table.trying(target.group, now);
+        } else if target.skip.is_down() {
+            target.skip = target.skip.trying(now);
         }
-        self.turn = at + 1;
+        self.table.opened(target.group);
+        self.page.add_upstream(target.group, counter::ATTEMPTS, 1);
         Some(at)
     }
 
@@ -155,108 +209,68 @@ impl Upstreams {
         Some(&self.targets.get(at)?.address)
     }
 
-    /// A connection was established.
+    /// A client's connection was established.
+    pub fn established(&mut self, at: usize) -> Change {
+        if let Some(target) = self.targets.get(at) {
+            self.page.add_upstream(target.group, counter::CONNECTIONS, 1);
+        }
+        self.succeeded(at)
+    }
+
+    /// It accepts.
     pub fn succeeded(&mut self, at: usize) -> Change {
         let Some(target) = self.targets.get_mut(at) else { return Change::None };
-        target.failures = 0;
-        if target.skipped.take().is_some() { Change::Turned } else { Change::None }
+        target.skip = Skip::default();
+        if self.table.set_up(target.group) { Change::Turned } else { Change::None }
     }
 
     /// A connection could not be established: skip it for a growing time.
-    pub fn failed(&mut self, at: usize, now: Instant) -> Change {
-        let Some(target) = self.targets.get_mut(at) else { return Change::None };
-        target.open = target.open.saturating_sub(1);
-        let first = target.skipped.is_none();
-        // Failures of connections that were begun together count once.
-        if target.skipped.is_none_or(|(_, tried)| now.duration_since(tried) >= FIRST_SKIP / 2 || first) {
-            target.failures = target.failures.saturating_add(1);
+    pub fn failed(&mut self, at: usize, now: Instant, error: &io::Error) -> Change {
+        self.closed(at);
+        let now = self.ns(now);
+        let Some(target) = self.targets.get(at) else { return Change::None };
+        let (group, alone) = (target.group, self.is_alone(target));
+        self.table.error(group, error.raw_os_error().unwrap_or(libc::EIO), now);
+        if alone {
+            return self.set_down(group, self.table.skip(group, now).failed(now));
         }
-        let skip = FIRST_SKIP.saturating_mul(1 << target.failures.saturating_sub(1).min(10)).min(LONGEST_SKIP);
-        target.skipped = Some((now + skip, now));
-        if first { Change::Turned } else { Change::None }
+        self.targets[at].skip = self.targets[at].skip.failed(now);
+        let mut listed = self.targets.iter().filter(|target| target.listed && target.group == group);
+        if listed.any(|target| !target.skip.is_down()) {
+            return Change::None;
+        }
+        self.set_down(group, self.targets[at].skip)
     }
 
-    /// A connection ended.
+    fn set_down(&self, group: usize, skip: Skip) -> Change {
+        if self.table.set_down(group, skip) { Change::Turned } else { Change::None }
+    }
+
+    /// A name has no address.
+    pub fn missing(&self, group: usize, now: Instant) -> Change {
+        let now = self.ns(now);
+        self.table.error(group, UNRESOLVED, now);
+        self.set_down(group, self.table.skip(group, now).failed(now))
+    }
+
+    /// A connection, or an attempt, is over.
     pub fn closed(&mut self, at: usize) {
         if let Some(target) = self.targets.get_mut(at) {
             target.open = target.open.saturating_sub(1);
+            self.table.closed(target.group, 1);
+            self.page.add_upstream(target.group, counter::ENDED, 1);
+        }
+    }
+
+    /// Bytes went to a target and came from it.
+    pub fn moved(&self, at: usize, forth: u64, back: u64) {
+        if let Some(target) = self.targets.get(at) {
+            self.page.add_upstream(target.group, counter::BYTES_IN, forth);
+            self.page.add_upstream(target.group, counter::BYTES_OUT, back);
         }
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn upstreams(n: u16) -> Upstreams {
-        let one = |port| Resolved {
-            upstream: Upstream::Host { host: "127.0.0.1".into(), port },
-            addresses: vec![SocketAddr::from(([127, 0, 0, 1], port))],
-        };
-        Upstreams::new((1..=n).map(one).collect())
-    }
-
-    #[test]
-    fn several_take_turns_and_the_one_with_fewest_open_comes_first() {
-        let (mut all, now) = (upstreams(3), Instant::now());
-        let order: Vec<_> = (0..6).map(|_| all.pick(now).unwrap()).collect();
-        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
-        all.closed(1);
-        assert_eq!(all.pick(now), Some(1));
-    }
-
-    #[test]
-    fn one_that_fails_is_skipped_for_a_growing_time() {
-        let (mut all, mut now) = (upstreams(2), Instant::now());
-        assert_eq!(all.pick(now), Some(0));
-        assert_eq!(all.failed(0, now), Change::Turned);
-        assert!((0..10).all(|_| all.pick(now) == Some(1)), "the other gets everything");
-        let mut gaps = Vec::new();
-        for _ in 0..9 {
-            let begin = now;
-            let back = loop {
-                now += Duration::from_millis(50);
-                if all.pick(now) == Some(0) {
-                    break now;
-                }
-            };
-            gaps.push(back.duration_since(begin));
-            assert_eq!(all.failed(0, now), Change::None);
-        }
-        assert!(gaps.windows(2).all(|pair| pair[0] <= pair[1]), "{gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap <= LONGEST_SKIP), "{gaps:?}");
-        now += LONGEST_SKIP;
-        assert_eq!(all.pick(now), Some(0));
-        assert_eq!(all.succeeded(0), Change::Turned);
-    }
-
-    #[test]
-    fn when_all_fail_the_longest_rested_is_tried_again_soon() {
-        let (mut all, now) = (upstreams(2), Instant::now());
-        for _ in 0..2 {
-            let at = all.pick(now).unwrap();
-            all.failed(at, now);
-        }
-        assert_eq!(all.pick(now), None);
-        let later = now + LAST_RESORT;
-        assert!(all.pick(later).is_some());
-    }
-
-    #[test]
-    fn a_name_that_resolves_anew_changes_the_targets_but_an_empty_answer_does_not() {
-        let host = Upstream::Host { host: "app".into(), port: 1 };
-        let [a, b] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| SocketAddr::from((ip, 1)));
-        let mut all = Upstreams::new(vec![Resolved { upstream: host, addresses: vec![] }]);
-        let now = Instant::now();
-        assert_eq!(all.pick(now), None);
-        assert_eq!(all.unresolved().len(), 1);
-        all.update(0, &[a]);
-        assert_eq!(all.pick(now), Some(0));
-        all.update(0, &[]);
-        assert_eq!(all.pick(now), Some(0));
-        all.update(0, &[b]);
-        let at = all.pick(now).unwrap();
-        assert_eq!(all.address(at).unwrap().to_string(), "10.0.0.2:1");
-    }
-}
+#[path = "upstreams_tests.rs"]
+mod tests;

@@ -77,6 +77,12 @@ impl Service {
         // Looking names up takes its time, and may fail where it went well before.
         if elsewhere {
             self.resolved = resolved(&self.config);
+            if let (Some(upstreams), Behind::Upstreams(addresses, _)) = (&mut self.upstreams, &self.config.behind)
+                && let Err(error) = upstreams.replace(addresses)
+            {
+                notes.push(format!("{name}: the state of upstreams is not shared: {error}"));
+                self.upstreams = None;
+            }
         }
         tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
         if scale && let Err(why) = self.scale(instances, tools, now) {

@@ -21,6 +21,10 @@ impl Service {
     /// A child is gone. Returns whether it was one of ours.
     pub fn child_gone(&mut self, pid: u32, status: WaitStatus, tools: &Tools, now: Instant) -> bool {
         let exit = LastExit::from(status);
+        if let Some(upstreams) = &mut self.upstreams {
+            upstreams.left(pid);
+            self.look_at_upstreams(now);
+        }
         if let Some(at) = self.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(|relay| relay.pid == pid)) {
             self.relay_gone(at, exit, tools, now);
         } else if let Some(at) =

@@ -27,6 +27,7 @@ pub mod slot;
 mod starting;
 mod stop;
 mod systemd;
+pub mod upstreams;
 mod worker;
 
 use std::io;
@@ -302,6 +303,7 @@ impl Supervisor {
         service.step_pause(now);
         service.step_begun();
         service.step_scale(now);
+        service.step_probe(now);
         Ok(())
     }
 

@@ -93,7 +93,9 @@ impl Service {
         let listeners = self.listeners.iter().take(setup.listeners);
         let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();
         if let Some(relay) = &mut self.slots[at].relay
-            && let Err(error) = relay.set_up(&setup, &listeners)
+            && let upstreams = self.upstreams.as_mut()
+            && let table = upstreams.map(|upstreams| upstreams.joined(relay.pid, relay.page.clone()))
+            && let Err(error) = relay.set_up(&setup, &listeners, table)
         {
             // It sees the end of its channel, exits, and is replaced.
             warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {error}");

@@ -16,6 +16,7 @@ use super::reload::{Paused, Progress, Reloading};
 use super::retiring::Retiring;
 use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
+use super::upstreams::Upstreams;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
 use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceId, ServiceStats, SlotStats};
@@ -174,6 +175,8 @@ pub struct Service {
     pub(super) capacity: usize,
     pub(super) pipes: usize,
     pub(super) resolved: Vec<Resolved>,
+    /// What is known of its upstreams, where it has any.
+    pub upstreams: Option<Upstreams>,
 }
 
 /// Whether a service is still in the configuration.
@@ -197,6 +200,7 @@ impl Service {
     ) -> Self {
         let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
         let resolved = resolved(&config);
+        let upstreams = Upstreams::of(&config.behind);
         let shared = match &config.behind {
             Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
             _ => None,
@@ -230,6 +234,7 @@ impl Service {
             capacity,
             pipes,
             resolved,
+            upstreams,
         }
     }
 
@@ -264,13 +269,16 @@ impl Service {
     }
 
     /// What a relay worker says.
-    pub fn told(&mut self, at: usize, message: FromWorker) {
+    pub fn told(&mut self, at: usize, message: FromWorker, now: Instant) {
         let name = &self.config.name;
         match message {
             FromWorker::Ready => {
                 if let Some(relay) = &mut self.slots[at].relay {
                     relay.readiness = Readiness::Ready;
                 }
+            }
+            FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. } if self.upstreams.is_some() => {
+                self.look_at_upstreams(now);
             }
             FromWorker::UpstreamDown { address, error } => {
                 warn!(service = %name, slot = at, upstream = %address, "upstream down: {error}");
@@ -295,6 +303,7 @@ impl Service {
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
         let others = self.portless_deadline().into_iter().chain(self.memory_deadline()).chain(self.message_deadline());
+        let others = others.chain(self.probe_deadline());
         probes
             .chain(starts)
             .chain(stop)

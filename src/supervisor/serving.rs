@@ -41,7 +41,7 @@ impl Supervisor {
         loop {
             let Some(relay) = &service.slots[at].relay else { return };
             match protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut Vec::new()) {
-                Ok(Some(message)) => service.told(at, message),
+                Ok(Some(message)) => service.told(at, message, Instant::now()),
                 // Its death follows.
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

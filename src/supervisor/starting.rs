@@ -187,6 +187,7 @@ impl Service {
             listeners: self.slots[at].relay.as_ref().map_or(0, |relay| relay.queues.len()),
             source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
             upstreams,
+            shared: self.upstreams.is_some(),
             batch: self.cap.min(scm::MAX_FDS),
             capacity: self.capacity,
             pipes: self.pipes,

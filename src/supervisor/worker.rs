@@ -80,12 +80,18 @@ impl Relay {
     ///
     /// # Errors
     /// As sendmsg(2); the worker is of no use then.
-    pub fn set_up(&mut self, setup: &Setup, listeners: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub fn set_up(
+        &mut self,
+        setup: &Setup,
+        listeners: &[BorrowedFd<'_>],
+        table: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let ends = std::mem::take(&mut self.ends);
         let mut fds: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
         if setup.source == Source::Listeners {
             fds.extend_from_slice(listeners);
         }
+        fds.extend(table);
         self.readiness = Readiness::Awaited;
         protocol::send(self.channel.as_fd(), setup, &fds)
     }

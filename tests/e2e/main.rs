@@ -39,3 +39,4 @@ mod streams;
 mod supervise;
 mod systemd;
 mod upstreams;
+mod upstreams_shown;

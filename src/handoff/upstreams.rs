@@ -1,0 +1,300 @@
+//! What the relay workers of a service share about its upstreams: whose turn it is, which are down, and how many
+//! connections each has. All words are written by workers, so every value is checked where it is read.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::page::{CountersPage, MOST_OPEN};
+use crate::abi::page::upstream as counter;
+use crate::sys::mmap::SharedPage;
+
+/// How long an upstream is skipped after its first failure; doubled with each further one.
+pub const FIRST_SKIP: Duration = Duration::from_millis(100);
+/// The longest skip.
+pub const LONGEST_SKIP: Duration = Duration::from_secs(15);
+/// The error of a name without an address; larger than every errno.
+pub const UNRESOLVED: i32 = 4096;
+
+/// Words of a row; row 0 is the header, whose first word is the turn.
+const ROW: usize = 8;
+/// The end of the skip time, in nanoseconds of the monotonic clock; 0: up, or never tried.
+const UNTIL: usize = 0;
+/// When it was last tried, since it is down.
+const TRIED: usize = 1;
+/// Consecutive failures.
+const FAILURES: usize = 2;
+/// The last error, as an errno, and when it came.
+const ERRNO: usize = 3;
+const ERROR_AT: usize = 4;
+/// Failed attempts, ever.
+const ERRORS: usize = 5;
+/// Connections open or being opened, of all workers.
+const OPEN: usize = 6;
+
+/// How long something that failed is left alone. Times are nanoseconds of the monotonic clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// The end of the skip time; 0: it has not failed.
+    pub until: u64,
+    /// When it was last tried.
+    pub tried: u64,
+    /// Consecutive failures.
+    pub failures: u64,
+}
+
+impl Skip {
+    /// Whether the last attempt failed.
+    pub fn is_down(self) -> bool {
+        self.until != 0
+    }
+
+    /// After one more failure.
+    pub fn failed(self, now: u64) -> Self {
+        // Failures of connections that were begun together count once.
+        let together = self.is_down() && now.saturating_sub(self.tried) < ns(FIRST_SKIP) / 2;
+        let failures = if together { self.failures.max(1) } else { self.failures.saturating_add(1) };
+        let skip = ns(FIRST_SKIP).saturating_mul(1 << (failures - 1).min(10)).min(ns(LONGEST_SKIP));
+        Self { until: now.saturating_add(skip), tried: now, failures }
+    }
+
+    /// While one attempt is under way the others keep away.
+    pub fn trying(self, now: u64) -> Self {
+        Self { until: self.until.max(now.saturating_add(ns(FIRST_SKIP))), tried: now, ..self }
+    }
+}
+
+/// A duration in nanoseconds.
+pub fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What is known of an upstream's health.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The last attempt failed, and with several addresses the last one of each.
+    pub down: bool,
+    /// Failed attempts, ever.
+    pub errors: u64,
+    /// The last error.
+    pub errno: Option<i32>,
+    /// When it came: nanoseconds of the monotonic clock.
+    pub error_at: u64,
+}
+
+impl Health {
+    /// The last error as text.
+    pub fn error(&self) -> Option<String> {
+        self.errno.map(|errno| match errno {
+            UNRESOLVED => "the name does not resolve".to_owned(),
+            errno => io::Error::from_raw_os_error(errno).to_string(),
+        })
+    }
+}
+
+/// The table: a row per upstream, in the order of the configuration.
+#[derive(Debug)]
+pub struct UpstreamTable(Words);
+
+#[derive(Debug)]
+enum Words {
+    Shared(SharedPage),
+    /// For a worker whose upstream is nobody else's.
+    Own(Box<[AtomicU64]>),
+}
+
+impl UpstreamTable {
+    /// A table for the workers of a service, and the descriptor that goes to each of them.
+    ///
+    /// # Errors
+    /// As memfd_create(2) and mmap(2).
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let (page, fd) = SharedPage::create()?;
+        Ok((Self(Words::Shared(page)), fd))
+    }
+
+    /// The worker's view of a table that it was given.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn attach(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(Words::Shared(SharedPage::map(fd)?)))
+    }
+
+    /// One that nobody shares.
+    pub fn own() -> Self {
+        Self(Words::Own((0..ROW * (1 + counter::MOST)).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    fn word(&self, at: usize, place: usize) -> &AtomicU64 {
+        let words = match &self.0 {
+            Words::Shared(page) => page.words(),
+            Words::Own(words) => words,
+        };
+        &words[ROW * (1 + at % counter::MOST) + place % ROW]
+    }
+
+    fn header(&self) -> &AtomicU64 {
+        match &self.0 {
+            Words::Shared(page) => &page.words()[0],
+            Words::Own(words) => &words[0],
+        }
+    }
+
+    /// Where the service's next search for an upstream begins.
+    pub fn turn(&self) -> usize {
+        usize::try_from(self.header().load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Moves the turn on, unless another worker has done so since it was read.
+    pub fn take_turn(&self, seen: usize, next: usize) -> bool {
+        self.header().compare_exchange(seen as u64, next as u64, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Connections open or being opened, of all workers.
+    pub fn open(&self, at: usize) -> u64 {
+        let open = self.word(at, OPEN).load(Relaxed);
+        // Below zero, or garbage.
+        if open > MOST_OPEN { 0 } else { open }
+    }
+
+    /// A connection is being opened.
+    pub fn opened(&self, at: usize) {
+        self.word(at, OPEN).fetch_add(1, Relaxed);
+    }
+
+    /// So many connections are over.
+    pub fn closed(&self, at: usize, count: u64) {
+        self.word(at, OPEN).fetch_sub(count, Relaxed);
+    }
+
+    /// How long it is to be left alone.
+    pub fn skip(&self, at: usize, now: u64) -> Skip {
+        let word = |place| self.word(at, place).load(Relaxed);
+        // Nothing that another worker writes here keeps an upstream away for longer than a failure could.
+        let until = word(UNTIL).min(now.saturating_add(ns(LONGEST_SKIP)));
+        Skip { until, tried: word(TRIED).min(now), failures: word(FAILURES) }
+    }
+
+    /// An attempt begins for one that is down.
+    pub fn trying(&self, at: usize, now: u64) {
+        let skip = self.skip(at, now);
+        if skip.is_down() {
+            let next = skip.trying(now);
+            self.word(at, TRIED).store(next.tried, Relaxed);
+            // It may have come up meanwhile.
+            let _ = self.word(at, UNTIL).compare_exchange(skip.until, next.until, Relaxed, Relaxed);
+        }
+    }
+
+    /// Counts an error.
+    pub fn error(&self, at: usize, errno: i32, now: u64) {
+        self.word(at, ERRORS).fetch_add(1, Relaxed);
+        self.word(at, ERRNO).store(u64::try_from(errno).unwrap_or(0), Relaxed);
+        self.word(at, ERROR_AT).store(now, Relaxed);
+    }
+
+    /// It is down, to be skipped as `skip` says. Whether it was up before.
+    pub fn set_down(&self, at: usize, skip: Skip) -> bool {
+        self.word(at, TRIED).store(skip.tried, Relaxed);
+        self.word(at, FAILURES).store(skip.failures, Relaxed);
+        self.word(at, UNTIL).swap(skip.until.max(1), Relaxed) == 0
+    }
+
+    /// It is up. Whether it was down before.
+    pub fn set_up(&self, at: usize) -> bool {
+        if self.word(at, UNTIL).load(Relaxed) == 0 {
+            return false;
+        }
+        self.word(at, FAILURES).store(0, Relaxed);
+        self.word(at, UNTIL).swap(0, Relaxed) != 0
+    }
+
+    /// For the master.
+    pub fn health(&self, at: usize) -> Health {
+        let word = |place| self.word(at, place).load(Relaxed);
+        let errno = i32::try_from(word(ERRNO)).ok().filter(|errno| (1..=UNRESOLVED).contains(errno));
+        Health { down: word(UNTIL) != 0, errors: word(ERRORS), errno, error_at: word(ERROR_AT) }
+    }
+}
+
+/// What a worker counted for one upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UpstreamCounts {
+    /// Connections open or being opened.
+    pub open: u64,
+    /// Connections established, ever.
+    pub connections: u64,
+    /// Bytes from clients to it.
+    pub bytes_in: u64,
+    /// Bytes from it to clients.
+    pub bytes_out: u64,
+}
+
+impl std::ops::AddAssign for UpstreamCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.open = self.open.saturating_add(other.open);
+        self.connections = self.connections.saturating_add(other.connections);
+        self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
+        self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
+    }
+}
+
+impl CountersPage {
+    /// What its worker counted for an upstream.
+    pub fn upstream(&self, at: usize) -> UpstreamCounts {
+        let word = |place| self.upstream_word(at, place).load(Relaxed);
+        UpstreamCounts {
+            open: word(counter::ATTEMPTS).saturating_sub(word(counter::ENDED)).min(MOST_OPEN),
+            connections: word(counter::CONNECTIONS),
+            bytes_in: word(counter::BYTES_IN),
+            bytes_out: word(counter::BYTES_OUT),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn all_workers_see_one_state_and_one_turn() {
+        let (master, fd) = UpstreamTable::create().unwrap();
+        let [a, b] = [(); 2].map(|()| UpstreamTable::attach(fd.as_fd()).unwrap());
+        assert!(a.set_down(3, Skip::default().failed(SECOND)));
+        assert!(!b.set_down(3, b.skip(3, 2 * SECOND).failed(2 * SECOND)), "it was down already");
+        assert_eq!(a.skip(3, 2 * SECOND).failures, 2);
+        a.error(3, libc::ECONNREFUSED, SECOND);
+        assert_eq!(
+            master.health(3),
+            Health { down: true, errors: 1, errno: Some(libc::ECONNREFUSED), error_at: SECOND }
+        );
+        assert!(b.set_up(3) && !a.set_up(3));
+        assert!(!master.health(3).down);
+        let turn = a.turn();
+        assert!(b.take_turn(turn, 1));
+        assert!(!a.take_turn(turn, 1), "another worker has had it");
+    }
+
+    #[test]
+    fn nonsense_is_bounded() {
+        let (table, now) = (UpstreamTable::own(), 100 * SECOND);
+        for place in 0..ROW {
+            table.word(7, place).store(u64::MAX, Relaxed);
+        }
+        assert_eq!(table.open(7), 0);
+        assert_eq!(table.skip(7, now).until, now + ns(LONGEST_SKIP));
+        assert_eq!(table.skip(7, now).failed(now).until, now + ns(LONGEST_SKIP));
+        assert_eq!(table.health(7).error(), None);
+        table.header().store(u64::MAX, Relaxed);
+        let _ = table.turn();
+        table.closed(8, 3);
+        assert_eq!(table.open(8), 0, "more closed than opened");
+        assert_eq!(table.open(usize::MAX), table.open(usize::MAX % counter::MOST));
+    }
+}
