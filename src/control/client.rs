@@ -57,7 +57,7 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
     Ok(())
 }
 
-/// `roundsman health`: whether every service (or the one that is named) has a worker online.
+/// `roundsman health`: whether every service (or the one that is named) has a worker online, and an upstream up if it has any.
 ///
 /// # Errors
 /// [`NO_DAEMON`] when there is none, 1 with what is wrong.
@@ -70,7 +70,11 @@ pub fn health(target: &Target) -> Result<(), Exit> {
     let meant = daemon.services.iter().filter(|one| service.as_ref().is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {
-        println!("{}: {} of {} online", service.name, service.online(), service.slots.len());
+        let upstreams = match service.upstreams.len() {
+            0 => String::new(),
+            count => format!(", {} of {count} upstreams up", service.upstreams_up()),
+        };
+        println!("{}: {} of {} online{upstreams}", service.name, service.online(), service.slots.len());
         sick.extend(service.sick());
     }
     if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }

@@ -35,7 +35,7 @@ fn service(service: &ServiceState) -> String {
         text.push_str(&format!("  {} clients waiting, {} given up\n", service.held, service.shed));
     }
     if !service.upstreams.is_empty() {
-        text.push_str(&format!("  {} of {} upstreams up\n", service.upstreams_up(), service.upstreams.len()));
+        text.push_str(&format!("  {}\n", upstreams_line(service)));
     }
     text.push_str(&slots(service));
     for slot in &service.slots {
@@ -72,7 +72,7 @@ pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
     }
     line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
     if !service.upstreams.is_empty() {
-        line("", &format!("{} waiting for an upstream", service.waiting_for_upstream));
+        line("upstreams", &upstreams_line(service));
         text.push_str(&upstreams(service));
         text.push_str("\n\n");
     }
@@ -108,6 +108,14 @@ fn slots(service: &ServiceState) -> String {
     }
     let numbers = table.column_count();
     lay_out(table, 2..numbers, service.slots.iter().map(|slot| slot.state.as_str()))
+}
+
+fn upstreams_line(service: &ServiceState) -> String {
+    let line = format!("{} of {} upstreams up", service.upstreams_up(), service.upstreams.len());
+    match service.waiting_for_upstream {
+        0 => line,
+        waiting => format!("{line}, {waiting} clients waiting for one"),
+    }
 }
 
 /// The table of upstreams.

@@ -169,22 +169,35 @@ impl UpstreamTable {
         self.word(at, OPEN).fetch_sub(count, Relaxed);
     }
 
-    /// How long it is to be left alone.
+    /// Until when it is to be left alone; 0: it is up.
+    pub fn until(&self, at: usize, now: u64) -> u64 {
+        // Nothing that another worker writes here keeps an upstream away for longer than a failure could.
+        self.word(at, UNTIL).load(Relaxed).min(now.saturating_add(ns(LONGEST_SKIP)))
+    }
+
+    /// The same with all that a further failure needs.
     pub fn skip(&self, at: usize, now: u64) -> Skip {
         let word = |place| self.word(at, place).load(Relaxed);
-        // Nothing that another worker writes here keeps an upstream away for longer than a failure could.
-        let until = word(UNTIL).min(now.saturating_add(ns(LONGEST_SKIP)));
-        Skip { until, tried: word(TRIED).min(now), failures: word(FAILURES) }
+        Skip { until: self.until(at, now), tried: word(TRIED).min(now), failures: word(FAILURES) }
     }
 
     /// An attempt begins for one that is down.
     pub fn trying(&self, at: usize, now: u64) {
         let skip = self.skip(at, now);
-        if skip.is_down() {
-            let next = skip.trying(now);
-            self.word(at, TRIED).store(next.tried, Relaxed);
-            // It may have come up meanwhile.
-            let _ = self.word(at, UNTIL).compare_exchange(skip.until, next.until, Relaxed, Relaxed);
+        let next = skip.trying(now);
+        self.word(at, TRIED).store(next.tried, Relaxed);
+        self.extend(at, skip.until, next.until);
+    }
+
+    /// One that is down has another address: it can be tried at once.
+    pub fn moved(&self, at: usize, now: u64) {
+        self.extend(at, self.until(at, now), 1);
+    }
+
+    /// Another end of the skip time, unless it has come up or failed meanwhile.
+    fn extend(&self, at: usize, seen: u64, until: u64) {
+        if seen != 0 {
+            let _ = self.word(at, UNTIL).compare_exchange(seen, until, Relaxed, Relaxed);
         }
     }
 

@@ -114,7 +114,9 @@ impl Worker {
             for event in &events {
                 match event.token() {
                     CHANNEL => ordered = true,
-                    RESOLVER => self.resolver.finished(|group, addresses| self.sessions.resolved(group, addresses)),
+                    RESOLVER => {
+                        self.resolver.finished(|group, addresses| self.sessions.resolved(group, addresses, now))
+                    }
                     PROBE => self.sessions.probed(now),
                     token if self.intake.event(token) => {}
                     _ => self.sessions.event(&self.poll, event, now),

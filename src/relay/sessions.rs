@@ -123,8 +123,8 @@ impl Sessions {
     }
 
     /// What a name resolves to now.
-    pub fn resolved(&mut self, group: usize, addresses: &[std::net::SocketAddr]) {
-        self.upstreams.update(group, addresses);
+    pub fn resolved(&mut self, group: usize, addresses: &[std::net::SocketAddr], now: Instant) {
+        self.upstreams.update(group, addresses, now);
     }
 
     /// Counts sockets that the kernel dropped on the way to us.

@@ -95,7 +95,7 @@ impl Upstreams {
                 upstreams.add(group, Address::Unix(path.clone(), address));
                 upstreams.groups[group].listed = 1;
             }
-            upstreams.update(group, &resolved.addresses);
+            upstreams.update(group, &resolved.addresses, start.0);
         }
         upstreams
     }
@@ -114,7 +114,7 @@ impl Upstreams {
     }
 
     /// Takes what a name resolves to now. An empty answer changes nothing: old addresses beat none.
-    pub fn update(&mut self, group: usize, addresses: &[SocketAddr]) {
+    pub fn update(&mut self, group: usize, addresses: &[SocketAddr], now: Instant) {
         if addresses.is_empty() {
             return;
         }
@@ -125,6 +125,7 @@ impl Upstreams {
             let known = |target: &Target| matches!(target.address, Address::Tcp(known, _) if known == address);
             if !self.targets.iter().any(|target| target.group == group && known(target)) {
                 self.add(group, Address::Tcp(address, address.into()));
+                self.table.moved(group, self.ns(now));
             }
         }
         let listed = self.targets.iter().filter(|target| target.listed && target.group == group).count();
@@ -163,6 +164,11 @@ impl Upstreams {
         if self.is_alone(target) { self.table.skip(target.group, now) } else { target.skip }
     }
 
+    fn until(&self, at: usize, now: u64) -> u64 {
+        let target = &self.targets[at];
+        if self.is_alone(target) { self.table.until(target.group, now) } else { target.skip.until }
+    }
+
     /// Connections per address, of all workers; among a name's addresses, those of this worker.
     fn load(&self, at: usize) -> (u64, usize) {
         let target = &self.targets[at];
@@ -180,7 +186,7 @@ impl Upstreams {
             let turn = self.table.turn();
             let start = if turn < len { turn } else { 0 };
             let order = (start..len).chain(0..start).filter(|&at| self.targets[at].listed);
-            let usable = |&at: &usize| self.skip(at, now).until <= now;
+            let usable = |&at: &usize| self.until(at, now) <= now;
             let up = order.clone().filter(usable).min_by_key(|&at| self.load(at));
             let last_tried = |at: usize| self.skip(at, now).tried;
             let rested = |&at: &usize| now.saturating_sub(last_tried(at)) >= ns(LAST_RESORT);
@@ -190,13 +196,13 @@ impl Upstreams {
             }
             races += 1;
         };
-        let alone = self.is_alone(&self.targets[at]);
+        let (down, alone) = (self.until(at, now) != 0, self.is_alone(&self.targets[at]));
         let target = &mut self.targets[at];
         target.open += 1;
         // One client finds out whether it is back; the others keep away meanwhile.
-        if alone {
+        if down && alone {
             self.table.trying(target.group, now);
-        } else if target.skip.is_down() {
+        } else if down {
             target.skip = target.skip.trying(now);
         }
         self.table.opened(target.group);

@@ -72,11 +72,11 @@ fn a_name_that_resolves_anew_changes_the_targets_but_an_empty_answer_does_not() 
     let now = Instant::now();
     assert_eq!(all.pick(now), None);
     assert_eq!(all.unresolved().len(), 1);
-    all.update(0, &[a]);
+    all.update(0, &[a], now);
     assert_eq!(all.pick(now), Some(0));
-    all.update(0, &[]);
+    all.update(0, &[], now);
     assert_eq!(all.pick(now), Some(0));
-    all.update(0, &[b]);
+    all.update(0, &[b], now);
     let at = all.pick(now).unwrap();
     assert_eq!(all.address(at).unwrap().to_string(), "10.0.0.2:1");
 }
@@ -125,4 +125,21 @@ fn a_name_is_down_when_all_its_addresses_are() {
     assert_eq!(all.pick(now), None);
     assert_eq!(all.succeeded(first), Change::Turned);
     assert_eq!(all.pick(now), Some(first));
+}
+
+#[test]
+fn another_address_of_a_name_that_is_down_is_tried_at_once() {
+    let [a, b] = [1, 2].map(|last| SocketAddr::from(([10, 0, 0, last], 1)));
+    let host = |host: &str, address| Resolved {
+        upstream: Upstream::Host { host: host.into(), port: 1 },
+        addresses: vec![address],
+    };
+    let mut all = of(vec![host("app", a), host("10.0.0.9", SocketAddr::from(([10, 0, 0, 9], 1)))]);
+    let now = Instant::now();
+    assert_eq!(all.pick(now), Some(0));
+    all.failed(0, now, &refused());
+    assert_eq!([all.pick(now), all.pick(now)], [Some(1); 2]);
+    all.update(0, &[b], now);
+    let at = all.pick(now).unwrap();
+    assert_eq!(all.address(at).unwrap().to_string(), "10.0.0.2:1");
 }

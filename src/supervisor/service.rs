@@ -276,6 +276,8 @@ impl Service {
                 if let Some(relay) = &mut self.slots[at].relay {
                     relay.readiness = Readiness::Ready;
                 }
+                // It may have a name without an address.
+                self.look_at_upstreams(now);
             }
             FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. } if self.upstreams.is_some() => {
                 self.look_at_upstreams(now);

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Daemon, Upstream, eventually, free_port, read_all, roundsman, seconds};
+use crate::support::{Daemon, Upstream, eventually, free_port, install_dir, read_all, roundsman, seconds, write_file};
 
 /// Sends "1234" and reads to the end.
 fn ask(port: u16) -> io::Result<String> {
@@ -186,8 +186,10 @@ fn state_counts_and_errors_are_shown_and_said_once() {
     let row = |address: &str| text.lines().find(|line| line.trim_start().starts_with(address)).unwrap().to_owned();
     assert!(row(&a).contains("down") && row(&a).contains("refused"), "{text}");
     assert!(row(&b).contains("up") && row(&b).contains("40"), "{text}");
-    let (_, text) = command(&daemon, &["ls"]);
-    assert!(text.contains("1 of 2 upstreams up"), "{text}");
+    for verb in ["ls", "health"] {
+        let (_, text) = command(&daemon, &[verb]);
+        assert!(text.contains("1 of 2 upstreams up"), "{text}");
+    }
     // The dead one comes back: one worker's client finds it, and all use it.
     let _back = Server::start("back", dead);
     eventually("it is used", seconds(30), || (ask(daemon.port).unwrap() == "back").then_some(()));
@@ -262,6 +264,24 @@ fn clients_that_wait_for_an_upstream_are_counted() {
     }
     eventually("nobody waits", seconds(5), || (daemon.ls()["services"][0]["waiting_for_upstream"] == 0).then_some(()));
     assert_eq!(command(&daemon, &["health"]).0, 0);
+}
+
+#[test]
+fn a_name_that_gets_an_address_later_comes_up_without_a_client() {
+    let (dir, port) = (install_dir(), free_port());
+    let server = Upstream::echo();
+    let hosts = write_file(dir.path(), "hosts", "127.0.0.1 localhost\n");
+    let mut command = std::process::Command::new("unshare");
+    // A table of names of its own.
+    let line = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+    command.args(["-m", "sh", "-c", &line, env!("CARGO_BIN_EXE_roundsman")]);
+    let (listen, upstream) = (format!("127.0.0.1:{port}"), format!("app.test:{}", server.address.port()));
+    let daemon = Daemon::launch(command, &["-l", &listen, "-i", "2", "-u", &upstream], port);
+    daemon.wait_for("all upstreams are down");
+    assert_eq!(states(&daemon), ["down"]);
+    std::fs::write(&hosts, "127.0.0.1 app.test\n").unwrap();
+    eventually("it is up", seconds(20), || (states(&daemon) == ["up"]).then_some(()));
+    assert_eq!(sum(&daemon, "connections"), 0, "a probe is no connection of a client");
 }
 
 #[test]

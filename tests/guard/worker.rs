@@ -28,6 +28,7 @@ fn carried(tool: &str, connections: usize) -> String {
         listeners: 1,
         source: Source::Queues,
         upstreams: vec![Resolved { upstream: host, addresses: vec![upstream.address] }],
+        shared: false,
         batch: 16,
         capacity: 1000,
         pipes: 8,
