@@ -98,7 +98,8 @@ pub(super) fn quoted(value: &OsString) -> String {
 /// A TOML key, quoted where it has to be.
 pub(super) fn quoted_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
+    // A key is on one line: JSON's escapes are TOML's, except for DEL.
+    if bare { key.to_owned() } else { serde_json::Value::from(key).to_string().replace('\u{7f}', "\\u007f") }
 }
 
 /// The words of a command as a TOML list.

@@ -46,11 +46,20 @@ pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
     for entry in entries.iter().filter(|entry| entry.key != COMMAND) {
         let Some(key) = keys.iter().find(|key| key.name == entry.key) else { continue };
         for (value, span) in entry.values.iter().filter(|_| key.takes != Takes::Switch) {
-            if let Err(error) = parser.try_get_matches_from_mut([flag(key, value)]) {
-                problems.push(Problem::new(format!("`{}`: {}", entry.key, reason(&error)), span.clone()));
+            if let Err(why) = fits(&mut parser, key, value) {
+                problems.push(Problem::new(format!("`{}`: {why}", entry.key), span.clone()));
             }
         }
     }
+}
+
+/// Whether a key takes a value.
+///
+/// # Errors
+/// Why it does not.
+pub fn fits(parser: &mut clap::Command, key: &Key, value: &OsString) -> Result<(), String> {
+    let word = if key.takes == Takes::Switch { format!("--{}", key.name).into() } else { flag(key, value) };
+    parser.try_get_matches_from_mut([word]).map(drop).map_err(|error| reason(&error))
 }
 
 /// The options that settings mean.

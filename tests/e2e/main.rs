@@ -17,6 +17,7 @@ mod direct_servers;
 mod direct_table;
 mod hints;
 mod import;
+mod import_options;
 mod limits;
 mod listeners;
 mod log;
