@@ -32,6 +32,7 @@ mod output;
 mod pid1;
 mod readme;
 mod relay;
+mod refused;
 mod reload;
 mod servers;
 mod shutdown;
