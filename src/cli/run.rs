@@ -69,7 +69,7 @@ pub struct Run {
     pub policy: Policy,
     /// Workers: a number, max, -1 (all CPUs but one)
     ///
-    /// max: as many as the CPUs that the container may use, by its affinity and its quota rounded up.
+    /// max (or 0, as PM2 has it): as many as the CPUs that the container may use, by its affinity and its quota rounded up.
     #[arg(
         short,
         long,

@@ -16,6 +16,9 @@ use crate::exit::Exit;
 /// As [`Config::load`].
 pub fn check(given: Given) -> Result<(), Exit> {
     let config = Config::load(given, Inherited::None)?;
+    for warning in crate::cli::given::unknown_variables() {
+        eprintln!("roundsman: warning: {warning}");
+    }
     let mut out = std::io::stdout().lock();
     // A closed pipe (`check | head`) is no error.
     let _ = std::io::Write::write_all(&mut out, text(&config).as_bytes());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue};
@@ -30,7 +30,8 @@ pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
         for entry in entries {
             let origin = Origin::File { path: path.clone(), line: file.line(&entry.span) };
             let value = |(value, _): &(OsString, Range<usize>)| match PATHS.contains(&entry.key.as_str()) {
-                true => directory.join(value).into_os_string(),
+                // Without the `.` of `./log`.
+                true => directory.join(value).components().collect::<PathBuf>().into_os_string(),
                 false => value.clone(),
             };
             settings.insert(entry.key.clone(), Setting { values: entry.values.iter().map(value).collect(), origin });
