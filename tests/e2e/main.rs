@@ -40,4 +40,5 @@ mod slips;
 mod streams;
 mod supervise;
 mod systemd;
+mod taken;
 mod upstreams;
