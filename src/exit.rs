@@ -15,6 +15,8 @@ pub struct Exit {
 pub const USAGE: u8 = 2;
 /// No daemon to talk to (EX_UNAVAILABLE).
 pub const NO_DAEMON: u8 = 69;
+/// The daemon is another user's (EX_NOPERM).
+pub const NOT_PERMITTED: u8 = 77;
 /// A mistake in the configuration file (EX_CONFIG).
 pub const CONFIG: u8 = 78;
 /// The system refused something (EX_OSERR).

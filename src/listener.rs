@@ -256,6 +256,16 @@ fn replace_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// Why a server's own bind or listen fails, as well as for `--listen`; nothing where the system's word is all there is.
+pub fn refused(address: SocketAddr, source: &io::Error) -> Option<String> {
+    let errno = source.raw_os_error().filter(|errno| [libc::EADDRINUSE, libc::EACCES].contains(errno))?;
+    let shown = SocketAddr::new(address.ip().to_canonical(), address.port());
+    match explain(&ListenAddr::Tcp(shown), io::Error::from_raw_os_error(errno)) {
+        BindError::Os { .. } => None,
+        error => Some(error.to_string()),
+    }
+}
+
 fn explain(address: &ListenAddr, source: io::Error) -> BindError {
     let port = match address {
         ListenAddr::Tcp(address) => Some(address.port()),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use roundsman::cli::given::Given;
-use roundsman::cli::{self, Target, Verb};
+use roundsman::cli::{self, Targets, Verb};
 use roundsman::config::Config;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
@@ -27,12 +27,14 @@ fn main() -> ExitCode {
         Some(Verb::Logs(options)) => control::client::logs(&options, Of::Lines).map(|()| 0),
         Some(Verb::Messages(options)) => control::client::logs(&options, Of::Messages).map(|()| 0),
         Some(Verb::Send(options)) => control::client::send(&options).map(|()| 0),
-        Some(Verb::Health(target)) => control::client::health(&target).map(|()| 0),
-        Some(Verb::Reload(target)) => order(&target, |service| Request::Reload { service }),
-        Some(Verb::Restart(target)) => order(&target, |service| Request::Restart { service }),
-        Some(Verb::Stop(target)) => order(&target, |service| Request::Stop { service }),
-        Some(Verb::Start(target)) => order(&target, |service| Request::Start { service }),
-        Some(Verb::Scale(scale)) => order(&scale.target, |service| Request::Scale { service, to: scale.to }),
+        Some(Verb::Health(targets)) => control::client::health(&targets).map(|()| 0),
+        Some(Verb::Reload(targets)) => each(&targets, |service| Request::Reload { service }),
+        Some(Verb::Restart(targets)) => each(&targets, |service| Request::Restart { service }),
+        Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
+        Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
+        Some(Verb::Scale(scale)) => scale.meant().and_then(|(to, target)| {
+            control::client::order(&target, |service| Request::Scale { service, to }).map(|()| 0)
+        }),
         Some(Verb::Import(options)) => config::import::import(&options.file, options.env.as_deref()).map(|()| 0),
         Some(Verb::Completions(options)) => cli::manual::completions(options.shell).map(|()| 0),
         Some(Verb::Man(options)) => cli::manual::man(options.directory.as_deref()).map(|()| 0),
@@ -50,8 +52,8 @@ fn end(result: Result<u8, Exit>) -> ExitCode {
     }
 }
 
-fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<u8, Exit> {
-    control::client::order(target, request).map(|()| 0)
+fn each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<u8, Exit> {
+    control::client::order_each(targets, request).map(|()| 0)
 }
 
 enum Greeting {
@@ -68,6 +70,9 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     let admin = admin.transpose()?;
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
+    for warning in cli::given::unknown_variables() {
+        tracing::warn!("{warning}");
+    }
     if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first().and_then(|listeners| listeners.first())) {
         println!("{}", demo::welcome(&listener.address));
     }

@@ -8,10 +8,16 @@ use std::fmt;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 
-use super::Run;
+use super::{Run, elsewhere};
+use crate::config::problem::nearest;
 
 /// The command's key: it is no flag, but what stands behind `--`.
 pub const COMMAND: &str = "command";
+
+/// All our variables begin so.
+const PREFIX: &str = "ROUNDSMAN_";
+/// Variables that servers get from us.
+const FOR_SERVERS: [&str; 4] = ["ROUNDSMAN_SERVICE", "ROUNDSMAN_SLOT", "ROUNDSMAN_WORKER", "ROUNDSMAN_ATTACH"];
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +101,37 @@ pub fn keys() -> Vec<Key> {
         default: arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned()),
     };
     parser().get_arguments().map(of).collect()
+}
+
+/// Variables with our prefix that mean nothing, each as a sentence.
+pub fn unknown_variables() -> Vec<String> {
+    let command = Run::augment_args(Command::new("roundsman"));
+    let known: Vec<&str> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let wrong = ours.filter(|(name, value)| {
+        let link = ["SERVICE", "PORT"].iter().any(|part| name.starts_with(&format!("{PREFIX}{part}_")))
+            || value.to_string_lossy().contains("://");
+        // Kubernetes describes a service named roundsman so, and a server may be started by another daemon of ours.
+        name.starts_with(PREFIX) && !known.contains(&name.as_str()) && !link && !FOR_SERVERS.contains(&name.as_str())
+    });
+    wrong.map(|(name, _)| unknown_variable(&name, &known)).collect()
+}
+
+fn unknown_variable(name: &str, known: &[&str]) -> String {
+    let key = &name[PREFIX.len()..];
+    let variable = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase().replace('-', "_"));
+    if let Some(why) = elsewhere::missing(key) {
+        return format!("unknown variable {name}: {why}");
+    }
+    let near = elsewhere::key(key).map(variable).filter(|near| known.contains(&near.as_str()));
+    // All have the prefix in common, which says nothing.
+    let keys: Vec<String> =
+        known.iter().map(|name| name[PREFIX.len()..].to_ascii_lowercase().replace('_', "-")).collect();
+    let near = near.or_else(|| nearest(key, keys.iter().map(String::as_str)).map(variable));
+    match near {
+        Some(near) => format!("unknown variable {name}; did you mean {near}?"),
+        None => format!("unknown variable {name}; roundsman --help names them all"),
+    }
 }
 
 impl From<&ArgMatches> for Given {

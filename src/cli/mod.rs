@@ -1,8 +1,10 @@
 //! The command line: flags and environment as people type them, parsed and nothing more.
 
+pub mod elsewhere;
 pub mod given;
 pub mod manual;
 pub mod run;
+mod slips;
 
 use std::path::PathBuf;
 
@@ -11,6 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
 use crate::config::instances::{Change, Instances};
+use crate::exit::{Exit, USAGE};
 use given::Given;
 use run::policy;
 pub use run::{NodeIpc, OnErrored, Run, ViaArg};
@@ -61,21 +64,22 @@ pub enum Verb {
     #[command(override_usage = "roundsman send [NAME[/SLOT]] JSON")]
     Send(Send),
     /// Exit with 0 when every service has a worker online
-    Health(Target),
+    Health(Targets),
     /// Replace all workers without losing a request
     ///
     /// One after the other: a successor first. Where there is a configuration file it is read again, and what
     /// changed in it is applied; a mistake in it changes nothing.
-    Reload(Target),
+    Reload(Targets),
     /// Stop all workers, then start them; clients wait
-    Restart(Target),
+    Restart(Targets),
     /// Stop all workers; the daemon stays
     ///
     /// Clients are refused meanwhile.
-    Stop(Target),
+    Stop(Targets),
     /// Start what was stopped
-    Start(Target),
+    Start(Targets),
     /// Set the number of slots: 4, +1, -1
+    #[command(override_usage = "roundsman scale [NAME] N")]
     Scale(Scale),
     /// Turn a PM2 ecosystem file into a configuration
     Import(Import),
@@ -179,15 +183,47 @@ pub struct Target {
     pub control: Option<PathBuf>,
 }
 
+/// Which services a verb speaks to.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// The services, or all [default: all of the only daemon]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
 /// `roundsman scale`.
 #[derive(Debug, Args)]
 pub struct Scale {
-    /// How many slots; +N and -N change the number
-    #[arg(value_name = "N", allow_hyphen_values = true)]
-    pub to: Change,
-    /// Which daemon.
-    #[command(flatten)]
-    pub target: Target,
+    /// The service [default: the only one], and how many slots; +N and -N change the number
+    #[arg(value_name = "[NAME] N", num_args = 1..=2, required = true, allow_negative_numbers = true)]
+    pub words: Vec<String>,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+impl Scale {
+    /// The number and the service, in whatever order they were given.
+    ///
+    /// # Errors
+    /// [`USAGE`] without a number.
+    pub fn meant(self) -> Result<(Change, Target), Exit> {
+        let refused = |why: String| Exit::new(USAGE, format!("scale: {why}"));
+        let control = self.control;
+        let target = |name: Option<String>| Target { name, control };
+        let mut words = self.words.into_iter();
+        match (words.next(), words.next()) {
+            (Some(to), None) => Ok((to.parse().map_err(refused)?, target(None))),
+            (Some(to), Some(name)) if to.parse::<Change>().is_ok() => {
+                Ok((to.parse().map_err(refused)?, target(Some(name))))
+            }
+            (Some(name), Some(to)) => Ok((to.parse().map_err(refused)?, target(Some(name)))),
+            (None, _) => Err(refused("a number is needed: 4, +1, -1".to_owned())),
+        }
+    }
 }
 
 /// The command line of this process, and what of it was really given.
@@ -198,7 +234,8 @@ pub fn parse() -> Result<(Cli, Given), clap::Error> {
     let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
     // The short help fits a screen; --help names the variables and the rarer options.
     let command = if short { Cli::command().mut_args(|arg| arg.hide_env(true)) } else { Cli::command() };
-    let matches = command.try_get_matches().map_err(explain)?;
+    let words = slips::verb_first(std::env::args_os().collect(), &command);
+    let matches = command.try_get_matches_from(&words).map_err(|error| slips::explain(error, &words))?;
     let given = Given::from(matches.subcommand_matches("check").unwrap_or(&matches));
     Ok((Cli::from_arg_matches(&matches)?, given))
 }
@@ -211,33 +248,4 @@ pub fn parse_words(words: impl IntoIterator<Item = std::ffi::OsString>) -> Resul
     let matches = Cli::command().try_get_matches_from(words)?;
     let given = Given::from(&matches);
     Ok((Cli::from_arg_matches(&matches)?, given))
-}
-
-/// Adds a hint where people slip: a command without `--`.
-fn explain(error: clap::Error) -> clap::Error {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
-        (Some(ContextValue::String(word)), _) => word.clone(),
-        (_, Some(ContextValue::String(word))) if error.kind() == ErrorKind::UnknownArgument => word.clone(),
-        _ => return error,
-    };
-    // `relaod` is a verb with a slip; `--polcy` a flag.
-    if word.starts_with('-') || error.get(ContextKind::SuggestedSubcommand).is_some() {
-        return error;
-    }
-    let rest: Vec<_> = std::env::args().skip_while(|argument| *argument != word).collect();
-    let verbs: Vec<String> = Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-    if let Some(near) = crate::config::problem::nearest(&word, verbs.iter().map(String::as_str)) {
-        let message = format!("'{word}' is not a roundsman command; did you mean: roundsman {near}\n");
-        return Cli::command().error(ErrorKind::InvalidSubcommand, message);
-    }
-    let message = match word.ends_with(".toml") {
-        true => format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}\n"),
-        false => {
-            let runner = crate::launch::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
-            let rest = rest.join(" ");
-            format!("'{word}' is not a roundsman command; to run it as the server: roundsman -- {runner}{rest}\n")
-        }
-    };
-    Cli::command().error(ErrorKind::InvalidSubcommand, message)
 }

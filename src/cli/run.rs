@@ -69,7 +69,7 @@ pub struct Run {
     pub policy: Policy,
     /// Workers: a number, max, -1 (all CPUs but one)
     ///
-    /// max: as many as the CPUs that the container may use, by its affinity and its quota rounded up.
+    /// max (or 0, as PM2 has it): as many as the CPUs that the container may use, by its affinity and its quota rounded up.
     #[arg(
         short,
         long,
@@ -261,11 +261,15 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
     Err(format!("one of rr, least-conn, ip-hash, none{hint}"))
 }
 
+/// The longest time: the clock can always be set forward by it.
+const MOST_TIME: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| match text.parse::<f64>() {
+    let time = humantime::parse_duration(text).map_err(|error| match text.parse::<f64>() {
         Ok(_) => format!("a unit is needed: {text}ms or {text}s"),
         Err(_) => error.to_string(),
-    })
+    })?;
+    if time > MOST_TIME { Err("a time is at most 10 years".to_owned()) } else { Ok(time) }
 }
 
 fn range(text: &str) -> Result<(Duration, Duration), String> {

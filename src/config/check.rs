@@ -16,6 +16,9 @@ use crate::exit::Exit;
 /// As [`Config::load`].
 pub fn check(given: Given) -> Result<(), Exit> {
     let config = Config::load(given, Inherited::None)?;
+    for warning in crate::cli::given::unknown_variables() {
+        eprintln!("roundsman: warning: {warning}");
+    }
     let mut out = std::io::stdout().lock();
     // A closed pipe (`check | head`) is no error.
     let _ = std::io::Write::write_all(&mut out, text(&config).as_bytes());
@@ -98,7 +101,8 @@ pub(super) fn quoted(value: &OsString) -> String {
 /// A TOML key, quoted where it has to be.
 pub(super) fn quoted_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
+    // A key is on one line: JSON's escapes are TOML's, except for DEL.
+    if bare { key.to_owned() } else { serde_json::Value::from(key).to_string().replace('\u{7f}', "\\u007f") }
 }
 
 /// The words of a command as a TOML list.

@@ -9,35 +9,17 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, nearest};
+use crate::cli::elsewhere;
 use crate::cli::given::{Key, Takes, keys};
 
 /// No configuration is larger.
 const MOST: u64 = 1 << 20;
+/// Mistakes of syntax that are shown one by one: a file that is no TOML at all has one in nearly every line.
+const MOST_OF_SYNTAX: usize = 10;
 /// Keys of the whole daemon; all others are a service's.
 pub const OF_DAEMON: [&str; 6] = ["name", "admin", "control", "output", "log-format", "log-level"];
 /// Flags that make no sense in a file.
 const NOT_IN_FILES: [&str; 1] = ["config"];
-/// Names that other programs use for the same.
-const ELSEWHERE: [(&str, &str); 17] = [
-    ("port", "listen"),
-    ("bind", "listen"),
-    ("workers", "instances"),
-    ("processes", "instances"),
-    ("script", "command"),
-    ("cmd", "command"),
-    ("exec", "command"),
-    ("args", "command"),
-    ("balance", "policy"),
-    ("backend", "upstream"),
-    ("server", "upstream"),
-    ("chdir", "cwd"),
-    ("directory", "cwd"),
-    ("working-directory", "cwd"),
-    ("environment", "env"),
-    ("stdout", "out"),
-    ("stderr", "error"),
-];
-
 /// A key with its values.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -98,10 +80,15 @@ impl File {
     pub fn parse(path: &Path, text: String, problems: &mut Vec<Problem>) -> Self {
         let (table, errors) = DeTable::parse_recoverable(&text);
         let whole = 0..text.len().min(1);
-        problems.extend(errors.iter().map(|error| {
+        problems.extend(errors.iter().take(MOST_OF_SYNTAX).map(|error| {
             let message = error.message().lines().next().unwrap_or_default();
             Problem::new(message, error.span().unwrap_or_else(|| whole.clone()))
         }));
+        if let Some(next) = errors.get(MOST_OF_SYNTAX) {
+            let more = errors.len() - MOST_OF_SYNTAX;
+            let message = format!("{more} more mistakes from here on; is this a file in TOML?");
+            problems.push(Problem::new(message, next.span().unwrap_or(whole)));
+        }
         let (mut daemon, mut services) = (Vec::new(), Vec::new());
         // Behind a syntax error the rest may mean anything.
         if errors.is_empty() {
@@ -249,9 +236,12 @@ fn unknown(name: &str, keys: &[Key], level: Level) -> String {
     if level == Level::Daemon && nearest(name, ["service"]).is_some() {
         return format!("unknown key `{name}`; did you mean [service.NAME]?");
     }
-    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
-    let near =
-        elsewhere.or_else(|| nearest(name, valid)).or_else(|| nearest(name, keys.iter().map(|key| key.name.as_str())));
+    if let Some(why) = elsewhere::missing(name) {
+        return format!("unknown key `{name}`: {why}");
+    }
+    let near = elsewhere::key(name)
+        .or_else(|| nearest(name, valid))
+        .or_else(|| nearest(name, keys.iter().map(|key| key.name.as_str())));
     match (near, level) {
         (Some(near), _) => format!("unknown key `{name}`; did you mean `{near}`?"),
         (None, Level::Daemon) => {

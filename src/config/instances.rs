@@ -11,7 +11,7 @@ pub const MOST: u32 = 1024;
 /// As people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instances {
-    /// One per CPU.
+    /// One per CPU: `max`, or PM2's 0.
     Max,
     /// One per CPU, less so many.
     AllBut(u32),
@@ -23,7 +23,7 @@ impl FromStr for Instances {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let hint = || format!("1 to {MOST}, 'max', or -1 for all CPUs but one");
+        let hint = || format!("1 to {MOST}, 'max' (or 0, as PM2 has it), or -1 for all CPUs but one");
         if text == "max" || text == "0" {
             // PM2 writes 0 for max.
             return Ok(Self::Max);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue};
@@ -30,7 +30,8 @@ pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
         for entry in entries {
             let origin = Origin::File { path: path.clone(), line: file.line(&entry.span) };
             let value = |(value, _): &(OsString, Range<usize>)| match PATHS.contains(&entry.key.as_str()) {
-                true => directory.join(value).into_os_string(),
+                // Without the `.` of `./log`.
+                true => directory.join(value).components().collect::<PathBuf>().into_os_string(),
                 false => value.clone(),
             };
             settings.insert(entry.key.clone(), Setting { values: entry.values.iter().map(value).collect(), origin });
@@ -46,11 +47,20 @@ pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
     for entry in entries.iter().filter(|entry| entry.key != COMMAND) {
         let Some(key) = keys.iter().find(|key| key.name == entry.key) else { continue };
         for (value, span) in entry.values.iter().filter(|_| key.takes != Takes::Switch) {
-            if let Err(error) = parser.try_get_matches_from_mut([flag(key, value)]) {
-                problems.push(Problem::new(format!("`{}`: {}", entry.key, reason(&error)), span.clone()));
+            if let Err(why) = fits(&mut parser, key, value) {
+                problems.push(Problem::new(format!("`{}`: {why}", entry.key), span.clone()));
             }
         }
     }
+}
+
+/// Whether a key takes a value.
+///
+/// # Errors
+/// Why it does not.
+pub fn fits(parser: &mut clap::Command, key: &Key, value: &OsString) -> Result<(), String> {
+    let word = if key.takes == Takes::Switch { format!("--{}", key.name).into() } else { flag(key, value) };
+    parser.try_get_matches_from_mut([word]).map(drop).map_err(|error| reason(&error))
 }
 
 /// The options that settings mean.

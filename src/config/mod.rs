@@ -5,6 +5,7 @@ pub mod check;
 pub mod file;
 pub mod import;
 pub mod instances;
+mod itself;
 pub mod layers;
 pub mod memory;
 pub mod problem;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::addr::{Listen, ListenAddr};
-use super::{Inherited, MOST_ADDRESSES, usage, user, via};
+use super::{Inherited, MOST_ADDRESSES, itself, usage, user, via};
 use crate::accept::policy::Policy;
 use crate::cli::{NodeIpc, OnErrored, Run};
 use crate::exit::Exit;
@@ -144,6 +144,7 @@ impl ServiceConfig {
                 return Err(usage(&format!("--listen {} is given twice", address.address)));
             }
         }
+        itself::refuse(&run.listen, &run.upstream)?;
         let cwd = run.cwd.map(directory).transpose()?;
         let environment = environment(&run.env_file, run.env)?;
         let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());

@@ -8,14 +8,15 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::snapshot::Daemon;
+use super::which::{self, nobody, unreachable};
 use super::{Request, Said, place, render};
-use crate::cli::{Logs, Ls, Send, Target};
+use crate::cli::{Logs, Ls, Send, Target, Targets};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
 use crate::output::follow::Of;
 use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
@@ -23,11 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
 pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut daemons: Vec<Daemon> = match &args.target.control {
-        Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| none(&format!("{}: {error}", path.display())))?],
+        Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| unreachable(path, &error))?],
         None => live().into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
-        return Err(none(&format!("looked in {}", place::directory().display())));
+        return Err(nobody());
     }
     let mut out = anstream::stdout().lock();
     let mut print = |text: &str| writeln!(out, "{text}").is_ok();
@@ -57,17 +58,33 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
     Ok(())
 }
 
-/// `roundsman health`: whether every service (or the one that is named) has a worker online, and an upstream up if it has any.
+/// `roundsman health`: whether every service (or those that are named) has a worker online, and an upstream up if it has any.
 ///
 /// # Errors
 /// [`NO_DAEMON`] when there is none, 1 with what is wrong.
-pub fn health(target: &Target) -> Result<(), Exit> {
-    let (socket, service) = choose(target)?;
-    let daemon = ls_of(&socket, PATIENCE).map_err(|error| none(&format!("{}: {error}", socket.display())))?;
+pub fn health(targets: &Targets) -> Result<(), Exit> {
+    for_each(targets, |socket, service| health_of(&socket, service.as_ref()))
+}
+
+/// Does something for all that is meant, also after a failure.
+fn for_each(targets: &Targets, mut act: impl FnMut(PathBuf, Option<String>) -> Result<(), Exit>) -> Result<(), Exit> {
+    let mut failed: Option<Exit> = None;
+    for (socket, service) in which::each(targets)? {
+        if let Err(exit) = act(socket, service)
+            && let Some(earlier) = failed.replace(exit)
+        {
+            eprintln!("roundsman: {}", earlier.message);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn health_of(socket: &Path, service: Option<&String>) -> Result<(), Exit> {
+    let daemon = ls_of(socket, PATIENCE).map_err(|error| unreachable(socket, &error))?;
     if daemon.stopping {
         return Err(Exit::new(1, "the daemon is stopping"));
     }
-    let meant = daemon.services.iter().filter(|one| service.as_ref().is_none_or(|name| *name == one.name));
+    let meant = daemon.services.iter().filter(|one| service.is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {
         let upstreams = match service.upstreams.len() {
@@ -80,18 +97,14 @@ pub fn health(target: &Target) -> Result<(), Exit> {
     if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }
 }
 
-fn none(why: &str) -> Exit {
-    Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})"))
-}
-
 /// The names of all services.
-fn names(daemons: &[Daemon]) -> String {
+pub(super) fn names(daemons: &[Daemon]) -> String {
     let names = daemons.iter().flat_map(|daemon| daemon.services.iter().map(|service| service.name.as_str()));
     names.collect::<Vec<_>>().join(", ")
 }
 
 /// All daemons of this user that answer.
-fn live() -> Vec<(PathBuf, Daemon)> {
+pub(super) fn live() -> Vec<(PathBuf, Daemon)> {
     place::all().into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon))).collect()
 }
 
@@ -117,9 +130,21 @@ fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io:
 /// # Errors
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it is not clear which, 1 with the reason when it fails.
 pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<(), Exit> {
-    let (socket, service) = choose(target)?;
+    let (socket, service) = which::one(target)?;
+    order_at(&socket, &request(service))
+}
+
+/// The same for several services, one after the other.
+///
+/// # Errors
+/// As [`order`].
+pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<(), Exit> {
+    for_each(targets, |socket, service| order_at(&socket, &request(service)))
+}
+
+fn order_at(socket: &Path, request: &Request) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers = ask(&socket, &request(service), None).map_err(|error| gone(&error))?;
+    let answers = ask(socket, request, None).map_err(|error| unreachable(socket, &error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),
@@ -170,7 +195,19 @@ pub fn send(args: &Send) -> Result<(), Exit> {
         _ => return Err(Exit::new(USAGE, "a message is needed")),
     };
     let message = serde_json::from_str(text).map_err(|error| {
-        Exit::new(USAGE, format!("'{text}' is not JSON ({error}); a text needs its own quotes: '\"{text}\"'"))
+        let quotes = format!("a text needs its own quotes: '\"{text}\"'");
+        let name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        Exit::new(
+            USAGE,
+            match of {
+                None if text.chars().all(name) => {
+                    format!(
+                        "a message is needed: roundsman send {text} '{{\"a\":1}}' (if {text} is the message: {quotes})"
+                    )
+                }
+                _ => format!("'{text}' is not JSON ({error}); {quotes}"),
+            },
+        )
     })?;
     let (name, slot) = place_of(of)?;
     let target = Target { name, control: args.control.clone() };
@@ -183,14 +220,14 @@ pub fn send(args: &Send) -> Result<(), Exit> {
 /// As [`order`].
 pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
     let (name, slot) = place_of(args.of.as_ref())?;
-    let (socket, service) = choose(&Target { name, control: args.control.clone() })?;
+    let (socket, service) = which::one(&Target { name, control: args.control.clone() })?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let (lines, follow) = (args.lines, args.follow);
     let request = match of {
         Of::Lines => Request::Logs { service, slot, lines, follow },
         Of::Messages => Request::Messages { service, slot, lines, follow },
     };
-    let lines = ask(&socket, &request, None).map_err(|error| gone(&error))?;
+    let lines = ask(&socket, &request, None).map_err(|error| unreachable(&socket, &error))?;
     let mut out = std::io::stdout().lock();
     for line in lines.lines() {
         let line = line.map_err(|error| gone(&error))?;
@@ -226,46 +263,4 @@ fn progress() -> Option<ProgressBar> {
         bar.set_message("…");
         bar
     })
-}
-
-/// The one daemon that is meant, and the service of it, if not all.
-fn choose(target: &Target) -> Result<(PathBuf, Option<String>), Exit> {
-    if let Some(path) = &target.control {
-        return Ok((path.clone(), target.name.clone()));
-    }
-    let mut live = live();
-    let nobody = || none(&format!("looked in {}", place::directory().display()));
-    let Some(name) = &target.name else {
-        return match (live.pop(), live.is_empty()) {
-            (None, _) => Err(nobody()),
-            (Some((socket, _)), true) => Ok((socket, None)),
-            (Some(last), false) => {
-                live.push(last);
-                let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
-                Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names(&daemons))))
-            }
-        };
-    };
-    let has = |daemon: &Daemon| daemon.services.iter().any(|service| service.name == *name);
-    if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon)) {
-        return Ok((socket.clone(), Some(name.clone())));
-    }
-    // A daemon of several services has a name, too.
-    let socket = place::socket(name, None);
-    if live.iter().any(|(path, _)| *path == socket) {
-        return Ok((socket, None));
-    }
-    let runner = crate::launch::command::runner(name);
-    if runner.is_some() || Path::new(name).exists() || name.contains('/') {
-        let run = runner.map_or_else(|| name.clone(), |runner| format!("{runner} {name}"));
-        let run = if name.ends_with(".toml") { format!("-c {name}") } else { format!("-- {run}") };
-        let message =
-            format!("'{name}' is not the name of a running service; to run it as the server: roundsman {run}");
-        return Err(Exit::new(USAGE, message));
-    }
-    if live.is_empty() {
-        return Err(nobody());
-    }
-    let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
-    Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {}", names(&daemons))))
 }

@@ -6,6 +6,7 @@ pub mod render;
 pub mod requests;
 pub mod server;
 pub mod snapshot;
+mod which;
 
 use serde::{Deserialize, Serialize};
 

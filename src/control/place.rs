@@ -3,6 +3,9 @@
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+/// Where root's are.
+pub const OF_ROOT: &str = "/run/roundsman";
+
 /// The directory for control sockets of this user: systemd's, the session's, the system's, or one of our own.
 pub fn directory() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -16,7 +19,7 @@ pub fn directory() -> PathBuf {
     }
     let uid = nix::unistd::geteuid();
     if uid.is_root() {
-        return "/run/roundsman".into();
+        return OF_ROOT.into();
     }
     std::env::temp_dir().join(format!("roundsman-{uid}"))
 }

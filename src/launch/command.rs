@@ -170,6 +170,8 @@ fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, Exit> {
         let name = program.to_string_lossy();
         let hint = if here(Path::new(program)).is_file() {
             format!("; {}", hint(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
+        } else if name.contains(char::is_whitespace) {
+            format!("; remove the quotes: -- {name}")
         } else {
             hint(program).map(|hint| format!("; {hint}")).unwrap_or_default()
         };

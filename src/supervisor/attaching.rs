@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tracing::{info, warn};
@@ -16,8 +16,14 @@ use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{Answer, Asked, Secret, What};
-use crate::listener::{Listener, Origin};
+use crate::listener::{self, Listener, Origin};
 use crate::sys::{process, sock};
+
+/// Addresses of a service that were refused and are remembered: a server may try one after the other.
+const MOST_REFUSED: usize = 64;
+
+/// At the end, so much time for finding out who has them.
+const EXPLAINING: Duration = Duration::from_secs(5);
 
 impl Service {
     /// Whether a proof is that of one of its workers.
@@ -90,10 +96,39 @@ impl Service {
                 );
                 return Answer::Pass;
             }
-            Err(error) => return errno(&error, libc::EADDRINUSE),
+            Err(error) => {
+                self.explain_refusal(at, address, &error);
+                return errno(&error, libc::EADDRINUSE);
+            }
         };
         let shared = self.share(at, listener, pid);
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// Logs once who has the address that a server wanted. A thread looks: /proc is read process by process.
+    pub(super) fn explain_refusal(&mut self, at: usize, address: SocketAddr, error: &io::Error) {
+        let Some(errno) = error.raw_os_error() else { return };
+        if self.refused.len() >= MOST_REFUSED || self.refused.contains_key(&address) {
+            return;
+        }
+        let service = self.config.name.clone();
+        let look = move || {
+            if let Some(why) = listener::refused(address, &io::Error::from_raw_os_error(errno)) {
+                warn!(%service, slot = at, "{why}");
+            }
+        };
+        // Without a thread there is no such line; the server has its error.
+        if let Ok(thread) = std::thread::Builder::new().name("who".to_owned()).spawn(look) {
+            self.refused.insert(address, thread);
+        }
+    }
+
+    /// Before the daemon ends because of them: these lines are the reason.
+    pub(super) fn finish_explaining(&mut self) {
+        let end = Instant::now() + EXPLAINING;
+        while self.refused.values().any(|thread| !thread.is_finished()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
@@ -171,6 +206,9 @@ impl Service {
         let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
         if !self.heard.contains(&id) {
             if let Err(error) = listener.listen() {
+                if let Some(address) = sock::local_addr(listener.socket.as_fd()) {
+                    self.explain_refusal(at, address, &error);
+                }
                 return errno(&error, libc::EADDRINUSE);
             }
             self.heard.insert(id);

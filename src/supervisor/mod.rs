@@ -258,6 +258,7 @@ impl Supervisor {
         let now = Instant::now();
         self.reap(now);
         if let Some(code) = self.given_up() {
+            self.services.iter_mut().for_each(Service::finish_explaining);
             self.end_all();
             return Ok(Some(code));
         }

@@ -57,6 +57,11 @@ impl Service {
             true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             false => self.socket_for(at, pid, &query),
         };
+        if let (Err(error), false, Kind::Tcp) = (&given, old, query.kind)
+            && let Ok(wanted) = address(&query, Ipv6Addr::UNSPECIFIED.into())
+        {
+            self.explain_refusal(at, wanted, error);
+        }
         self.say_to(pid, |ipc| {
             let seq = ipc.channel.next_seq();
             match given {

@@ -144,6 +144,8 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// Those of them that listen: each begins when a worker that serves it is there.
     pub heard: std::collections::BTreeSet<usize>,
+    /// Addresses that servers asked for and that could not be had: the log says once who has them.
+    pub refused: std::collections::BTreeMap<std::net::SocketAddr, std::thread::JoinHandle<()>>,
     /// Its slots.
     pub slots: Vec<SlotProcesses>,
     /// The server that all slots share, with its own life.
@@ -217,6 +219,7 @@ impl Service {
             preloads,
             listeners,
             heard: Default::default(),
+            refused: Default::default(),
             slots,
             shared,
             stats,

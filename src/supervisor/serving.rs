@@ -156,6 +156,7 @@ impl Supervisor {
     /// Passes a message to workers in Node. Returns to how many.
     fn send(&mut self, only: Option<&str>, slot: Option<u32>, text: &str) -> Result<usize, String> {
         self.is_known(only)?;
+        self.has_slot(only, slot)?;
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
         let wanted = |at: usize, _| slot.is_none_or(|slot| slot as usize == at);
         match meant.map(|service| service.pass_to(wanted, text)).sum() {
@@ -184,6 +185,9 @@ impl Supervisor {
             query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config.name == *name))
         {
             let why = self.unknown(name);
+            return self.tell(token, &Said::Error(why));
+        }
+        if let Err(why) = self.has_slot(query.service.as_deref(), query.slot) {
             return self.tell(token, &Said::Error(why));
         }
         if let Some((stream, unwritten)) =
@@ -220,6 +224,18 @@ impl Supervisor {
         match only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
             Some(name) => Err(self.unknown(name)),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a service that is named has a slot.
+    fn has_slot(&self, name: Option<&str>, slot: Option<u32>) -> Result<(), String> {
+        let service = self.services.iter().find(|service| name == Some(service.config.name.as_str()));
+        match (service, slot) {
+            (Some(service), Some(slot)) if slot as usize >= service.slots.len() => {
+                let last = service.slots.len().saturating_sub(1);
+                Err(format!("{} has no slot {slot}; its last is {last}", service.config.name))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,0 +1,126 @@
+//! Words of other programs (PM2, HAProxy, nginx, Node's cluster) and what to type here instead.
+
+/// Verbs of PM2 and the like.
+const VERBS: [(&[&str], &str); 21] = [
+    (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
+    (&["describe", "show", "info", "desc"], "use: roundsman ls NAME"),
+    (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
+    (&["pid", "id"], "use: roundsman ls --json"),
+    (&["ping"], "use: roundsman health"),
+    (&["env"], "use: roundsman check -c FILE, or /proc/PID/environ for what a process has"),
+    (&["flush"], "not available; files of --out and --error are rotated by size (--rotate-size, --rotate-keep)"),
+    (&["reloadLogs", "reload-logs", "reopen"], "use: kill -USR1 PID of the daemon; it opens its log files again"),
+    (&["delete", "del", "rm", "remove"], "use: roundsman stop NAME, or take it out of the file and: roundsman reload"),
+    (
+        &["kill", "quit", "exit", "shutdown"],
+        "roundsman stop ends the workers; kill PID ends the daemon (roundsman ls shows it)",
+    ),
+    (&["sendSignal"], "use: kill -SIGNAL PID (roundsman ls shows the pids)"),
+    (&["trigger"], "use: roundsman send NAME JSON"),
+    (&["save", "dump", "resurrect", "cleardump"], "not needed; services are in a file: roundsman -c roundsman.toml"),
+    (
+        &["startup", "unstartup", "enable", "disable"],
+        "not available; let systemd start it: config/roundsman.service, systemctl enable --now roundsman",
+    ),
+    (&["deploy"], "not available; deploy with another program and end with: roundsman reload"),
+    (&["install", "uninstall", "module:install"], "not available; rotation of logs is built in (--rotate-size)"),
+    (
+        &["init", "ecosystem"],
+        "an example with all keys is config/full.toml; from PM2: roundsman import ecosystem.config.js",
+    ),
+    (&["update", "upgrade", "reset"], "not available"),
+    (&["plus", "link", "unlink", "register", "login", "monitor", "report"], "not available; metrics: --admin 9900"),
+    (&["configtest", "test", "validate", "lint"], "use: roundsman check -c FILE"),
+    (&["run", "exec"], "use: roundsman -- COMMAND"),
+];
+
+/// Options of PM2 and daemons, by their long or short form.
+const FLAGS: [(&[&str], &str); 6] = [
+    (
+        &["--daemon", "--daemonize", "--background", "--detach", "-d", "-D"],
+        "not available; it stays in the foreground: let systemd run it (config/roundsman.service), or: nohup roundsman … &",
+    ),
+    (&["--no-daemon", "--foreground", "-f"], "not needed; it always stays in the foreground"),
+    (&["--watch", "-w"], "not available; for a server in Node: roundsman -- node --watch app.js"),
+    (&["--cron", "--cron-restart"], "not available; add to crontab: 0 3 * * * roundsman restart NAME"),
+    (&["--no-autorestart"], "not available; see --max-restarts and --on-errored"),
+    (&["--log", "--merge-logs"], "did you mean --out FILE --error FILE?"),
+];
+
+/// Keys of a configuration file, and flags, for what there is not.
+const MISSING: [(&[&str], &str); 12] = [
+    (&["maxconn", "max-connections", "rate-limit"], "not available in this version: connections are not limited"),
+    (
+        &["check", "health-check", "healthcheck", "httpchk", "health"],
+        "not available in this version: an upstream that refuses is skipped for a growing time",
+    ),
+    (
+        &["send-proxy", "send-proxy-v2", "accept-proxy", "proxy-protocol"],
+        "not available in this version: the PROXY protocol is neither sent nor understood",
+    ),
+    (
+        &["tls", "ssl", "cert", "crt", "certificate", "key", "ssl-certificate"],
+        "not available in this version: TLS passes through, the server does it",
+    ),
+    (&["weight", "weights", "backup"], "not available in this version: all upstreams are equal"),
+    (&["acl", "allow", "deny", "whitelist", "blacklist"], "not available in this version: use the machine's firewall"),
+    (&["access-log", "tcplog", "httplog"], "not available in this version: connections are not logged one by one"),
+    (&["stats", "stats-socket"], "use `admin`, for example admin = 9900, and /metrics there"),
+    (&["mode", "protocol"], "not needed: all connections are TCP, HTTP included"),
+    (&["timeout", "timeouts"], "use `connect-timeout`, `idle-timeout` or `queue-timeout`"),
+    (
+        &["rewrite", "location", "route", "path", "headers"],
+        "not available: connections are passed on, HTTP is not looked at",
+    ),
+    (&["daemon", "daemonize"], "not available: it stays in the foreground; let systemd run it"),
+];
+
+/// Keys of other programs whose meaning has a name here.
+const KEYS: [(&[&str], &str); 18] = [
+    (&["port", "bind", "frontend"], "listen"),
+    (&["workers", "processes", "worker-processes", "nbproc", "slots"], "instances"),
+    (&["script", "cmd", "exec", "args"], "command"),
+    (&["balance", "lb-policy"], "policy"),
+    (&["backend", "server", "servers", "proxy-pass", "target"], "upstream"),
+    (&["chdir", "directory", "working-directory"], "cwd"),
+    (&["environment"], "env"),
+    (&["stdout", "out-file"], "out"),
+    (&["stderr", "error-file", "err-file"], "error"),
+    (&["timeout-connect", "proxy-connect-timeout"], "connect-timeout"),
+    (&["timeout-client", "timeout-server", "keepalive-timeout", "proxy-read-timeout"], "idle-timeout"),
+    (&["timeout-queue"], "queue-timeout"),
+    (&["max-memory-restart"], "max-memory"),
+    (&["kill-signal"], "stop-signal"),
+    (&["restart-delay", "exp-backoff-restart-delay"], "backoff"),
+    (&["uid"], "user"),
+    (&["time", "log-date-format"], "timestamps"),
+    (&["shutdown-with-message"], "stop-message"),
+];
+
+fn find<'a>(table: &[(&[&str], &'a str)], word: &str) -> Option<&'a str> {
+    table.iter().find(|(words, _)| words.contains(&word)).map(|(_, answer)| *answer)
+}
+
+fn spelling(key: &str) -> String {
+    key.to_ascii_lowercase().replace(['_', ' '], "-")
+}
+
+/// What to type for a verb.
+pub fn verb(word: &str) -> Option<&'static str> {
+    find(&VERBS, word)
+}
+
+/// What to type for a flag with its dashes.
+pub fn flag(word: &str) -> Option<&'static str> {
+    find(&FLAGS, word)
+}
+
+/// Why there is no such key or flag.
+pub fn missing(key: &str) -> Option<&'static str> {
+    find(&MISSING, &spelling(key))
+}
+
+/// Our name of a key.
+pub fn key(key: &str) -> Option<&'static str> {
+    find(&KEYS, &spelling(key))
+}

@@ -1,0 +1,125 @@
+//! Where people slip on the command line, they are told what they meant.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Command, CommandFactory};
+
+use super::{Cli, elsewhere};
+use crate::config::problem::nearest;
+
+/// Options before a verb go behind it: `--control PATH ls`.
+pub fn verb_first(words: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let mut at = 1;
+    while let Some(word) = words.get(at).and_then(|word| word.to_str()).filter(|word| word.starts_with('-')) {
+        let Some(takes) = takes_value(word, command) else { return words };
+        at += if takes { 2 } else { 1 };
+    }
+    let is_verb = |word: &OsString| {
+        command.get_subcommands().any(|verb| verb.get_all_aliases().any(|name| word == name) || word == verb.get_name())
+    };
+    if at == 1 || !words.get(at).is_some_and(is_verb) {
+        return words;
+    }
+    let mut sorted = words;
+    sorted[1..=at].rotate_right(1);
+    sorted
+}
+
+/// Whether the word behind an option is its value; `None` where there is no such option.
+fn takes_value(word: &str, command: &Command) -> Option<bool> {
+    let sets = |arg: &clap::Arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+    match word.strip_prefix("--") {
+        Some("") => None,
+        Some(long) => {
+            let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+            Some(sets(arg) && value.is_none())
+        }
+        None => {
+            let mut letters = word.chars().skip(1);
+            let letter = letters.next()?;
+            let arg = command.get_arguments().find(|arg| arg.get_short() == Some(letter))?;
+            Some(sets(arg) && letters.next().is_none())
+        }
+    }
+}
+
+/// Adds a hint: a command without `--`, a word of another program.
+pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
+    let word = match (error.get(ContextKind::InvalidSubcommand), error.get(ContextKind::InvalidArg)) {
+        (Some(ContextValue::String(word)), _) => word.clone(),
+        (_, Some(ContextValue::String(word))) if error.kind() == ErrorKind::UnknownArgument => word.clone(),
+        _ => return error,
+    };
+    let refused = |message: String| Cli::command().error(ErrorKind::InvalidSubcommand, message);
+    let verb = words.get(1).and_then(|first| first.to_str()).unwrap_or_default();
+    let at = words.iter().position(|given| *given == *word || is_flag(given, &word)).unwrap_or(words.len());
+    if word.starts_with('-') {
+        let joined = words.get(at).and_then(|given| given.to_str()?.split_once('=')).map(|(_, value)| value);
+        let next = words.get(at + 1).and_then(|value| value.to_str()).filter(|value| !value.starts_with('-'));
+        let value = joined.or(next);
+        return match flag(&word, value, verb) {
+            Some(hint) => Cli::command().error(ErrorKind::UnknownArgument, format!("there is no {word}: {hint}")),
+            None => error,
+        };
+    }
+    // Behind a verb it is one name too many.
+    if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
+        return error;
+    }
+    if let Some(answer) = elsewhere::verb(&word) {
+        return refused(format!("'{word}' is not a roundsman command: {answer}"));
+    }
+    // `relaod` is a verb with a slip.
+    if error.get(ContextKind::SuggestedSubcommand).is_some() {
+        return error;
+    }
+    let verbs: Vec<String> = Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    if let Some(near) = nearest(&word, verbs.iter().map(String::as_str)) {
+        return refused(format!("'{word}' is not a roundsman command; did you mean: roundsman {near}"));
+    }
+    if word.ends_with(".toml") {
+        return refused(format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}"));
+    }
+    let runner = crate::launch::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
+    let options: String = words.iter().take(at).skip(1).map(|word| shown(word) + " ").collect();
+    let rest: Vec<_> = words.iter().skip(at).map(|word| shown(word)).collect();
+    refused(format!(
+        "'{word}' is not a roundsman command; to run it as the server: roundsman {options}-- {runner}{}",
+        rest.join(" ")
+    ))
+}
+
+/// Whether a word is a flag with its value.
+fn is_flag(given: &OsStr, flag: &str) -> bool {
+    given.to_str().and_then(|given| given.strip_prefix(flag)).is_some_and(|rest| rest.starts_with('='))
+}
+
+fn flag(word: &str, value: Option<&str>, verb: &str) -> Option<String> {
+    if ["-w", "--watch"].contains(&word) && ["ls", "list", "status", "ps"].contains(&verb) {
+        return Some("to watch: watch -n1 roundsman ls".to_owned());
+    }
+    let name = word.trim_start_matches('-');
+    if let Some(answer) = elsewhere::flag(word).or_else(|| elsewhere::missing(name)) {
+        return Some(answer.to_owned());
+    }
+    let ours = elsewhere::key(name)?;
+    let value = value.map(|value| format!(" {value}")).unwrap_or_default();
+    Some(match ours {
+        "listen" => format!("did you mean -l{value} (--listen)?"),
+        "command" => "the command is behind --: roundsman -- node app.js".to_owned(),
+        _ => format!("did you mean --{ours}{value}?"),
+    })
+}
+
+/// A word as a shell would need it.
+fn shown(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

@@ -1,0 +1,111 @@
+//! `roundsman import`: a PM2 ecosystem file becomes a configuration file that `check` accepts. What is not supported is
+//! named in a comment.
+
+mod app;
+mod draft;
+mod options;
+mod port;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::exit::{Exit, USAGE};
+
+/// What an ecosystem file became.
+#[derive(Debug)]
+struct Imported {
+    /// The configuration file.
+    text: String,
+    /// What the user should know beside it.
+    warnings: Vec<String>,
+}
+
+/// Prints what a file says as a configuration file.
+///
+/// # Errors
+/// [`USAGE`] when it cannot be read, or is no ecosystem file.
+pub fn import(file: &Path, env: Option<&str>) -> Result<(), Exit> {
+    let refused = |why: String| Exit::new(USAGE, format!("cannot import {}: {why}", file.display()));
+    let imported = convert(&read(file).map_err(refused)?, file, env).map_err(refused)?;
+    for warning in &imported.warnings {
+        eprintln!("roundsman: warning: {warning}");
+    }
+    let mut out = std::io::stdout().lock();
+    let _ = std::io::Write::write_all(&mut out, imported.text.as_bytes());
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Value, String> {
+    let extension = file.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    if ["js", "cjs", "mjs"].contains(&extension) {
+        return evaluate(file);
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    match extension {
+        "json" => serde_json::from_str(&text).map_err(|error| error.to_string()),
+        "yaml" | "yml" => serde_saphyr::from_str(&text).map_err(|error| error.to_string()),
+        _ => Err("its name should end with .js, .cjs, .mjs, .json or .yaml".to_owned()),
+    }
+}
+
+/// What a module exports, as node says.
+fn evaluate(file: &Path) -> Result<Value, String> {
+    const PROGRAM: &str = "import(require('url').pathToFileURL(process.argv[1])).then(m => {
+        const v = m.default ?? m;
+        require('fs').writeSync(3, JSON.stringify(typeof v === 'function' ? v() : v));
+    }).catch(e => { console.error(e && e.message || e); process.exit(1) })";
+    let path = std::path::absolute(file).map_err(|error| error.to_string())?;
+    if !path.is_file() {
+        return Err("there is no such file".to_owned());
+    }
+    // What the module prints goes to stderr; what it exports comes by a descriptor of its own.
+    let program = format!("process.stdout.write = process.stderr.write.bind(process.stderr); {PROGRAM}");
+    let output = Command::new("sh")
+        .args(["-c", "exec node -e \"$0\" \"$1\" 3>&1 >&2", &program])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run node: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        return Err(format!("node cannot evaluate it: {last}"));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("it exports no apps: {error}"))
+}
+
+fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<Imported, String> {
+    let apps = match ecosystem {
+        Value::Array(apps) => apps.as_slice(),
+        Value::Object(all) => match all.get("apps") {
+            Some(Value::Array(apps)) => apps.as_slice(),
+            Some(app @ Value::Object(_)) => std::slice::from_ref(app),
+            // One app by itself, as PM2 takes it from JSON.
+            None if options::is_app(all) => std::slice::from_ref(ecosystem),
+            _ => return Err("it has no `apps`".to_owned()),
+        },
+        _ => return Err("it has no `apps`".to_owned()),
+    };
+    if apps.is_empty() {
+        return Err("its `apps` is empty".to_owned());
+    }
+    let from = format!("From {}. Show it all: roundsman check -c THIS; run it: roundsman -c THIS", file.display());
+    let mut text = draft::comment(&from);
+    if let Some(Value::Object(_)) = ecosystem.get("deploy") {
+        text.push_str("# deploy: not supported; deploy with another program and end with: roundsman reload\n");
+    }
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let (mut names, mut warnings) = (Vec::new(), Vec::new());
+    for app in apps {
+        let Value::Object(app) = app else { return Err("an app is an object".to_owned()) };
+        text.push('\n');
+        text.push_str(&app::service(app, directory, env, &mut names, &mut warnings)?);
+    }
+    Ok(Imported { text, warnings })
+}

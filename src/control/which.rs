@@ -1,0 +1,149 @@
+//! Which daemon a verb is for, and which of its services.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User, geteuid};
+
+use super::client::{live, names};
+use super::place;
+use super::snapshot::Daemon;
+use crate::cli::{Target, Targets};
+use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
+
+/// What PM2 calls every service.
+const ALL: &str = "all";
+
+/// A control socket, and a service unless all are meant.
+type Meant = (PathBuf, Option<String>);
+
+/// Everything that is meant.
+///
+/// # Errors
+/// As [`one`], before anything is done.
+pub fn each(targets: &Targets) -> Result<Vec<Meant>, Exit> {
+    let target = |name: Option<&String>| Target { name: name.cloned(), control: targets.control.clone() };
+    match targets.names.as_slice() {
+        [] => Ok(vec![one(&target(None))?]),
+        [name] if name == ALL => match &targets.control {
+            Some(path) => Ok(vec![all_of(path)]),
+            None => all(),
+        },
+        several => {
+            let mut meant: Vec<Meant> = Vec::new();
+            for name in several {
+                let one = one(&target(Some(name)))?;
+                if !meant.contains(&one) {
+                    meant.push(one);
+                }
+            }
+            Ok(meant)
+        }
+    }
+}
+
+/// Every service of every daemon, unless one has that name.
+fn all() -> Result<Vec<Meant>, Exit> {
+    let live = live();
+    if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon, ALL)) {
+        return Ok(vec![(socket.clone(), Some(ALL.to_owned()))]);
+    }
+    if live.is_empty() { Err(nobody()) } else { Ok(live.into_iter().map(|(socket, _)| (socket, None)).collect()) }
+}
+
+/// The same of one daemon.
+fn all_of(socket: &Path) -> Meant {
+    let named = super::client::ls_of(socket, super::client::PATIENCE).is_ok_and(|daemon| has(&daemon, ALL));
+    (socket.to_owned(), named.then(|| ALL.to_owned()))
+}
+
+fn has(daemon: &Daemon, name: &str) -> bool {
+    daemon.services.iter().any(|service| service.name == name)
+}
+
+/// The one daemon that is meant, and the service of it, if not all.
+///
+/// # Errors
+/// [`NO_DAEMON`] when there is none, [`NOT_PERMITTED`] when it is another user's, [`USAGE`] when it is not clear which.
+pub fn one(target: &Target) -> Result<Meant, Exit> {
+    if let Some(path) = &target.control {
+        return Ok((path.clone(), target.name.clone()));
+    }
+    let mut live = live();
+    let Some(name) = &target.name else {
+        return match (live.pop(), live.is_empty()) {
+            (None, _) => Err(nobody()),
+            (Some((socket, _)), true) => Ok((socket, None)),
+            (Some(last), false) => {
+                live.push(last);
+                let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
+                Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names(&daemons))))
+            }
+        };
+    };
+    if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon, name)) {
+        return Ok((socket.clone(), Some(name.clone())));
+    }
+    // A daemon of several services has a name, too.
+    let socket = place::socket(name, None);
+    if live.iter().any(|(path, _)| *path == socket) {
+        return Ok((socket, None));
+    }
+    let runner = crate::launch::command::runner(name);
+    if runner.is_some() || Path::new(name).exists() || name.contains('/') {
+        let run = runner.map_or_else(|| name.clone(), |runner| format!("{runner} {name}"));
+        let run = if name.ends_with(".toml") { format!("-c {name}") } else { format!("-- {run}") };
+        let message =
+            format!("'{name}' is not the name of a running service; to run it as the server: roundsman {run}");
+        return Err(Exit::new(USAGE, message));
+    }
+    if live.is_empty() {
+        return Err(nobody());
+    }
+    let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
+    Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {}", names(&daemons))))
+}
+
+/// No daemon answers: there is none, or it is another user's.
+pub fn nobody() -> Exit {
+    let directory = place::directory();
+    if let Err(error) = std::fs::read_dir(&directory)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return unreachable(&directory, &error);
+    }
+    let refused = |socket: PathBuf| UnixStream::connect(&socket).err().map(|error| (socket, error));
+    let refused = place::all().into_iter().filter_map(refused);
+    if let Some((socket, error)) =
+        refused.into_iter().find(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
+    {
+        return unreachable(&socket, &error);
+    }
+    let of_root = if !geteuid().is_root() && Path::new(place::OF_ROOT).exists() {
+        "; for daemons of root: sudo roundsman ls"
+    } else {
+        ""
+    };
+    none(&format!("looked in {}{of_root}", directory.display()))
+}
+
+/// Why a control socket cannot be used.
+pub fn unreachable(socket: &Path, error: &io::Error) -> Exit {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return none(&format!("{}: {error}", socket.display()));
+    }
+    // Below a directory that we may not enter only that one can be looked at.
+    let owner = socket.ancestors().find_map(|path| std::fs::symlink_metadata(path).ok()).map(|meta| meta.uid());
+    let owner = owner.filter(|&uid| uid != geteuid().as_raw()).map(|uid| match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
+    });
+    let whose = owner.map(|name| format!(": it belongs to {name}; try sudo")).unwrap_or_default();
+    Exit::new(NOT_PERMITTED, format!("permission denied for the control socket {}{whose}", socket.display()))
+}
+
+fn none(why: &str) -> Exit {
+    Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})"))
+}
