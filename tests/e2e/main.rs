@@ -20,6 +20,7 @@ mod import;
 mod limits;
 mod listeners;
 mod log;
+mod log_files;
 mod logs;
 mod long;
 mod messages;
