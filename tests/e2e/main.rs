@@ -4,6 +4,7 @@
 mod support;
 
 mod admin;
+mod admin_flood;
 mod balance;
 mod cli;
 mod config;
