@@ -1,11 +1,14 @@
 //! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::snapshot::Daemon;
 use super::{Request, Said, place, render};
@@ -16,6 +19,8 @@ use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A daemon's state in bytes; a slot takes some 300 of them.
+const MAX_STATE: u64 = 16 << 20;
 
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
@@ -24,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut daemons: Vec<Daemon> = match &args.target.control {
         Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| none(&format!("{}: {error}", path.display())))?],
-        None => live().into_iter().map(|(_, daemon)| daemon).collect(),
+        None => live()?.into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
         return Err(none(&format!("looked in {}", place::directory().display())));
@@ -87,25 +92,61 @@ fn names(daemons: &[Daemon]) -> String {
 }
 
 /// All daemons of this user that answer.
-fn live() -> Vec<(PathBuf, Daemon)> {
-    place::all().into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon))).collect()
+///
+/// # Errors
+/// [`NO_DAEMON`] when their directory is somebody else's.
+fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
+    let sockets = place::all().map_err(|why| none(&why))?;
+    let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon)));
+    Ok(answers.collect())
 }
 
 /// The state of the daemon at a control socket.
 pub(super) fn ls_of(socket: &Path, patience: Duration) -> std::io::Result<Daemon> {
+    let stream = ask(socket, &Request::Ls {}, patience)?;
+    let deadline = Instant::now() + patience;
     let mut line = String::new();
-    ask(socket, &Request::Ls {}, Some(patience))?.read_line(&mut line)?;
+    BufReader::new(Until { stream, deadline }.take(MAX_STATE)).read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
 }
 
-fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io::Result<BufReader<UnixStream>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(patience)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+/// Reads up to a point in time, however little comes at once.
+struct Until {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+/// Connects to a daemon, which is ours, or root's; root may ask anybody's.
+pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It holds for the connect, too: a full backlog.
+    stream.set_write_timeout(Some(patience))?;
+    stream.connect(&SockAddr::unix(socket)?)?;
+    let uid = getsockopt(&stream, PeerCredentials)?.uid();
+    if !place::is_ours(uid) && !nix::unistd::geteuid().is_root() {
+        let why = format!("the process that listens there runs as uid {uid}");
+        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(OwnedFd::from(stream).into())
+}
+
+fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<UnixStream> {
+    let mut stream = connect(socket, patience)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    Ok(BufReader::new(stream))
+    Ok(stream)
 }
 
 /// Asks a daemon for something, prints what it says of it, and waits for its end.
@@ -115,7 +156,7 @@ fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io:
 pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<(), Exit> {
     let (socket, service) = choose(target)?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers = ask(&socket, &request(service), None).map_err(|error| gone(&error))?;
+    let answers = ask(&socket, &request(service), PATIENCE).map(BufReader::new).map_err(|error| gone(&error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),
@@ -186,7 +227,7 @@ pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
         Of::Lines => Request::Logs { service, slot, lines, follow },
         Of::Messages => Request::Messages { service, slot, lines, follow },
     };
-    let lines = ask(&socket, &request, None).map_err(|error| gone(&error))?;
+    let lines = ask(&socket, &request, PATIENCE).map(BufReader::new).map_err(|error| gone(&error))?;
     let mut out = std::io::stdout().lock();
     for line in lines.lines() {
         let line = line.map_err(|error| gone(&error))?;
@@ -229,7 +270,7 @@ fn choose(target: &Target) -> Result<(PathBuf, Option<String>), Exit> {
     if let Some(path) = &target.control {
         return Ok((path.clone(), target.name.clone()));
     }
-    let mut live = live();
+    let mut live = live()?;
     let nobody = || none(&format!("looked in {}", place::directory().display()));
     let Some(name) = &target.name else {
         return match (live.pop(), live.is_empty()) {

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod config_files;
 mod control;
+mod control_trust;
 mod crash;
 mod direct;
 mod direct_faults;
