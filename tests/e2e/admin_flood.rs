@@ -83,6 +83,8 @@ fn probes_are_answered_within_a_second_beside_thousands_of_clients_that_hold_on(
     for (_, ready) in &floods {
         eventually("all clients are there", seconds(60), || ready.load(Ordering::Relaxed).then_some(()));
     }
+    // On a busy machine, what came at once is still being accepted.
+    eventually("an answer", seconds(10), || probe(admin, "/livez").ok());
     let mut failed = Vec::new();
     for n in 0..20 {
         failed.extend(probe(admin, if n % 2 == 0 { "/livez" } else { "/readyz" }).err());
