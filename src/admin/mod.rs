@@ -2,6 +2,7 @@
 //! here, connections and workers do not notice.
 
 mod metrics;
+mod places;
 mod serve;
 
 use std::io;
@@ -12,9 +13,11 @@ use std::thread;
 
 use crossbeam_channel::Sender;
 use mio::Waker;
+use socket2::SockRef;
 use tokio::sync::oneshot;
 
 use crate::control::snapshot::Daemon;
+use crate::listener::BACKLOG;
 
 /// Where it listens: loopback, unless an address says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ impl Ask {
 pub fn bind(address: Address) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address.0)?;
     listener.set_nonblocking(true)?;
+    // As many as the kernel allows: a probe that does not fit in is only tried again after a second.
+    SockRef::from(&listener).listen(BACKLOG)?;
     Ok(listener)
 }
 

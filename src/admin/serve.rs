@@ -1,7 +1,8 @@
-//! The HTTP side: what is answered, and what nobody can do to us.
+//! The HTTP endpoints and their limits: connections, the time for a head and for all, the Host header.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -11,19 +12,21 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
+use super::places::Places;
 use super::{Ask, metrics};
-use crate::control::snapshot::Daemon;
+use crate::control::snapshot::{Daemon, ServiceState};
 
-/// Connections at once; others wait in the backlog.
-const MOST: usize = 64;
 /// A request's head has to come within this.
 const HEAD: Duration = Duration::from_secs(5);
-/// However it is used, a connection ends after this.
-const LONGEST: Duration = Duration::from_secs(60);
+/// A connection ends after its answer, and after this in any case.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Connections accepted in a row; fewer than there are places.
+const BUDGET: usize = 16;
 /// The control thread is asked at most so often.
 const FRESH: Duration = Duration::from_millis(200);
 /// A control thread that does not answer within this is not alive.
@@ -57,29 +60,44 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/healthz", get(healthz))
         .route("/metrics", get(all_metrics))
         .layer(from_fn(known_host))
         .with_state(shared);
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let room = Arc::new(Semaphore::new(MOST));
+    let mut places = Places::default();
+    let mut accepted = 0_usize;
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: some will be free in a moment.
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors, most likely: one of ours is free in a moment.
+            places.close_one();
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
+        let asked = Arc::new(AtomicBool::new(false));
+        let answering = asked.clone();
+        let service = service_fn(move |request| {
+            asked.store(true, Relaxed);
+            service.call(request)
+        });
+        let task = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD)
                 .max_buf_size(16 * 1024)
+                // One that is kept open takes a place from others, and a probe has no use for it.
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // Its errors are its client's.
             let _ = tokio::time::timeout(LONGEST, connection).await;
-            drop(place);
         });
+        places.take(peer.ip(), task.abort_handle(), answering);
+        accepted += 1;
+        if accepted % BUDGET == 0 {
+            // What these have sent is read before others come: no rush of connects closes one unheard.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -104,9 +122,19 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
+/// Whether it should get traffic.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let Some(daemon) = shared.state().await else { return SILENT.into_response() };
-    let sick = daemon.sick();
+    verdict(&daemon.sick())
+}
+
+/// Whether its services work, also while it stops.
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    let Some(daemon) = shared.state().await else { return SILENT.into_response() };
+    verdict(&daemon.services.iter().filter_map(ServiceState::sick).collect::<Vec<_>>())
+}
+
+fn verdict(sick: &[String]) -> Response {
     match sick.is_empty() {
         true => "ok\n".into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", sick.join("\n"))).into_response(),

@@ -230,7 +230,7 @@ pub struct Run {
     pub log_level: String,
     /// Health and metrics over HTTP: 9900, 0.0.0.0:9900
     ///
-    /// /livez, /readyz and /metrics (OpenMetrics). A port alone is on 127.0.0.1.
+    /// /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone is on 127.0.0.1.
     #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
     pub admin: Option<Address>,
     /// The control socket

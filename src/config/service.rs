@@ -195,6 +195,7 @@ impl ServiceConfig {
             rotate_size: run.rotate_size,
             rotate_keep: run.rotate_keep,
             timestamps: run.timestamps,
+            user: user.clone(),
         };
         Ok(Self {
             name,

@@ -1,11 +1,14 @@
 //! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::snapshot::Daemon;
 use super::which::{self, nobody, unreachable};
@@ -17,6 +20,8 @@ use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// A daemon's state in bytes; a slot takes some 300 of them.
+const MAX_STATE: u64 = 16 << 20;
 
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
@@ -25,7 +30,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut daemons: Vec<Daemon> = match &args.target.control {
         Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| unreachable(path, &error))?],
-        None => live().into_iter().map(|(_, daemon)| daemon).collect(),
+        None => live()?.into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
         return Err(nobody());
@@ -104,25 +109,61 @@ pub(super) fn names(daemons: &[Daemon]) -> String {
 }
 
 /// All daemons of this user that answer.
-pub(super) fn live() -> Vec<(PathBuf, Daemon)> {
-    place::all().into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon))).collect()
+///
+/// # Errors
+/// [`NO_DAEMON`] when their directory is somebody else's.
+pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
+    let sockets = place::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
+    let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon)));
+    Ok(answers.collect())
 }
 
 /// The state of the daemon at a control socket.
 pub(super) fn ls_of(socket: &Path, patience: Duration) -> std::io::Result<Daemon> {
+    let stream = ask(socket, &Request::Ls {}, patience)?;
+    let deadline = Instant::now() + patience;
     let mut line = String::new();
-    ask(socket, &Request::Ls {}, Some(patience))?.read_line(&mut line)?;
+    BufReader::new(Until { stream, deadline }.take(MAX_STATE)).read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
 }
 
-fn ask(socket: &Path, request: &Request, patience: Option<Duration>) -> std::io::Result<BufReader<UnixStream>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(patience)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+/// Reads up to a point in time, however little comes at once.
+struct Until {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+/// Connects to a daemon, which is ours, or root's; root may ask anybody's.
+pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It holds for the connect, too: a full backlog.
+    stream.set_write_timeout(Some(patience))?;
+    stream.connect(&SockAddr::unix(socket)?)?;
+    let uid = getsockopt(&stream, PeerCredentials)?.uid();
+    if !place::is_ours(uid) && !nix::unistd::geteuid().is_root() {
+        let why = format!("the process that listens there runs as uid {uid}");
+        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(OwnedFd::from(stream).into())
+}
+
+fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<UnixStream> {
+    let mut stream = connect(socket, patience)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    Ok(BufReader::new(stream))
+    Ok(stream)
 }
 
 /// Asks a daemon for something, prints what it says of it, and waits for its end.
@@ -144,7 +185,8 @@ pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request
 
 fn order_at(socket: &Path, request: &Request) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers = ask(socket, request, None).map_err(|error| unreachable(socket, &error))?;
+    let answers =
+        ask(socket, request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),
@@ -227,7 +269,7 @@ pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
         Of::Lines => Request::Logs { service, slot, lines, follow },
         Of::Messages => Request::Messages { service, slot, lines, follow },
     };
-    let lines = ask(&socket, &request, None).map_err(|error| unreachable(&socket, &error))?;
+    let lines = ask(&socket, &request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;
     let mut out = std::io::stdout().lock();
     for line in lines.lines() {
         let line = line.map_err(|error| gone(&error))?;

@@ -1,6 +1,6 @@
 //! Where control sockets are.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Where root's are.
@@ -29,30 +29,56 @@ pub fn socket(name: &str, asked: Option<&Path>) -> PathBuf {
     asked.map_or_else(|| directory().join(format!("{name}.sock")), Path::to_owned)
 }
 
-/// Makes the directory of a socket, open to nobody else.
+/// Makes the directory of a socket, open to nobody else, or checks the one that is there.
 ///
 /// # Errors
-/// Why it cannot be used: it cannot be made, or it is another user's.
-pub fn prepare(socket: &Path) -> Result<(), String> {
+/// Why it cannot be used: it cannot be made, or others could put sockets of their own there.
+pub fn prepare(socket: &Path, asked: bool) -> Result<(), String> {
     let Some(directory) = socket.parent().filter(|path| !path.as_os_str().is_empty()) else { return Ok(()) };
     let shown = directory.display();
     if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
         return Err(format!("cannot make {shown}: {error}"));
     }
-    let meta = std::fs::metadata(directory).map_err(|error| format!("cannot use {shown}: {error}"))?;
-    let (uid, own) = (meta.uid(), nix::unistd::geteuid().as_raw());
-    // In a directory that others may write to, the socket's name could be taken over.
-    if uid != own && uid != 0 {
-        return Err(format!("cannot use {shown}: it belongs to uid {uid}"));
+    check(directory, asked)
+}
+
+/// Whether the sockets in a directory can be trusted to be those of their owners. One that was asked for may be open to
+/// more writers (a volume of containers, say): who listens is checked in any case.
+fn check(directory: &Path, asked: bool) -> Result<(), String> {
+    let shown = directory.display();
+    let fail = |error: std::io::Error| format!("cannot use {shown}: {error}");
+    let mut meta = std::fs::symlink_metadata(directory).map_err(fail)?;
+    if meta.is_symlink() && is_ours(meta.uid()) {
+        meta = std::fs::metadata(directory).map_err(fail)?;
+    }
+    if !is_ours(meta.uid()) {
+        return Err(format!("cannot use {shown}: it belongs to uid {}", meta.uid()));
+    }
+    // In a sticky directory nobody else can replace a socket.
+    if !asked && meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0 {
+        return Err(format!("cannot use {shown}: others can write to it (chmod go-w)"));
     }
     Ok(())
 }
 
-/// All control sockets that may belong to daemons of this user.
-pub fn all() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory()).into_iter().flatten().flatten();
-    let mut sockets: Vec<_> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "sock")).collect();
+/// Whether something belongs to us, or to root.
+pub fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+/// All control sockets that may belong to daemons of this user, or why none can be trusted.
+///
+/// # Errors
+/// When the directory is somebody else's. A missing one has no sockets.
+pub fn all() -> Result<Vec<PathBuf>, String> {
+    let directory = directory();
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(Vec::new()) };
+    check(&directory, false)?;
+    let is_socket = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "sock")
+            && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() && is_ours(meta.uid()))
+    };
+    let mut sockets: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_socket).collect();
     sockets.sort();
-    sockets
+    Ok(sockets)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,8 @@ struct Client {
 /// The listening control socket and its clients.
 pub struct ControlServer {
     listener: UnixListener,
-    path: PathBuf,
+    /// Its path, and which file that is.
+    file: (PathBuf, Option<(u64, u64)>),
     clients: HashMap<usize, Client>,
     next: usize,
 }
@@ -61,7 +62,10 @@ impl ControlServer {
         asked: Option<&Path>,
     ) -> Result<Option<Self>, Exit> {
         let path = place::socket(name, asked);
-        if let Some(pid) = live(&path) {
+        // What lies in somebody else's directory says nothing about our daemons.
+        let ready = place::prepare(&path, asked.is_some());
+        let taken = ready.and_then(|()| live(&path));
+        if let Ok(Some(pid)) = taken {
             let message = match asked {
                 Some(path) => format!("--control {} is taken by pid {pid}", path.display()),
                 None => format!("the name {name:?} is taken by pid {pid}, use --name"),
@@ -71,24 +75,29 @@ impl ControlServer {
         if asked.is_none() {
             unique(&path, services)?;
         }
-        match place::prepare(&path).and_then(|()| Self::bind(poll, token, &path).map_err(|error| error.to_string())) {
+        match taken.and_then(|_| Self::bind(poll, token, &path).map_err(|error| error.to_string())) {
             Ok(server) => Ok(Some(server)),
             Err(error) => {
-                warn!("no control socket at {} ({error}): roundsman ls will not find this daemon", path.display());
+                warn!(
+                    "no control socket at {} ({error}): roundsman ls will not find this daemon; \
+                     --control or XDG_RUNTIME_DIR name another place",
+                    path.display()
+                );
                 Ok(None)
             }
         }
     }
 
     fn bind(poll: &Poll, token: Token, path: &Path) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is not a socket")),
+            Err(_) => {}
         }
         let mut listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         poll.registry().register(&mut listener, token, Interest::READABLE)?;
-        Ok(Self { listener, path: path.to_owned(), clients: HashMap::new(), next: 0 })
+        Ok(Self { listener, file: (path.to_owned(), inode(path)), clients: HashMap::new(), next: 0 })
     }
 
     /// Takes new clients; their tokens lie in `first..end`.
@@ -186,7 +195,11 @@ pub enum Last {
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        // Another daemon may have the path by now.
+        let (path, own) = &self.file;
+        if own.is_some() && inode(path) == *own {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -288,7 +301,7 @@ fn trusted(stream: &UnixStream) -> bool {
 
 /// No other daemon has a service of the same name: verbs find services by it.
 fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
-    for path in place::all().iter().filter(|path| *path != own) {
+    for path in place::all().unwrap_or_default().iter().filter(|path| *path != own) {
         let Ok(daemon) = client::ls_of(path, LOOK) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
             let message = format!("the name {:?} is taken by pid {}, use --name", taken.name, daemon.pid);
@@ -299,7 +312,23 @@ fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
 }
 
 /// The pid of the daemon behind a control socket, if one is alive.
-fn live(path: &Path) -> Option<i32> {
-    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
-    getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
+///
+/// # Errors
+/// When it is another user's process, whose name is not taken from us by that.
+fn live(path: &Path) -> Result<Option<i32>, String> {
+    let stream = match client::connect(path, LOOK) {
+        Ok(stream) => stream,
+        // A leftover, or nothing. Anything else may be alive, and its socket stays.
+        Err(error) if [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound].contains(&error.kind()) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let peer = getsockopt(&stream, PeerCredentials).map_err(|error| error.to_string())?;
+    if place::is_ours(peer.uid()) { Ok(Some(peer.pid())) } else { Err(format!("uid {} listens there", peer.uid())) }
+}
+
+/// Device and inode.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }

@@ -46,7 +46,7 @@ pub fn each(targets: &Targets) -> Result<Vec<Meant>, Exit> {
 
 /// Every service of every daemon, unless one has that name.
 fn all() -> Result<Vec<Meant>, Exit> {
-    let live = live();
+    let live = live()?;
     if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon, ALL)) {
         return Ok(vec![(socket.clone(), Some(ALL.to_owned()))]);
     }
@@ -71,7 +71,7 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     if let Some(path) = &target.control {
         return Ok((path.clone(), target.name.clone()));
     }
-    let mut live = live();
+    let mut live = live()?;
     let Some(name) = &target.name else {
         return match (live.pop(), live.is_empty()) {
             (None, _) => Err(nobody()),
@@ -115,7 +115,7 @@ pub fn nobody() -> Exit {
         return unreachable(&directory, &error);
     }
     let refused = |socket: PathBuf| UnixStream::connect(&socket).err().map(|error| (socket, error));
-    let refused = place::all().into_iter().filter_map(refused);
+    let refused = place::all().unwrap_or_default().into_iter().filter_map(refused);
     if let Some((socket, error)) =
         refused.into_iter().find(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
     {

@@ -2,17 +2,21 @@
 //! writes them all; a disk that hangs holds up nobody else.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::log_path::{self, Opened};
 use super::queue::{Chunk, Queue};
+use crate::sys::process::Credentials;
 
-/// An error of one file is told so often, and a file that cannot be opened is tried again so often.
+/// An error of one file is logged this often, and a file that cannot be opened or rotated is tried again this often.
 const AGAIN: Duration = Duration::from_secs(10);
+/// A full FIFO is tried again this often.
+const FULL: Duration = Duration::from_millis(50);
+/// Bytes that wait for the reader of a FIFO; further lines are dropped.
+const MAX_WAITING: usize = 1 << 20;
 
 /// Where a service's lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct Files {
     pub rotate_keep: u32,
     /// `--timestamps`.
     pub timestamps: bool,
+    /// `--user`: who else may have put things where the files are.
+    pub user: Option<Credentials>,
 }
 
 impl Files {
@@ -48,21 +54,11 @@ impl Files {
     pub fn try_open(&self, service: &str) -> Result<(), String> {
         for stream in [super::line::Stream::Out, super::line::Stream::Err] {
             if let Some(path) = self.of(stream, service, Some(0)) {
-                open(&path).map_err(|error| format!("cannot write to {}: {error}", path.display()))?;
+                log_path::open(&path, self.user.as_ref())
+                    .map_err(|error| format!("cannot write to {}: {error}", path.display()))?;
             }
         }
         Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let append = || OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    match append() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
-            append()
-        }
-        other => other,
     }
 }
 
@@ -80,79 +76,129 @@ pub enum To {
     Reopen,
 }
 
-struct LogFile {
-    file: Option<File>,
-    size: u64,
-    refused: Option<Instant>,
-}
-
 /// Writes what comes to the queue, for ever.
 pub fn write_on(queue: &Queue<To>) {
-    let mut open: HashMap<PathBuf, LogFile> = HashMap::new();
-    queue.write_on(|chunk: Chunk<To>| match chunk.to {
-        To::Reopen => open.iter_mut().for_each(|(path, log)| {
-            log.file = None;
-            log.write(path, &[], u64::MAX, 0);
-        }),
-        To::File { path, files } => {
-            let log = open.entry(path.clone()).or_insert(LogFile { file: None, size: 0, refused: None });
-            log.write(&path, &chunk.bytes, files.rotate_size, files.rotate_keep);
+    let mut logs: HashMap<PathBuf, LogFile> = HashMap::new();
+    queue.write_on(|chunk: Option<Chunk<To>>| {
+        match chunk {
+            Some(Chunk { to: To::Reopen, .. }) => logs.iter_mut().for_each(|(path, log)| log.reopen(path)),
+            Some(Chunk { to: To::File { path, files }, bytes, .. }) => {
+                let log = logs.entry(path.clone()).or_insert_with(|| LogFile::new(&files));
+                log.files = files;
+                log.write(&path, &bytes);
+            }
+            None => {}
         }
+        let full = logs.iter_mut().filter(|(_, log)| !log.waiting.is_empty());
+        full.fold(None, |due, (path, log)| if log.is_flushed(path) { due } else { Some(FULL) })
     });
 }
 
-impl LogFile {
-    fn write(&mut self, path: &Path, bytes: &[u8], limit: u64, keep: u32) {
-        if self.refused.is_some_and(|at| at.elapsed() < AGAIN) {
-            return;
-        }
-        match self.try_write(path, bytes, limit, keep) {
-            Ok(()) => self.refused = None,
-            Err(error) => {
-                tracing::warn!("cannot write to {}: {error}; lines are lost until it works again", path.display());
-                self.refused = Some(Instant::now());
-                self.file = None;
-            }
-        }
-    }
-
-    fn try_write(&mut self, path: &Path, bytes: &[u8], limit: u64, keep: u32) -> io::Result<()> {
-        if self.file.is_none() {
-            let file = open(path)?;
-            let meta = file.metadata()?;
-            // What is no file (/dev/stderr, a pipe) has no size and is never renamed.
-            self.size = if meta.is_file() { meta.len() } else { 0 };
-            self.file = Some(file);
-        }
-        let grown = self.size + bytes.len() as u64;
-        if grown > limit && self.size > 0 && path.is_file() {
-            self.file = None;
-            rotate(path, keep)?;
-            self.file = Some(open(path)?);
-            self.size = 0;
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(bytes)?;
-            self.size += bytes.len() as u64;
-        }
-        Ok(())
-    }
+struct LogFile {
+    open: Option<Opened>,
+    /// As it is on the disk.
+    size: u64,
+    /// What a FIFO or a pipe did not take yet, from the start of a line or from where the last write ended.
+    waiting: Vec<u8>,
+    /// Lines that were too many for it.
+    dropped: usize,
+    /// When something last went wrong.
+    failed: Option<Instant>,
+    files: Arc<Files>,
 }
 
-/// `log` becomes `log.1`, `log.1` becomes `log.2`, the last one goes.
-fn rotate(path: &Path, keep: u32) -> io::Result<()> {
-    let numbered = |n: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    if keep == 0 {
-        return std::fs::remove_file(path);
+impl LogFile {
+    fn new(files: &Arc<Files>) -> Self {
+        Self { open: None, size: 0, waiting: Vec::new(), dropped: 0, failed: None, files: files.clone() }
     }
-    for n in (1..keep).rev().filter(|&n| numbered(n).exists()) {
-        std::fs::rename(numbered(n), numbered(n + 1))?;
+
+    fn may_try(&self) -> bool {
+        self.failed.is_none_or(|at| at.elapsed() >= AGAIN)
     }
-    std::fs::rename(path, numbered(1))
+
+    fn write(&mut self, path: &Path, bytes: &[u8]) {
+        if self.open.is_none() {
+            if !self.may_try() {
+                return;
+            }
+            self.reopen(path);
+        }
+        // Twice, when somebody has put another large file there.
+        for _ in 0..2 {
+            if self.fits(bytes.len()) || !self.may_try() {
+                break;
+            }
+            if let Err(error) = self.rotate(path) {
+                tracing::warn!("cannot rotate {}: {error}; it grows until that works again", path.display());
+                self.failed = Some(Instant::now());
+            }
+        }
+        if self.open.is_none() {
+            return;
+        }
+        if self.waiting.len() + bytes.len() > MAX_WAITING && !self.waiting.is_empty() {
+            self.dropped += bytes.iter().filter(|&&byte| byte == b'\n').count();
+            return;
+        }
+        self.waiting.extend_from_slice(bytes);
+        self.is_flushed(path);
+    }
+
+    /// Opens the file, or opens it again. One that is open stays so until there is another.
+    fn reopen(&mut self, path: &Path) {
+        match log_path::open(path, self.files.user.as_ref()) {
+            Ok(opened) => self.take(opened),
+            Err(error) if self.open.is_some() => {
+                tracing::warn!("cannot open {} again: {error}; the file that is open stays in use", path.display());
+            }
+            Err(error) => self.lost(path, &error),
+        }
+    }
+
+    fn take(&mut self, opened: Opened) {
+        // Only a regular file has a size, and is renamed: not /dev/stderr, not a FIFO.
+        self.size = opened.size.unwrap_or(0);
+        (self.open, self.failed) = (Some(opened), None);
+    }
+
+    fn lost(&mut self, path: &Path, error: &io::Error) {
+        tracing::warn!("cannot write to {}: {error}; lines are lost until it works again", path.display());
+        (self.open, self.failed) = (None, Some(Instant::now()));
+        self.waiting.clear();
+    }
+
+    fn fits(&self, more: usize) -> bool {
+        let is_regular = self.open.as_ref().is_some_and(|opened| opened.size.is_some());
+        !is_regular || self.size == 0 || self.size + more as u64 <= self.files.rotate_size
+    }
+
+    fn rotate(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(opened) = self.open.as_ref().filter(|opened| opened.is_in_place()) {
+            opened.rotate(self.files.rotate_keep)?;
+        }
+        log_path::open(path, self.files.user.as_ref()).map(|opened| self.take(opened))
+    }
+
+    /// Writes what waits; whether nothing is left.
+    fn is_flushed(&mut self, path: &Path) -> bool {
+        while let Some(opened) = self.open.as_mut().filter(|_| !self.waiting.is_empty()) {
+            match opened.file.write(&self.waiting) {
+                Ok(0) => self.lost(path, &io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.size += written as u64;
+                    self.waiting.drain(..written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.lost(path, &error),
+            }
+        }
+        if self.dropped > 0 {
+            let lines = std::mem::take(&mut self.dropped);
+            tracing::warn!(lines, "output of servers dropped: the reader of {} was too slow", path.display());
+        }
+        true
+    }
 }
 
 #[cfg(test)]
@@ -164,9 +210,13 @@ mod tests {
     fn a_file_is_renamed_before_it_grows_too_large_and_the_oldest_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/for/it/log");
-        let mut log = LogFile { file: None, size: 0, refused: None };
+        let files = |rotate_keep| {
+            let (out, error) = (None, None);
+            Arc::new(Files { out, error, rotate_size: 14, rotate_keep, timestamps: false, user: None })
+        };
+        let mut log = LogFile::new(&files(2));
         for n in 0..7 {
-            log.write(&path, format!("line {n}\n").as_bytes(), 14, 2);
+            log.write(&path, format!("line {n}\n").as_bytes());
         }
         let read = |name: &str| std::fs::read_to_string(dir.path().join("made/for/it").join(name)).unwrap();
         assert_eq!(
@@ -174,7 +224,8 @@ mod tests {
             ("line 6\n".to_owned(), "line 4\nline 5\n".to_owned(), "line 2\nline 3\n".to_owned())
         );
         assert!(!dir.path().join("made/for/it/log.3").exists());
-        log.write(&path, b"line 7\nline 8\n", 14, 0);
+        log.files = files(0);
+        log.write(&path, b"line 7\nline 8\n");
         assert_eq!(read("log"), "line 7\nline 8\n");
     }
 }

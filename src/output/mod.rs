@@ -6,6 +6,7 @@
 pub mod files;
 pub mod follow;
 pub mod line;
+mod log_path;
 pub mod passing;
 mod queue;
 mod ring;

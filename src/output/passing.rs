@@ -15,6 +15,11 @@ fn usual() -> Format {
     if io::stdout().is_terminal() { Format::Prefix } else { Format::Raw }
 }
 
+fn write(to: &mut (impl io::Write + std::os::fd::AsFd), chunk: Option<Chunk<()>>) -> Option<Duration> {
+    chunk.iter().for_each(|chunk| super::write_all(to, &chunk.bytes));
+    None
+}
+
 /// The way out.
 pub struct Passing {
     /// To our own streams.
@@ -41,8 +46,8 @@ impl Passing {
         };
         let (out, err, to_files) = (passing.out.clone(), passing.err.clone(), passing.to_files.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(run);
-        start("stdout", Box::new(move || out.write_on(|chunk| super::write_all(&mut io::stdout(), &chunk.bytes))))?;
-        start("stderr", Box::new(move || err.write_on(|chunk| super::write_all(&mut io::stderr(), &chunk.bytes))))?;
+        start("stdout", Box::new(move || out.write_on(|chunk| write(&mut io::stdout(), chunk))))?;
+        start("stderr", Box::new(move || err.write_on(|chunk| write(&mut io::stderr(), chunk))))?;
         start("files", Box::new(move || files::write_on(&to_files)))?;
         Ok(passing)
     }

@@ -67,14 +67,27 @@ impl<T> Queue<T> {
         self.changed.notify_all();
     }
 
-    /// Writes what comes, for ever, on the calling thread.
-    pub fn write_on(&self, mut write: impl FnMut(Chunk<T>)) {
+    /// Writes what comes, for ever, on the calling thread. A writer that could not write all says when it wants to be
+    /// called again, then without a chunk.
+    pub fn write_on(&self, mut write: impl FnMut(Option<Chunk<T>>) -> Option<Duration>) {
         let mut waiting = self.lock();
+        let mut due = None;
         loop {
             let Some(chunk) = waiting.chunks.pop_front() else {
-                waiting.writing = false;
-                self.changed.notify_all();
-                waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                let Some(pause) = due else {
+                    waiting.writing = false;
+                    self.changed.notify_all();
+                    waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                };
+                let none = |waiting: &mut Waiting<T>| waiting.chunks.is_empty();
+                let (guard, timeout) =
+                    self.changed.wait_timeout_while(waiting, pause, none).unwrap_or_else(PoisonError::into_inner);
+                drop(guard);
+                if timeout.timed_out() {
+                    due = write(None);
+                }
+                waiting = self.lock();
                 continue;
             };
             waiting.writing = true;
@@ -94,7 +107,7 @@ impl<T> Queue<T> {
                     "output of servers dropped: its reader was too slow"
                 );
             }
-            write(chunk);
+            due = write(Some(chunk));
             waiting = self.lock();
         }
     }

@@ -4,11 +4,13 @@
 mod support;
 
 mod admin;
+mod admin_flood;
 mod balance;
 mod cli;
 mod config;
 mod config_files;
 mod control;
+mod control_trust;
 mod crash;
 mod direct;
 mod direct_faults;
@@ -21,6 +23,7 @@ mod import_options;
 mod limits;
 mod listeners;
 mod log;
+mod log_files;
 mod logs;
 mod long;
 mod messages;

@@ -30,7 +30,14 @@ pub fn roundsman() -> Command {
 pub fn unprivileged_copy(dir: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let copy = dir.join("roundsman");
-    std::fs::copy(env!("CARGO_BIN_EXE_roundsman"), &copy).unwrap();
+    // By another process: a fork of another test would hold our descriptor, and the copy would be "busy".
+    assert!(
+        Command::new("cp")
+            .args([env!("CARGO_BIN_EXE_roundsman").as_ref(), copy.as_os_str()])
+            .status()
+            .unwrap()
+            .success()
+    );
     for path in [dir, &copy] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -1,0 +1,89 @@
+//! Places for connections: bounded, and the newest client always gets one. A probe is answered within a moment of its
+//! connect, so a client that holds a place for longer can go.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tokio::task::AbortHandle;
+
+/// Connections at once.
+const MAX_PLACES: usize = 256;
+
+/// The connections that are open, by the networks that they come from, the oldest first.
+#[derive(Debug, Default)]
+pub struct Places {
+    taken: HashMap<IpAddr, VecDeque<Place>>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    task: AbortHandle,
+    answering: Arc<AtomicBool>,
+}
+
+impl Places {
+    /// Takes a connection in: where it is from, the task that serves it, and whether its request has come.
+    pub fn take(&mut self, peer: IpAddr, task: AbortHandle, answering: Arc<AtomicBool>) {
+        if self.count >= MAX_PLACES {
+            self.close_one();
+        }
+        self.taken.entry(network(peer)).or_default().push_back(Place { task, answering });
+        self.count += 1;
+    }
+
+    /// Closes the connection that is worth least: of the network that has most of them, the oldest one whose request has
+    /// not come. (One that is over is kept until then, and costs nothing.)
+    pub fn close_one(&mut self) {
+        let Some((&network, places)) = self.taken.iter_mut().max_by_key(|(_, places)| places.len()) else { return };
+        let is_silent = |place: &Place| place.task.is_finished() || !place.answering.load(Relaxed);
+        let at = places.iter().position(is_silent).unwrap_or(0);
+        if let Some(place) = places.remove(at) {
+            place.task.abort();
+            self.count -= 1;
+        }
+        if places.is_empty() {
+            self.taken.remove(&network);
+        }
+    }
+}
+
+/// A machine of IPv6 has a whole network of addresses.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_silent_connection_of_the_peer_with_most_goes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut places = Places::default();
+        let mut add = |peer: &str, answering: bool| {
+            let task = runtime.spawn(std::future::pending::<()>()).abort_handle();
+            places.take(peer.parse().unwrap(), task.clone(), Arc::new(answering.into()));
+            task
+        };
+        let lonely = add("10.0.0.1", false);
+        let asked = add("fd00::1", true);
+        let silent = add("fd00::2", false);
+        let others: Vec<_> = (4..MAX_PLACES).map(|n| add(&format!("fd00::{n:x}"), false)).collect();
+        let new = add("10.0.0.2", false);
+        let settle = || runtime.block_on(tokio::task::yield_now());
+        (0..50).for_each(|_| settle());
+        assert!(!silent.is_finished(), "there was room");
+        let newest = add("10.0.0.3", false);
+        (0..50).for_each(|_| settle());
+        assert!(silent.is_finished());
+        let open = [lonely, asked, new, newest].into_iter().chain(others);
+        assert!(open.into_iter().all(|task| !task.is_finished()), "one for one");
+    }
+}
