@@ -96,7 +96,7 @@ fn slots(service: &ServiceState) -> String {
         "SLOT", "STATE", "PID", "SERVER", "OPEN", "PEND", "CONNS", "RESCUED", "RESTARTS", "UPTIME", "MEM",
     ]);
     for slot in &service.slots {
-        table.add_row(row(slot));
+        table.add_row(row(service, slot));
     }
     for column in table.column_iter_mut() {
         // One space between columns: long pids and counts still fit 80 of them.
@@ -108,17 +108,27 @@ fn slots(service: &ServiceState) -> String {
     let mut lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     // Behind the layout, which would count the colours' bytes as columns.
     for (line, slot) in lines.iter_mut().skip(1).zip(&service.slots) {
-        let style = colour(&slot.state);
-        *line = line.replacen(&slot.state, &format!("{style}{}{style:#}", slot.state), 1);
+        let state = state(service, slot);
+        let style = colour(state);
+        *line = line.replacen(state, &format!("{style}{state}{style:#}"), 1);
     }
     lines.join("\n")
 }
 
-fn row(slot: &SlotState) -> [String; 11] {
+/// The state of a slot in the words of the verbs.
+fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
+    match slot.state.as_str() {
+        "gone" if slot.finished => "finished",
+        "gone" if service.stopped => "stopped",
+        state => state,
+    }
+}
+
+fn row(service: &ServiceState, slot: &SlotState) -> [String; 11] {
     let pid = |pid: Option<u32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     [
         slot.slot.to_string(),
-        slot.state.clone(),
+        state(service, slot).to_owned(),
         pid(slot.pid),
         pid(slot.server_pid),
         if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() },
@@ -167,6 +177,7 @@ mod tests {
             connections: 1_234_567_890,
             rescued: 12_345,
             counts: crate::handoff::page::Counts::default(),
+            finished: false,
             rss_bytes: 987 << 20,
             reason: None,
             last_exit: None,
@@ -181,6 +192,7 @@ mod tests {
             held: 0,
             shed: 0,
             reloads: 0,
+            stopped: false,
             slots: vec![slot],
         };
         for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {

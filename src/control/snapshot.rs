@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::config::Behind;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
+use crate::supervisor::reload::Paused;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::sys::process::rss_bytes;
@@ -52,6 +53,9 @@ pub struct ServiceState {
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
+    /// Whether somebody stopped it: `start` starts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Slots.
     pub slots: Vec<SlotState>,
 }
@@ -72,9 +76,18 @@ impl ServiceState {
         self.slots.iter().filter(|slot| slot.state == "online").count()
     }
 
-    /// What is wrong, when none is.
+    /// Slots whose worker has done its work.
+    pub fn finished(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.finished).count()
+    }
+
+    /// What is wrong, when none is online and not all have finished.
     pub fn sick(&self) -> Option<String> {
-        (self.online() == 0).then(|| format!("{}: none of {} workers is online", self.name, self.slots.len()))
+        if self.online() == 0 && (self.finished() < self.slots.len() || self.slots.is_empty()) {
+            let stopped = if self.stopped { " (it is stopped)" } else { "" };
+            return Some(format!("{}: none of {} workers is online{stopped}", self.name, self.slots.len()));
+        }
+        None
     }
 }
 
@@ -122,6 +135,9 @@ pub struct SlotState {
     pub counts: Counts,
     /// Memory of the worker and its server.
     pub rss_bytes: u64,
+    /// Whether it is empty because its worker has done its work (`--on-exit ok`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// Why the slot is not online.
     pub reason: Option<String>,
     /// How its last process ended.
@@ -163,6 +179,7 @@ fn state(service: &Service) -> ServiceState {
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,
+        stopped: service.paused != Paused::No,
         slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
     }
 }
@@ -195,7 +212,8 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         counts,
         rescued: slot.stats.rescued.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
-        reason: slot.reason.clone(),
+        finished: slot.life.phase == Phase::Finished,
+        reason: slot.trouble().map(str::to_owned).or_else(|| slot.reason.clone()),
         last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
     }
 }

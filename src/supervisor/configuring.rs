@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::awaited::{Awaited, Verb};
 use super::reload::Progress;
 use super::service::{InConfig, Service};
 use super::{ATTACH, Supervisor, direct, inherit, inherited};
@@ -80,7 +81,7 @@ impl Supervisor {
     /// Why nothing is changed.
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
         if !self.config.has_file() {
-            return self.each(only, |service, _| service.reload(now));
+            return self.each(only, |service, tools| service.reload(tools, now));
         }
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
@@ -122,7 +123,7 @@ impl Supervisor {
                 Some(service) => {
                     let (config, preload) = (prepared.config, prepared.preload);
                     begun.notes.extend(service.reconfigure(config, listeners, preload, &self.tools, now));
-                    match service.reload(now) {
+                    match service.reload(&self.tools, now) {
                         Ok(()) => begun.services.push(service.id),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config.name)),
                     }
@@ -131,7 +132,7 @@ impl Supervisor {
                     begun.notes.push(format!("{}: new", prepared.config.0.name));
                     let id = self.begin(prepared, listeners);
                     if let Some(service) = self.services.last_mut() {
-                        service.begun = Some("started");
+                        service.awaited = Some(Awaited::new(Verb::Started, &service.times(), now));
                     }
                     begun.services.push(id);
                 }

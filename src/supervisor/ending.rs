@@ -54,7 +54,7 @@ impl Service {
         slot.last_exit = Some(exit);
         slot.life.apply(Event::Died, now, &backoff);
         if !self.successor_failed(at, now, tools) {
-            self.after_death(at, now);
+            self.after_death(at, Event::Died, now);
         }
     }
 
@@ -65,13 +65,13 @@ impl Service {
         }
         let slot = &mut self.slots[at];
         let how = slot.last_exit.as_ref().map(|exit| exit.text.clone()).unwrap_or_default();
-        let reason = slot.reload_failure.take().unwrap_or_else(|| format!("slot {at}: the successor ended: {how}"));
+        let reason = slot.reload_failure.take().unwrap_or_else(|| format!("the successor ended: {how}"));
         slot.reason = Some(reason.clone());
         slot.reload_failed = Some((reason, slot.failed_pid.take()));
         true
     }
 
-    fn server_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
+    fn server_gone(&mut self, at: usize, mut exit: LastExit, tools: &Tools, now: Instant) {
         if self.has_successor(at) {
             return;
         }
@@ -80,16 +80,30 @@ impl Service {
         let Some(server) = slot.server.take() else { return };
         slot.failed_pid = Some(server.pid);
         slot.proven = server.address.filter(|_| server.probe.is_none());
+        let insisted = self.insists_on(at, server.pid, &exit, tools).or(self.slots[at].insisted);
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
         let left_behind = self.end_left_behind(&server.mark, self.slots[at].direct.as_ref());
+        let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
+        let mut event = Event::Died;
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
         } else if left_behind > 0 && exit.code == 0 {
             let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
             error!(service = %self.config.name, slot = at, pid = server.pid, "server put itself into the background; {hint}");
             slot.reason = Some(format!("it put itself into the background; {hint}"));
+            event = Event::GiveUp;
+        } else if let (Some(port), Some(instead)) = (insisted, serve_instead) {
+            let reason = slot.doomed.take().unwrap_or_else(|| {
+                format!("address already in use: its servers all listen on :{port}, which no -l serves; {instead}")
+            });
+            error!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}: {reason}", exit.text);
+            // One that we killed for it has no code of its own.
+            exit.code = if slot.insisted.is_some() { 1 } else { exit.code };
+            slot.insisted = insisted;
+            slot.reason = Some(reason);
+            event = Event::GiveUp;
         } else {
             warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
             slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}", exit.text)));
@@ -101,9 +115,12 @@ impl Service {
         if let Some(direct) = slot.direct.take() {
             tools.orders.send(Order::Gone(direct.id));
         }
-        slot.life.apply(Event::Died, now, &backoff);
+        slot.life.apply(event, now, &backoff);
         if !self.successor_failed(at, now, tools) {
-            self.after_death(at, now);
+            self.after_death(at, event, now);
+        }
+        if insisted.is_some() {
+            self.give_up_all_insisting(now);
         }
     }
 
@@ -122,7 +139,7 @@ impl Service {
         }
     }
 
-    fn after_death(&mut self, at: usize, now: Instant) {
+    fn after_death(&mut self, at: usize, event: Event, now: Instant) {
         let name = &self.config.name;
         match self.slots[at].life.phase {
             Phase::Waiting { until } if self.stop.is_none() => {
@@ -130,7 +147,9 @@ impl Service {
                 info!(service = %name, slot = at, "worker starts again in {} ms", pause.as_millis());
             }
             Phase::Errored => {
-                error!(service = %name, slot = at, "slot given up: it died too often in a row");
+                let why =
+                    if event == Event::GiveUp { "another start would not help" } else { "it died too often in a row" };
+                error!(service = %name, slot = at, "slot given up: {why}");
                 // A server without a relay worker, or the reverse, is of no use.
                 if let Some(server) = &self.slots[at].server {
                     process::kill_tree(server.pid);

@@ -3,11 +3,15 @@
 
 mod adopting;
 mod attaching;
+mod awaited;
 mod configuring;
 mod counted;
+mod decisive;
 mod direct;
 mod ending;
+mod futile;
 mod inherit;
+mod instead;
 mod leaving;
 mod memory;
 mod node;
@@ -16,7 +20,7 @@ mod notify;
 mod plan;
 mod probe;
 mod readiness;
-mod reload;
+pub mod reload;
 mod reports;
 mod retiring;
 pub mod service;
@@ -300,8 +304,9 @@ impl Supervisor {
         service.step_retiring(tools, now);
         service.step_reload(tools, now);
         service.step_pause(now);
-        service.step_begun();
+        service.refuse_when_given_up(tools);
         service.step_scale(now);
+        service.step_awaited(now);
         Ok(())
     }
 
