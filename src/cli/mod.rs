@@ -13,7 +13,7 @@ use crate::config::addr::ListenAddr;
 use crate::config::instances::{Change, Instances};
 use given::Given;
 use run::policy;
-pub use run::{NodeIpc, OnErrored, Run, ViaArg};
+pub use run::{NodeIpc, OnErrored, OnExit, Run, ViaArg};
 
 /// A round-robin TCP load balancer: one port, many processes.
 ///

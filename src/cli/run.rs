@@ -36,6 +36,15 @@ pub enum OnErrored {
     Stay,
 }
 
+/// `--on-exit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnExit {
+    /// Start the server again
+    Restart,
+    /// Its work is done
+    Ok,
+}
+
 /// `--node-ipc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NodeIpc {
@@ -190,6 +199,18 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_errored: OnErrored,
+    /// When a server ends with exit code 0: restart, or ok (a job that is done)
+    ///
+    /// ok: it is not started again, and when every slot of every service is done the daemon ends with 0.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "WHAT",
+        env = "ROUNDSMAN_ON_EXIT",
+        default_value = "restart",
+        hide_possible_values = true
+    )]
+    pub on_exit: OnExit,
     /// Servers' standard output goes to this file instead of ours ({slot} and {service} are filled in)
     #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_OUT")]
     pub out: Option<PathBuf>,

@@ -70,7 +70,11 @@ pub fn health(target: &Target) -> Result<(), Exit> {
     let meant = daemon.services.iter().filter(|one| service.as_ref().is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {
-        println!("{}: {} of {} online", service.name, service.online(), service.slots.len());
+        let finished = match service.finished() {
+            0 => String::new(),
+            count => format!(", {count} finished"),
+        };
+        println!("{}: {} of {} online{finished}", service.name, service.online(), service.slots.len());
         sick.extend(service.sick());
     }
     if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }

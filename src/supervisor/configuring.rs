@@ -71,7 +71,15 @@ impl Supervisor {
         let id = self.next_id;
         self.next_id += 1;
         let preloads = prepared.preload.into_iter().collect();
-        self.services.push(Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now()));
+        let service = Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now());
+        if service.has_own_primary() {
+            info!(
+                service = %service.config.name,
+                "cluster.isPrimary is false here: code beside fork() in that branch (cron jobs, migrations, a metrics \
+                 server) does not run; move it to a service of its own (no-listen) or use --node-ipc plain -i 1"
+            );
+        }
+        self.services.push(service);
         id
     }
 

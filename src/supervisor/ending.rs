@@ -14,7 +14,7 @@ use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
-use crate::cli::OnErrored;
+use crate::cli::{OnErrored, OnExit};
 use crate::sys::process;
 
 impl Service {
@@ -86,7 +86,7 @@ impl Service {
         let left_behind = self.end_left_behind(&server.mark, self.slots[at].direct.as_ref());
         let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
-        let mut event = Event::Died;
+        let (mut event, finishes) = (Event::Died, self.config.limits.on_exit == OnExit::Ok);
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
         } else if left_behind > 0 && exit.code == 0 {
@@ -104,6 +104,10 @@ impl Service {
             slot.insisted = insisted;
             slot.reason = Some(reason);
             event = Event::GiveUp;
+        } else if exit.code == 0 && finishes {
+            info!(service = %self.config.name, slot = at, pid = server.pid, "server finished: {}", exit.text);
+            slot.reason = Some(format!("finished: {}", exit.text));
+            event = Event::Finish;
         } else {
             warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
             slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}", exit.text)));
@@ -116,7 +120,7 @@ impl Service {
             tools.orders.send(Order::Gone(direct.id));
         }
         slot.life.apply(event, now, &backoff);
-        if !self.successor_failed(at, now, tools) {
+        if event != Event::Finish && !self.successor_failed(at, now, tools) {
             self.after_death(at, event, now);
         }
         if insisted.is_some() {
@@ -131,8 +135,10 @@ impl Service {
         let Some((life, server)) = &mut self.shared else { return };
         *server = None;
         if self.stop.is_none() {
-            warn!(service = %self.config.name, pid, "server gone: {}", exit.text);
-            life.apply(Event::Died, now, &backoff);
+            let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
+            let (how, event) = if finished { ("finished", Event::Finish) } else { ("gone", Event::Died) };
+            warn!(service = %self.config.name, pid, "server {how}: {}", exit.text);
+            life.apply(event, now, &backoff);
             if let Some(slot) = self.slots.first_mut() {
                 slot.last_exit = Some(exit);
             }
@@ -162,13 +168,22 @@ impl Service {
         }
     }
 
-    /// The exit code of a service that is over for good.
+    /// The exit code of a service that is over for good; 0: it has done its work.
     pub fn given_up(&self) -> Option<u8> {
-        if self.stop.is_some() || self.config.limits.on_errored == OnErrored::Stay {
+        if self.stop.is_some() {
             return None;
         }
-        let shared = self.shared.as_ref().is_some_and(|(life, _)| life.phase == Phase::Errored);
-        let all = self.slots.iter().all(|slot| slot.life.phase == Phase::Errored);
+        let shared = |phase| self.shared.as_ref().is_some_and(|(life, _)| life.phase == phase);
+        let finished = self.slots.iter().all(|slot| slot.life.phase == Phase::Finished) && self.pids().is_empty();
+        if finished || shared(Phase::Finished) {
+            return Some(0);
+        }
+        if self.config.limits.on_errored == OnErrored::Stay {
+            return None;
+        }
+        let shared = shared(Phase::Errored);
+        let all = self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Errored | Phase::Finished))
+            && self.slots.iter().any(|slot| slot.life.phase == Phase::Errored);
         let code = self.slots.iter().filter_map(|slot| slot.last_exit.as_ref()).map(|exit| exit.code).next_back();
         // A server that ended with 0 again and again has not served either.
         (shared || all).then(|| code.filter(|&code| code != 0).unwrap_or(1))

@@ -313,9 +313,13 @@ impl Supervisor {
     /// The exit code when every service has ended for good.
     fn given_up(&self) -> Option<u8> {
         let codes: Option<Vec<u8>> = self.services.iter().map(Service::given_up).collect();
-        let code = codes?.last().copied()?;
+        let codes = codes?;
+        let code = codes.iter().rev().copied().find(|&code| code != 0).or(codes.last().copied())?;
         let names: Vec<&str> = self.services.iter().map(|service| service.config.name.as_str()).collect();
-        error!(service = %names.join(", "), code, "given up: no slot is left");
+        match code {
+            0 => info!(service = %names.join(", "), "finished"),
+            _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
+        }
         Some(code)
     }
 
