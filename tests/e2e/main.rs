@@ -37,4 +37,7 @@ mod shutdown;
 mod streams;
 mod supervise;
 mod systemd;
+mod truth;
+mod truth_hints;
+mod truth_jobs;
 mod upstreams;
