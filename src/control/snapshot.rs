@@ -84,8 +84,7 @@ impl ServiceState {
     /// What is wrong, when none is online and not all have finished.
     pub fn sick(&self) -> Option<String> {
         if self.online() == 0 && (self.finished() < self.slots.len() || self.slots.is_empty()) {
-            let stopped = if self.stopped { " (it is stopped)" } else { "" };
-            return Some(format!("{}: none of {} workers is online{stopped}", self.name, self.slots.len()));
+            return Some(format!("{}: none of {} workers is online", self.name, self.slots.len()));
         }
         None
     }

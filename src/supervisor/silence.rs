@@ -74,7 +74,7 @@ pub fn look(
             format!("server does not listen after {seconds} s{wanted}{instead}")
         }
         Some(_) => {
-            let Some(ports) = instead::listens_on(pid) else { return None };
+            let ports = instead::listens_on(pid)?;
             let instead = match wanted {
                 Some(port) => {
                     format!("and was given PORT={port}: let it read PORT, or put {{port}} into the command")

@@ -54,10 +54,13 @@ fn what_was_not_replaced_or_is_not_online_is_an_error() {
     assert!(daemon.workers().len() == 2 && !daemon.workers().iter().any(|pid| before.contains(pid)));
     let (code, text) = bounded(&daemon, &["scale", "3"]);
     assert!(code == 1 && text.contains("scaled to 3 slots, not all are online after 1 s: slots 0, 1, 2"), "{text}");
+    drop(daemon);
     // One that waits hears of a stop that comes between.
+    let daemon = Daemon::launch(roundsman(), &["-i", "3", "--", "sleep", "1000"], 0);
+    daemon.wait_for_count("server started", 3);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| bounded(&daemon, &["restart"]));
-        daemon.wait_for_count("restarting", 2);
+        daemon.wait_for("restarting");
         let (code, text) = bounded(&daemon, &["stop"]);
         assert!(code == 0 && text.contains("stopped 3 slots"), "{text}");
         let (code, text) = waits.join().unwrap();
@@ -69,15 +72,19 @@ fn what_was_not_replaced_or_is_not_online_is_an_error() {
 fn a_reload_replaces_workers_that_never_listened() {
     for via in ["direct", "relay"] {
         let dir = install_dir();
-        write_file(dir.path(), "app.py", "import time\ntime.sleep(1000)\n");
+        let idle = "import os, time\nopen('up' + os.environ['ROUNDSMAN_SLOT'], 'w')\ntime.sleep(1000)\n";
+        write_file(dir.path(), "app.py", idle);
         let (port, script) = (free_port(), dir.path().join("app.py"));
         let listen = format!("127.0.0.1:{port}");
         let all = ["-l", &listen, "-i", "2", "--via", via, "--min-uptime", "100ms", "--", "python3"];
         let all = [&all[..], &[script.to_str().unwrap()]].concat();
-        let daemon = Daemon::launch(roundsman(), &all, port);
-        daemon.wait_for_count("server started", 2);
-        std::fs::copy(fixed(dir.path()), &script).unwrap();
-        let text = std::fs::read_to_string(&script).unwrap().replace("sys.argv[1]", "__import__('os').environ['PORT']");
+        let mut command = roundsman();
+        command.current_dir(dir.path());
+        let daemon = Daemon::launch(command, &all, port);
+        eventually("both have read their program", seconds(20), || {
+            ["up0", "up1"].iter().all(|name| dir.path().join(name).exists()).then_some(())
+        });
+        let text = std::fs::read_to_string(fixed(dir.path())).unwrap().replace("sys.argv[1]", "__import__('os').environ['PORT']");
         write_file(dir.path(), "app.py", &text);
         let (code, text) = bounded(&daemon, &["reload"]);
         assert!(code == 0 && text.contains("reloaded 2 slots"), "{via}: {text}");
@@ -177,7 +184,7 @@ fn clients_of_a_service_that_is_given_up_are_reset_and_then_refused() {
     let script = fixed(dir.path());
     let guard = format!("[ -e {} ] || exit 3; exec python3 {script} {port}", flag.display());
     let listen = format!("127.0.0.1:{port}");
-    let all = ["-l", &listen, "-i", "1", "--max-restarts", "1", "--backoff", "2s..2s", "--on-errored", "stay"];
+    let all = ["-l", &listen, "-i", "1", "--max-restarts", "1", "--backoff", "5s..5s", "--on-errored", "stay"];
     let daemon = Daemon::launch(roundsman(), &[&all[..], &["--", "sh", "-c", &guard]].concat(), port);
     daemon.wait_online(1);
     assert_eq!(get(port).unwrap(), "ok");
