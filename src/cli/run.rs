@@ -115,7 +115,7 @@ pub struct Run {
     /// A file with variables for servers (repeatable): KEY=VALUE lines; --env wins over it
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// After so long a server that does not listen yet is named in the log
+    /// How long reload, restart, start and scale wait for a server to listen before they fail
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
     /// A server is ready when it says so

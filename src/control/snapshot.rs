@@ -114,7 +114,7 @@ pub struct SlotState {
     pub server_pid: Option<u32>,
     /// Workers that the slot has had.
     pub generation: u64,
-    /// Starts after the first.
+    /// Starts that a crash made necessary.
     pub restarts: u64,
     /// Seconds since the worker came online.
     pub uptime_s: u64,

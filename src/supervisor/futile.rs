@@ -56,18 +56,16 @@ impl Service {
             };
             return others.find_map(passed);
         }
-        let told = tools.launcher.outputs.last(&self.config.name, pid, LOOKED_AT);
-        let in_use =
-            |line: &String| line.contains("EADDRINUSE") || line.to_ascii_lowercase().contains("address already in use");
-        if !told.iter().any(in_use) {
-            return None;
-        }
-        others.find_map(|other| {
+        let port = others.find_map(|other| {
             let server = other.server.as_ref()?;
             let own = server.address?.port();
             let ports = crate::who::ports_of(server.pid);
             if ports.contains(&own) { None } else { ports.first().copied() }
-        })
+        })?;
+        let said = tools.launcher.outputs.last(&self.config.name, pid, LOOKED_AT);
+        let in_use =
+            |line: &String| line.contains("EADDRINUSE") || line.to_ascii_lowercase().contains("address already in use");
+        said.iter().any(in_use).then_some(port)
     }
 
     /// A slot died of a port that its servers insist on: those that listen there by themselves serve nobody either, and

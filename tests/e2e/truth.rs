@@ -84,7 +84,9 @@ fn a_reload_replaces_workers_that_never_listened() {
         eventually("both have read their program", seconds(20), || {
             ["up0", "up1"].iter().all(|name| dir.path().join(name).exists()).then_some(())
         });
-        let text = std::fs::read_to_string(fixed(dir.path())).unwrap().replace("sys.argv[1]", "__import__('os').environ['PORT']");
+        let text = std::fs::read_to_string(fixed(dir.path()))
+            .unwrap()
+            .replace("sys.argv[1]", "__import__('os').environ['PORT']");
         write_file(dir.path(), "app.py", &text);
         let (code, text) = bounded(&daemon, &["reload"]);
         assert!(code == 0 && text.contains("reloaded 2 slots"), "{via}: {text}");
@@ -122,7 +124,7 @@ fn a_reload_of_the_file_can_take_the_port_away() {
         let port = free_port();
         let service = |more: &str| {
             let text =
-                format!("[service.q]\ncommand = [\"python3\", \"idle.py\"]\ninstances = 2\nmin-uptime = \"100ms\"\n");
+                "[service.q]\ncommand = [\"python3\", \"idle.py\"]\ninstances = 2\nmin-uptime = \"100ms\"\n".to_owned();
             write_file(dir.path(), "q.toml", &(text + more));
         };
         service(&format!("listen = [\"127.0.0.1:{port}\"]\nvia = \"{via}\"\n"));
