@@ -123,7 +123,11 @@ impl Service {
         if event != Event::Finish && !self.successor_failed(at, now, tools) {
             self.after_death(at, event, now);
         }
-        if insisted.is_some() {
+        if self.stop.is_none() && insisted.is_none() && self.slots[at].life.phase == Phase::Errored {
+            // It may have died of the port as well, and said so in other words.
+            self.slots[at].insisted = self.sibling_elsewhere(at);
+        }
+        if self.slots[at].insisted.is_some() {
             self.give_up_all_insisting(now);
         }
     }

@@ -56,16 +56,17 @@ impl Service {
             };
             return others.find_map(passed);
         }
-        let port = others.find_map(|other| {
-            let server = other.server.as_ref()?;
-            let own = server.address?.port();
-            let ports = crate::who::ports_of(server.pid);
-            if ports.contains(&own) { None } else { ports.first().copied() }
-        })?;
+        let port = others.find_map(listens_elsewhere)?;
         let said = tools.launcher.outputs.last(&self.config.name, pid, LOOKED_AT);
         let in_use =
             |line: &String| line.contains("EADDRINUSE") || line.to_ascii_lowercase().contains("address already in use");
         said.iter().any(in_use).then_some(port)
+    }
+
+    /// The port on which the worker of another slot listens, and not where it was told to.
+    pub(super) fn sibling_elsewhere(&self, at: usize) -> Option<u16> {
+        let others = self.slots.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, other)| other);
+        others.filter(|other| matches!(other.life.phase, Phase::Launching { .. })).find_map(listens_elsewhere)
     }
 
     /// A slot died of a port that its servers insist on: those that listen there by themselves serve nobody either, and
@@ -112,4 +113,12 @@ impl Service {
         }
         tools.orders.send(Order::Refuse(self.id));
     }
+}
+
+/// By relay: a port on which a server listens that does not listen on the one it was given.
+fn listens_elsewhere(slot: &SlotProcesses) -> Option<u16> {
+    let server = slot.server.as_ref()?;
+    let own = server.address?.port();
+    let ports = crate::who::ports_of(server.pid);
+    if ports.contains(&own) { None } else { ports.first().copied() }
 }
