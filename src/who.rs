@@ -40,3 +40,37 @@ pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
     let own = v4.iter().chain(&v6).filter(|entry| entry.state == TcpState::Listen && sockets.contains(&entry.inode));
     own.map(|entry| entry.local_address.port()).collect()
 }
+
+/// The Unix sockets with a name on which a process, or one below it, listens.
+pub fn unix_sockets_of(root: u32) -> Vec<String> {
+    /// Among the flags of a socket: it listens.
+    const LISTENS: u32 = 0x1_0000;
+    let own: Vec<u64> = process::tree(root).into_iter().flat_map(process::sockets).collect();
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Num RefCount Protocol Flags Type St Inode Path
+    let listening = |line: &str| {
+        let mut words = line.split_whitespace().skip(3);
+        let flags = u32::from_str_radix(words.next()?, 16).ok()?;
+        let inode: u64 = words.nth(2)?.parse().ok()?;
+        let path = words.next()?;
+        (flags & LISTENS != 0 && own.contains(&inode)).then(|| path.to_owned())
+    };
+    table.lines().skip(1).filter_map(listening).collect()
+}
+
+/// Whether a process, or one below it, is in another network namespace than we are.
+pub fn is_in_another_network(root: u32) -> bool {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let own = namespace("self");
+    process::tree(root).into_iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
+}
+
+/// Whether a process, or one below it, has an environment without this variable.
+pub fn lacks_variable(root: u32, name: &str) -> bool {
+    let start = [name.as_bytes(), b"="].concat();
+    let lacks = |pid: u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        Some(!environment.split(|&byte| byte == 0).any(|entry| entry.starts_with(&start)))
+    };
+    process::tree(root).into_iter().filter_map(lacks).any(|lacks| lacks)
+}

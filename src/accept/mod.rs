@@ -133,6 +133,11 @@ impl Acceptor {
                         pool.remove_listener(&self.poll, id);
                     }
                 }
+                Order::Refuse(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.refuse(&self.reporter);
+                    }
+                }
                 Order::Online { worker, queues, page, stats } => {
                     if let Some(pool) = self.pools.get_mut(worker.service) {
                         pool.online(&self.poll, worker, queues, page, stats, now);

@@ -170,6 +170,8 @@ pub enum Order {
         /// The listener.
         id: ListenerId,
     },
+    /// All workers of a service are given up: clients that wait for one are reset.
+    Refuse(ServiceId),
     /// A listener leaves the service: what lies in its backlog is taken, then it is closed.
     CloseListener {
         /// The service.

@@ -116,6 +116,12 @@ impl Pool {
         }
     }
 
+    /// Nobody is left to wait for: clients that wait are reset.
+    pub fn refuse(&mut self, reporter: &Reporter) {
+        let count = self.held.len();
+        self.shed(count, reporter);
+    }
+
     /// Other rules; who accepts stays as it is.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = Rules { by: self.rules.by, ..rules };

@@ -16,7 +16,7 @@ use crate::config::instances::{Change, Instances};
 use crate::exit::{Exit, USAGE};
 use given::Given;
 use run::policy;
-pub use run::{NodeIpc, OnErrored, Run, ViaArg};
+pub use run::{NodeIpc, OnErrored, OnExit, Run, ViaArg};
 
 /// A round-robin TCP load balancer: one port, many processes.
 ///

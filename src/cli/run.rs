@@ -36,6 +36,15 @@ pub enum OnErrored {
     Stay,
 }
 
+/// `--on-exit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnExit {
+    /// Start the server again
+    Restart,
+    /// Its work is done
+    Ok,
+}
+
 /// `--node-ipc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NodeIpc {
@@ -106,7 +115,7 @@ pub struct Run {
     /// A file with variables for servers (repeatable): KEY=VALUE lines; --env wins over it
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// After so long a server that does not listen yet is named in the log
+    /// How long reload, restart, start and scale wait for a server to listen before they fail
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
     /// A server is ready when it says so
@@ -195,6 +204,18 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_errored: OnErrored,
+    /// When a server ends with exit code 0: restart, or ok (a job that is done)
+    ///
+    /// ok: it is not started again, and when every slot of every service is done the daemon ends with 0.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "WHAT",
+        env = "ROUNDSMAN_ON_EXIT",
+        default_value = "restart",
+        hide_possible_values = true
+    )]
+    pub on_exit: OnExit,
     /// Servers' standard output goes to this file instead of ours ({slot} and {service} are filled in)
     #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_OUT")]
     pub out: Option<PathBuf>,

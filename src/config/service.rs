@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::addr::{Listen, ListenAddr};
 use super::{Inherited, MOST_ADDRESSES, itself, usage, user, via};
 use crate::accept::policy::Policy;
-use crate::cli::{NodeIpc, OnErrored, Run};
+use crate::cli::{NodeIpc, OnErrored, OnExit, Run};
 use crate::exit::Exit;
 use crate::launch::command::{CommandLine, Place};
 use crate::output::files::Files;
@@ -124,6 +124,8 @@ pub struct Limits {
     pub backoff: (Duration, Duration),
     /// `--on-errored`.
     pub on_errored: OnErrored,
+    /// `--on-exit`.
+    pub on_exit: OnExit,
 }
 
 impl ServiceConfig {
@@ -188,6 +190,7 @@ impl ServiceConfig {
             min_uptime: run.min_uptime,
             backoff: run.backoff,
             on_errored: run.on_errored,
+            on_exit: run.on_exit,
         };
         let files = Files {
             out: run.out,

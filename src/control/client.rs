@@ -92,11 +92,15 @@ fn health_of(socket: &Path, service: Option<&String>) -> Result<(), Exit> {
     let meant = daemon.services.iter().filter(|one| service.is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {
+        let finished = match service.finished() {
+            0 => String::new(),
+            count => format!(", {count} finished"),
+        };
         let upstreams = match service.upstreams.len() {
             0 => String::new(),
             count => format!(", {} of {count} upstreams up", service.upstreams_up()),
         };
-        println!("{}: {} of {} online{upstreams}", service.name, service.online(), service.slots.len());
+        println!("{}: {} of {} online{finished}{upstreams}", service.name, service.online(), service.slots.len());
         sick.extend(service.sick());
     }
     if sick.is_empty() { Ok(()) } else { Err(Exit::new(1, sick.join("; "))) }

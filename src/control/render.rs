@@ -104,10 +104,10 @@ fn slots(service: &ServiceState) -> String {
         "SLOT", "STATE", "PID", "SERVER", "OPEN", "PEND", "CONNS", "RESCUED", "RESTARTS", "UPTIME", "MEM",
     ]);
     for slot in &service.slots {
-        table.add_row(row(slot));
+        table.add_row(row(service, slot));
     }
     let numbers = table.column_count();
-    lay_out(table, 2..numbers, service.slots.iter().map(|slot| slot.state.as_str()))
+    lay_out(table, 2..numbers, service.slots.iter().map(|slot| state(service, slot)))
 }
 
 fn upstreams_line(service: &ServiceState) -> String {
@@ -162,11 +162,20 @@ fn lay_out<'a>(mut table: Table, numbers: std::ops::Range<usize>, states: impl I
     lines.join("\n")
 }
 
-fn row(slot: &SlotState) -> [String; 11] {
+/// The state of a slot in the words of the verbs.
+fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
+    match slot.state.as_str() {
+        "gone" if slot.finished => "finished",
+        "gone" if service.stopped => "stopped",
+        state => state,
+    }
+}
+
+fn row(service: &ServiceState, slot: &SlotState) -> [String; 11] {
     let pid = |pid: Option<u32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     [
         slot.slot.to_string(),
-        slot.state.clone(),
+        state(service, slot).to_owned(),
         pid(slot.pid),
         pid(slot.server_pid),
         if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() },
@@ -215,6 +224,7 @@ mod tests {
             connections: 1_234_567_890,
             rescued: 12_345,
             counts: crate::handoff::page::Counts::default(),
+            finished: false,
             rss_bytes: 987 << 20,
             reason: None,
             last_exit: None,
@@ -231,6 +241,7 @@ mod tests {
             reloads: 0,
             waiting_for_upstream: 0,
             upstreams: Vec::new(),
+            stopped: false,
             slots: vec![slot],
         };
         for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {

@@ -13,6 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
 use super::requests::Requests;
+use super::snapshot::Daemon;
 use super::{Request, Said, client, place};
 use crate::exit::{Exit, USAGE};
 
@@ -68,7 +69,10 @@ impl ControlServer {
         if let Ok(Some(pid)) = taken {
             let message = match asked {
                 Some(path) => format!("--control {} is taken by pid {pid}", path.display()),
-                None => format!("the name {name:?} is taken by pid {pid}, use --name"),
+                None => match client::ls_of(&path, LOOK) {
+                    Ok(daemon) => self::taken(name, services, &daemon),
+                    Err(_) => format!("the name {name:?} is taken by pid {pid}, use --name"),
+                },
             };
             return Err(Exit::new(USAGE, message));
         }
@@ -304,11 +308,23 @@ fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
     for path in place::all().unwrap_or_default().iter().filter(|path| *path != own) {
         let Ok(daemon) = client::ls_of(path, LOOK) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
-            let message = format!("the name {:?} is taken by pid {}, use --name", taken.name, daemon.pid);
-            return Err(Exit::new(USAGE, message));
+            return Err(Exit::new(USAGE, self::taken(&taken.name, services, &daemon)));
         }
     }
     Ok(())
+}
+
+/// That another daemon has the name; where its service is only stopped: how to start it.
+fn taken(name: &str, services: &[&str], daemon: &Daemon) -> String {
+    let pid = daemon.pid;
+    let stopped = daemon.services.iter().find(|service| service.stopped && services.contains(&service.name.as_str()));
+    match stopped {
+        Some(service) => format!(
+            "{0} is there already (pid {pid}), and stopped: roundsman start {0} starts it; use --name for another one",
+            service.name
+        ),
+        None => format!("the name {name:?} is taken by pid {pid}, use --name"),
+    }
 }
 
 /// The pid of the daemon behind a control socket, if one is alive.

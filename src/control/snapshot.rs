@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::config::Behind;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
+use crate::supervisor::reload::Paused;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::supervisor::upstreams::{State, Upstreams};
@@ -57,6 +58,9 @@ pub struct ServiceState {
     /// Clients of relay workers that have no upstream for them now.
     #[serde(default)]
     pub waiting_for_upstream: u64,
+    /// Whether somebody stopped it: `start` starts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Slots.
     pub slots: Vec<SlotState>,
     /// Upstreams, in the configuration's order.
@@ -110,14 +114,19 @@ impl ServiceState {
         self.slots.iter().filter(|slot| slot.state == "online").count()
     }
 
+    /// Slots whose worker has done its work.
+    pub fn finished(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.finished).count()
+    }
+
     /// Upstreams that are up.
     pub fn upstreams_up(&self) -> usize {
         self.upstreams.iter().filter(|upstream| upstream.is_up()).count()
     }
 
-    /// What is wrong, when no worker is online, or no upstream is up.
+    /// What is wrong, when no worker is online and not all have finished, or no upstream is up.
     pub fn sick(&self) -> Option<String> {
-        if self.online() == 0 {
+        if self.online() == 0 && (self.finished() < self.slots.len() || self.slots.is_empty()) {
             return Some(format!("{}: none of {} workers is online", self.name, self.slots.len()));
         }
         let first = self.upstreams.first()?;
@@ -160,7 +169,7 @@ pub struct SlotState {
     pub server_pid: Option<u32>,
     /// Workers that the slot has had.
     pub generation: u64,
-    /// Starts after the first.
+    /// Starts that a crash made necessary.
     pub restarts: u64,
     /// Seconds since the worker came online.
     pub uptime_s: u64,
@@ -180,6 +189,9 @@ pub struct SlotState {
     pub counts: Counts,
     /// Memory of the worker and its server.
     pub rss_bytes: u64,
+    /// Whether it is empty because its worker has done its work (`--on-exit ok`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// Why the slot is not online.
     pub reason: Option<String>,
     /// How its last process ended.
@@ -223,6 +235,7 @@ fn state(service: &Service) -> ServiceState {
         reloads: service.reloads,
         waiting_for_upstream: service.upstreams.as_ref().map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.iter().flat_map(Upstreams::states).map(upstream_state).collect(),
+        stopped: service.paused != Paused::No,
         slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
     }
 }
@@ -270,7 +283,8 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         counts,
         rescued: slot.stats.rescued.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
-        reason: slot.reason.clone(),
+        finished: slot.life.phase == Phase::Finished,
+        reason: slot.trouble().map(str::to_owned).or_else(|| slot.reason.clone()),
         last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::launch::command::CommandLine;
 
@@ -64,20 +64,24 @@ const WITHOUT_SCRIPT: [&str; 13] = [
 
 /// Whether a command is `node FILE`, also by way of `#!` or env, and no program that starts others.
 pub fn is_node_script(command: &CommandLine) -> bool {
+    script(command).is_some()
+}
+
+/// The script of such a command, as it is written there.
+pub fn script(command: &CommandLine) -> Option<PathBuf> {
     let words = command.words();
-    let Some(program) = words.first() else { return false };
-    match base(program) {
-        "node" | "nodejs" => is_script(&words[1..]),
+    match base(words.first()?) {
+        "node" | "nodejs" => script_of(&words[1..]),
         "env" => {
             let rest = &words[1..];
             let at = rest
                 .iter()
                 .position(|word| !word.to_string_lossy().starts_with('-') && !word.to_string_lossy().contains('='));
-            let Some(at) = at else { return false };
-            matches!(base(&rest[at]), "node" | "nodejs") && is_script(&rest[at + 1..])
+            let at = at.filter(|&at| matches!(base(&rest[at]), "node" | "nodejs"))?;
+            script_of(&rest[at + 1..])
         }
-        name if WRAPPERS.contains(&stem(name)) => false,
-        _ => command.program().is_ok_and(|program| is_node_file(&program)),
+        name if WRAPPERS.contains(&stem(name)) => None,
+        _ => command.program().ok().filter(|program| is_node_file(program)),
     }
 }
 
@@ -89,23 +93,24 @@ fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
-/// Whether Node's arguments name a script that is no wrapper.
-fn is_script(arguments: &[OsString]) -> bool {
-    let mut words = arguments.iter().map(|word| word.to_string_lossy());
+/// The script that Node's arguments name, if it is no wrapper.
+fn script_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let no_wrapper = |word: &&OsString| is_no_wrapper(&word.to_string_lossy());
+    let mut words = arguments.iter();
     while let Some(word) = words.next() {
-        match word.as_ref() {
-            "--" => return words.next().is_some_and(|script| is_no_wrapper(&script)),
+        match word.to_string_lossy().as_ref() {
+            "--" => return words.next().filter(no_wrapper).map(PathBuf::from),
             // Standard input.
-            "-" => return false,
+            "-" => return None,
             flag if WITHOUT_SCRIPT.contains(&flag) || flag.starts_with("--eval=") || flag.starts_with("--print=") => {
-                return false;
+                return None;
             }
             flag if WITH_VALUE.contains(&flag) => drop(words.next()),
             flag if flag.starts_with('-') => {}
-            script => return is_no_wrapper(script),
+            _ => return Some(word).filter(no_wrapper).map(PathBuf::from),
         }
     }
-    false
+    None
 }
 
 fn is_no_wrapper(script: &str) -> bool {

@@ -3,3 +3,4 @@
 pub mod channel;
 pub mod command;
 pub mod message;
+pub mod primary;

@@ -43,7 +43,14 @@ impl Service {
             keep("policy", &mut settings, &self.settings, "who accepts is settled at the start");
             config.policy = self.config.policy;
         }
-        if shape(&config.behind) != shape(&self.config.behind) {
+        let loses_port = matches!(config.behind, Behind::Portless(_))
+            && matches!(self.config.behind, Behind::Direct(_) | Behind::PerSlot(_));
+        if loses_port {
+            // Its workers roll over to such without a port; then the listeners have nobody any more.
+            self.listeners.iter_mut().filter(|listener| listener.origin != Origin::GivenBack).for_each(|listener| {
+                listener.origin = Origin::Leaving;
+            });
+        } else if shape(&config.behind) != shape(&self.config.behind) {
             let from_to = format!("{} now, {} then", self.config.behind.via(), config.behind.via());
             for key in ["via", "command", "upstream", "no-listen"] {
                 if settings.get(key).map(|setting| &setting.values)
@@ -63,6 +70,10 @@ impl Service {
             config.listen.clone_from(&self.config.listen);
         } else {
             self.change_listeners(&config, added);
+        }
+        if loses_port {
+            notes
+                .push(format!("{name}: serves no port from now on; its listeners close when its workers are replaced"));
         }
         let changed = changes(&self.settings, &settings, |key| key != "name");
         notes.extend(changed.iter().map(|change| format!("{name}: {change}")));
@@ -84,7 +95,10 @@ impl Service {
                 self.upstreams = None;
             }
         }
-        tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
+        // Until they close, the listeners go on by the old rules.
+        if !loses_port {
+            tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
+        }
         if scale && let Err(why) = self.scale(instances, tools, now) {
             notes.push(format!("{name}: not scaled: {why}"));
             // The next reload tries again.

@@ -85,15 +85,7 @@ impl Service {
             Ok(Some(listener)) => listener,
             Ok(None) => {
                 let port = address.port();
-                let served = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag);
-                let served: Vec<_> = served.filter_map(Listener::served_port).collect();
-                let first = served.first().copied().unwrap_or(port);
-                let outer = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(first);
-                warn!(
-                    service = %self.config.name, slot = at,
-                    "worker {at} listens on :{port}, which no -l serves; let it listen on :{first} (its PORT), \
-                     or use -l {outer}={port}"
-                );
+                self.passes(at, port, "");
                 return Answer::Pass;
             }
             Err(error) => {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::awaited::{Awaited, Verb};
 use super::reload::Progress;
 use super::service::{InConfig, Service};
 use super::{ATTACH, Supervisor, direct, inherit, inherited};
@@ -70,7 +71,15 @@ impl Supervisor {
         let id = self.next_id;
         self.next_id += 1;
         let preloads = prepared.preload.into_iter().collect();
-        self.services.push(Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now()));
+        let service = Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now());
+        if service.has_own_primary() {
+            info!(
+                service = %service.config.name,
+                "cluster.isPrimary is false here: code beside fork() in that branch (cron jobs, migrations, a metrics \
+                 server) does not run; move it to a service of its own (no-listen) or use --node-ipc plain -i 1"
+            );
+        }
+        self.services.push(service);
         id
     }
 
@@ -80,7 +89,7 @@ impl Supervisor {
     /// Why nothing is changed.
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
         if !self.config.has_file() {
-            return self.each(only, |service, _| service.reload(now));
+            return self.each(only, |service, tools| service.reload(tools, now));
         }
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
@@ -122,7 +131,7 @@ impl Supervisor {
                 Some(service) => {
                     let (config, preload) = (prepared.config, prepared.preload);
                     begun.notes.extend(service.reconfigure(config, listeners, preload, &self.tools, now));
-                    match service.reload(now) {
+                    match service.reload(&self.tools, now) {
                         Ok(()) => begun.services.push(service.id),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config.name)),
                     }
@@ -131,7 +140,7 @@ impl Supervisor {
                     begun.notes.push(format!("{}: new", prepared.config.0.name));
                     let id = self.begin(prepared, listeners);
                     if let Some(service) = self.services.last_mut() {
-                        service.begun = Some("started");
+                        service.awaited = Some(Awaited::new(Verb::Started, &service.times(), now));
                     }
                     begun.services.push(id);
                 }

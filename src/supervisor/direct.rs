@@ -67,6 +67,8 @@ pub struct DirectWorker {
     pub bound: BTreeMap<ListenerId, BTreeSet<u32>>,
     /// The ports that it listens on.
     pub ports: BTreeSet<u16>,
+    /// Ports, no `--listen`'s, that were left to the kernel.
+    pub passed: BTreeSet<u16>,
     /// The process that attached first and lives: it gets the stop signal.
     pub pid: Option<u32>,
     /// Its processes that hold a lease.
@@ -107,6 +109,7 @@ impl Service {
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),
             ports: BTreeSet::new(),
+            passed: BTreeSet::new(),
             pid: None,
             leased: BTreeSet::new(),
             adopted: BTreeSet::new(),

@@ -14,7 +14,7 @@ use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
-use crate::cli::OnErrored;
+use crate::cli::{OnErrored, OnExit};
 use crate::sys::process;
 
 impl Service {
@@ -58,7 +58,7 @@ impl Service {
         slot.last_exit = Some(exit);
         slot.life.apply(Event::Died, now, &backoff);
         if !self.successor_failed(at, now, tools) {
-            self.after_death(at, now);
+            self.after_death(at, Event::Died, now);
         }
     }
 
@@ -69,13 +69,13 @@ impl Service {
         }
         let slot = &mut self.slots[at];
         let how = slot.last_exit.as_ref().map(|exit| exit.text.clone()).unwrap_or_default();
-        let reason = slot.reload_failure.take().unwrap_or_else(|| format!("slot {at}: the successor ended: {how}"));
+        let reason = slot.reload_failure.take().unwrap_or_else(|| format!("the successor ended: {how}"));
         slot.reason = Some(reason.clone());
         slot.reload_failed = Some((reason, slot.failed_pid.take()));
         true
     }
 
-    fn server_gone(&mut self, at: usize, exit: LastExit, tools: &Tools, now: Instant) {
+    fn server_gone(&mut self, at: usize, mut exit: LastExit, tools: &Tools, now: Instant) {
         if self.has_successor(at) {
             return;
         }
@@ -84,16 +84,34 @@ impl Service {
         let Some(server) = slot.server.take() else { return };
         slot.failed_pid = Some(server.pid);
         slot.proven = server.address.filter(|_| server.probe.is_none());
+        let insisted = self.insists_on(at, server.pid, &exit, tools).or(self.slots[at].insisted);
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
         let left_behind = self.end_left_behind(&server.mark, self.slots[at].direct.as_ref());
+        let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
+        let (mut event, finishes) = (Event::Died, self.config.limits.on_exit == OnExit::Ok);
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
         } else if left_behind > 0 && exit.code == 0 {
             let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
             error!(service = %self.config.name, slot = at, pid = server.pid, "server put itself into the background; {hint}");
             slot.reason = Some(format!("it put itself into the background; {hint}"));
+            event = Event::GiveUp;
+        } else if let (Some(port), Some(instead)) = (insisted, serve_instead) {
+            let reason = slot.doomed.take().unwrap_or_else(|| {
+                format!("address already in use: its servers all listen on :{port}, which no -l serves; {instead}")
+            });
+            error!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}: {reason}", exit.text);
+            // One that we killed for it has no code of its own.
+            exit.code = if slot.insisted.is_some() { 1 } else { exit.code };
+            slot.insisted = insisted;
+            slot.reason = Some(reason);
+            event = Event::GiveUp;
+        } else if exit.code == 0 && finishes {
+            info!(service = %self.config.name, slot = at, pid = server.pid, "server finished: {}", exit.text);
+            slot.reason = Some(format!("finished: {}", exit.text));
+            event = Event::Finish;
         } else {
             warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
             slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}", exit.text)));
@@ -105,9 +123,16 @@ impl Service {
         if let Some(direct) = slot.direct.take() {
             tools.orders.send(Order::Gone(direct.id));
         }
-        slot.life.apply(Event::Died, now, &backoff);
-        if !self.successor_failed(at, now, tools) {
-            self.after_death(at, now);
+        slot.life.apply(event, now, &backoff);
+        if event != Event::Finish && !self.successor_failed(at, now, tools) {
+            self.after_death(at, event, now);
+        }
+        if self.stop.is_none() && insisted.is_none() && self.slots[at].life.phase == Phase::Errored {
+            // It may have died of the port as well, and said so in other words.
+            self.slots[at].insisted = self.sibling_elsewhere(at);
+        }
+        if self.slots[at].insisted.is_some() {
+            self.give_up_all_insisting(now);
         }
     }
 
@@ -118,15 +143,17 @@ impl Service {
         let Some((life, server)) = &mut self.shared else { return };
         *server = None;
         if self.stop.is_none() {
-            warn!(service = %self.config.name, pid, "server gone: {}", exit.text);
-            life.apply(Event::Died, now, &backoff);
+            let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
+            let (how, event) = if finished { ("finished", Event::Finish) } else { ("gone", Event::Died) };
+            warn!(service = %self.config.name, pid, "server {how}: {}", exit.text);
+            life.apply(event, now, &backoff);
             if let Some(slot) = self.slots.first_mut() {
                 slot.last_exit = Some(exit);
             }
         }
     }
 
-    fn after_death(&mut self, at: usize, now: Instant) {
+    fn after_death(&mut self, at: usize, event: Event, now: Instant) {
         let name = &self.config.name;
         match self.slots[at].life.phase {
             Phase::Waiting { until } if self.stop.is_none() => {
@@ -134,7 +161,9 @@ impl Service {
                 info!(service = %name, slot = at, "worker starts again in {} ms", pause.as_millis());
             }
             Phase::Errored => {
-                error!(service = %name, slot = at, "slot given up: it died too often in a row");
+                let why =
+                    if event == Event::GiveUp { "another start would not help" } else { "it died too often in a row" };
+                error!(service = %name, slot = at, "slot given up: {why}");
                 // A server without a relay worker, or the reverse, is of no use.
                 if let Some(server) = &self.slots[at].server {
                     process::kill_tree(server.pid);
@@ -147,13 +176,22 @@ impl Service {
         }
     }
 
-    /// The exit code of a service that is over for good.
+    /// The exit code of a service that is over for good; 0: it has done its work.
     pub fn given_up(&self) -> Option<u8> {
-        if self.stop.is_some() || self.config.limits.on_errored == OnErrored::Stay {
+        if self.stop.is_some() {
             return None;
         }
-        let shared = self.shared.as_ref().is_some_and(|(life, _)| life.phase == Phase::Errored);
-        let all = self.slots.iter().all(|slot| slot.life.phase == Phase::Errored);
+        let shared = |phase| self.shared.as_ref().is_some_and(|(life, _)| life.phase == phase);
+        let finished = self.slots.iter().all(|slot| slot.life.phase == Phase::Finished) && self.pids().is_empty();
+        if finished || shared(Phase::Finished) {
+            return Some(0);
+        }
+        if self.config.limits.on_errored == OnErrored::Stay {
+            return None;
+        }
+        let shared = shared(Phase::Errored);
+        let all = self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Errored | Phase::Finished))
+            && self.slots.iter().any(|slot| slot.life.phase == Phase::Errored);
         let code = self.slots.iter().filter_map(|slot| slot.last_exit.as_ref()).map(|exit| exit.code).next_back();
         // A server that ended with 0 again and again has not served either.
         (shared || all).then(|| code.filter(|&code| code != 0).unwrap_or(1))

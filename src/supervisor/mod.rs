@@ -3,11 +3,15 @@
 
 mod adopting;
 mod attaching;
+mod awaited;
 mod configuring;
 mod counted;
+mod decisive;
 mod direct;
 mod ending;
+mod futile;
 mod inherit;
+mod instead;
 mod leaving;
 mod memory;
 mod node;
@@ -16,7 +20,7 @@ mod notify;
 mod plan;
 mod probe;
 mod readiness;
-mod reload;
+pub mod reload;
 mod reports;
 mod retiring;
 pub mod service;
@@ -302,18 +306,23 @@ impl Supervisor {
         service.step_retiring(tools, now);
         service.step_reload(tools, now);
         service.step_pause(now);
-        service.step_begun();
+        service.refuse_when_given_up(tools);
         service.step_scale(now);
         service.step_probe(now);
+        service.step_awaited(now);
         Ok(())
     }
 
     /// The exit code when every service has ended for good.
     fn given_up(&self) -> Option<u8> {
         let codes: Option<Vec<u8>> = self.services.iter().map(Service::given_up).collect();
-        let code = codes?.last().copied()?;
+        let codes = codes?;
+        let code = codes.iter().rev().copied().find(|&code| code != 0).or(codes.last().copied())?;
         let names: Vec<&str> = self.services.iter().map(|service| service.config.name.as_str()).collect();
-        error!(service = %names.join(", "), code, "given up: no slot is left");
+        match code {
+            0 => info!(service = %names.join(", "), "finished"),
+            _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
+        }
         Some(code)
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tracing::warn;
 
 use super::service::Service;
 use crate::accept::orders::ListenerId;
@@ -86,10 +85,7 @@ impl Service {
     fn tcp_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         let Some(id) = self.listener_of(query)? else {
             let port = query.port;
-            warn!(
-                service = %self.config.name, slot = at,
-                "worker {at} listens on :{port}, which no -l serves: its workers share that port, and the kernel chooses"
-            );
+            self.passes(at, u16::try_from(port).unwrap_or(0), "its workers share it, and the kernel chooses; ");
             return self.shared_listener(query, |_, query| Listener::of_server(bind_tcp(query)?.into()));
         };
         let listener = self.listeners.get(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;

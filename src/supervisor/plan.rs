@@ -48,6 +48,8 @@ pub enum Due {
     },
     /// The end.
     Kill,
+    /// Its successor takes too long: that one ends, and this one stays.
+    GiveUpSuccessor,
 }
 
 /// What is due for a worker on its way out whose slot is in `phase`.
@@ -55,6 +57,9 @@ pub fn due(now: Instant, times: &Times, phase: Phase, step: Leave, drained: bool
     let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
     match (step, phase) {
         (Leave::Serving, Phase::Online { since }) if over(since, times.min_uptime) => Due::Cut,
+        // It has done its work already.
+        (Leave::Serving, Phase::Finished) => Due::Cut,
+        (Leave::Serving, Phase::Launching { since }) if over(since, times.listen_timeout) => Due::GiveUpSuccessor,
         (Leave::Draining(_), _) if drained => Due::Tell { late: false },
         (Leave::Draining(since), _) if over(since, times.drain_timeout) => Due::Tell { late: true },
         (Leave::Stopping(since), _) if over(since, times.kill_timeout) => Due::Kill,
@@ -80,21 +85,33 @@ pub struct Facts {
 pub enum Step {
     /// Make room in a slot for a successor.
     Replace(usize),
-    /// A slot that was given up gets another chance.
+    /// A worker that was never online runs the old code: end it, then start its successor.
+    Relaunch(usize),
+    /// A slot that has no worker gets one at once.
     Revive(usize),
-    /// A successor takes too long: end it.
-    GiveUp(usize),
     /// A slot is done.
     Done(usize),
     /// All are.
     Over,
-    /// The successor in a slot failed: the reload ends.
-    Failed(usize),
+    /// The reload ends here.
+    Failed(usize, Failure),
+}
+
+/// Why a reload fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A successor failed, and the worker before it is back.
+    Successor,
+    /// A worker that replaced none is not ready in time.
+    Late,
+    /// A worker that replaced none has ended.
+    Ended,
 }
 
 /// A rolling reload under way.
 #[derive(Debug, Clone)]
 pub struct Reload {
+    began: Instant,
     /// Slots that have not had their turn.
     todo: VecDeque<usize>,
     /// Slots whose successor is coming, or whose old worker is still leaving.
@@ -107,28 +124,41 @@ pub struct Reload {
 
 impl Reload {
     /// Of so many slots.
-    pub fn new(slots: usize) -> Self {
-        Self { todo: (0..slots).collect(), running: Vec::new(), done: 0, of: slots }
+    pub fn new(slots: usize, now: Instant) -> Self {
+        Self { began: now, todo: (0..slots).collect(), running: Vec::new(), done: 0, of: slots }
     }
 
     /// Goes as far as it goes now. After [`Step::Over`] and [`Step::Failed`] it has ended.
     pub fn step(&mut self, now: Instant, times: &Times, slots: &[Facts]) -> Vec<Step> {
         let mut steps = Vec::new();
         if let Some(at) = slots.iter().position(|slot| slot.failed) {
-            return vec![Step::Failed(at)];
+            return vec![Step::Failed(at, Failure::Successor)];
         }
+        let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         for at in std::mem::take(&mut self.running) {
             let Some(slot) = slots.get(at) else { continue };
             match slot.life.phase {
-                Phase::Online { .. } if slot.old == 0 => {
+                Phase::Online { since } if slot.old == 0 && over(since, times.min_uptime) => {
                     self.done += 1;
                     steps.push(Step::Done(at));
                     continue;
                 }
-                Phase::Launching { since }
-                    if slot.serving && now.saturating_duration_since(since) >= times.listen_timeout =>
-                {
-                    steps.push(Step::GiveUp(at));
+                Phase::Finished if slot.old == 0 => {
+                    self.done += 1;
+                    steps.push(Step::Done(at));
+                    continue;
+                }
+                Phase::Stopping | Phase::Gone => {
+                    self.done += 1;
+                    continue;
+                }
+                // Where an old worker serves, it comes back, which is a failure of its own.
+                Phase::Launching { since } if !slot.serving && over(since, times.listen_timeout) => {
+                    return vec![Step::Failed(at, Failure::Late)];
+                }
+                Phase::Errored if !slot.serving => return vec![Step::Failed(at, Failure::Ended)],
+                Phase::Waiting { .. } if !slot.serving && slot.old == 0 && slot.life.is_failing() => {
+                    return vec![Step::Failed(at, Failure::Ended)];
                 }
                 _ => {}
             }
@@ -143,24 +173,35 @@ impl Reload {
                 self.todo.push_front(at);
                 break;
             }
-            match slots.get(at).map(|slot| slot.life.phase) {
-                Some(Phase::Online { .. }) => {
-                    steps.push(Step::Replace(at));
-                    self.running.push(at);
-                }
-                Some(Phase::Errored) => {
-                    steps.push(Step::Revive(at));
+            let step = match slots.get(at).map(|slot| slot.life.phase) {
+                Some(Phase::Online { .. }) => Some(Step::Replace(at)),
+                Some(Phase::Launching { since }) if since <= self.began => Some(Step::Relaunch(at)),
+                // It is new already, and has to come online.
+                Some(Phase::Launching { .. }) => None,
+                Some(Phase::Waiting { .. } | Phase::Errored | Phase::Finished) => Some(Step::Revive(at)),
+                Some(Phase::Stopping | Phase::Gone) => {
                     self.done += 1;
+                    continue;
                 }
-                // What starts from now on is new by itself.
-                Some(Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Stopping | Phase::Gone) => self.done += 1,
-                None => {}
-            }
+                None => continue,
+            };
+            steps.extend(step);
+            self.running.push(at);
         }
         if self.todo.is_empty() && self.running.is_empty() {
             steps.push(Step::Over);
         }
         steps
+    }
+
+    /// When it has something to do by the clock alone.
+    pub fn deadline(&self, times: &Times, slots: &[Facts]) -> Option<Instant> {
+        let due = |slot: &Facts| match slot.life.phase {
+            Phase::Online { since } if slot.old == 0 => Some(since + times.min_uptime),
+            Phase::Launching { since } if !slot.serving => Some(since + times.listen_timeout),
+            _ => None,
+        };
+        self.running.iter().filter_map(|&at| due(slots.get(at)?)).min()
     }
 }
 

@@ -32,6 +32,8 @@ impl Random {
 /// A process: it becomes ready at some time, or never, and dies at some time, or never.
 #[derive(Clone, Debug)]
 struct Worker {
+    /// How many were started before it.
+    started: u64,
     ready_at: Option<Instant>,
     dies_at: Option<Instant>,
     /// It minds its stop signal.
@@ -70,6 +72,8 @@ struct World {
     count: usize,
     wanted: Wanted,
     reload: Option<Reload>,
+    /// Workers started before the last reload.
+    reload_began: u64,
     /// Accepted and not yet placed; placed ones are in some worker; those that ended, or died with who had received them.
     held: u32,
     accepted: u64,
@@ -102,6 +106,7 @@ impl World {
             count,
             wanted: Wanted::Running,
             reload: None,
+            reload_began: 0,
             held: 0,
             accepted: 0,
             ended: 0,
@@ -116,6 +121,7 @@ impl World {
         let after = |now: Instant, millis: u64| now + Duration::from_millis(millis);
         let (ready, dies) = (self.random.below(1500), self.random.below(20_000));
         Worker {
+            started: self.started - 1,
             ready_at: (!self.random.one_in(12)).then(|| after(self.now, ready)),
             dies_at: self.random.one_in(4).then(|| after(self.now, dies)),
             obedient: !self.random.one_in(6),
@@ -231,6 +237,11 @@ impl World {
                         old.step = Leave::Killed;
                         old.worker.dies_at = Some(self.now);
                     }
+                    Due::GiveUpSuccessor => {
+                        if let Some(worker) = &mut slot.worker {
+                            worker.dies_at = Some(self.now);
+                        }
+                    }
                 }
             }
         }
@@ -238,6 +249,7 @@ impl World {
 
     fn step_reload(&mut self) {
         let Some(mut reload) = self.reload.take() else { return };
+        let began = self.reload_began;
         if self.wanted == Wanted::Stopped {
             return;
         }
@@ -245,18 +257,19 @@ impl World {
         for step in reload.step(self.now, &self.times, &facts) {
             match step {
                 Step::Replace(at) => self.slots[at].replace(self.now, &self.backoff),
-                Step::Revive(at) => self.slots[at].life = Slot::new(self.now),
-                Step::GiveUp(at) => {
-                    if let Some(worker) = &mut self.slots[at].worker {
-                        worker.dies_at = Some(self.now);
-                    }
-                }
+                Step::Relaunch(at) => self.slots[at].relaunch(self.now, &self.backoff),
+                Step::Revive(at) => self.slots[at].life = self.slots[at].life.again(self.now),
                 Step::Done(_) => {}
-                Step::Failed(at) => {
+                Step::Failed(at, _) => {
                     self.slots[at].failed = false;
                     return;
                 }
-                Step::Over => return,
+                Step::Over => {
+                    let old = self.slots.iter().filter_map(|slot| slot.worker.as_ref());
+                    let old = old.filter(|worker| worker.started < began).count();
+                    assert_eq!(old, 0, "a reload that is done has left old workers");
+                    return;
+                }
             }
         }
         self.reload = Some(reload);
@@ -267,7 +280,8 @@ impl World {
         match self.random.below(14) {
             0 if self.reload.is_none() && self.wanted == Wanted::Running => {
                 self.slots.iter_mut().for_each(|slot| slot.failed = false);
-                self.reload = Some(Reload::new(self.slots.len()));
+                self.reload_began = self.started;
+                self.reload = Some(Reload::new(self.slots.len(), self.now));
             }
             1 if self.reload.is_none() && self.wanted == Wanted::Running => self.scale(),
             2 if self.random.one_in(40) => self.stop(),
@@ -423,6 +437,13 @@ impl SimSlot {
         self.life.apply(Event::Replace, now, backoff);
         let worker = self.worker.take().expect("a slot that is online has a worker");
         self.old.push(Old { worker, step: Leave::Serving, online: since, cut_off: false });
+    }
+
+    fn relaunch(&mut self, now: Instant, backoff: &Backoff) {
+        self.life.apply(Event::Replace, now, backoff);
+        let worker = self.worker.take().expect("a slot that launches has a worker");
+        self.old.push(Old { worker, step: Leave::Draining(now), online: now, cut_off: false });
+        self.stop_first = true;
     }
 
     /// No more connections for anybody here.

@@ -28,10 +28,13 @@ impl Service {
         let name = self.config.name.clone();
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
-            if let Some(server) = &mut slot.server
-                && let Some(accepting) = silence::look(server, &name, Some(at), timeout, now)
-            {
+            let Some(server) = &mut slot.server else { continue };
+            let before = server.complained;
+            if let Some(accepting) = silence::look(server, &name, Some(at), timeout, now) {
                 server.address = Some(accepting);
+            }
+            if server.probe.is_some() && server.complained != before {
+                self.give_up_insisting(at);
             }
         }
         if let Some((life, Some(server))) = &mut self.shared

@@ -5,15 +5,20 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::awaited::{Awaited, Verb};
+use super::decisive::decisive;
 use super::ending::tell;
-use super::plan::{Facts, Leave, Reload, Step};
+use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
-use super::slot::{Backoff, Event, Phase, Slot};
+use super::slot::{Backoff, Event, Phase};
 use crate::accept::orders::Order;
 use crate::sys::{process, sock};
 
-/// Of a successor that failed, so many of its last lines are shown.
-const LAST_LINES: usize = 10;
+/// Of a worker that failed, the decisive ones among so many of its last lines are shown.
+const LAST_LINES: usize = 60;
+
+/// What a reload that ends early leaves.
+const REST_STAYS: &str = "slots that it has not reached keep their workers";
 
 /// A reload under way.
 #[derive(Debug)]
@@ -45,17 +50,19 @@ pub enum Progress {
 }
 
 impl Service {
-    /// Begins a rolling reload.
+    /// Begins a rolling reload; of a service that is stopped: starts it.
     ///
     /// # Errors
     /// Why it cannot be now.
-    pub fn reload(&mut self, now: Instant) -> Result<(), String> {
+    pub fn reload(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
-        self.is_running()?;
+        if self.paused == Paused::Yes {
+            return self.start(Verb::StartedStopped, tools, now);
+        }
         // What failed before, for another reason, is not this one's failure.
         self.slots.iter_mut().for_each(|slot| slot.reload_failed = None);
         info!(service = %self.config.name, slots = self.slots.len(), "reloading");
-        self.reload = Some(Reloading { plan: Reload::new(self.slots.len()), began: now });
+        self.reload = Some(Reloading { plan: Reload::new(self.slots.len(), now), began: now });
         // The server that all slots share has no room beside it: it is started anew, and its clients wait.
         let signal = self.config.limits.stop_signal;
         if let Some((_, Some(server))) = &mut self.shared {
@@ -75,14 +82,14 @@ impl Service {
         for step in reload.plan.step(now, &self.times(), &facts) {
             match step {
                 Step::Replace(at) => self.begin_replace(at, now),
-                Step::Revive(at) => self.slots[at].life = Slot::new(now),
-                Step::GiveUp(at) => self.give_up_successor(at),
+                Step::Relaunch(at) => self.relaunch(at, tools, now),
+                Step::Revive(at) => self.slots[at].life = self.slots[at].life.again(now),
                 Step::Done(at) => {
                     let pid = self.slots[at].pid().unwrap_or_default();
                     let (done, of) = (reload.plan.done, reload.plan.of);
                     self.say(Progress::Step(format!("slot {at}: pid {pid} ({done} of {of})")));
                 }
-                Step::Failed(at) => return self.reload_failed(at, tools),
+                Step::Failed(at, why) => return self.reload_failed(at, why, tools),
                 Step::Over => {
                     self.close_leaving(tools);
                     self.reloads += 1;
@@ -96,43 +103,70 @@ impl Service {
         self.reload = Some(reload);
     }
 
+    /// When a reload has something to do by the clock alone.
+    pub(super) fn reload_deadline(&self) -> Option<Instant> {
+        let facts: Vec<Facts> = self.slots.iter().map(SlotProcesses::facts).collect();
+        self.reload.as_ref()?.plan.deadline(&self.times(), &facts)
+    }
+
+    /// Ends a worker that was never online, to start another one in its place.
+    fn relaunch(&mut self, at: usize, tools: &Tools, now: Instant) {
+        let backoff = self.backoff();
+        self.slots[at].begin_again(tools, &backoff, now);
+    }
+
     /// A successor takes too long. Its death is what brings the old one back.
-    fn give_up_successor(&mut self, at: usize) {
-        let seconds = self.config.limits.listen_timeout.as_secs_f32();
+    pub(super) fn give_up_successor(&mut self, at: usize) {
         let slot = &mut self.slots[at];
-        slot.reload_failure = Some(format!("slot {at}: the successor was not ready within {seconds} s"));
+        if slot.reload_failure.is_none() {
+            let seconds = self.config.limits.listen_timeout.as_secs_f32();
+            let trouble = slot.trouble().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            slot.reload_failure = Some(format!("the successor was not ready within {seconds} s{trouble}"));
+        }
         let own = slot.server.iter().map(|server| server.pid).chain(slot.relay.iter().map(|relay| relay.pid));
         own.for_each(process::kill_tree);
     }
 
-    fn reload_failed(&mut self, at: usize, tools: &Tools) {
-        let Some((reason, pid)) = self.slots[at].reload_failed.take() else { return };
-        warn!(service = %self.config.name, "reload failed: {reason}; the workers before it stay");
+    fn reload_failed(&mut self, at: usize, why: Failure, tools: &Tools) {
+        let slot = &mut self.slots[at];
+        let (reason, pid, end) = match why {
+            Failure::Successor => {
+                let Some((reason, pid)) = slot.reload_failed.take() else { return };
+                (reason, pid, "the workers before it stay")
+            }
+            Failure::Late => {
+                let seconds = self.config.limits.listen_timeout.as_secs_f32();
+                let trouble = slot.trouble().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+                let pid = slot.server.as_ref().map(|server| server.pid);
+                (format!("the new worker is not ready after {seconds} s{trouble}"), pid, REST_STAYS)
+            }
+            Failure::Ended => {
+                let how = slot.reason.clone().unwrap_or_default();
+                (format!("the new worker failed: {how}"), slot.failed_pid.take(), REST_STAYS)
+            }
+        };
+        warn!(service = %self.config.name, slot = at, "reload failed: {reason}; {end}");
         let last = |pid| tools.launcher.outputs.last(&self.config.name, pid, LAST_LINES);
-        let lines: String = pid.map(last).unwrap_or_default().iter().map(|line| format!("\n  | {line}")).collect();
-        self.say(Progress::Failed(format!("{reason}; the workers before it stay{lines}")));
+        let written = pid.map(last).unwrap_or_default();
+        let lines: String = decisive(&written).iter().map(|line| format!("\n  | {line}")).collect();
+        self.say(Progress::Failed(format!("slot {at}: {reason}; {end}{lines}")));
     }
 
-    /// Stops all workers and starts all anew; the listeners stay, clients wait.
+    /// Stops all workers and starts all anew; the listeners stay, clients wait. A service that is stopped is started.
     ///
     /// # Errors
     /// Why it cannot be now.
     pub fn restart(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
-        self.is_running()?;
+        if self.paused == Paused::Yes {
+            return self.start(Verb::StartedStopped, tools, now);
+        }
         info!(service = %self.config.name, "restarting");
         let backoff = self.backoff();
         for slot in &mut self.slots {
-            if slot.has_processes() {
-                slot.life.apply(Event::Replace, now, &backoff);
-                slot.set_aside(now);
-                slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
-                slot.stop_first = true;
-            } else if slot.life.phase == Phase::Errored {
-                slot.life = Slot::new(now);
-            }
+            slot.begin_again(tools, &backoff, now);
         }
-        self.begun = Some("restarted");
+        self.awaited = Some(Awaited::new(Verb::Restarted, &self.times(), now));
         Ok(())
     }
 
@@ -154,23 +188,6 @@ impl Service {
         }
     }
 
-    /// Says when all workers are there.
-    pub(super) fn step_begun(&mut self) {
-        let online = |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored);
-        if let Some(verb) = self.begun
-            && self.slots.iter().all(|slot| online(slot) && slot.retiring.is_empty())
-        {
-            self.begun = None;
-            let errored = self.slots.iter().filter(|slot| slot.life.phase == Phase::Errored).count();
-            self.say(match errored {
-                0 => Progress::Done(format!("{verb} {}", count_of(self.slots.len()))),
-                _ => {
-                    Progress::Failed(format!("{verb}, and {errored} of {} failed; see ls", count_of(self.slots.len())))
-                }
-            });
-        }
-    }
-
     /// Stops all workers; clients are refused until [`Service::start`].
     ///
     /// # Errors
@@ -178,6 +195,9 @@ impl Service {
     pub fn pause(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         info!(service = %self.config.name, "stopping all workers");
+        if self.awaited.take().is_some() {
+            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
+        }
         self.paused = Paused::Stopping;
         self.heard.clear();
         for (id, listener) in self.listeners.iter().enumerate() {
@@ -198,21 +218,29 @@ impl Service {
     ///
     /// # Errors
     /// Why it cannot be now.
-    pub fn start(&mut self, now: Instant) -> Result<(), String> {
+    pub fn start(&mut self, verb: Verb, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         info!(service = %self.config.name, "starting all workers");
+        if self.paused == Paused::Yes {
+            // What the configuration had lost meanwhile.
+            self.close_leaving(tools);
+        }
         self.paused = Paused::No;
-        self.begun = Some("started");
+        self.awaited = Some(Awaited::new(verb, &self.times(), now));
         for slot in &mut self.slots {
-            if matches!(slot.life.phase, Phase::Gone | Phase::Errored) {
-                slot.life = Slot::new(now);
+            if matches!(slot.life.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
+                slot.life = slot.life.again(now);
             }
         }
         Ok(())
     }
 
     fn is_running(&self) -> Result<(), String> {
-        if self.paused == Paused::No { Ok(()) } else { Err("it is stopped; roundsman start".to_owned()) }
+        if self.paused == Paused::No {
+            Ok(())
+        } else {
+            Err("it is stopped; start it first: roundsman start".to_owned())
+        }
     }
 
     /// Whether a reload, and a new configuration, may begin.
@@ -256,13 +284,13 @@ impl Service {
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");
         self.config.instances = to;
-        self.scaling = true;
+        self.awaited = Some(Awaited::new(Verb::Scaled, &self.times(), now));
         let backoff = self.backoff();
         let missing = (to as usize).saturating_sub(before);
         self.slots.extend((0..missing).map(|_| SlotProcesses::new(now)));
         for slot in self.slots.iter_mut().take(to as usize) {
             if slot.life.phase == Phase::Gone {
-                slot.life = Slot::new(now);
+                slot.life = slot.life.again(now);
             }
         }
         for slot in self.slots.iter_mut().skip(to as usize) {
@@ -286,16 +314,8 @@ impl Service {
         // Wanted again while it was still on its way out.
         for slot in self.slots.iter_mut().take(wanted).filter(|slot| slot.life.phase == Phase::Stopping) {
             if slot.is_empty() {
-                slot.life = Slot::new(now);
+                slot.life = slot.life.again(now);
             }
-        }
-        let all = self.slots.len() == wanted
-            && self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored));
-        if all && self.scaling {
-            self.scaling = false;
-            let text = count_of(wanted);
-            // A reload that began together with it has the last word.
-            self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Done(text) });
         }
     }
 
@@ -305,7 +325,7 @@ impl Service {
     }
 }
 
-fn count_of(slots: usize) -> String {
+pub(super) fn count_of(slots: usize) -> String {
     format!("{slots} slot{}", if slots == 1 { "" } else { "s" })
 }
 
@@ -335,6 +355,24 @@ impl SlotProcesses {
     pub fn server_pid(&self) -> Option<u32> {
         let server = self.server.as_ref().filter(|_| self.direct.is_none()).map(|server| server.pid);
         server.filter(|&server| self.pid() != Some(server))
+    }
+
+    /// Its worker ends, then another one is started; one that has none gets one at once.
+    fn begin_again(&mut self, tools: &Tools, backoff: &Backoff, now: Instant) {
+        if self.has_processes() {
+            self.life.apply(Event::Replace, now, backoff);
+            self.set_aside(now);
+            self.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+            self.stop_first = true;
+        } else if matches!(self.life.phase, Phase::Waiting { .. } | Phase::Errored | Phase::Finished) {
+            self.life = self.life.again(now);
+        }
+    }
+
+    /// What is known of a worker that is not online.
+    pub fn trouble(&self) -> Option<&str> {
+        let launching = matches!(self.life.phase, Phase::Launching { .. });
+        self.server.as_ref().filter(|_| launching).and_then(|server| server.trouble.as_deref())
     }
 
     /// Its worker leaves, and no other comes.

@@ -131,6 +131,7 @@ impl Service {
     pub(super) fn step_retiring(&mut self, tools: &Tools, now: Instant) {
         let (times, signal) = (self.times(), self.config.limits.stop_signal);
         let name = &self.config.name;
+        let mut late = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let phase = slot.life.phase;
             for old in &mut slot.retiring {
@@ -159,10 +160,12 @@ impl Service {
                         }
                         old.step = Leave::Killed;
                     }
+                    Due::GiveUpSuccessor => late.push(at),
                 }
             }
             slot.retiring.retain(|old| old.relay.is_some() || old.server.is_some());
         }
+        late.into_iter().for_each(|at| self.give_up_successor(at));
     }
 
     /// The times that replacements keep to.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::awaited::Awaited;
 use super::counted::Counted;
 use super::direct::DirectWorker;
 use super::node_sockets::Shared;
@@ -94,6 +95,8 @@ pub struct SlotProcesses {
     pub stop_first: bool,
     /// Why its last worker was replaced.
     pub replaced_for: Option<String>,
+    /// The port, no `--listen`'s, that its servers insist on, where that is why it was given up.
+    pub insisted: Option<u16>,
     /// Why its worker is being killed.
     pub doomed: Option<String>,
     /// Why the successor of a reload failed, once it has.
@@ -158,10 +161,8 @@ pub struct Service {
     pub reload: Option<Reloading>,
     /// Whether somebody stopped it.
     pub paused: Paused,
-    /// All workers are being started; what is said when they are.
-    pub begun: Option<&'static str>,
-    /// The number of slots was changed, and is not reached.
-    pub scaling: bool,
+    /// Somebody waits until all workers are online.
+    pub awaited: Option<Awaited>,
     /// When memory was last looked at.
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
@@ -226,8 +227,7 @@ impl Service {
             reloads: 0,
             reload: None,
             paused: Paused::No,
-            begun: None,
-            scaling: false,
+            awaited: None,
             memory_looked: None,
             said: VecDeque::new(),
             node: Shared::default(),
@@ -308,7 +308,7 @@ impl Service {
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
         let others = self.portless_deadline().into_iter().chain(self.memory_deadline()).chain(self.message_deadline());
-        let others = others.chain(self.probe_deadline());
+        let others = others.chain(self.probe_deadline()).chain(self.reload_deadline()).chain(self.awaited_deadline());
         probes
             .chain(starts)
             .chain(stop)
@@ -332,6 +332,7 @@ impl SlotProcesses {
             retiring: Vec::new(),
             stop_first: false,
             replaced_for: None,
+            insisted: None,
             doomed: None,
             reload_failed: None,
             failed_pid: None,

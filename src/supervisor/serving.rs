@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::awaited::Verb;
 use super::configuring::Begun;
 use super::reload::Progress;
 use super::service::{Service, Tools};
@@ -129,7 +130,9 @@ impl Supervisor {
             Request::Reload { service } => self.reload(service.as_deref(), now),
             Request::Restart { service } => self.each(service.as_deref(), |service, tools| service.restart(tools, now)),
             Request::Stop { service } => self.each(service.as_deref(), |service, tools| service.pause(tools, now)),
-            Request::Start { service } => self.each(service.as_deref(), |service, _| service.start(now)),
+            Request::Start { service } => {
+                self.each(service.as_deref(), |service, tools| service.start(Verb::Started, tools, now))
+            }
             Request::Scale { service: None, .. } if self.in_config().count() > 1 => {
                 Err(format!("several services; say which: {}", self.names()))
             }
@@ -148,6 +151,8 @@ impl Supervisor {
                 let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
                 steps.for_each(|note| self.note(token, note));
                 let failed = !begun.refused.is_empty();
+                // What this has ended is for those that waited before.
+                self.tell_waiting();
                 self.waiting.push(Waiting { client: token, services: begun.services, failed });
             }
         }

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::instead;
 use super::service::Service;
 use super::slot::Phase;
 use super::worker::Server;
-use crate::who;
+use crate::listener::Origin;
 
 /// A server that listens, but elsewhere, is named this soon.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
+/// One that does not listen is named then, if `--listen-timeout` is not over sooner.
+const LATE: Duration = Duration::from_secs(5);
 
 /// What the log has said of a server that does not listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,7 @@ pub enum Complained {
 impl Complained {
     /// When the next look is due.
     pub fn due(self, since: Instant, timeout: Duration) -> Option<Instant> {
+        let timeout = timeout.min(LATE);
         match self {
             Self::NotYet => Some(since + SOON.min(timeout)),
             Self::Ports => Some(since + timeout),
@@ -62,24 +66,29 @@ pub fn look(
     }
     let pid = server.pid;
     let wanted = server.address.map(|address| address.port());
-    match server.complained.step(server.since, timeout, now) {
+    let text = match server.complained.step(server.since, timeout, now) {
         Some(Complained::Silence) => {
-            let seconds = timeout.as_secs_f32();
+            let seconds = timeout.min(LATE).as_secs_f32();
             let wanted = wanted.map(|port| format!(" (it was given PORT={port})")).unwrap_or_default();
-            warn!(service, slot, pid, "server does not listen after {seconds} s{wanted}; still waiting");
+            let instead = instead::elsewhere(pid).map(|instead| format!(": {instead}")).unwrap_or_default();
+            format!("server does not listen after {seconds} s{wanted}{instead}")
         }
         Some(_) => {
-            if let Some(ports) = listens_on(pid) {
-                let instead = match wanted {
-                    Some(port) => {
-                        format!("and was given PORT={port}: let it read PORT, or put {{port}} into the command")
-                    }
-                    None => "which no --upstream names".to_owned(),
-                };
-                warn!(service, slot, pid, "server listens on {ports}, {instead}");
-            }
+            let ports = instead::listens_on(pid)?;
+            let instead = match wanted {
+                Some(port) => {
+                    format!("and was given PORT={port}: let it read PORT, or put {{port}} into the command")
+                }
+                None => "which no --upstream names".to_owned(),
+            };
+            format!("server listens on {ports}, {instead}")
         }
-        None => {}
+        None => return None,
+    };
+    warn!(service, slot, pid, "{text}; still waiting");
+    // Where it listens says more than that it does not.
+    if server.trouble.is_none() {
+        server.trouble = Some(text);
     }
     None
 }
@@ -94,40 +103,62 @@ impl Service {
         else {
             return;
         };
-        let (name, pid) = (&self.config.name, server.pid);
-        match server.complained.step(since, timeout, now) {
+        let (pid, bound) = (server.pid, direct.pid.is_some());
+        let text = match server.complained.step(since, timeout, now) {
             Some(Complained::Silence) => {
-                let seconds = timeout.as_secs_f32();
-                let hint = match (direct.pid, self.config.listen.first()) {
-                    (None, None) => "; if it serves no port, use --no-listen; if a script starts a statically linked \
-                                     program, --via relay"
-                        .to_owned(),
-                    (None, Some(_)) => "; if a script starts a statically linked program, use --via relay".to_owned(),
-                    (Some(_), Some(_)) => {
-                        let missing = self.listeners.iter().enumerate();
-                        let missing = missing.filter(|(id, _)| !direct.listening.contains(id));
-                        let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
-                        format!(" on {}", missing.join(", "))
-                    }
-                    (Some(_), None) => String::new(),
-                };
-                warn!(service = %name, slot = at, pid, "server does not listen after {seconds} s{hint}; still waiting");
+                self.give_up_insisting(at);
+                self.silence(at, timeout.min(LATE).as_secs_f32())
             }
-            Some(_) if direct.pid.is_none() => {
-                if let Some(ports) = listens_on(pid) {
-                    warn!(
-                        service = %name, slot = at, pid,
-                        "server listens on {ports} by itself: what listens there cannot be preloaded; use --via relay"
-                    );
+            Some(_) => {
+                self.give_up_insisting(at);
+                if bound || self.slots[at].doomed.is_some() {
+                    return;
                 }
+                let Some(ports) = instead::listens_on(pid) else { return };
+                instead::by_itself(pid, &ports)
             }
-            Some(_) | None => {}
+            None => return,
+        };
+        warn!(service = %self.config.name, slot = at, pid, "{text}; still waiting");
+        // Where it listens says more than that it does not.
+        if let Some(server) = self.slots[at].server.as_mut().filter(|server| server.trouble.is_none()) {
+            server.trouble = Some(text);
         }
     }
-}
 
-/// Where a process, or one below it, listens.
-fn listens_on(pid: u32) -> Option<String> {
-    let ports: Vec<_> = who::ports_of(pid).iter().map(|port| format!(":{port}")).collect();
-    (!ports.is_empty()).then(|| ports.join(", "))
+    /// That a server does not listen, what it does instead, and what to do about it.
+    fn silence(&mut self, at: usize, seconds: f32) -> String {
+        let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
+        let slot = &mut self.slots[at];
+        let (Some(server), Some(direct)) = (&mut slot.server, &slot.direct) else { return String::new() };
+        let missing = self
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(|(id, listener)| listener.origin == Origin::Flag && !direct.listening.contains(id));
+        let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
+        if !direct.listening.is_empty() && missing.is_empty() && !server.has_said_ready() {
+            return format!("server listens, and has not said that it is ready after {seconds} s (--wait-ready)");
+        }
+        let silent = format!("server does not listen after {seconds} s");
+        let (pid, bound) = (server.pid, direct.pid.is_some());
+        let on = if missing.is_empty() { String::new() } else { format!(" on {}", missing.join(", ")) };
+        if let Some(instead) = instead::elsewhere(pid) {
+            return format!("{silent}{on}: {instead}");
+        }
+        if self.has_own_primary() {
+            return format!(
+                "{silent}{on}: cluster.isPrimary is false here, and so that branch of its script does not run; if it is the \
+                 primary that listens, use --node-ipc plain -i 1"
+            );
+        }
+        match (bound, by_flag) {
+            (false, false) => format!(
+                "{silent}; if it serves no port, use --no-listen; if a script starts a statically linked program, --via \
+                 relay"
+            ),
+            (false, true) => format!("{silent}{on}; if a script starts a statically linked program, use --via relay"),
+            (true, _) => format!("{silent}{on}"),
+        }
+    }
 }

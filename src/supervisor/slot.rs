@@ -24,6 +24,8 @@ pub enum Phase {
     Stopping,
     /// Empty for good: stopped.
     Gone,
+    /// Empty: its worker ended with exit code 0 under `--on-exit ok`, and is not started again.
+    Finished,
     /// Given up: it died too often in a row.
     Errored,
 }
@@ -36,7 +38,7 @@ impl Phase {
             Self::Launching { .. } => "launching",
             Self::Online { .. } => "online",
             Self::Stopping => "stopping",
-            Self::Gone => "gone",
+            Self::Gone | Self::Finished => "gone",
             Self::Errored => "errored",
         }
     }
@@ -55,6 +57,10 @@ pub enum Event {
     Replace,
     /// The successor failed: the worker that was online since then stays.
     Restored(Instant),
+    /// Its worker ended, and starting it again would change nothing.
+    GiveUp,
+    /// Its worker has done its work.
+    Finish,
     /// It shall end.
     Stop,
     /// Nothing of it is left.
@@ -82,23 +88,34 @@ const MOST_BEFORE_ONLINE: u32 = 3;
 pub struct Slot {
     /// Where it is.
     pub phase: Phase,
-    /// Starts after the first.
+    /// Starts that a crash made necessary.
     pub restarts: u64,
     failures: u32,
+    /// The next start follows a crash.
+    crashed: bool,
     ever: Ever,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ever {
-    Started,
     Online,
-    Neither,
+    Never,
 }
 
 impl Slot {
     /// An empty slot, to be started at once.
     pub fn new(now: Instant) -> Self {
-        Self { phase: Phase::Waiting { until: now }, restarts: 0, failures: 0, ever: Ever::Neither }
+        Self { phase: Phase::Waiting { until: now }, restarts: 0, failures: 0, crashed: false, ever: Ever::Never }
+    }
+
+    /// The same slot, to be started at once because somebody asked for it: only its counter stays.
+    pub fn again(self, now: Instant) -> Self {
+        Self { restarts: self.restarts, ..Self::new(now) }
+    }
+
+    /// Whether workers of it have died in a row.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
     }
 
     /// Whether a worker of it ever was online.
@@ -110,10 +127,7 @@ impl Slot {
     pub fn apply(&mut self, event: Event, now: Instant, backoff: &Backoff) {
         self.phase = match (self.phase, event) {
             (Phase::Waiting { .. }, Event::Started) => {
-                match self.ever {
-                    Ever::Neither => self.ever = Ever::Started,
-                    Ever::Started | Ever::Online => self.restarts += 1,
-                }
+                self.restarts += u64::from(std::mem::take(&mut self.crashed));
                 Phase::Launching { since: now }
             }
             // A command that cannot even be started.
@@ -128,22 +142,36 @@ impl Slot {
                 }
                 self.fail(now, backoff)
             }
-            (Phase::Launching { .. } | Phase::Online { .. }, Event::Replace) => Phase::Waiting { until: now },
+            (Phase::Launching { .. } | Phase::Online { .. }, Event::Replace) => {
+                // What died before does not count against the successor.
+                self.failures = 0;
+                Phase::Waiting { until: now }
+            }
+            (Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. }, Event::GiveUp) => Phase::Errored,
+            (Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. }, Event::Finish) => Phase::Finished,
             (
                 Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored,
                 Event::Restored(since),
             ) => {
                 // That a successor fails says nothing of the worker before it.
                 self.failures = 0;
+                self.crashed = false;
                 Phase::Online { since }
             }
             (Phase::Launching { .. } | Phase::Online { .. }, Event::Stop) => Phase::Stopping,
-            (Phase::Waiting { .. } | Phase::Errored, Event::Stop) => Phase::Gone,
+            (Phase::Waiting { .. } | Phase::Errored | Phase::Finished, Event::Stop) => Phase::Gone,
             (Phase::Stopping, Event::Emptied) => Phase::Gone,
             // A process of a slot may end while others of it still do: only the last one matters.
             (
                 Phase::Stopping,
-                Event::Died | Event::Ready | Event::Stop | Event::Started | Event::Replace | Event::Restored(_),
+                Event::Died
+                | Event::Ready
+                | Event::Stop
+                | Event::Started
+                | Event::Replace
+                | Event::Restored(_)
+                | Event::GiveUp
+                | Event::Finish,
             ) => Phase::Stopping,
             (phase @ (Phase::Waiting { .. } | Phase::Errored), Event::Replace) => phase,
             (phase @ (Phase::Waiting { .. } | Phase::Online { .. } | Phase::Errored), Event::Ready)
@@ -152,22 +180,25 @@ impl Slot {
                 phase @ (Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored),
                 Event::Emptied,
             )
-            | (phase @ Phase::Errored, Event::Died) => phase,
+            | (phase @ Phase::Errored, Event::Died | Event::GiveUp | Event::Finish) => phase,
             (
-                Phase::Gone,
+                phase @ (Phase::Gone | Phase::Finished),
                 Event::Started
                 | Event::Ready
                 | Event::Died
-                | Event::Stop
                 | Event::Emptied
                 | Event::Replace
-                | Event::Restored(_),
-            ) => Phase::Gone,
+                | Event::Restored(_)
+                | Event::GiveUp
+                | Event::Finish,
+            ) => phase,
+            (Phase::Gone, Event::Stop) => Phase::Gone,
         };
     }
 
     fn fail(&mut self, now: Instant, backoff: &Backoff) -> Phase {
         self.failures = self.failures.saturating_add(1);
+        self.crashed = true;
         let most = if self.ever == Ever::Online { backoff.most } else { backoff.most.min(MOST_BEFORE_ONLINE) };
         if self.failures > most {
             return Phase::Errored;
@@ -202,7 +233,7 @@ pub fn reconcile(now: Instant, wanted: Wanted, slots: &[Slot]) -> Vec<Action> {
         (Wanted::Stopped, Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored) => {
             Some(Action::Stop(at))
         }
-        (Wanted::Running, _) | (Wanted::Stopped, Phase::Stopping | Phase::Gone) => None,
+        (Wanted::Running, _) | (Wanted::Stopped, Phase::Stopping | Phase::Gone | Phase::Finished) => None,
     };
     slots.iter().enumerate().filter_map(action).collect()
 }
@@ -254,6 +285,40 @@ mod tests {
     fn one_that_was_never_online_is_given_up_sooner() {
         let now = Instant::now();
         assert_eq!(pauses(Slot::new(now), now, false).0, [0, 100, 200, 400]);
+    }
+
+    #[test]
+    fn only_starts_after_a_crash_are_restarts() {
+        let now = Instant::now();
+        let mut slot = Slot::new(now);
+        let mut apply = |events: &[Event]| {
+            events.iter().for_each(|&event| slot.apply(event, now, &BACKOFF));
+            slot
+        };
+        let online = [Event::Started, Event::Ready];
+        apply(&online);
+        assert_eq!(apply(&[Event::Replace, Event::Started, Event::Ready]).restarts, 0);
+        // A successor that died, and the worker before it back in its place.
+        let restored = [Event::Replace, Event::Started, Event::Died, Event::Restored(now)];
+        assert_eq!(apply(&restored).restarts, 0);
+        assert_eq!(apply(&[Event::Replace, Event::Started, Event::Ready]).restarts, 0);
+        assert_eq!(apply(&[Event::Died, Event::Started, Event::Ready]).restarts, 1);
+        assert_eq!(apply(&[Event::Replace, Event::Started]).restarts, 1);
+        assert_eq!(slot.again(now).restarts, 1);
+    }
+
+    #[test]
+    fn a_slot_that_has_finished_or_was_given_up_is_not_started_again() {
+        let now = Instant::now();
+        for (event, phase) in [(Event::Finish, Phase::Finished), (Event::GiveUp, Phase::Errored)] {
+            let mut slot = Slot::new(now);
+            slot.apply(Event::Started, now, &BACKOFF);
+            slot.apply(event, now, &BACKOFF);
+            assert_eq!(slot.phase, phase);
+            assert!(reconcile(now + Duration::from_secs(60), Wanted::Running, &[slot]).is_empty());
+            slot.apply(Event::Stop, now, &BACKOFF);
+            assert_eq!(slot.phase, Phase::Gone);
+        }
     }
 
     #[test]

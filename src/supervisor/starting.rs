@@ -46,6 +46,7 @@ impl Service {
             return;
         }
         self.slots[at].stop_first = false;
+        self.slots[at].insisted = None;
         self.slots[at].life.apply(Event::Started, now, &backoff);
     }
 
@@ -163,6 +164,7 @@ impl Service {
             probe: None,
             since: now,
             complained,
+            trouble: None,
             told: Told::Nothing,
             mark,
             notify,

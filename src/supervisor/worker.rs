@@ -123,6 +123,8 @@ pub struct Server {
     pub since: Instant,
     /// What was said of its not listening.
     pub complained: Complained,
+    /// Why it is not online, as far as is known.
+    pub trouble: Option<String>,
     /// Whether it was told to stop.
     pub told: Told,
     /// What its processes have in their environment, and no other server's.

@@ -343,7 +343,8 @@ fn verbs_take_the_name_of_one_service_and_mean_all_without() {
     assert_eq!(shop.ask(&["health", "b"]).0, 0);
     assert!(get(a).is_err() && get(b).is_ok());
     let (code, said) = shop.ask(&["restart"]);
-    assert!(code == 1 && said.contains("a: it is stopped") && said.contains("b: restarted"), "{said}");
+    assert!(code == 0 && said.contains("a: it was stopped; started") && said.contains("b: restarted"), "{said}");
+    assert_eq!(shop.ask(&["stop", "a"]).0, 0);
     assert_eq!(shop.ask(&["start"]).0, 0);
     get(a).unwrap();
     let (_, said) = shop.ask(&["ls", "b"]);

@@ -45,5 +45,8 @@ mod streams;
 mod supervise;
 mod systemd;
 mod taken;
+mod truth;
+mod truth_hints;
+mod truth_jobs;
 mod upstreams;
 mod upstreams_shown;

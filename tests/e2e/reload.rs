@@ -302,8 +302,14 @@ fn stop_refuses_clients_and_start_serves_again() {
             std::io::ErrorKind::ConnectionRefused
         );
         assert!(daemon.workers().is_empty(), "{via}");
+        let table = verb(&daemon, &["ls"]);
+        assert!(String::from_utf8_lossy(&table.stdout).contains("stopped"), "{via}");
+        assert!(daemon.slots().iter().all(|slot| slot["state"] == "gone"), "{via}");
         let output = verb(&daemon, &["reload"]);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("it is stopped; roundsman start"));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("it was stopped; started 2 slots"), "{via}: {said}");
+        assert!(get(daemon.port).is_ok() && verb(&daemon, &["stop"]).status.success(), "{via}");
+        assert_eq!(verb(&daemon, &["scale", "3"]).status.code(), Some(1), "{via}");
         assert!(verb(&daemon, &["start"]).status.success());
         under_load(daemon.port, 5, || std::thread::sleep(millis(200)));
         assert_eq!(daemon.slots().len(), 2);

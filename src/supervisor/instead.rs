@@ -1,0 +1,44 @@
+//! What a server does instead of listening where it is expected, as far as /proc and its script tell.
+
+use super::service::Service;
+use crate::abi::attach::VARIABLE;
+use crate::node::primary;
+use crate::who;
+
+/// Where a process, or one below it, listens.
+pub fn listens_on(pid: u32) -> Option<String> {
+    let ports: Vec<_> = who::ports_of(pid).iter().map(|port| format!(":{port}")).collect();
+    (!ports.is_empty()).then(|| ports.join(", "))
+}
+
+/// It listens there, and the preload library has no part in it.
+pub fn by_itself(pid: u32, ports: &str) -> String {
+    let why = if who::lacks_variable(pid, VARIABLE) {
+        "it was started without the environment that it got (env -i, sudo, su), and so lost the preload library"
+    } else {
+        "what listens there cannot be preloaded"
+    };
+    format!("server listens on {ports} by itself: {why}; use --via relay")
+}
+
+/// It listens, and nobody comes there by way of a port of ours.
+pub fn elsewhere(pid: u32) -> Option<String> {
+    if who::is_in_another_network(pid) {
+        return Some(
+            "it runs in another network namespace, and what listens there cannot be reached from here".to_owned(),
+        );
+    }
+    let sockets = who::unix_sockets_of(pid);
+    (!sockets.is_empty()).then(|| {
+        format!("it listens on the Unix socket {} instead of a port: let it listen on a port", sockets.join(", "))
+    })
+}
+
+impl Service {
+    /// Whether its servers are Node's cluster scripts with a primary of their own.
+    pub(super) fn has_own_primary(&self) -> bool {
+        let Some(command) = self.config.command() else { return false };
+        self.node_mode(command) == Some(super::node::Mode::Cluster)
+            && primary::forks(command, self.config.cwd.as_deref())
+    }
+}
