@@ -7,6 +7,7 @@ use super::abi::attach::{
     ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, TOKEN_BYTES, VARIABLE, VERSION, ask,
 };
 use super::arch::{nr, pid, syscall6};
+use super::identity::Identity;
 use super::message::{self, By, Fds};
 
 unsafe extern "C" {
@@ -16,6 +17,7 @@ unsafe extern "C" {
 /// The connection to the master and the process that opened it: one that was forked since needs its own.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static OWNER: AtomicU32 = AtomicU32::new(0);
+static FILE: Identity = Identity::none();
 /// The process one of whose threads is asking over it; 0: none.
 static ASKING: AtomicU32 = AtomicU32::new(0);
 /// The process that holds a lease.
@@ -146,12 +148,19 @@ pub fn ask(what: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>
 }
 
 fn over_the_one_that_stays(place: &Place, request: &Request, fd: Option<i32>) -> Option<Answer> {
-    // A connection that the server has closed (it closes what it does not know) is opened again.
+    // A connection that the server has closed (it closes what it does not know) is opened again; its number may be that
+    // of one of the server's own by now, which gets and loses no byte by us.
     for _ in 0..2 {
         let known = if OWNER.load(Acquire) == request.pid { SOCKET.load(Acquire) } else { -1 };
-        let socket = if known >= 0 { known } else { connect(place)? };
-        SOCKET.store(socket, Release);
-        OWNER.store(request.pid, Release);
+        let socket = if known >= 0 && FILE.is_at(known) {
+            known
+        } else {
+            let new = connect(place)?;
+            FILE.remember(new);
+            SOCKET.store(new, Release);
+            OWNER.store(request.pid, Release);
+            new
+        };
         if send(socket, request, fd) >= 0 {
             return wait(socket);
         }

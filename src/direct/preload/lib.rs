@@ -15,6 +15,7 @@ mod binding;
 mod closing;
 mod counts;
 mod epolls;
+mod identity;
 mod lease;
 mod message;
 mod naming;
