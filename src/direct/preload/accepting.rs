@@ -59,6 +59,11 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 || stand_in.is_shut() {
         return fail(EINVAL);
     }
+    // SAFETY: as accept4(2): a length that is not null can be read.
+    if !address.is_null() && !len.is_null() && unsafe { *len } > i32::MAX as u32 {
+        // The kernel would take a connection first, and close it.
+        return fail(EINVAL);
+    }
     let taken = match stand_in.stands() {
         Stands::Queue => from_queue(fd, stand_in, flags),
         Stands::Listener => from_listener(fd, stand_in, flags),
@@ -166,9 +171,11 @@ pub fn wake_waiting(stand_in: &StandIn) {
 fn wake_one(stand_in: &StandIn) {
     let empty =
         Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
-    if stand_in.stands() == Stands::Queue && stand_in.sending_end() >= 0 {
+    if stand_in.stands() == Stands::Queue
+        && let Some(queue) = stand_in.sending_end()
+    {
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
-        unsafe { message::send(stand_in.sending_end(), (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
+        unsafe { message::send(queue, (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
     }
 }
 

@@ -36,6 +36,18 @@ pub mod nr {
     pub const IOCTL: usize = 16;
     pub const NANOSLEEP: usize = 35;
     pub const CLOCK_GETTIME: usize = 228;
+    pub const READV: usize = 19;
+    pub const WRITE: usize = 1;
+    pub const WRITEV: usize = 20;
+    pub const RECVFROM: usize = 45;
+    pub const RECVMMSG: usize = 299;
+    pub const SENDTO: usize = 44;
+    pub const SENDMMSG: usize = 307;
+    pub const SENDFILE: usize = 40;
+    pub const SPLICE: usize = 275;
+    pub const FSTAT: usize = 5;
+    pub const GETTID: usize = 186;
+    pub const TGKILL: usize = 234;
 }
 
 /// Numbers of the system calls in use.
@@ -71,6 +83,18 @@ pub mod nr {
     pub const IOCTL: usize = 29;
     pub const NANOSLEEP: usize = 101;
     pub const CLOCK_GETTIME: usize = 113;
+    pub const READV: usize = 65;
+    pub const WRITE: usize = 64;
+    pub const WRITEV: usize = 66;
+    pub const RECVFROM: usize = 207;
+    pub const RECVMMSG: usize = 243;
+    pub const SENDTO: usize = 206;
+    pub const SENDMMSG: usize = 269;
+    pub const SENDFILE: usize = 71;
+    pub const SPLICE: usize = 76;
+    pub const FSTAT: usize = 80;
+    pub const GETTID: usize = 178;
+    pub const TGKILL: usize = 131;
 }
 
 /// A system call with up to six arguments; the result is negative errno or the value.
@@ -117,28 +141,50 @@ pub fn exit_group(code: i32) -> ! {
     }
 }
 
-/// The address of libc's dlsym, or 0 where libc has none (glibc before 2.34 without libdl).
+/// The address of a symbol of libc, or 0 where libc has none.
 #[cfg(target_arch = "x86_64")]
-pub fn dlsym() -> usize {
-    let place: usize;
-    // SAFETY: reads a slot of the global offset table, which the loader has filled in (with 0 for a weak symbol that
-    // nobody defines).
-    unsafe {
-        asm!(".weak dlsym", "mov {0}, qword ptr [rip + dlsym@GOTPCREL]", out(reg) place, options(nostack, readonly));
-    }
-    place
+macro_rules! weak {
+    ($name:literal) => {{
+        let place: usize;
+        // SAFETY: reads a slot of the global offset table, which the loader has filled in (with 0 for a weak symbol that
+        // nobody defines).
+        unsafe {
+            asm!(concat!(".weak ", $name), concat!("mov {0}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) place,
+                 options(nostack, readonly));
+        }
+        place
+    }};
 }
 
-/// The address of libc's dlsym, or 0.
+/// The address of a symbol of libc, or 0 where libc has none.
 #[cfg(target_arch = "aarch64")]
+macro_rules! weak {
+    ($name:literal) => {{
+        let place: usize;
+        // SAFETY: as on x86_64.
+        unsafe {
+            asm!(concat!(".weak ", $name), concat!("adrp {0}, :got:", $name),
+                 concat!("ldr {0}, [{0}, :got_lo12:", $name, "]"), out(reg) place, options(nostack, readonly));
+        }
+        place
+    }};
+}
+
+/// The address of libc's dlsym, or 0 where libc has none (glibc before 2.34 without libdl).
 pub fn dlsym() -> usize {
-    let place: usize;
-    // SAFETY: as on x86_64.
-    unsafe {
-        asm!(".weak dlsym", "adrp {0}, :got:dlsym", "ldr {0}, [{0}, :got_lo12:dlsym]", out(reg) place,
-             options(nostack, readonly));
+    weak!("dlsym")
+}
+
+/// What glibc does when a fortified call would overrun its buffer.
+#[cold]
+#[inline(never)]
+pub fn chk_fail() -> ! {
+    let place = weak!("__chk_fail");
+    if place != 0 {
+        // SAFETY: the symbol of that name is glibc's, whose type this is.
+        unsafe { core::mem::transmute::<usize, extern "C" fn() -> !>(place)() }
     }
-    place
+    exit_group(127)
 }
 
 /// libc's `syscall`: libuv closes descriptors with it. What we stand in front of goes through our own; all else passes

@@ -4,10 +4,11 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LISTENER, PASS, QUEUE_NAME, SHARED, ask};
 use super::arch::nr;
+use super::closing::genuine;
 use super::epolls;
 use super::raw::{
-    AF_UNIX, EADDRINUSE, EINVAL, EMFILE, F_GETFD, F_GETFL, F_SETFL, O_CLOEXEC, O_NONBLOCK, O_RDWR, call, domain, fcntl,
-    is_stream,
+    AF_UNIX, EADDRINUSE, EINVAL, EISCONN, EMFILE, F_GETFD, F_GETFL, F_SETFL, O_CLOEXEC, O_NONBLOCK, O_RDWR, call,
+    fcntl, is_stream,
 };
 use super::table::{AF_INET, AF_INET6, Address, New, StandIn, Stands};
 use super::{counts, fail, lease, next, table};
@@ -41,16 +42,12 @@ unsafe fn tcp_address(address: *const u8, len: u32) -> Option<(Address, u16)> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     let natively = || next::bind(fd, address, len);
-    if let Some(stand_in) = table::stand_in(fd) {
-        if is_still(fd, stand_in) {
-            return fail(EINVAL);
-        }
-        // Closed where we could not see it, and the number is another socket's now.
-        table::forget(fd);
+    if genuine(fd).is_some() {
+        return fail(EINVAL);
     }
     // SAFETY: as bind(2).
     let Some((to, port)) = (unsafe { tcp_address(address, len) }) else { return natively() };
-    if port == 0 || !is_stream(fd) {
+    if port == 0 || !is_stream(fd) || is_bound(fd) {
         return natively();
     }
     // Before the master has the socket: it makes it non-blocking, and the two share that.
@@ -68,12 +65,10 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     }
 }
 
-/// Whether a stand-in's descriptor still is what we put there.
-fn is_still(fd: i32, stand_in: &StandIn) -> bool {
-    match stand_in.stands() {
-        Stands::Queue => domain(fd) == i32::from(AF_UNIX),
-        Stands::Listener => is_stream(fd),
-    }
+/// Whether a socket has a port: by an earlier bind, or by a listen(2) without one. The kernel refuses to bind it again.
+fn is_bound(fd: i32) -> bool {
+    let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
+    next::getsockname(fd, own.bytes.as_mut_ptr(), &raw mut own.len) == 0 && own.bytes[2..4] != [0; 2]
 }
 
 /// Puts what the master sent in the place of the server's socket.
@@ -207,18 +202,18 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
     }
 }
 
-/// connect(2): on a socket that was bound to a port first, as a client does that wants a source port of its own.
+/// connect(2): on a socket that was bound to a port first, as a client does that wants a source port of its own. One that
+/// listens cannot be connected.
 ///
 /// # Safety
 /// As connect(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn connect(fd: i32, address: *const u8, len: u32) -> i32 {
-    if let Some(stand_in) = table::stand_in(fd)
-        && counts::ours()
-    {
-        if !is_still(fd, stand_in) {
-            table::forget(fd);
-        } else if !become_oneself(fd, stand_in) {
+    if let Some(stand_in) = genuine(fd).filter(|_| counts::ours()) {
+        if !stand_in.is_shut() {
+            return fail(EISCONN);
+        }
+        if !become_oneself(fd, stand_in) {
             return fail(EADDRINUSE);
         }
     }

@@ -3,14 +3,27 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::abi::attach::{ADDRESS_BYTES, ask};
-use super::raw::{EBADF, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, O_NONBLOCK};
-use super::table::Stands;
+use super::raw::{EBADF, EINVAL, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, O_NONBLOCK};
+use super::table::{StandIn, Stands};
 use super::{accepting, counts, epolls, fail, lease, next, raw, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
         let _ = lease::ask(ask::UNLISTEN, listener, [0; ADDRESS_BYTES], None);
     }
+}
+
+/// The stand-in at a descriptor, after a look whether it still is there: the server may have closed it where we could not
+/// see that (by a raw system call), and the number is another file's now.
+pub fn genuine(fd: i32) -> Option<&'static StandIn> {
+    let stand_in = table::stand_in(fd)?;
+    if stand_in.is_at(fd) {
+        return Some(stand_in);
+    }
+    if counts::ours() {
+        unlisten(table::remove_stand_in(fd));
+    }
+    None
 }
 
 /// What has to be known before a descriptor is closed; gives the listener that ends with it.
@@ -100,7 +113,7 @@ pub extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
     if !table::knows(fd) {
         return next::fcntl(fd, command, argument);
     }
-    let shared = table::stand_in(fd).filter(|stand_in| stand_in.stands() == Stands::Listener);
+    let shared = genuine(fd).filter(|stand_in| stand_in.stands() == Stands::Listener);
     match (command, shared) {
         (F_SETFL, Some(stand_in)) => {
             // All workers share the open file, and it has to stay non-blocking for each of them.
@@ -127,23 +140,33 @@ pub extern "C" fn fcntl64(fd: i32, command: i32, argument: usize) -> i32 {
     fcntl(fd, command, argument)
 }
 
-/// ioctl(2): FIONBIO on a socket that all workers share.
+/// ioctl(2): FIONBIO on a socket that all workers share; how many bytes wait in a queue is nothing that a server knows.
 ///
 /// # Safety
 /// As ioctl(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 {
-    const FIONBIO: usize = 0x5421;
-    if request as u32 as usize == FIONBIO
-        && let Some(stand_in) = table::stand_in(fd)
-        && stand_in.stands() == Stands::Listener
-        && argument != 0
-    {
-        // SAFETY: by the contract of FIONBIO the argument is a pointer to an int.
-        stand_in.set_nonblock(unsafe { *(argument as *const i32) } != 0);
-        return 0;
+    const FIONBIO: u32 = 0x5421;
+    const FIONREAD: u32 = 0x541b;
+    const TIOCOUTQ: u32 = 0x5411;
+    if !matches!(request as u32, FIONBIO | FIONREAD | TIOCOUTQ) || argument == 0 {
+        return next::ioctl(fd, request, argument);
     }
-    next::ioctl(fd, request, argument)
+    let number = argument as *mut i32;
+    match genuine(fd).map(|stand_in| (stand_in, stand_in.stands(), request as u32)) {
+        Some((stand_in, Stands::Listener, FIONBIO)) => {
+            // SAFETY: by the contract of FIONBIO the argument is a pointer to an int.
+            stand_in.set_nonblock(unsafe { *number } != 0);
+            0
+        }
+        Some((stand_in, Stands::Queue, FIONREAD | TIOCOUTQ)) if stand_in.is_shut() => {
+            // SAFETY: by the contract of these two it is a pointer to an int.
+            unsafe { *number = 0 };
+            0
+        }
+        Some((_, Stands::Queue, FIONREAD | TIOCOUTQ)) => fail(EINVAL),
+        _ => next::ioctl(fd, request, argument),
+    }
 }
 
 /// shutdown(2): on a stand-in it must not reach what the master and other workers share. As on a listening socket it
@@ -151,7 +174,7 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
 #[unsafe(no_mangle)]
 pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     const SHUT_WR: i32 = 1;
-    match table::stand_in(fd) {
+    match genuine(fd) {
         Some(stand_in) => {
             if how != SHUT_WR && stand_in.shut() {
                 unlisten(Some(stand_in.listener.load(Relaxed)));

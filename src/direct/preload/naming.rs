@@ -4,7 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::abi::attach::{ADDRESS_BYTES, FAILED, OPTION_BYTES, SocketOption, VALUE, ask};
 use super::binding::recognize;
-use super::raw::{AF_UNIX, EINVAL, ENOPROTOOPT, SOL_SOCKET, give_address, shown_as};
+use super::closing::genuine;
+use super::raw::{AF_UNIX, EINVAL, ENOPROTOOPT, ENOTCONN, SOL_SOCKET, give_address, shown_as};
 use super::table::{Address, StandIn, Stands};
 use super::{fail, lease, next, table};
 
@@ -29,7 +30,7 @@ pub unsafe extern "C" fn getsockname(fd: i32, address: *mut u8, len: *mut u32) -
     if address.is_null() || len.is_null() {
         return next::getsockname(fd, address, len);
     }
-    let stand_in = table::stand_in(fd).or_else(|| {
+    let stand_in = genuine(fd).or_else(|| {
         let mut name = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
         let known = next::getsockname(fd, name.bytes.as_mut_ptr(), &raw mut name.len);
         if known == 0 && name.family() == AF_UNIX { recognize(fd) } else { None }
@@ -49,12 +50,16 @@ pub unsafe extern "C" fn getsockname(fd: i32, address: *mut u8, len: *mut u32) -
 /// As getpeername(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getpeername(fd: i32, address: *mut u8, len: *mut u32) -> i32 {
-    const ENOTCONN: i32 = 107;
-    if table::stand_in(fd).is_some() {
+    if genuine(fd).is_some() {
         return fail(ENOTCONN);
     }
-    // SAFETY: as getpeername(2).
-    unsafe { name(fd, address, len, next::getpeername) }
+    // SAFETY: as getpeername(2): after success `*len` says how much of an address there is.
+    unsafe {
+        let result = name(fd, address, len, next::getpeername);
+        let is_unix = result == 0 && *len >= 2 && address.cast::<u16>().read_unaligned() == AF_UNIX;
+        // A stand-in that this process got from another one, and has not used yet.
+        if is_unix && recognize(fd).is_some() { fail(ENOTCONN) } else { result }
+    }
 }
 
 /// A connection's address, in the family that its server expects.
@@ -84,7 +89,7 @@ pub unsafe extern "C" fn getsockopt(fd: i32, level: i32, option: i32, value: *mu
     if value.is_null() || len.is_null() {
         return natively();
     }
-    let known = match table::stand_in(fd) {
+    let known = match genuine(fd) {
         Some(stand_in) => of_stand_in(stand_in, level, option),
         None if level == SOL_SOCKET && option == SO_DOMAIN => {
             table::shown_family(fd).map(|family| Ok(whole(family.into())))
@@ -144,7 +149,7 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *const u8, len: u32) -> i32 {
     let natively = || next::setsockopt(fd, level, option, value, len);
-    let Some(stand_in) = table::stand_in(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
+    let Some(stand_in) = genuine(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
         return natively();
     };
     match (level, option) {
@@ -165,7 +170,8 @@ pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *co
     }
 }
 
-fn packed(option: &SocketOption) -> [u8; ADDRESS_BYTES] {
+/// An option as it travels.
+pub fn packed(option: &SocketOption) -> [u8; ADDRESS_BYTES] {
     let mut bytes = [0; ADDRESS_BYTES];
     bytes[..4].copy_from_slice(&option.level.to_ne_bytes());
     bytes[4..8].copy_from_slice(&option.name.to_ne_bytes());

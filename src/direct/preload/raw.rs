@@ -11,6 +11,9 @@ pub const ECONNABORTED: i32 = 103;
 pub const EADDRINUSE: i32 = 98;
 pub const ENOPROTOOPT: i32 = 92;
 pub const EBADF: i32 = 9;
+pub const EPIPE: i32 = 32;
+pub const EISCONN: i32 = 106;
+pub const ENOTCONN: i32 = 107;
 
 pub const F_DUPFD: i32 = 0;
 pub const F_GETFD: i32 = 1;
@@ -45,11 +48,6 @@ pub fn option(fd: i32, name: usize) -> i32 {
 /// SO_TYPE is SOCK_STREAM.
 pub fn is_stream(fd: i32) -> bool {
     option(fd, 3) == 1
-}
-
-/// SO_DOMAIN.
-pub fn domain(fd: i32) -> i32 {
-    option(fd, 39)
 }
 
 /// Copies an address to where a server wants it, cut to its room, as the kernel does.

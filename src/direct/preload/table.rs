@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
 
 use super::abi::attach::ADDRESS_BYTES;
 use super::arch::{nr, pid, syscall6};
+use super::identity::Identity;
 use super::{counts, lease};
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
@@ -63,6 +64,9 @@ pub struct StandIn {
     shut: AtomicU32,
     /// The queue's sending end, so that the queue never ends; -1: none.
     keep: AtomicI32,
+    /// The file behind `keep`, and the one that stands in the server's place.
+    kept: Identity,
+    file: Identity,
     /// Where the counters page is mapped; 0 while the place is free.
     page: AtomicUsize,
     /// The address that the server bound, in words.
@@ -80,6 +84,8 @@ static PLACES: [StandIn; STAND_INS] = [const {
         waiting: AtomicU32::new(0),
         shut: AtomicU32::new(0),
         keep: AtomicI32::new(-1),
+        kept: Identity::none(),
+        file: Identity::none(),
         page: AtomicUsize::new(0),
         address: [const { AtomicU32::new(0) }; ADDRESS_BYTES / 4],
         address_len: AtomicU32::new(0),
@@ -127,9 +133,15 @@ impl StandIn {
         self.shut.store(0, Release);
     }
 
-    /// The queue's sending end.
-    pub fn sending_end(&self) -> i32 {
-        self.keep.load(Relaxed)
+    /// The queue's sending end, unless the server has closed it.
+    pub fn sending_end(&self) -> Option<i32> {
+        let keep = self.keep.load(Relaxed);
+        (keep >= 0 && self.kept.is_at(keep)).then_some(keep)
+    }
+
+    /// Whether the descriptor still is what we put there.
+    pub fn is_at(&self, fd: i32) -> bool {
+        self.file.is_at(fd)
     }
 
     /// The address that the server bound.
@@ -150,6 +162,12 @@ fn kind(fd: i32) -> Option<&'static AtomicU32> {
 pub fn stand_in(fd: i32) -> Option<&'static StandIn> {
     let place = kind(fd)?.load(Acquire);
     if place == 0 || place & CONNECTION != 0 { None } else { PLACES.get(place as usize - 1) }
+}
+
+/// Whether a descriptor is marked as a stand-in: one load and one comparison, for calls that every descriptor gets.
+#[inline(always)]
+pub fn is_stand_in(fd: i32) -> bool {
+    kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < STAND_INS as u32)
 }
 
 /// What a new stand-in is.
@@ -175,6 +193,8 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
             place.nonblock.store(u32::from(new.nonblock), Relaxed);
             place.shut.store(u32::from(!new.listens), Relaxed);
             place.keep.store(new.keep, Relaxed);
+            place.kept.remember(new.keep);
+            place.file.remember(fd);
             for (word, chunk) in place.address.iter().zip(new.address.bytes.chunks_exact(4)) {
                 word.store(u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), Relaxed);
             }
@@ -211,13 +231,6 @@ pub fn first_known(from: u32, to: u32) -> Option<i32> {
     Some((from as usize + at) as i32)
 }
 
-/// Forgets what is known of a descriptor: it turned out to be another one.
-pub fn forget(fd: i32) {
-    if let Some(kind) = kind(fd) {
-        kind.store(0, Release);
-    }
-}
-
 /// Whether this is the last descriptor of its stand-in, in the process that bound it: closing it ends it.
 pub fn is_last(fd: i32) -> bool {
     let Some(place) = kind(fd).map(|kind| kind.load(Acquire)) else { return false };
@@ -237,7 +250,7 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
     }
     let listener = stand_in.listener.load(Relaxed);
     let keep = stand_in.keep.swap(-1, AcqRel);
-    if keep >= 0 {
+    if keep >= 0 && stand_in.kept.is_at(keep) {
         lease::close(keep);
     }
     stand_in.page.store(0, Release);
