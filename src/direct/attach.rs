@@ -13,8 +13,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::abi::attach::{
-    ADDRESS_BYTES, BACK, FAILED, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SHARED,
-    SocketOption, TOKEN_BYTES, VALUE, VERSION, ask,
+    ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request,
+    SHARED, SocketOption, TOKEN_BYTES, VALUE, VERSION, YOURSELF, ask,
 };
 use crate::sys::{process, scm};
 
@@ -42,6 +42,8 @@ pub struct Asked {
 pub enum What {
     /// bind(2) of this socket to this address.
     Bind(OwnedFd, SocketAddr),
+    /// It bound this socket to this address, or could not, for that errno.
+    Bound(Result<OwnedFd, i32>, SocketAddr),
     /// listen(2) on a listener.
     Listen(usize),
     /// It was closed.
@@ -67,6 +69,10 @@ pub enum Answer {
     Errno(i32),
     /// Bind it with the kernel.
     Pass,
+    /// The same, and pass it to us then.
+    Yourself,
+    /// Ask again.
+    Later,
     /// The worker's queue takes the socket's place.
     Shared {
         /// The listener.
@@ -221,6 +227,9 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
     let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
     let what = match (short(offset_of!(Request, what)), fds.pop()) {
         (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
+        (ask::BOUND, socket) => {
+            What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
+        }
         (ask::LISTEN, None) => What::Listen(number),
         (ask::UNLISTEN, None) => What::Unlisten(number),
         (ask::ADOPT, None) => What::Adopt(number),
@@ -263,6 +272,8 @@ fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
     let (kind, number, fds) = match answer {
         Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
         Answer::Pass => (PASS, 0, Vec::new()),
+        Answer::Yourself => (YOURSELF, 0, Vec::new()),
+        Answer::Later => (LATER, 0, Vec::new()),
         Answer::Shared { listener, address, queue, page, keep } => {
             put_address(&mut put, at, address);
             (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])

@@ -1,12 +1,10 @@
 //! What servers' preload libraries ask, and what they are answered.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use socket2::SockRef;
 use tracing::{info, warn};
 
 use super::direct::DirectWorker;
@@ -16,8 +14,10 @@ use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{Answer, Asked, Secret, What};
+use crate::direct::options;
 use crate::listener::{Listener, Origin};
-use crate::sys::{process, sock};
+use crate::sys::process::Credentials;
+use crate::sys::{process, rights, sock};
 
 impl Service {
     /// Whether a proof is that of one of its workers.
@@ -47,12 +47,13 @@ impl Service {
             return None;
         };
         Some(match asked.what {
-            What::Bind(socket, address) => self.bind(at, socket, address, asked.pid),
+            What::Bind(_, address) => self.bind(at, address, asked.pid),
+            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),
             What::Lease => self.lease(at, asked.pid),
-            What::SetOption(listener, option) => self.set_option(listener, &option),
+            What::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
             What::GetOption(listener, option) => self.get_option(listener, &option),
             What::GiveBack(listener) => self.give_back(at, listener),
             What::Recognize(socket) => self.recognize(at, &socket, asked.pid),
@@ -64,55 +65,14 @@ impl Service {
         match &asked.what {
             What::Unlisten(_) | What::Listen(_) => Answer::Errno(0),
             What::Lease => Answer::Errno(self.config.limits.stop_signal as i32),
-            What::SetOption(listener, option) => self.set_option(*listener, option),
+            What::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
             What::GetOption(listener, option) => self.get_option(*listener, option),
             What::Recognize(_) => Answer::Pass,
-            What::Bind(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
+            What::Bind(..) | What::Bound(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
         }
     }
 
-    fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {
-        if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
-            return Answer::Pass;
-        }
-        let listener = match self.listener_for(&socket, address) {
-            Ok(Some(listener)) => listener,
-            Ok(None) => {
-                let port = address.port();
-                let served = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag);
-                let served: Vec<_> = served.filter_map(Listener::served_port).collect();
-                let first = served.first().copied().unwrap_or(port);
-                let outer = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(first);
-                warn!(
-                    service = %self.config.name, slot = at,
-                    "worker {at} listens on :{port}, which no -l serves; let it listen on :{first} (its PORT), \
-                     or use -l {outer}={port}"
-                );
-                return Answer::Pass;
-            }
-            Err(error) => return errno(&error, libc::EADDRINUSE),
-        };
-        let shared = self.share(at, listener, pid);
-        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
-    }
-
-    /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
-    fn listener_for(&mut self, socket: &OwnedFd, address: SocketAddr) -> io::Result<Option<ListenerId>> {
-        if self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving)) {
-            return Ok(self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())));
-        }
-        let known = |listener: &Listener| {
-            listener.origin == Origin::Server && sock::local_addr(listener.socket.as_fd()) == Some(address)
-        };
-        if let Some(listener) = self.listeners.iter().position(known) {
-            return Ok(Some(listener));
-        }
-        SockRef::from(socket).bind(&address.into())?;
-        self.listeners.push(Listener::of_server(socket.try_clone()?)?);
-        Ok(Some(self.listeners.len() - 1))
-    }
-
-    fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
+    pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
         let listener = self.listeners.get(id).ok_or_else(lost)?;
         let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
@@ -239,10 +199,15 @@ impl Service {
         Answer::Errno(0)
     }
 
-    fn set_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
+    /// Our rights are not lent to a server that has less of them.
+    fn set_option(&self, id: ListenerId, option: &SocketOption, uid: u32) -> Answer {
         let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
         let value = &option.value[..(option.len as usize).min(OPTION_BYTES)];
-        match sock::set_option(listener.socket.as_fd(), option.level, option.name, value) {
+        if !options::may_set(option.level, option.name) {
+            return Answer::Errno(libc::ENOPROTOOPT);
+        }
+        let set = || sock::set_option(listener.socket.as_fd(), option.level, option.name, value);
+        match rights::as_server(Credentials::of(uid).as_ref(), set) {
             Ok(()) => Answer::Errno(0),
             Err(error) => errno(&error, libc::EINVAL),
         }
@@ -250,6 +215,9 @@ impl Service {
 
     fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
         let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        if !options::may_get(option.level, option.name) {
+            return Answer::Errno(libc::ENOPROTOOPT);
+        }
         let mut value = [0; OPTION_BYTES];
         match sock::option(listener.socket.as_fd(), option.level, option.name, &mut value) {
             Ok(len) => Answer::Value(SocketOption { len: len as u32, value, ..*option }),
@@ -275,6 +243,6 @@ impl Service {
     }
 }
 
-fn errno(error: &io::Error, otherwise: i32) -> Answer {
+pub(super) fn errno(error: &io::Error, otherwise: i32) -> Answer {
     Answer::Errno(error.raw_os_error().unwrap_or(otherwise))
 }

@@ -3,6 +3,7 @@
 
 mod adopting;
 mod attaching;
+mod binding;
 mod configuring;
 mod counted;
 mod direct;

@@ -16,6 +16,7 @@ use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
 use crate::listener::{self, BindError, Listener, Origin};
 use crate::node::message::{self, Kind, Query};
+use crate::sys::rights;
 
 /// Different servers that the workers of a service may have.
 const MOST_SERVERS: usize = 1000;
@@ -85,7 +86,7 @@ impl Service {
                 service = %self.config.name, slot = at,
                 "worker {at} listens on :{port}, which no -l serves: its workers share that port, and the kernel chooses"
             );
-            return self.shared_listener(query, |_, query| Listener::of_server(bind_tcp(query)?.into()));
+            return self.shared_listener(query, |service, query| Listener::of_server(service.bind_tcp(query)?.into()));
         };
         let listener = self.listeners.get(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let Some(direct) = self.slots[at].direct.as_mut().filter(|_| self.config.policy != Policy::None) else {
@@ -107,7 +108,7 @@ impl Service {
             return Ok(Some(id));
         }
         self.has_room()?;
-        let listener = Listener::of_server(bind_tcp(query)?.into())?;
+        let listener = Listener::of_server(self.bind_tcp(query)?.into())?;
         self.listeners.push(listener);
         self.node.listeners.insert(key, self.listeners.len() - 1);
         Ok(Some(self.listeners.len() - 1))
@@ -132,10 +133,13 @@ impl Service {
         let path = query.address.as_deref().unwrap_or_default();
         // Relative to where the worker runs.
         let path = self.config.cwd.as_ref().map_or_else(|| path.into(), |cwd| cwd.join(path));
-        Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
-            BindError::Os { source, .. } => source,
-            _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
-        })
+        let bound = || {
+            Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
+                BindError::Os { source, .. } => source,
+                _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
+            })
+        };
+        rights::as_server(self.config.user.as_ref(), bound)
     }
 
     fn datagram_for(&mut self, query: &Query) -> io::Result<Arc<OwnedFd>> {
@@ -151,10 +155,15 @@ impl Service {
         if to.is_ipv6() {
             socket.set_only_v6(query.only_v6)?;
         }
-        socket.bind(&SockAddr::from(to))?;
+        rights::as_server(self.config.user.as_ref(), || socket.bind(&SockAddr::from(to)))?;
         let socket: Arc<OwnedFd> = Arc::new(socket.into());
         self.node.datagrams.insert(key, socket.clone());
         Ok(socket)
+    }
+
+    /// As Node's primary binds, with the rights that the servers have.
+    fn bind_tcp(&self, query: &Query) -> io::Result<Socket> {
+        rights::as_server(self.config.user.as_ref(), || bind_tcp(query))
     }
 
     fn has_room(&self) -> io::Result<()> {
@@ -179,7 +188,7 @@ fn address(query: &Query, any: IpAddr) -> io::Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// As Node's primary binds: any address is `::` for both families, else 0.0.0.0.
+/// Any address is `::` for both families, else 0.0.0.0.
 fn bind_tcp(query: &Query) -> io::Result<Socket> {
     let bind = |any: IpAddr| listener::bind_tcp(address(query, any)?, query.only_v6);
     match bind(Ipv6Addr::UNSPECIFIED.into()) {

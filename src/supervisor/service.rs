@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::binding::Binder;
 use super::counted::Counted;
 use super::direct::DirectWorker;
 use super::node_sockets::Shared;
@@ -163,6 +164,8 @@ pub struct Service {
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
     pub said: VecDeque<Progress>,
+    /// Servers that bind an address at this moment.
+    pub(super) binders: Vec<Binder>,
     /// What its workers in Node share.
     pub(super) node: Shared,
     /// Its stop, once begun.
@@ -223,6 +226,7 @@ impl Service {
             scaling: false,
             memory_looked: None,
             said: VecDeque::new(),
+            binders: Vec::new(),
             node: Shared::default(),
             stop: None,
             handed: false,

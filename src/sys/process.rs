@@ -35,6 +35,14 @@ pub struct Credentials {
     pub groups: Vec<Gid>,
 }
 
+impl Credentials {
+    /// Those of a user who is not our own, in no groups.
+    pub fn of(uid: u32) -> Option<Self> {
+        let other = uid != nix::unistd::geteuid().as_raw();
+        other.then(|| Self { uid: Uid::from_raw(uid), gid: nix::unistd::getegid(), groups: Vec::new() })
+    }
+}
+
 /// What a child does to itself before exec, besides what [`Command`] does.
 #[derive(Debug, Clone)]
 pub struct ChildSetup {

@@ -11,6 +11,7 @@ mod config_files;
 mod control;
 mod crash;
 mod direct;
+mod direct_binds;
 mod direct_faults;
 mod direct_modes;
 mod direct_servers;

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LISTENER, PASS, QUEUE_NAME, SHARED, ask};
+use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, YOURSELF, ask};
 use super::arch::nr;
 use super::epolls;
 use super::raw::{
@@ -10,7 +10,7 @@ use super::raw::{
     is_stream,
 };
 use super::table::{AF_INET, AF_INET6, Address, New, StandIn, Stands};
-use super::{counts, fail, lease, next, table};
+use super::{counts, errno, fail, lease, next, table};
 
 /// An address, if it is one for TCP, with its port.
 ///
@@ -55,7 +55,22 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     }
     // Before the master has the socket: it makes it non-blocking, and the two share that.
     let flags = fcntl(fd, F_GETFL, 0) as usize;
-    let Some(answer) = lease::ask(ask::BIND, to.len, to.bytes, Some(fd)) else { return natively() };
+    let mut asked = ask_to_bind(fd, &to);
+    if asked.as_ref().is_some_and(|answer| answer.reply.kind == YOURSELF) {
+        // With our own rights. What the kernel refuses is the server's answer; the master only hears of it.
+        let result = natively();
+        if result < 0 {
+            let refused = errno();
+            let _ = lease::ask(ask::BOUND, refused as u32, to.bytes, None);
+            return fail(refused);
+        }
+        asked = lease::ask(ask::BOUND, 0, to.bytes, Some(fd));
+        if asked.is_none() {
+            // No master: it is bound, as without this library.
+            return result;
+        }
+    }
+    let Some(answer) = asked else { return natively() };
     match answer.reply.kind {
         FAILED => {
             // The master had it for a moment.
@@ -66,6 +81,22 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
         PASS => natively(),
         _ => fail(EINVAL),
     }
+}
+
+/// Asks where a socket is to be bound, as long as another process binds the same address.
+fn ask_to_bind(fd: i32, to: &Address) -> Option<lease::Answer> {
+    const TRIES: u32 = 1500;
+    const PAUSE: [usize; 2] = [0, 2_000_000];
+    let mut answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
+    for _ in 0..TRIES {
+        if answer.reply.kind != LATER {
+            return Some(answer);
+        }
+        call(nr::NANOSLEEP, [PAUSE.as_ptr() as usize, 0, 0, 0, 0, 0]);
+        answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
+    }
+    // It is taken, by whoever takes so long.
+    Some(lease::Answer::failed(EADDRINUSE))
 }
 
 /// Whether a stand-in's descriptor still is what we put there.

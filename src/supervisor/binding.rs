@@ -1,0 +1,115 @@
+//! bind(2) in a server: which listener it means, and how a new one comes to be.
+//!
+//! Where no `--listen` decides, the server's own process binds its own socket: whether it may is between it and the
+//! kernel. Then the socket becomes the service's listener.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use socket2::{Protocol, SockRef, Type};
+use tracing::{debug, warn};
+
+use super::attaching::errno;
+use super::service::Service;
+use crate::accept::orders::ListenerId;
+use crate::direct::attach::Answer;
+use crate::listener::{Listener, Origin};
+use crate::sys::{process, sock};
+
+/// A process that was told to bind an address has so long to do it; then others may try.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A process that binds an address at this moment.
+#[derive(Debug)]
+pub(super) struct Binder {
+    address: SocketAddr,
+    pid: u32,
+    until: Instant,
+}
+
+impl Service {
+    /// Whether `--listen` says what is served.
+    pub(super) fn has_flags(&self) -> bool {
+        self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
+    }
+
+    pub(super) fn bind(&mut self, at: usize, address: SocketAddr, pid: u32) -> Answer {
+        if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
+            return Answer::Pass;
+        }
+        let listener = match self.has_flags() {
+            true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
+            false => match self.bound_to(address) {
+                None => return self.let_bind(address, pid),
+                known => known,
+            },
+        };
+        let Some(listener) = listener else {
+            let port = address.port();
+            let served = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag);
+            let served: Vec<_> = served.filter_map(Listener::served_port).collect();
+            let first = served.first().copied().unwrap_or(port);
+            let outer = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(first);
+            warn!(
+                service = %self.config.name, slot = at,
+                "worker {at} listens on :{port}, which no -l serves; let it listen on :{first} (its PORT), \
+                 or use -l {outer}={port}"
+            );
+            return Answer::Pass;
+        };
+        let shared = self.share(at, listener, pid);
+        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// The listener that a server made at an address.
+    fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
+        let known = |listener: &Listener| {
+            listener.origin == Origin::Server && sock::local_addr(listener.socket.as_fd()) == Some(address)
+        };
+        self.listeners.iter().position(known)
+    }
+
+    /// One process at a time binds an address that is new: the next one shares what the first one has bound.
+    fn let_bind(&mut self, address: SocketAddr, pid: u32) -> Answer {
+        let now = Instant::now();
+        self.binders.retain(|binder| binder.until > now);
+        let busy = |binder: &Binder| binder.address == address && binder.pid != pid;
+        if self.binders.iter().any(|binder| busy(binder) && process::pidfd_open(binder.pid).is_ok()) {
+            return Answer::Later;
+        }
+        self.binders.retain(|binder| binder.address != address);
+        self.binders.push(Binder { address, pid, until: now + PATIENCE });
+        Answer::Yourself
+    }
+
+    /// A server has bound its socket, or could not.
+    pub(super) fn bound(&mut self, at: usize, socket: Result<OwnedFd, i32>, address: SocketAddr, pid: u32) -> Answer {
+        self.binders.retain(|binder| binder.address != address || binder.pid != pid);
+        let socket = match socket {
+            Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
+            Ok(_) => return Answer::Errno(libc::EINVAL),
+            Err(errno) => {
+                debug!(service = %self.config.name, slot = at, pid, %address, errno, "a server could not bind");
+                return Answer::Errno(errno);
+            }
+        };
+        let shared = self.bound_to(address).map_or_else(|| self.take(socket), Ok);
+        let shared = shared.and_then(|listener| self.share(at, listener, pid));
+        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+        self.listeners.push(Listener::of_server(socket)?);
+        Ok(self.listeners.len() - 1)
+    }
+}
+
+/// Whether it is what a server says: a TCP socket, bound there, and no connection.
+fn is_bound(socket: &OwnedFd, address: SocketAddr) -> bool {
+    let socket = SockRef::from(socket);
+    let tcp = matches!(socket.protocol(), Ok(Some(Protocol::TCP | Protocol::MPTCP)));
+    let bound = socket.local_addr().is_ok_and(|local| local.as_socket() == Some(address));
+    tcp && bound && socket.r#type().is_ok_and(|kind| kind == Type::STREAM) && socket.peer_addr().is_err()
+}
