@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::config::Behind;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
+use crate::supervisor::binding::ids;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::sys::process::rss_bytes;
@@ -159,7 +160,7 @@ fn state(service: &Service) -> ServiceState {
         policy: service.config.policy.to_string(),
         via: service.config.behind.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
-        listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
+        listen: ids(&service.listeners).filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,

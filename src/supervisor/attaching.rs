@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::binding::{find, find_mut, ids};
 use super::direct::DirectWorker;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
-use crate::accept::orders::{ListenerId, Order};
+use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{Answer, Asked, Secret, What};
 use crate::direct::options;
@@ -47,7 +48,7 @@ impl Service {
             return None;
         };
         Some(match asked.what {
-            What::Bind(_, address) => self.bind(at, address, asked.pid),
+            What::Bind(_, address) => self.bind(at, address, asked.pid, tools),
             What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
@@ -74,7 +75,7 @@ impl Service {
 
     pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
-        let listener = self.listeners.get(id).ok_or_else(lost)?;
+        let listener = find(&self.listeners, id).ok_or_else(lost)?;
         let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
         let page = direct.page_fd.try_clone()?;
         let answer = if self.config.policy == Policy::None {
@@ -87,6 +88,7 @@ impl Service {
             Answer::Shared { listener: id, address, queue, page, keep }
         };
         direct.bound.entry(id).or_default().insert(pid);
+        self.opened.uses(id);
         direct.pid.get_or_insert(pid);
         Ok(answer)
     }
@@ -108,7 +110,8 @@ impl Service {
         let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino);
         let own = inode(socket.as_fd());
         let same = |listener: &Listener| own.is_some() && inode(listener.socket.as_fd()) == own;
-        match self.listeners.iter().position(same) {
+        let known = ids(&self.listeners).find(|(_, listener)| same(listener)).map(|(id, _)| id);
+        match known {
             Some(id) if self.config.policy == Policy::None => {
                 self.share(at, id, pid).unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
             }
@@ -128,7 +131,7 @@ impl Service {
     }
 
     fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if !self.heard.contains(&id) {
             if let Err(error) = listener.listen() {
                 return errno(&error, libc::EADDRINUSE);
@@ -185,23 +188,24 @@ impl Service {
         let Some(direct) = &mut self.slots[at].direct else { return Answer::Errno(0) };
         if let Some(bound) = direct.bound.get_mut(&id) {
             bound.remove(&pid);
-            bound.retain(|&pid| process::pidfd_open(pid).is_ok());
+            bound.retain(|&pid| process::pidfd_open(pid).is_ok_and(|process| !process::has_ended(&process)));
             if !bound.is_empty() {
                 return Answer::Errno(0);
             }
         }
         direct.bound.remove(&id);
         direct.queues.remove(&id);
-        if !direct.listening.remove(&id) {
-            return Answer::Errno(0);
+        if direct.listening.remove(&id) {
+            tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
         }
-        tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
+        self.slots[at].queues.retain(|queue| queue.strong_count() > 0);
+        self.closed(at, id, pid, tools, Instant::now());
         Answer::Errno(0)
     }
 
     /// Our rights are not lent to a server that has less of them.
     fn set_option(&self, id: ListenerId, option: &SocketOption, uid: u32) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         let value = &option.value[..(option.len as usize).min(OPTION_BYTES)];
         if !options::may_set(option.level, option.name) {
             return Answer::Errno(libc::ENOPROTOOPT);
@@ -214,7 +218,7 @@ impl Service {
     }
 
     fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if !options::may_get(option.level, option.name) {
             return Answer::Errno(libc::ENOPROTOOPT);
         }
@@ -230,11 +234,14 @@ impl Service {
         let shared = self.slots.iter().enumerate().any(|(other, slot)| {
             other != at && slot.direct.as_ref().is_some_and(|direct| direct.bound.contains_key(&id))
         });
-        let Some(listener) = self.listeners.get_mut(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find_mut(&mut self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if listener.origin != Origin::Server || self.heard.contains(&id) || shared {
             return Answer::Errno(libc::EADDRINUSE);
         }
         let socket = listener.give_back().and_then(|socket| socket.as_fd().try_clone_to_owned());
+        if socket.is_ok() {
+            self.opened.spare.push(place(id));
+        }
         if let Some(direct) = &mut self.slots[at].direct {
             direct.queues.remove(&id);
             direct.bound.remove(&id);

@@ -12,8 +12,8 @@ use socket2::{Protocol, SockRef, Type};
 use tracing::{debug, warn};
 
 use super::attaching::errno;
-use super::service::Service;
-use crate::accept::orders::ListenerId;
+use super::service::{Service, Tools};
+use crate::accept::orders::{ListenerId, PLACES, place};
 use crate::direct::attach::Answer;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
@@ -35,14 +35,14 @@ impl Service {
         self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
     }
 
-    pub(super) fn bind(&mut self, at: usize, address: SocketAddr, pid: u32) -> Answer {
+    pub(super) fn bind(&mut self, at: usize, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
         if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
             return Answer::Pass;
         }
         let listener = match self.has_flags() {
             true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
             false => match self.bound_to(address) {
-                None => return self.let_bind(address, pid),
+                None => return self.let_bind(address, pid, tools),
                 known => known,
             },
         };
@@ -66,27 +66,31 @@ impl Service {
     /// The listener that a server made at an address.
     fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
         let known = |listener: &Listener| {
-            listener.origin == Origin::Server && sock::local_addr(listener.socket.as_fd()) == Some(address)
+            let here = listener.origin == Origin::Server && listener.port == Some(address.port());
+            here && sock::local_addr(listener.socket.as_fd()) == Some(address)
         };
-        self.listeners.iter().position(known)
+        ids(&self.listeners).find(|(_, listener)| known(listener)).map(|(id, _)| id)
     }
 
     /// One process at a time binds an address that is new: the next one shares what the first one has bound.
-    fn let_bind(&mut self, address: SocketAddr, pid: u32) -> Answer {
+    fn let_bind(&mut self, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
         let now = Instant::now();
-        self.binders.retain(|binder| binder.until > now);
+        self.make_way(address, tools);
+        let binders = &mut self.opened.binders;
+        binders.retain(|binder| binder.until > now);
         let busy = |binder: &Binder| binder.address == address && binder.pid != pid;
-        if self.binders.iter().any(|binder| busy(binder) && process::pidfd_open(binder.pid).is_ok()) {
+        let busy = binders.iter().any(|binder| busy(binder) && process::pidfd_open(binder.pid).is_ok());
+        if busy || self.opened.is_closing(address.port()) {
             return Answer::Later;
         }
-        self.binders.retain(|binder| binder.address != address);
-        self.binders.push(Binder { address, pid, until: now + PATIENCE });
+        self.opened.binders.retain(|binder| binder.address != address);
+        self.opened.binders.push(Binder { address, pid, until: now + PATIENCE });
         Answer::Yourself
     }
 
     /// A server has bound its socket, or could not.
     pub(super) fn bound(&mut self, at: usize, socket: Result<OwnedFd, i32>, address: SocketAddr, pid: u32) -> Answer {
-        self.binders.retain(|binder| binder.address != address || binder.pid != pid);
+        self.opened.binders.retain(|binder| binder.address != address || binder.pid != pid);
         let socket = match socket {
             Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
             Ok(_) => return Answer::Errno(libc::EINVAL),
@@ -100,10 +104,44 @@ impl Service {
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
     }
 
-    fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
-        self.listeners.push(Listener::of_server(socket)?);
+    /// Makes a server's socket a listener.
+    pub(super) fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+        let mut listener = Listener::of_server(socket)?;
+        if let Some(at) = self.opened.spare.pop() {
+            listener.generation = (self.listeners[at].generation + 1) % GENERATIONS;
+            self.listeners[at] = listener;
+            return Ok(id(at, &self.listeners[at]));
+        }
+        if self.listeners.len() >= PLACES {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        self.listeners.push(listener);
         Ok(self.listeners.len() - 1)
     }
+}
+
+/// How often a place is another's before an id comes again: ids travel in 32 bits.
+const GENERATIONS: usize = (1 << 32) / PLACES;
+
+fn id(at: usize, listener: &Listener) -> ListenerId {
+    listener.generation * PLACES + at
+}
+
+/// A service's listeners with their ids.
+pub fn ids(listeners: &[Listener]) -> impl Iterator<Item = (ListenerId, &Listener)> {
+    listeners.iter().enumerate().map(|(at, listener)| (id(at, listener), listener))
+}
+
+/// The listener with an id, unless it is gone.
+pub(super) fn find(listeners: &[Listener], wanted: ListenerId) -> Option<&Listener> {
+    let listener = listeners.get(place(wanted))?;
+    Some(listener).filter(|listener| id(place(wanted), listener) == wanted && listener.origin != Origin::GivenBack)
+}
+
+/// See [`find`].
+pub(super) fn find_mut(listeners: &mut [Listener], wanted: ListenerId) -> Option<&mut Listener> {
+    find(listeners, wanted)?;
+    listeners.get_mut(place(wanted))
 }
 
 /// Whether it is what a server says: a TCP socket, bound there, and no connection.

@@ -172,6 +172,11 @@ impl DirectWorker {
         Ok(queue)
     }
 
+    /// Whether one of its processes has a listener.
+    pub(super) fn has(&self, id: ListenerId) -> bool {
+        self.bound.contains_key(&id)
+    }
+
     /// Whether the master hands it connections. Under none (no queues) it goes on accepting until it is told.
     fn receives(&self) -> bool {
         !self.listening.is_empty() && !self.queues.is_empty()

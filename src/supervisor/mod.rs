@@ -3,7 +3,7 @@
 
 mod adopting;
 mod attaching;
-mod binding;
+pub mod binding;
 mod configuring;
 mod counted;
 mod direct;
@@ -28,6 +28,7 @@ pub mod slot;
 mod starting;
 mod stop;
 mod systemd;
+mod unused;
 mod worker;
 
 use std::io;
@@ -293,6 +294,8 @@ impl Supervisor {
             }
         }
         service.end_abandoned(now);
+        service.step_unused(tools, now);
+        service.step_queries(tools);
         service.start_shared(tools, now);
         service.check_memory(tools, now);
         service.check_ready(tools, now)?;

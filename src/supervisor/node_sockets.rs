@@ -5,12 +5,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
-use super::service::Service;
+use super::binding::find;
+use super::service::{Service, Tools};
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
@@ -20,6 +22,8 @@ use crate::sys::rights;
 
 /// Different servers that the workers of a service may have.
 const MOST_SERVERS: usize = 1000;
+/// How soon an address that is being closed is looked at again.
+const LOOK: Duration = Duration::from_millis(2);
 /// Ticket keys have 48 bytes, addresses at most a path's 108: what is longer is not kept.
 const MOST_DATA: usize = 1024;
 
@@ -34,6 +38,8 @@ pub struct Shared {
     datagrams: BTreeMap<String, Arc<OwnedFd>>,
     /// TLS servers' ticket keys: a client resumes its session with any worker, of any generation.
     data: BTreeMap<String, Value>,
+    /// Queries of workers for an address that is being closed, with the slot and the pid of each.
+    later: Vec<(usize, u32, Query)>,
 }
 
 impl Service {
@@ -41,7 +47,16 @@ impl Service {
     ///
     /// # Errors
     /// When it does not read answers.
-    pub(super) fn answer_query(&mut self, at: usize, pid: u32, old: bool, query: Query) -> io::Result<()> {
+    pub(super) fn answer_query(
+        &mut self,
+        (at, pid, old): (usize, u32, bool),
+        query: Query,
+        tools: &Tools,
+    ) -> io::Result<()> {
+        if !old && self.is_still_closing(&query, tools) {
+            self.node.later.push((at, pid, query));
+            return Ok(());
+        }
         let key = query.key();
         let data = match self.node.data.get(&key) {
             Some(data) => data.clone(),
@@ -70,6 +85,30 @@ impl Service {
         })
     }
 
+    /// Whether a new address is in use by what closes now.
+    fn is_still_closing(&mut self, query: &Query, tools: &Tools) -> bool {
+        if query.kind != Kind::Tcp || self.has_flags() || self.node.listeners.contains_key(&query.key()) {
+            return false;
+        }
+        let Ok(address) = address(query, Ipv6Addr::UNSPECIFIED.into()) else { return false };
+        self.make_way(address, tools);
+        self.opened.is_closing(address.port())
+    }
+
+    /// Looks again at queries that had to wait.
+    pub(super) fn step_queries(&mut self, tools: &Tools) {
+        for (at, pid, query) in std::mem::take(&mut self.node.later) {
+            let Some(old) = self.with_channel(pid).map(|(_, _, old)| old) else { continue };
+            // One that does not read answers has more to say, and is dealt with there.
+            let _ = self.answer_query((at, pid, old), query, tools);
+        }
+    }
+
+    /// When that is due.
+    pub(super) fn query_deadline(&self, now: Instant) -> Option<Instant> {
+        (!self.node.later.is_empty()).then(|| now + LOOK)
+    }
+
     fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         match query.kind {
             Kind::Tcp => self.tcp_for(at, pid, query),
@@ -88,10 +127,13 @@ impl Service {
             );
             return self.shared_listener(query, |service, query| Listener::of_server(service.bind_tcp(query)?.into()));
         };
-        let listener = self.listeners.get(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let Some(direct) = self.slots[at].direct.as_mut().filter(|_| self.config.policy != Policy::None) else {
+        let listener = find(&self.listeners, id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let Some(direct) = &mut self.slots[at].direct else { return Ok(listener.socket.clone()) };
+        direct.bound.entry(id).or_default().insert(pid);
+        self.opened.uses(id);
+        if self.config.policy == Policy::None {
             return Ok(listener.socket.clone());
-        };
+        }
         direct.pid.get_or_insert(pid);
         let (end, _) = direct.queue(id)?.ends()?;
         Ok(Arc::new(end))
@@ -108,10 +150,10 @@ impl Service {
             return Ok(Some(id));
         }
         self.has_room()?;
-        let listener = Listener::of_server(self.bind_tcp(query)?.into())?;
-        self.listeners.push(listener);
-        self.node.listeners.insert(key, self.listeners.len() - 1);
-        Ok(Some(self.listeners.len() - 1))
+        let socket = self.bind_tcp(query)?;
+        let id = self.take(socket.into())?;
+        self.node.listeners.insert(key, id);
+        Ok(Some(id))
     }
 
     fn shared_listener(
@@ -164,6 +206,11 @@ impl Service {
     /// As Node's primary binds, with the rights that the servers have.
     fn bind_tcp(&self, query: &Query) -> io::Result<Socket> {
         rights::as_server(self.config.user.as_ref(), || bind_tcp(query))
+    }
+
+    /// A listener is gone: the next query makes another one.
+    pub(super) fn forget_key(&mut self, id: ListenerId) {
+        self.node.listeners.retain(|_, &mut known| known != id);
     }
 
     fn has_room(&self) -> io::Result<()> {

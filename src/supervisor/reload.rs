@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::binding::ids;
 use super::ending::tell;
 use super::plan::{Facts, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
@@ -180,7 +181,7 @@ impl Service {
         info!(service = %self.config.name, "stopping all workers");
         self.paused = Paused::Stopping;
         self.heard.clear();
-        for (id, listener) in self.listeners.iter().enumerate() {
+        for (id, listener) in ids(&self.listeners) {
             tools.orders.send(Order::Unheard { service: self.id, id });
             sock::stop_listening(listener.socket.as_fd());
         }

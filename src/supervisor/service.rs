@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::binding::Binder;
 use super::counted::Counted;
 use super::direct::DirectWorker;
 use super::node_sockets::Shared;
@@ -17,6 +16,7 @@ use super::reload::{Paused, Progress, Reloading};
 use super::retiring::Retiring;
 use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
+use super::unused::Opened;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
 use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceId, ServiceStats, SlotStats};
@@ -164,8 +164,8 @@ pub struct Service {
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
     pub said: VecDeque<Progress>,
-    /// Servers that bind an address at this moment.
-    pub(super) binders: Vec<Binder>,
+    /// Listeners that its servers make.
+    pub(super) opened: Opened,
     /// What its workers in Node share.
     pub(super) node: Shared,
     /// Its stop, once begun.
@@ -226,7 +226,7 @@ impl Service {
             scaling: false,
             memory_looked: None,
             said: VecDeque::new(),
-            binders: Vec::new(),
+            opened: Opened::default(),
             node: Shared::default(),
             stop: None,
             handed: false,
@@ -304,6 +304,8 @@ impl Service {
             .chain(stop)
             .chain(self.direct_deadline())
             .chain(self.retiring_deadline(now))
+            .chain(self.opened.deadline())
+            .chain(self.query_deadline(now))
             .chain(others)
             .min()
     }

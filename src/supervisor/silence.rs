@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::binding::ids;
 use super::service::Service;
 use super::slot::Phase;
 use super::worker::Server;
@@ -104,8 +105,7 @@ impl Service {
                         .to_owned(),
                     (None, Some(_)) => "; if a script starts a statically linked program, use --via relay".to_owned(),
                     (Some(_), Some(_)) => {
-                        let missing = self.listeners.iter().enumerate();
-                        let missing = missing.filter(|(id, _)| !direct.listening.contains(id));
+                        let missing = ids(&self.listeners).filter(|(id, _)| !direct.listening.contains(id));
                         let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
                         format!(" on {}", missing.join(", "))
                     }

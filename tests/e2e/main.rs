@@ -12,6 +12,7 @@ mod control;
 mod crash;
 mod direct;
 mod direct_binds;
+mod direct_closed;
 mod direct_faults;
 mod direct_modes;
 mod direct_servers;
