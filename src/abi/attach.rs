@@ -37,6 +37,8 @@ pub mod ask {
     /// After [`super::YOURSELF`]: the server's socket, bound now, comes with the message; without one, the number is the
     /// errno for which it could not be bound.
     pub const BOUND: u16 = 10;
+    /// shutdown(2) on a stand-in: what UNLISTEN is for one process, this is for all that have it.
+    pub const SHUT: u16 = 11;
 }
 
 /// A request.

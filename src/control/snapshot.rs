@@ -183,7 +183,8 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
     };
     SlotState {
         slot: at,
-        state: slot.life.phase.name().to_owned(),
+        // One that has closed its listeners is where it was before it listened.
+        state: if slot.is_silent() { Phase::LAUNCHING } else { slot.life.phase.name() }.to_owned(),
         pid,
         server_pid,
         generation: slot.generation,

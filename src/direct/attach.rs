@@ -46,8 +46,8 @@ pub enum What {
     Bound(Result<OwnedFd, i32>, SocketAddr),
     /// listen(2) on a listener.
     Listen(usize),
-    /// It was closed.
-    Unlisten(usize),
+    /// It was closed, or shut down.
+    Unlisten(usize, Ended),
     /// A process found a stand-in that another one bound.
     Adopt(usize),
     /// It lives as long as this connection.
@@ -60,6 +60,15 @@ pub enum What {
     GiveBack(usize),
     /// It listens on this socket, which another process bound.
     Recognize(OwnedFd),
+}
+
+/// How a stand-in ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// One process has closed it; others may have it.
+    ByClose,
+    /// shutdown(2): for all who have it.
+    ByShutdown,
 }
 
 /// What the master answers.
@@ -158,15 +167,15 @@ impl AttachServer {
         (free && self.connections.len() + self.leased.len() < MOST).then_some(token)
     }
 
-    /// Watches a process until its end.
-    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) {
-        let Some(token) = self.token(range) else { return };
+    /// Watches a process until its end. Whether it lives, as far as is known.
+    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) -> bool {
+        let Some(token) = self.token(range) else { return true };
         // One that is gone already is noticed by its parent's end, or not at all.
-        if let Ok(pidfd) = process::pidfd_open(pid)
-            && poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok()
-        {
+        let Ok(pidfd) = process::pidfd_open(pid) else { return false };
+        if poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok() {
             self.leased.insert(token, Leased { pidfd, pid, secret });
         }
+        true
     }
 
     /// The next request of a connection, or the end of a process; `None` when there is none now. One that is gone or
@@ -231,7 +240,8 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
             What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
         }
         (ask::LISTEN, None) => What::Listen(number),
-        (ask::UNLISTEN, None) => What::Unlisten(number),
+        (ask::UNLISTEN, None) => What::Unlisten(number, Ended::ByClose),
+        (ask::SHUT, None) => What::Unlisten(number, Ended::ByShutdown),
         (ask::ADOPT, None) => What::Adopt(number),
         (ask::LEASE, None) => What::Lease,
         (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),

@@ -13,6 +13,11 @@ pub fn may_get(level: i32, name: i32) -> bool {
     may_set(level, name) || ONLY_READ.contains(&(level, name))
 }
 
+/// Whether a TCP socket has options of this level.
+pub fn is_level(level: i32) -> bool {
+    [SOL_SOCKET, IPPROTO_IP, IPPROTO_TCP, IPPROTO_IPV6].contains(&level)
+}
+
 /// From linux/tcp.h, linux/in.h and linux/in6.h, where libc has no name for it on every target.
 const TCP_FASTOPEN_KEY: i32 = 33;
 const TCP_FASTOPEN_NO_COOKIE: i32 = 34;

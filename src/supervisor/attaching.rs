@@ -14,7 +14,7 @@ use super::slot::{Event, Phase};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
-use crate::direct::attach::{Answer, Asked, Secret, What};
+use crate::direct::attach::{Answer, Asked, Ended, Secret, What};
 use crate::direct::options;
 use crate::listener::{Listener, Origin};
 use crate::sys::process::Credentials;
@@ -51,7 +51,7 @@ impl Service {
             What::Bind(_, address) => self.bind(at, address, asked.pid, tools),
             What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
             What::Listen(listener) => self.server_listens(at, listener, tools),
-            What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
+            What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),
             What::Lease => self.lease(at, asked.pid),
             What::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
@@ -64,7 +64,7 @@ impl Service {
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
     fn asked_by_old(&self, asked: &Asked) -> Answer {
         match &asked.what {
-            What::Unlisten(_) | What::Listen(_) => Answer::Errno(0),
+            What::Unlisten(..) | What::Listen(_) => Answer::Errno(0),
             What::Lease => Answer::Errno(self.config.limits.stop_signal as i32),
             What::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
             What::GetOption(listener, option) => self.get_option(*listener, option),
@@ -155,6 +155,7 @@ impl Service {
             slot.queues.push(Arc::downgrade(&queue));
             tools.orders.send(Order::Listens { worker: direct.id, listener: id, queue });
         }
+        self.listens_again(at);
         // Whether it is online now is looked at in the same turn.
         Answer::Errno(0)
     }
@@ -184,7 +185,8 @@ impl Service {
     }
 
     /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.
-    fn server_unlistens(&mut self, at: usize, id: ListenerId, pid: u32, tools: &Tools) -> Answer {
+    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, tools: &Tools) -> Answer {
+        let now = Instant::now();
         let Some(direct) = &mut self.slots[at].direct else { return Answer::Errno(0) };
         if let Some(bound) = direct.bound.get_mut(&id) {
             bound.remove(&pid);
@@ -193,13 +195,11 @@ impl Service {
                 return Answer::Errno(0);
             }
         }
-        direct.bound.remove(&id);
-        direct.queues.remove(&id);
-        if direct.listening.remove(&id) {
-            tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
+        match how {
+            Ended::ByClose if direct.bound.contains_key(&id) => self.look_for_holders(at, id, pid, tools, now),
+            Ended::ByClose => {}
+            Ended::ByShutdown => self.unlistened(at, id, pid, tools, now),
         }
-        self.slots[at].queues.retain(|queue| queue.strong_count() > 0);
-        self.closed(at, id, pid, tools, Instant::now());
         Answer::Errno(0)
     }
 
@@ -220,7 +220,9 @@ impl Service {
     fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
         let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if !options::may_get(option.level, option.name) {
-            return Answer::Errno(libc::ENOPROTOOPT);
+            // As the kernel says it of a level that it does not know.
+            let known = options::is_level(option.level);
+            return Answer::Errno(if known { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP });
         }
         let mut value = [0; OPTION_BYTES];
         match sock::option(listener.socket.as_fd(), option.level, option.name, &mut value) {

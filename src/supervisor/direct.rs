@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::holders::Left;
 use super::retiring::DRAIN_LOOK;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::Phase;
@@ -75,6 +76,8 @@ pub struct DirectWorker {
     pub adopted: BTreeSet<u32>,
     /// What it attached with is gone, and what we started lives on: until then.
     pub abandoned: Option<Instant>,
+    /// What its processes have closed.
+    pub(super) left: Left,
     looked: Option<(Instant, bool)>,
 }
 
@@ -111,6 +114,7 @@ impl Service {
             leased: BTreeSet::new(),
             adopted: BTreeSet::new(),
             abandoned: None,
+            left: Left::default(),
             looked: None,
         });
         Ok(())
@@ -138,7 +142,7 @@ impl Service {
                 _ => None,
             };
             let drain = draining.then(|| Instant::now() + DRAIN_LOOK);
-            silent.into_iter().chain(drain).chain(direct.abandoned).min()
+            silent.into_iter().chain(drain).chain(direct.abandoned).chain(direct.look_deadline()).min()
         });
         looks.min()
     }

@@ -8,6 +8,7 @@ mod configuring;
 mod counted;
 mod direct;
 mod ending;
+mod holders;
 mod inherit;
 mod leaving;
 mod memory;
@@ -276,6 +277,7 @@ impl Supervisor {
                 return Err(exit);
             }
         }
+        self.watch_holders();
         self.watch_channels();
         self.tell_waiting();
         if let Some(systemd) = &mut self.systemd {
@@ -296,6 +298,7 @@ impl Supervisor {
         service.end_abandoned(now);
         service.step_unused(tools, now);
         service.step_queries(tools);
+        service.step_holders(tools, now);
         service.start_shared(tools, now);
         service.check_memory(tools, now);
         service.check_ready(tools, now)?;
@@ -320,6 +323,19 @@ impl Supervisor {
 
     fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
         self.services.iter().flat_map(|service| &service.slots)
+    }
+
+    /// Processes that have stand-ins and never asked for them.
+    fn watch_holders(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.services.len() {
+            for (pid, secret) in std::mem::take(&mut self.services[at].opened.watch) {
+                let Some(attach) = &mut self.tools.attach else { return };
+                if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
+                    self.services[at].lease_ended(pid, secret, &self.tools, now);
+                }
+            }
+        }
     }
 
     fn watch_channels(&mut self) {

@@ -239,7 +239,7 @@ impl Service {
 
     /// Slots with a worker online.
     pub fn online(&self) -> usize {
-        self.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count()
+        self.slots.iter().filter(|slot| slot.is_online()).count()
     }
 
     /// When a slot is started again, and when it is given up.

@@ -15,6 +15,7 @@ use super::reload::Paused;
 use super::service::{Service, SlotProcesses, Tools};
 use super::worker::Told;
 use crate::accept::orders::{ListenerId, Order, place};
+use crate::direct::attach::Secret;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
@@ -30,6 +31,8 @@ pub(super) struct Opened {
     pub(super) spare: Vec<usize>,
     /// Listeners that were closed and may go.
     unused: Vec<Unused>,
+    /// Processes whose end is to be watched, each with its worker's proof.
+    pub(super) watch: Vec<(u32, Secret)>,
     /// Sockets that are being closed, with their ports: as long as the accept thread has them, too, these are taken.
     closing: Vec<(u16, Weak<OwnedFd>)>,
 }

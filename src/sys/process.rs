@@ -189,6 +189,39 @@ pub fn tree(root: u32) -> Vec<u32> {
     found
 }
 
+/// The same as [`tree`] without a look at every process of the machine, where the kernel tells whose children are whose.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    // Those whose parents are gone are ours.
+    let Some(own) = children_of(std::process::id()) else { return tree(root) };
+    let session = |pid: u32| procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    found.extend(
+        own.into_iter().filter(|&pid| pid != root && session(pid).is_ok_and(|stat| stat.session as u32 == root)),
+    );
+    let mut at = 0;
+    while at < found.len() {
+        let Some(children) = children_of(found[at]) else { return tree(root) };
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
+/// A process's children, none when it is gone; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).
+fn children_of(pid: u32) -> Option<Vec<u32>> {
+    let mut children = Vec::new();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(children) };
+    for thread in threads.flatten().map(|thread| thread.path()) {
+        match std::fs::read_to_string(thread.join("children")) {
+            Ok(list) => children.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            // A thread that has ended meanwhile.
+            Err(_) if !thread.exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(children)
+}
+
 /// SIGKILL to `root` and everything below it.
 pub fn kill_tree(root: u32) {
     for pid in tree(root) {

@@ -14,6 +14,7 @@ mod direct;
 mod direct_binds;
 mod direct_closed;
 mod direct_faults;
+mod direct_holders;
 mod direct_modes;
 mod direct_servers;
 mod direct_table;
