@@ -48,7 +48,7 @@ impl Service {
             return None;
         };
         Some(match asked.what {
-            What::Bind(_, address) => self.bind(at, address, asked.pid, tools),
+            What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
             What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),

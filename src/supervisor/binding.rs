@@ -35,7 +35,7 @@ impl Service {
         self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
     }
 
-    pub(super) fn bind(&mut self, at: usize, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
+    pub(super) fn bind(&mut self, at: usize, socket: &OwnedFd, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
         if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
             return Answer::Pass;
         }
@@ -59,8 +59,35 @@ impl Service {
             );
             return Answer::Pass;
         };
+        if self.is_taken(at, listener, socket) {
+            return Answer::Errno(libc::EADDRINUSE);
+        }
         let shared = self.share(at, listener, pid);
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// Whether natively the address would be in use: by another socket of the same worker. Those of other workers are
+    /// what all of them share.
+    fn is_taken(&self, at: usize, id: ListenerId, socket: &OwnedFd) -> bool {
+        let slot = &self.slots[at];
+        let (Some(direct), Some(server)) = (&slot.direct, &slot.server) else { return false };
+        if !direct.has(id) {
+            return false;
+        }
+        let asks = SockRef::from(socket);
+        let Some(listener) = find(&self.listeners, id) else { return false };
+        let first = SockRef::from(&listener.socket);
+        // Of a `--listen` the server's own sockets decide, and those before this one are gone.
+        let by_server = listener.origin == Origin::Server;
+        let ports = asks.reuse_port().unwrap_or(false) && (!by_server || first.reuse_port().unwrap_or(false));
+        let addresses = asks.reuse_address().unwrap_or(false) && !direct.listening.contains(&id);
+        if ports || addresses {
+            return false;
+        }
+        // What was closed where nobody saw it (by exec, for one) is in nobody's way.
+        let inode = direct.queues.get(&id).map_or_else(|| sock::inode(listener.socket.as_fd()), |queue| queue.inode());
+        let inodes: Vec<u64> = inode.into_iter().collect();
+        !process::holders(&process::descendants(server.pid), &inodes).is_empty()
     }
 
     /// The listener that a server made at an address.

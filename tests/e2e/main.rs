@@ -18,6 +18,7 @@ mod direct_holders;
 mod direct_modes;
 mod direct_servers;
 mod direct_table;
+mod direct_twice;
 mod hints;
 mod import;
 mod limits;
