@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -30,6 +30,8 @@ pub struct Listener {
     pub app_port: Option<u16>,
     /// Who asked for it.
     pub origin: Origin,
+    /// How many had this place in the service's list before.
+    pub generation: usize,
     /// The file of a Unix socket that we made: path, device, inode.
     file: Option<(PathBuf, u64, u64)>,
 }
@@ -127,7 +129,15 @@ impl Listener {
         let shown = |local: SocketAddr| SocketAddr::new(local.ip().to_canonical(), local.port()).to_string();
         let address = local.map(shown).unwrap_or_default();
         let port = local.map(|address| address.port());
-        Ok(Self { socket: Arc::new(socket.into()), address, port, app_port: None, file: None, origin: Origin::Server })
+        Ok(Self {
+            socket: Arc::new(socket.into()),
+            address,
+            port,
+            app_port: None,
+            file: None,
+            origin: Origin::Server,
+            generation: 0,
+        })
     }
 
     /// Takes a socket that was passed to this process.
@@ -155,7 +165,15 @@ impl Listener {
             (None, Some(path)) => (format!("unix:{}", path.display()), None),
             (None, None) => ("unix:(unnamed)".to_owned(), None),
         };
-        Ok(Self { socket: Arc::new(socket.into()), address, port, app_port: None, file, origin: Origin::Flag })
+        Ok(Self {
+            socket: Arc::new(socket.into()),
+            address,
+            port,
+            app_port: None,
+            file,
+            origin: Origin::Flag,
+            generation: 0,
+        })
     }
 
     /// Begins to listen (or sets the backlog of a socket that does already).
@@ -186,10 +204,11 @@ impl Listener {
     /// # Errors
     /// As socket(2).
     pub fn close(&mut self) -> io::Result<()> {
+        let nothing = nothing()?;
         self.remove_file();
         self.origin = Origin::GivenBack;
         (self.port, self.app_port, self.file) = (None, None, None);
-        self.socket = Arc::new(Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?.into());
+        self.socket = nothing;
         Ok(())
     }
 
@@ -211,6 +230,16 @@ impl Listener {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// The socket of all that are closed.
+fn nothing() -> io::Result<Arc<OwnedFd>> {
+    static NOTHING: OnceLock<Arc<OwnedFd>> = OnceLock::new();
+    if let Some(socket) = NOTHING.get() {
+        return Ok(socket.clone());
+    }
+    let socket = Arc::new(Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?.into());
+    Ok(NOTHING.get_or_init(|| socket).clone())
 }
 
 /// TCP keep-alive: a peer that vanished is noticed after about 15 minutes at most, not after two hours.

@@ -34,6 +34,11 @@ pub mod ask {
     pub const GIVE_BACK: u16 = 8;
     /// listen(2) on a socket that nobody here bound: whether it is the one that all workers share (policy none).
     pub const RECOGNIZE: u16 = 9;
+    /// After [`super::YOURSELF`]: the server's socket, bound now, comes with the message; without one, the number is the
+    /// errno for which it could not be bound.
+    pub const BOUND: u16 = 10;
+    /// shutdown(2) on a stand-in: what UNLISTEN is for one process, this is for all that have it.
+    pub const SHUT: u16 = 11;
 }
 
 /// A request.
@@ -48,9 +53,9 @@ pub struct Request {
     pub pid: u32,
     /// Proof that it is one of ours.
     pub token: [u8; TOKEN_BYTES],
-    /// For BIND: length of the address; for the others: the listener.
+    /// For BIND: length of the address; for BOUND: 0 or the errno; for the others: the listener.
     pub number: u32,
-    /// For BIND: the address. For options: a [`SocketOption`].
+    /// For BIND and BOUND: the address. For options: a [`SocketOption`].
     pub address: [u8; ADDRESS_BYTES],
 }
 
@@ -87,6 +92,11 @@ pub const LISTENER: u16 = 3;
 pub const BACK: u16 = 4;
 /// The address is a [`SocketOption`] with its value.
 pub const VALUE: u16 = 5;
+/// Nobody has the address yet: the server binds its socket by itself, with the rights that it has, and says how that
+/// went ([`ask::BOUND`]).
+pub const YOURSELF: u16 = 6;
+/// Another process binds that address at this moment, or it is being closed: to be asked again soon.
+pub const LATER: u16 = 7;
 
 /// The most descriptors that come with an answer.
 pub const MOST_FDS: usize = 3;
@@ -97,7 +107,7 @@ pub const MOST_FDS: usize = 3;
 pub struct Reply {
     /// [`VERSION`].
     pub version: u16,
-    /// [`FAILED`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`] or [`VALUE`].
+    /// [`FAILED`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`] or [`LATER`].
     pub kind: u16,
     /// The errno, the listener, or the signal.
     pub number: u32,

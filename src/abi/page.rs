@@ -38,6 +38,9 @@ pub mod header {
     pub const RELEASED: usize = 0;
     /// Direct: not 0 once a process closed a connection that another one had received. What is open is an estimate then.
     pub const ESTIMATE: usize = 1;
+    /// Direct: not 0 where processes that inherited a stand-in are to say that they close it: those who bound it have done
+    /// so.
+    pub const CLOSES: usize = 2;
 }
 
 /// Places of the words in a process's row.

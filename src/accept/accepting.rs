@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::orders::{Addresses, ListenerId, Report};
+use super::orders::{Addresses, ListenerId, Report, place};
 use super::pool::{Held, Phase, Pool, RETRY, Reporter};
 use crate::sys::sock::{self, PeerAddress};
 
@@ -35,12 +35,11 @@ impl Pool {
     /// Accepts from every listener that has something, as long as there is somebody to take it.
     pub(super) fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
         let mut budget = BUDGET;
-        for id in 0..self.listeners.len() {
-            if !self.listeners[id].ready {
-                continue;
-            }
+        for at in 0..self.listeners.len() {
+            let listener = &self.listeners[at];
+            let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
             let served = self.crew.is_served(id);
-            while budget > 0 && self.may_accept(id, served, now) {
+            while budget > 0 && self.may_accept(at, served, now) {
                 budget -= 1;
                 self.accept_one(id, served, now, reporter);
             }
@@ -48,8 +47,8 @@ impl Pool {
     }
 
     /// Whether the listener has something and there is somebody (or room) to take it.
-    fn may_accept(&mut self, id: ListenerId, served: bool, now: Instant) -> bool {
-        let listener = &self.listeners[id];
+    fn may_accept(&mut self, at: usize, served: bool, now: Instant) -> bool {
+        let listener = &self.listeners[at];
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
@@ -64,7 +63,7 @@ impl Pool {
     }
 
     fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, reporter: &Reporter) {
-        let listener = &mut self.listeners[id];
+        let listener = &mut self.listeners[place(id)];
         let closing = listener.closing;
         let Some(socket) = &listener.socket else { return };
         let accepted = match self.rules.addresses {
@@ -135,6 +134,10 @@ impl Pool {
 
     /// Rescued connections have waited longest: they go first, in their order.
     pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
+        if self.has_forgotten(listener) {
+            sockets.iter().for_each(|socket| sock::reset_on_close(socket.as_fd()));
+            return;
+        }
         for socket in sockets.into_iter().rev() {
             let peer = match self.rules.addresses {
                 Addresses::Wanted => PeerAddress::of(socket.as_fd()),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::orders::{ListenerId, Rules, WorkerId};
+use super::orders::{ListenerId, Rules, WorkerId, place};
 use super::policy::{Candidate, MOST_OWED, Policy, Turn, home, pick};
 use super::pool::Held;
 use super::roster::{Member, Returned};
@@ -24,7 +24,7 @@ pub(super) struct Crew {
     is_busy: Vec<bool>,
     /// Who got something in this turn.
     touched: Vec<usize>,
-    /// How many serve each listener.
+    /// How many serve each listener, by its place.
     serving: Vec<usize>,
     /// The policy's rotation.
     turn: Turn,
@@ -101,13 +101,21 @@ impl Crew {
         Some((&self.members[at], queue))
     }
 
+    /// A listener is gone for good.
+    pub fn forget(&mut self, listener: ListenerId) {
+        for member in &mut self.members {
+            member.unlistens(listener);
+        }
+        self.changed();
+    }
+
     /// Rare changes: indices and counts are made anew, and everybody is looked at once.
     fn changed(&mut self) {
         self.everybody_is_busy();
         self.touched.clear();
         let most = self.members.iter().map(Member::most_listeners).max().unwrap_or(0);
         self.serving.clear();
-        self.serving.extend((0..most).map(|id| self.members.iter().filter(|member| member.serves(id)).count()));
+        self.serving.extend((0..most).map(|at| self.members.iter().filter(|member| member.serves_at(at)).count()));
     }
 
     fn everybody_is_busy(&mut self) {
@@ -122,7 +130,7 @@ impl Crew {
     }
 
     fn serve(&self, listener: ListenerId) -> usize {
-        self.serving.get(listener).copied().unwrap_or(0)
+        self.serving.get(place(listener)).copied().unwrap_or(0)
     }
 
     /// Whether a worker serves a listener now.

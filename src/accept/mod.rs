@@ -25,8 +25,8 @@ use pacing::Pacing;
 use pool::{Pool, Reporter};
 
 const WAKER: Token = Token(usize::MAX);
-/// Listeners of one service that tokens leave room for.
-const LISTENERS: usize = 1 << 16;
+/// Places of one service's listeners in a token.
+const LISTENERS: usize = orders::PLACES;
 
 /// The control thread's handle: orders go in here.
 #[derive(Debug, Clone)]
@@ -128,6 +128,11 @@ impl Acceptor {
                         pool.close_listener(&self.poll, id);
                     }
                 }
+                Order::Forget { service, id } => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.forget_listener(&self.poll, id);
+                    }
+                }
                 Order::Unheard { service, id } => {
                     if let Some(pool) = self.pools.get_mut(service) {
                         pool.remove_listener(&self.poll, id);
@@ -179,8 +184,8 @@ impl Acceptor {
 }
 
 /// Starts watching a listener, edge-triggered.
-fn watch(poll: &Poll, socket: &OwnedFd, service: usize, listener: usize) -> io::Result<()> {
-    let token = Token(service * LISTENERS + listener % LISTENERS);
+fn watch(poll: &Poll, socket: &OwnedFd, service: usize, place: usize) -> io::Result<()> {
+    let token = Token(service * LISTENERS + place);
     poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
 }
 

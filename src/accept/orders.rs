@@ -11,8 +11,17 @@ use crate::handoff::page::CountersPage;
 
 /// A service: its place in the daemon's list.
 pub type ServiceId = usize;
-/// A listener: its place in its service's list.
+/// A listener: its place in its service's list and, above that, a count that tells it from others that had the place
+/// before. What is late means nobody else.
 pub type ListenerId = usize;
+
+/// Places in a service's list.
+pub const PLACES: usize = 1 << 12;
+
+/// A listener's place.
+pub const fn place(id: ListenerId) -> usize {
+    id % PLACES
+}
 
 /// One worker: a generation of a slot of a service. Never used again for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,6 +183,14 @@ pub enum Order {
     Refuse(ServiceId),
     /// A listener leaves the service: what lies in its backlog is taken, then it is closed.
     CloseListener {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        id: ListenerId,
+    },
+    /// A listener that a server made is gone: who waits there is reset, as by the server's own close(2). Its place is
+    /// another's from now on.
+    Forget {
         /// The service.
         service: ServiceId,
         /// The listener.

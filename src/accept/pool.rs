@@ -1,7 +1,7 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,14 +10,16 @@ use crossbeam_channel::Sender;
 use mio::Poll;
 
 use super::crew::{Crew, Placed};
-use super::orders::{AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId};
+use super::orders::{
+    AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
+};
 use super::policy::Policy;
 use super::roster::{Member, Returned};
 use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
-use crate::sys::sock::PeerAddress;
+use crate::sys::sock::{self, PeerAddress};
 
 /// How soon a full house is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
@@ -34,6 +36,8 @@ impl Reporter {
 }
 
 pub(super) struct Listener {
+    /// Who has this place.
+    pub(super) id: Option<ListenerId>,
     /// `None` once closed.
     pub(super) socket: Option<Arc<OwnedFd>>,
     pub(super) watched: bool,
@@ -97,17 +101,18 @@ impl Pool {
     }
 
     pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
-        let none = || Listener { socket: None, watched: false, closing: false, ready: false, trouble: None };
-        if self.listeners.len() <= id {
-            self.listeners.resize_with(id + 1, none);
+        let new = |id, socket| Listener { id, socket, watched: false, closing: false, ready: false, trouble: None };
+        let at = place(id);
+        if self.listeners.len() <= at {
+            self.listeners.resize_with(at + 1, || new(None, None));
         }
-        self.listeners[id].socket = Some(socket);
+        self.listeners[at] = new(Some(id), Some(socket));
         self.watch_if_ours(poll);
     }
 
     /// Nobody accepts there for now.
     pub fn remove_listener(&mut self, poll: &Poll, id: ListenerId) {
-        if let Some(listener) = self.listeners.get_mut(id)
+        if let Some(listener) = self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id))
             && let Some(socket) = listener.socket.take()
         {
             unwatch(poll, &socket);
@@ -118,8 +123,32 @@ impl Pool {
 
     /// Nobody is left to wait for: clients that wait are reset.
     pub fn refuse(&mut self, reporter: &Reporter) {
+        self.held.extend(self.crew.take_lines());
         let count = self.held.len();
         self.shed(count, reporter);
+    }
+
+    /// A listener is gone for good; the kernel resets who is in its backlog.
+    pub fn forget_listener(&mut self, poll: &Poll, id: ListenerId) {
+        self.remove_listener(poll, id);
+        self.crew.forget(id);
+        if let Some(listener) = self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id)) {
+            listener.id = None;
+        }
+        self.held.extend(self.crew.take_lines());
+        self.held.retain(|held| {
+            let stays = held.listener != id;
+            if !stays {
+                sock::reset_on_close(held.socket.as_fd());
+            }
+            stays
+        });
+        self.stats.held.store(self.held.len() as u64, Relaxed);
+    }
+
+    /// Whether a listener is gone for good.
+    pub(super) fn has_forgotten(&self, id: ListenerId) -> bool {
+        self.listeners.get(place(id)).is_none_or(|listener| listener.id != Some(id))
     }
 
     /// Other rules; who accepts stays as it is.
@@ -129,7 +158,7 @@ impl Pool {
 
     /// A listener leaves the service: what lies in its backlog is taken first, where that is ours.
     pub fn close_listener(&mut self, poll: &Poll, id: ListenerId) {
-        match (self.rules.by, self.listeners.get_mut(id)) {
+        match (self.rules.by, self.listeners.get_mut(place(id))) {
             (AcceptedBy::Master, Some(listener)) if listener.socket.is_some() => {
                 listener.closing = true;
                 // One look at the backlog, whether or not an edge came.
@@ -146,10 +175,10 @@ impl Pool {
             AcceptedBy::Workers => self.crew.is_empty(),
             AcceptedBy::Servers => false,
         };
-        for (id, listener) in self.listeners.iter_mut().enumerate() {
+        for (at, listener) in self.listeners.iter_mut().enumerate() {
             let Some(socket) = &listener.socket else { continue };
             if ours && !listener.watched {
-                match watch(poll, socket, self.id, id) {
+                match watch(poll, socket, self.id, at) {
                     Ok(()) => listener.watched = true,
                     Err(error) => listener.trouble = Some((error.raw_os_error().unwrap_or(0), Instant::now())),
                 }
@@ -161,8 +190,8 @@ impl Pool {
         }
     }
 
-    pub fn readable(&mut self, listener: ListenerId) {
-        if let Some(listener) = self.listeners.get_mut(listener) {
+    pub fn readable(&mut self, place: usize) {
+        if let Some(listener) = self.listeners.get_mut(place) {
             listener.ready = true;
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::orders::{ListenerId, SlotStats, WorkerId};
+use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, Policy};
 use super::pool::Held;
 use crate::handoff::page::CountersPage;
@@ -40,6 +40,7 @@ enum Hearing {
 /// One queue of a member.
 #[derive(Debug)]
 struct Lane {
+    listener: ListenerId,
     queue: Arc<QueueTx>,
     /// Sockets sent, ever.
     sent: u64,
@@ -60,7 +61,7 @@ pub struct Member {
     pub id: WorkerId,
     /// Its slot's counters.
     pub stats: Arc<SlotStats>,
-    /// By listener; a server need not listen on all.
+    /// By the listener's place; a server need not listen on all.
     lanes: Vec<Option<Lane>>,
     /// Counts the sockets sent, for the release of our copies.
     number: u64,
@@ -113,21 +114,27 @@ impl Member {
 
     /// It has a queue for one more listener.
     pub fn listens(&mut self, listener: ListenerId, queue: Arc<QueueTx>) {
-        if self.lanes.len() <= listener {
-            self.lanes.resize_with(listener + 1, || None);
+        let at = place(listener);
+        if self.lanes.len() <= at {
+            self.lanes.resize_with(at + 1, || None);
         }
         let (ages, batch) = (VecDeque::new(), Vec::new());
-        self.lanes[listener] = Some(Lane { queue, sent: 0, pending: 0, ages, batch, batch_since: 0 });
+        self.lanes[at] = Some(Lane { listener, queue, sent: 0, pending: 0, ages, batch, batch_since: 0 });
     }
 
     /// It has closed a listener: gives up the queue for it.
     pub fn unlistens(&mut self, listener: ListenerId) -> Option<Arc<QueueTx>> {
-        Some(self.lanes.get_mut(listener)?.take()?.queue)
+        Some(self.lanes.get_mut(place(listener))?.take_if(|lane| lane.listener == listener)?.queue)
     }
 
     /// Whether it has a queue for a listener.
     pub fn serves(&self, listener: ListenerId) -> bool {
-        self.lanes.get(listener).is_some_and(Option::is_some)
+        self.serves_at(place(listener))
+    }
+
+    /// Whether it has a queue for the listener that has this place.
+    pub fn serves_at(&self, place: usize) -> bool {
+        self.lanes.get(place).is_some_and(Option::is_some)
     }
 
     /// Asks what is pending, where the estimate is above zero: the counters page, which costs nothing, whether all was
@@ -162,7 +169,7 @@ impl Member {
         waits || self.stalled || self.rescues > 0 || self.stuck.is_some() || matches!(self.hearing, Hearing::AskedAt(_))
     }
 
-    /// One more than the last listener that it may serve.
+    /// One more than the last place of a listener that it may serve.
     pub fn most_listeners(&self) -> usize {
         self.lanes.len()
     }
@@ -239,7 +246,7 @@ impl Member {
     /// Puts a socket into this burst's batch.
     pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         // Only workers that serve the listener are chosen.
-        if let Some(Some(lane)) = self.lanes.get_mut(listener) {
+        if let Some(Some(lane)) = self.lanes.get_mut(place(listener)) {
             if lane.batch.is_empty() {
                 lane.batch_since = monotonic_ns();
             }
@@ -254,8 +261,8 @@ impl Member {
     /// The last reason for which something could not be sent.
     pub fn flush(&mut self, now: Instant, returned: &mut Returned) -> io::Result<()> {
         let mut outcome = Ok(());
-        for (listener, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(lane) = lane.as_mut().filter(|lane| !lane.batch.is_empty()) else { continue };
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| !lane.batch.is_empty()) {
+            let listener = lane.listener;
             while !lane.batch.is_empty() {
                 let (count, sent) = match lane.queue.carries() {
                     Carries::Tags => {
@@ -298,9 +305,8 @@ impl Member {
     /// Marks the worker stalled and returns the queues that the rescue thread shall empty.
     pub fn stall(&mut self) -> Vec<(ListenerId, Arc<QueueTx>)> {
         self.stalled = true;
-        let lanes = self.lanes.iter().enumerate().filter_map(|(listener, lane)| Some((listener, lane.as_ref()?)));
-        let busy = lanes.filter(|(_, lane)| lane.pending > 0);
-        let queues: Vec<_> = busy.map(|(listener, lane)| (listener, lane.queue.clone())).collect();
+        let busy = self.lanes.iter().flatten().filter(|lane| lane.pending > 0);
+        let queues: Vec<_> = busy.map(|lane| (lane.listener, lane.queue.clone())).collect();
         self.rescues += queues.len();
         queues
     }
@@ -317,7 +323,6 @@ impl Member {
 
     /// Gives up the queues: for a rescue, or to let the worker see their end.
     pub fn into_queues(self) -> impl Iterator<Item = (ListenerId, Arc<QueueTx>)> {
-        let lanes = self.lanes.into_iter().enumerate();
-        lanes.filter_map(|(listener, lane)| Some((listener, lane?.queue)))
+        self.lanes.into_iter().flatten().map(|lane| (lane.listener, lane.queue))
     }
 }

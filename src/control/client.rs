@@ -117,7 +117,8 @@ pub(super) fn names(daemons: &[Daemon]) -> String {
 /// # Errors
 /// [`NO_DAEMON`] when their directory is somebody else's.
 pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
-    let sockets = place::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
+    let sockets =
+        place::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
     let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon)));
     Ok(answers.collect())
 }
@@ -189,8 +190,7 @@ pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request
 
 fn order_at(socket: &Path, request: &Request) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers =
-        ask(socket, request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
+    let answers = ask(socket, request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),

@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::config::Behind;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
+use crate::supervisor::binding::ids;
 use crate::supervisor::reload::Paused;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
@@ -229,7 +230,7 @@ fn state(service: &Service) -> ServiceState {
         policy: service.config.policy.to_string(),
         via: service.config.behind.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
-        listen: service.listeners.iter().enumerate().filter_map(listen).collect(),
+        listen: ids(&service.listeners).filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,
@@ -270,7 +271,8 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
     };
     SlotState {
         slot: at,
-        state: slot.life.phase.name().to_owned(),
+        // One that has closed its listeners is where it was before it listened.
+        state: if slot.is_silent() { Phase::LAUNCHING } else { slot.life.phase.name() }.to_owned(),
         pid,
         server_pid,
         generation: slot.generation,

@@ -13,8 +13,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::abi::attach::{
-    ADDRESS_BYTES, BACK, FAILED, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SHARED,
-    SocketOption, TOKEN_BYTES, VALUE, VERSION, ask,
+    ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request,
+    SHARED, SocketOption, TOKEN_BYTES, VALUE, VERSION, YOURSELF, ask,
 };
 use crate::sys::{process, scm};
 
@@ -42,10 +42,12 @@ pub struct Asked {
 pub enum What {
     /// bind(2) of this socket to this address.
     Bind(OwnedFd, SocketAddr),
+    /// It bound this socket to this address, or could not, for that errno.
+    Bound(Result<OwnedFd, i32>, SocketAddr),
     /// listen(2) on a listener.
     Listen(usize),
-    /// It was closed.
-    Unlisten(usize),
+    /// It was closed, or shut down.
+    Unlisten(usize, Ended),
     /// A process found a stand-in that another one bound.
     Adopt(usize),
     /// It lives as long as this connection.
@@ -60,6 +62,15 @@ pub enum What {
     Recognize(OwnedFd),
 }
 
+/// How a stand-in ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// One process has closed it; others may have it.
+    ByClose,
+    /// shutdown(2): for all who have it.
+    ByShutdown,
+}
+
 /// What the master answers.
 #[derive(Debug)]
 pub enum Answer {
@@ -67,6 +78,10 @@ pub enum Answer {
     Errno(i32),
     /// Bind it with the kernel.
     Pass,
+    /// The same, and pass it to us then.
+    Yourself,
+    /// Ask again.
+    Later,
     /// The worker's queue takes the socket's place.
     Shared {
         /// The listener.
@@ -152,15 +167,15 @@ impl AttachServer {
         (free && self.connections.len() + self.leased.len() < MOST).then_some(token)
     }
 
-    /// Watches a process until its end.
-    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) {
-        let Some(token) = self.token(range) else { return };
+    /// Watches a process until its end. Whether it lives, as far as is known.
+    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) -> bool {
+        let Some(token) = self.token(range) else { return true };
         // One that is gone already is noticed by its parent's end, or not at all.
-        if let Ok(pidfd) = process::pidfd_open(pid)
-            && poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok()
-        {
+        let Ok(pidfd) = process::pidfd_open(pid) else { return false };
+        if poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok() {
             self.leased.insert(token, Leased { pidfd, pid, secret });
         }
+        true
     }
 
     /// The next request of a connection, or the end of a process; `None` when there is none now. One that is gone or
@@ -221,8 +236,12 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
     let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
     let what = match (short(offset_of!(Request, what)), fds.pop()) {
         (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
+        (ask::BOUND, socket) => {
+            What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
+        }
         (ask::LISTEN, None) => What::Listen(number),
-        (ask::UNLISTEN, None) => What::Unlisten(number),
+        (ask::UNLISTEN, None) => What::Unlisten(number, Ended::ByClose),
+        (ask::SHUT, None) => What::Unlisten(number, Ended::ByShutdown),
         (ask::ADOPT, None) => What::Adopt(number),
         (ask::LEASE, None) => What::Lease,
         (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
@@ -263,6 +282,8 @@ fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
     let (kind, number, fds) = match answer {
         Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
         Answer::Pass => (PASS, 0, Vec::new()),
+        Answer::Yourself => (YOURSELF, 0, Vec::new()),
+        Answer::Later => (LATER, 0, Vec::new()),
         Answer::Shared { listener, address, queue, page, keep } => {
             put_address(&mut put, at, address);
             (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod elf;
+pub mod options;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

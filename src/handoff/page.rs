@@ -117,6 +117,11 @@ impl CountersPage {
         self.0.words()[header::RELEASED].store(number, Ordering::Release);
     }
 
+    /// Whether processes that close a stand-in which they inherited are to say so.
+    pub fn report_closes(&self, on: bool) {
+        self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
+    }
+
     /// The rows in use: a relay worker has one, a server as many as it has processes that received something.
     fn rows(&self) -> impl Iterator<Item = usize> {
         (0..ROWS).take_while(|&at| self.word(at, row::PID).load(Ordering::Relaxed) != 0)

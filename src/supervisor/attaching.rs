@@ -6,18 +6,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tracing::{info, warn};
 
+use super::binding::{find, find_mut, ids};
 use super::direct::DirectWorker;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
-use crate::accept::orders::{ListenerId, Order};
+use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
-use crate::direct::attach::{Answer, Asked, Secret, What};
+use crate::direct::attach::{Answer, Asked, Ended, Secret, What};
+use crate::direct::options;
 use crate::listener::{self, Listener, Origin};
-use crate::sys::{process, sock};
+use crate::sys::process::Credentials;
+use crate::sys::{process, rights, sock};
 
 /// Addresses of a service that were refused and are remembered: a server may try one after the other.
 const MOST_REFUSED: usize = 64;
@@ -53,12 +55,13 @@ impl Service {
             return None;
         };
         Some(match asked.what {
-            What::Bind(socket, address) => self.bind(at, socket, address, asked.pid),
+            What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
+            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
             What::Listen(listener) => self.server_listens(at, listener, tools),
-            What::Unlisten(listener) => self.server_unlistens(at, listener, asked.pid, tools),
+            What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),
             What::Lease => self.lease(at, asked.pid),
-            What::SetOption(listener, option) => self.set_option(listener, &option),
+            What::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
             What::GetOption(listener, option) => self.get_option(listener, &option),
             What::GiveBack(listener) => self.give_back(at, listener),
             What::Recognize(socket) => self.recognize(at, &socket, asked.pid),
@@ -68,33 +71,13 @@ impl Service {
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
     fn asked_by_old(&self, asked: &Asked) -> Answer {
         match &asked.what {
-            What::Unlisten(_) | What::Listen(_) => Answer::Errno(0),
+            What::Unlisten(..) | What::Listen(_) => Answer::Errno(0),
             What::Lease => Answer::Errno(self.config.limits.stop_signal as i32),
-            What::SetOption(listener, option) => self.set_option(*listener, option),
+            What::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
             What::GetOption(listener, option) => self.get_option(*listener, option),
             What::Recognize(_) => Answer::Pass,
-            What::Bind(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
+            What::Bind(..) | What::Bound(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
         }
-    }
-
-    fn bind(&mut self, at: usize, socket: OwnedFd, address: SocketAddr, pid: u32) -> Answer {
-        if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
-            return Answer::Pass;
-        }
-        let listener = match self.listener_for(&socket, address) {
-            Ok(Some(listener)) => listener,
-            Ok(None) => {
-                let port = address.port();
-                self.passes(at, port, "");
-                return Answer::Pass;
-            }
-            Err(error) => {
-                self.explain_refusal(at, address, &error);
-                return errno(&error, libc::EADDRINUSE);
-            }
-        };
-        let shared = self.share(at, listener, pid);
-        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
     }
 
     /// Logs once who has the address that a server wanted. A thread looks: /proc is read process by process.
@@ -123,25 +106,9 @@ impl Service {
         }
     }
 
-    /// Which listener a server's bind means. Without `--listen` its socket becomes a new one.
-    fn listener_for(&mut self, socket: &OwnedFd, address: SocketAddr) -> io::Result<Option<ListenerId>> {
-        if self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving)) {
-            return Ok(self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())));
-        }
-        let known = |listener: &Listener| {
-            listener.origin == Origin::Server && sock::local_addr(listener.socket.as_fd()) == Some(address)
-        };
-        if let Some(listener) = self.listeners.iter().position(known) {
-            return Ok(Some(listener));
-        }
-        SockRef::from(socket).bind(&address.into())?;
-        self.listeners.push(Listener::of_server(socket.try_clone()?)?);
-        Ok(Some(self.listeners.len() - 1))
-    }
-
-    fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
+    pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
-        let listener = self.listeners.get(id).ok_or_else(lost)?;
+        let listener = find(&self.listeners, id).ok_or_else(lost)?;
         let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
         let page = direct.page_fd.try_clone()?;
         let answer = if self.config.policy == Policy::None {
@@ -154,6 +121,7 @@ impl Service {
             Answer::Shared { listener: id, address, queue, page, keep }
         };
         direct.bound.entry(id).or_default().insert(pid);
+        self.opened.uses(id);
         direct.pid.get_or_insert(pid);
         Ok(answer)
     }
@@ -175,7 +143,8 @@ impl Service {
         let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino);
         let own = inode(socket.as_fd());
         let same = |listener: &Listener| own.is_some() && inode(listener.socket.as_fd()) == own;
-        match self.listeners.iter().position(same) {
+        let known = ids(&self.listeners).find(|(_, listener)| same(listener)).map(|(id, _)| id);
+        match known {
             Some(id) if self.config.policy == Policy::None => {
                 self.share(at, id, pid).unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
             }
@@ -195,7 +164,7 @@ impl Service {
     }
 
     fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if !self.heard.contains(&id) {
             if let Err(error) = listener.listen() {
                 if let Some(address) = sock::local_addr(listener.socket.as_fd()) {
@@ -222,6 +191,7 @@ impl Service {
             slot.queues.push(Arc::downgrade(&queue));
             tools.orders.send(Order::Listens { worker: direct.id, listener: id, queue });
         }
+        self.listens_again(at);
         // Whether it is online now is looked at in the same turn.
         Answer::Errno(0)
     }
@@ -251,35 +221,45 @@ impl Service {
     }
 
     /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.
-    fn server_unlistens(&mut self, at: usize, id: ListenerId, pid: u32, tools: &Tools) -> Answer {
+    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, tools: &Tools) -> Answer {
+        let now = Instant::now();
         let Some(direct) = &mut self.slots[at].direct else { return Answer::Errno(0) };
         if let Some(bound) = direct.bound.get_mut(&id) {
             bound.remove(&pid);
-            bound.retain(|&pid| process::pidfd_open(pid).is_ok());
+            bound.retain(|&pid| process::pidfd_open(pid).is_ok_and(|process| !process::has_ended(&process)));
             if !bound.is_empty() {
                 return Answer::Errno(0);
             }
         }
-        direct.bound.remove(&id);
-        direct.queues.remove(&id);
-        if !direct.listening.remove(&id) {
-            return Answer::Errno(0);
+        match how {
+            Ended::ByClose if direct.bound.contains_key(&id) => self.look_for_holders(at, id, pid, tools, now),
+            Ended::ByClose => {}
+            Ended::ByShutdown => self.unlistened(at, id, pid, tools, now),
         }
-        tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
         Answer::Errno(0)
     }
 
-    fn set_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+    /// Our rights are not lent to a server that has less of them.
+    fn set_option(&self, id: ListenerId, option: &SocketOption, uid: u32) -> Answer {
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         let value = &option.value[..(option.len as usize).min(OPTION_BYTES)];
-        match sock::set_option(listener.socket.as_fd(), option.level, option.name, value) {
+        if !options::may_set(option.level, option.name) {
+            return Answer::Errno(libc::ENOPROTOOPT);
+        }
+        let set = || sock::set_option(listener.socket.as_fd(), option.level, option.name, value);
+        match rights::as_server(Credentials::of(uid).as_ref(), set) {
             Ok(()) => Answer::Errno(0),
             Err(error) => errno(&error, libc::EINVAL),
         }
     }
 
     fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
-        let Some(listener) = self.listeners.get(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
+        if !options::may_get(option.level, option.name) {
+            // As the kernel says it of a level that it does not know.
+            let known = options::is_level(option.level);
+            return Answer::Errno(if known { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP });
+        }
         let mut value = [0; OPTION_BYTES];
         match sock::option(listener.socket.as_fd(), option.level, option.name, &mut value) {
             Ok(len) => Answer::Value(SocketOption { len: len as u32, value, ..*option }),
@@ -292,11 +272,14 @@ impl Service {
         let shared = self.slots.iter().enumerate().any(|(other, slot)| {
             other != at && slot.direct.as_ref().is_some_and(|direct| direct.bound.contains_key(&id))
         });
-        let Some(listener) = self.listeners.get_mut(id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find_mut(&mut self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
         if listener.origin != Origin::Server || self.heard.contains(&id) || shared {
             return Answer::Errno(libc::EADDRINUSE);
         }
         let socket = listener.give_back().and_then(|socket| socket.as_fd().try_clone_to_owned());
+        if socket.is_ok() {
+            self.opened.spare.push(place(id));
+        }
         if let Some(direct) = &mut self.slots[at].direct {
             direct.queues.remove(&id);
             direct.bound.remove(&id);
@@ -305,6 +288,6 @@ impl Service {
     }
 }
 
-fn errno(error: &io::Error, otherwise: i32) -> Answer {
+pub(super) fn errno(error: &io::Error, otherwise: i32) -> Answer {
     Answer::Errno(error.raw_os_error().unwrap_or(otherwise))
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::holders::Left;
 use super::retiring::DRAIN_LOOK;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::Phase;
@@ -77,6 +78,8 @@ pub struct DirectWorker {
     pub adopted: BTreeSet<u32>,
     /// What it attached with is gone, and what we started lives on: until then.
     pub abandoned: Option<Instant>,
+    /// What its processes have closed.
+    pub(super) left: Left,
     looked: Option<(Instant, bool)>,
 }
 
@@ -114,6 +117,7 @@ impl Service {
             leased: BTreeSet::new(),
             adopted: BTreeSet::new(),
             abandoned: None,
+            left: Left::default(),
             looked: None,
         });
         Ok(())
@@ -141,7 +145,7 @@ impl Service {
                 _ => None,
             };
             let drain = draining.then(|| Instant::now() + DRAIN_LOOK);
-            silent.into_iter().chain(drain).chain(direct.abandoned).min()
+            silent.into_iter().chain(drain).chain(direct.abandoned).chain(direct.look_deadline()).min()
         });
         looks.min()
     }
@@ -173,6 +177,11 @@ impl DirectWorker {
         let queue = Arc::new(QueueTx::to_server(id)?);
         self.queues.insert(id, queue.clone());
         Ok(queue)
+    }
+
+    /// Whether one of its processes has a listener.
+    pub(super) fn has(&self, id: ListenerId) -> bool {
+        self.bound.contains_key(&id)
     }
 
     /// Whether the master hands it connections. Under none (no queues) it goes on accepting until it is told.

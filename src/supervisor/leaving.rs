@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::direct::DirectWorker;
-use super::service::{Service, SlotProcesses};
+use super::service::{Service, SlotProcesses, Tools};
 use super::starting::MARK;
 use super::worker::Told;
 use crate::direct::attach::Secret;
@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// A process that held a lease is gone.
-    pub fn lease_ended(&mut self, pid: u32, secret: Secret, now: Instant) {
+    pub fn lease_ended(&mut self, pid: u32, secret: Secret, tools: &Tools, now: Instant) {
         let of = |slot: &&mut SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
         let retiring = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).filter_map(|old| old.direct.as_mut());
         if let Some(direct) = retiring.into_iter().find(|direct| direct.secret == secret) {
@@ -24,6 +24,7 @@ impl Service {
             direct.pid = direct.pid.filter(|&first| first != pid).or(direct.leased.first().copied());
             return;
         }
+        self.holder_ended(pid, secret, tools, now);
         let Some(slot) = self.slots.iter_mut().find(of) else { return };
         let started = slot.server.as_ref().map(|server| server.pid);
         let Some(direct) = &mut slot.direct else { return };

@@ -4,12 +4,14 @@
 mod adopting;
 mod attaching;
 mod awaited;
+pub mod binding;
 mod configuring;
 mod counted;
 mod decisive;
 mod direct;
 mod ending;
 mod futile;
+mod holders;
 mod inherit;
 mod instead;
 mod leaving;
@@ -31,6 +33,7 @@ pub mod slot;
 mod starting;
 mod stop;
 mod systemd;
+mod unused;
 pub mod upstreams;
 mod worker;
 
@@ -280,6 +283,7 @@ impl Supervisor {
                 return Err(exit);
             }
         }
+        self.watch_holders();
         self.watch_channels();
         self.tell_waiting();
         if let Some(systemd) = &mut self.systemd {
@@ -298,6 +302,9 @@ impl Supervisor {
             }
         }
         service.end_abandoned(now);
+        service.step_unused(tools, now);
+        service.step_queries(tools);
+        service.step_holders(tools, now);
         service.start_shared(tools, now);
         service.check_memory(tools, now);
         service.check_ready(tools, now)?;
@@ -328,6 +335,19 @@ impl Supervisor {
 
     fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
         self.services.iter().flat_map(|service| &service.slots)
+    }
+
+    /// Processes that have stand-ins and never asked for them.
+    fn watch_holders(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.services.len() {
+            for (pid, secret) in std::mem::take(&mut self.services[at].opened.watch) {
+                let Some(attach) = &mut self.tools.attach else { return };
+                if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
+                    self.services[at].lease_ended(pid, secret, &self.tools, now);
+                }
+            }
+        }
     }
 
     fn watch_channels(&mut self) {

@@ -125,7 +125,7 @@ impl Service {
     }
 
     /// The slot of a server with a channel, and whether it is on its way out.
-    fn with_channel(&mut self, pid: u32) -> Option<(usize, &mut Server, bool)> {
+    pub(super) fn with_channel(&mut self, pid: u32) -> Option<(usize, &mut Server, bool)> {
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if slot.server.as_ref().is_some_and(|server| server.pid == pid) {
                 return Some((at, slot.server.as_mut()?, false));
@@ -168,7 +168,7 @@ impl Service {
                 self.program_said(at, pid, &text, tools);
                 Ok(())
             }
-            Heard::Cluster(Cluster::Query(query)) => self.answer_query(at, pid, old, query),
+            Heard::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query, tools),
             Heard::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
                 let own = ipc.channel.next_seq();
                 ipc.channel.say(message::may_leave(seq, own), None)

@@ -5,19 +5,24 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::service::Service;
+use super::binding::find;
+use super::service::{Service, Tools};
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
 use crate::listener::{self, BindError, Listener, Origin};
 use crate::node::message::{self, Kind, Query};
+use crate::sys::rights;
 
 /// Different servers that the workers of a service may have.
 const MOST_SERVERS: usize = 1000;
+/// How soon an address that is being closed is looked at again.
+const LOOK: Duration = Duration::from_millis(2);
 /// Ticket keys have 48 bytes, addresses at most a path's 108: what is longer is not kept.
 const MOST_DATA: usize = 1024;
 
@@ -32,6 +37,8 @@ pub struct Shared {
     datagrams: BTreeMap<String, Arc<OwnedFd>>,
     /// TLS servers' ticket keys: a client resumes its session with any worker, of any generation.
     data: BTreeMap<String, Value>,
+    /// Queries of workers for an address that is being closed, with the slot and the pid of each.
+    later: Vec<(usize, u32, Query)>,
 }
 
 impl Service {
@@ -39,7 +46,16 @@ impl Service {
     ///
     /// # Errors
     /// When it does not read answers.
-    pub(super) fn answer_query(&mut self, at: usize, pid: u32, old: bool, query: Query) -> io::Result<()> {
+    pub(super) fn answer_query(
+        &mut self,
+        (at, pid, old): (usize, u32, bool),
+        query: Query,
+        tools: &Tools,
+    ) -> io::Result<()> {
+        if !old && self.is_still_closing(&query, tools) {
+            self.node.later.push((at, pid, query));
+            return Ok(());
+        }
         let key = query.key();
         let data = match self.node.data.get(&key) {
             Some(data) => data.clone(),
@@ -73,6 +89,30 @@ impl Service {
         })
     }
 
+    /// Whether a new address is in use by what closes now.
+    fn is_still_closing(&mut self, query: &Query, tools: &Tools) -> bool {
+        if query.kind != Kind::Tcp || self.has_flags() || self.node.listeners.contains_key(&query.key()) {
+            return false;
+        }
+        let Ok(address) = address(query, Ipv6Addr::UNSPECIFIED.into()) else { return false };
+        self.make_way(address, tools);
+        self.opened.is_closing(address.port())
+    }
+
+    /// Looks again at queries that had to wait.
+    pub(super) fn step_queries(&mut self, tools: &Tools) {
+        for (at, pid, query) in std::mem::take(&mut self.node.later) {
+            let Some(old) = self.with_channel(pid).map(|(_, _, old)| old) else { continue };
+            // One that does not read answers has more to say, and is dealt with there.
+            let _ = self.answer_query((at, pid, old), query, tools);
+        }
+    }
+
+    /// When that is due.
+    pub(super) fn query_deadline(&self, now: Instant) -> Option<Instant> {
+        (!self.node.later.is_empty()).then(|| now + LOOK)
+    }
+
     fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         match query.kind {
             Kind::Tcp => self.tcp_for(at, pid, query),
@@ -86,12 +126,15 @@ impl Service {
         let Some(id) = self.listener_of(query)? else {
             let port = query.port;
             self.passes(at, u16::try_from(port).unwrap_or(0), "its workers share it, and the kernel chooses; ");
-            return self.shared_listener(query, |_, query| Listener::of_server(bind_tcp(query)?.into()));
+            return self.shared_listener(query, |service, query| Listener::of_server(service.bind_tcp(query)?.into()));
         };
-        let listener = self.listeners.get(id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let Some(direct) = self.slots[at].direct.as_mut().filter(|_| self.config.policy != Policy::None) else {
+        let listener = find(&self.listeners, id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let Some(direct) = &mut self.slots[at].direct else { return Ok(listener.socket.clone()) };
+        direct.bound.entry(id).or_default().insert(pid);
+        self.opened.uses(id);
+        if self.config.policy == Policy::None {
             return Ok(listener.socket.clone());
-        };
+        }
         direct.pid.get_or_insert(pid);
         let (end, _) = direct.queue(id)?.ends()?;
         Ok(Arc::new(end))
@@ -108,10 +151,10 @@ impl Service {
             return Ok(Some(id));
         }
         self.has_room()?;
-        let listener = Listener::of_server(bind_tcp(query)?.into())?;
-        self.listeners.push(listener);
-        self.node.listeners.insert(key, self.listeners.len() - 1);
-        Ok(Some(self.listeners.len() - 1))
+        let socket = self.bind_tcp(query)?;
+        let id = self.take(socket.into())?;
+        self.node.listeners.insert(key, id);
+        Ok(Some(id))
     }
 
     fn shared_listener(
@@ -133,10 +176,13 @@ impl Service {
         let path = query.address.as_deref().unwrap_or_default();
         // Relative to where the worker runs.
         let path = self.config.cwd.as_ref().map_or_else(|| path.into(), |cwd| cwd.join(path));
-        Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
-            BindError::Os { source, .. } => source,
-            _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
-        })
+        let bound = || {
+            Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
+                BindError::Os { source, .. } => source,
+                _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
+            })
+        };
+        rights::as_server(self.config.user.as_ref(), bound)
     }
 
     fn datagram_for(&mut self, query: &Query) -> io::Result<Arc<OwnedFd>> {
@@ -152,10 +198,20 @@ impl Service {
         if to.is_ipv6() {
             socket.set_only_v6(query.only_v6)?;
         }
-        socket.bind(&SockAddr::from(to))?;
+        rights::as_server(self.config.user.as_ref(), || socket.bind(&SockAddr::from(to)))?;
         let socket: Arc<OwnedFd> = Arc::new(socket.into());
         self.node.datagrams.insert(key, socket.clone());
         Ok(socket)
+    }
+
+    /// As Node's primary binds, with the rights that the servers have.
+    fn bind_tcp(&self, query: &Query) -> io::Result<Socket> {
+        rights::as_server(self.config.user.as_ref(), || bind_tcp(query))
+    }
+
+    /// A listener is gone: the next query makes another one.
+    pub(super) fn forget_key(&mut self, id: ListenerId) {
+        self.node.listeners.retain(|_, &mut known| known != id);
     }
 
     fn has_room(&self) -> io::Result<()> {
@@ -180,7 +236,7 @@ fn address(query: &Query, any: IpAddr) -> io::Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// As Node's primary binds: any address is `::` for both families, else 0.0.0.0.
+/// Any address is `::` for both families, else 0.0.0.0.
 fn bind_tcp(query: &Query) -> io::Result<Socket> {
     let bind = |any: IpAddr| listener::bind_tcp(address(query, any)?, query.only_v6);
     match bind(Ipv6Addr::UNSPECIFIED.into()) {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
+use super::binding::ids;
 use super::decisive::decisive;
 use super::ending::tell;
 use super::plan::{Facts, Failure, Leave, Reload, Step};
@@ -200,7 +201,7 @@ impl Service {
         }
         self.paused = Paused::Stopping;
         self.heard.clear();
-        for (id, listener) in self.listeners.iter().enumerate() {
+        for (id, listener) in ids(&self.listeners) {
             tools.orders.send(Order::Unheard { service: self.id, id });
             sock::stop_listening(listener.socket.as_fd());
         }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::binding::find;
 use super::service::Service;
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
@@ -62,7 +63,7 @@ impl Service {
             }
             Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
-                let address = self.listeners.get(*listener).map(|listener| listener.address.as_str());
+                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
                 warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),

@@ -17,6 +17,7 @@ use super::reload::{Paused, Progress, Reloading};
 use super::retiring::Retiring;
 use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
+use super::unused::Opened;
 use super::upstreams::Upstreams;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
@@ -167,6 +168,8 @@ pub struct Service {
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
     pub said: VecDeque<Progress>,
+    /// Listeners that its servers make.
+    pub(super) opened: Opened,
     /// What its workers in Node share.
     pub(super) node: Shared,
     /// Its stop, once begun.
@@ -230,6 +233,7 @@ impl Service {
             awaited: None,
             memory_looked: None,
             said: VecDeque::new(),
+            opened: Opened::default(),
             node: Shared::default(),
             stop: None,
             handed: false,
@@ -243,7 +247,7 @@ impl Service {
 
     /// Slots with a worker online.
     pub fn online(&self) -> usize {
-        self.slots.iter().filter(|slot| matches!(slot.life.phase, Phase::Online { .. })).count()
+        self.slots.iter().filter(|slot| slot.is_online()).count()
     }
 
     /// When a slot is started again, and when it is given up.
@@ -314,6 +318,8 @@ impl Service {
             .chain(stop)
             .chain(self.direct_deadline())
             .chain(self.retiring_deadline(now))
+            .chain(self.opened.deadline())
+            .chain(self.query_deadline(now))
             .chain(others)
             .min()
     }

@@ -70,7 +70,8 @@ impl Supervisor {
             match attach.next(&self.poll, token) {
                 Ok(None) => return,
                 Ok(Some(Heard::Ended(pid, secret))) => {
-                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, Instant::now()));
+                    let now = Instant::now();
+                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
                     return;
                 }
                 Ok(Some(Heard::Asked(asked))) => {

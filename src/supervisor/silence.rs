@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::binding::ids;
 use super::instead;
 use super::service::Service;
 use super::slot::Phase;
@@ -131,10 +132,7 @@ impl Service {
         let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
         let slot = &mut self.slots[at];
         let (Some(server), Some(direct)) = (&mut slot.server, &slot.direct) else { return String::new() };
-        let missing = self
-            .listeners
-            .iter()
-            .enumerate()
+        let missing = ids(&self.listeners)
             .filter(|(id, listener)| listener.origin == Origin::Flag && !direct.listening.contains(id));
         let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
         if !direct.listening.is_empty() && missing.is_empty() && !server.has_said_ready() {

@@ -31,11 +31,14 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The name of [`Phase::Launching`].
+    pub const LAUNCHING: &str = "launching";
+
     /// As shown by `ls`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting { .. } => "waiting",
-            Self::Launching { .. } => "launching",
+            Self::Launching { .. } => Self::LAUNCHING,
             Self::Online { .. } => "online",
             Self::Stopping => "stopping",
             Self::Gone | Self::Finished => "gone",

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod epoll;
 pub mod mmap;
 pub mod process;
+pub mod rights;
 pub mod scm;
 pub mod sock;
 pub mod splice;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -33,6 +33,14 @@ pub struct Credentials {
     pub gid: Gid,
     /// All its groups.
     pub groups: Vec<Gid>,
+}
+
+impl Credentials {
+    /// Those of a user who is not our own, in no groups.
+    pub fn of(uid: u32) -> Option<Self> {
+        let other = uid != nix::unistd::geteuid().as_raw();
+        other.then(|| Self { uid: Uid::from_raw(uid), gid: nix::unistd::getegid(), groups: Vec::new() })
+    }
 }
 
 /// What a child does to itself before exec, besides what [`Command`] does.
@@ -144,6 +152,13 @@ pub fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a process has ended, reaped or not.
+pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Makes orphaned descendants children of this process, so that none escapes the stop.
 pub fn become_subreaper() {
     // Since Linux 3.4; without it orphans go to init, which is no worse than before.
@@ -172,6 +187,39 @@ pub fn tree(root: u32) -> Vec<u32> {
         at += 1;
     }
     found
+}
+
+/// The same as [`tree`] without a look at every process of the machine, where the kernel tells whose children are whose.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    // Those whose parents are gone are ours.
+    let Some(own) = children_of(std::process::id()) else { return tree(root) };
+    let session = |pid: u32| procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    found.extend(
+        own.into_iter().filter(|&pid| pid != root && session(pid).is_ok_and(|stat| stat.session as u32 == root)),
+    );
+    let mut at = 0;
+    while at < found.len() {
+        let Some(children) = children_of(found[at]) else { return tree(root) };
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
+/// A process's children, none when it is gone; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).
+fn children_of(pid: u32) -> Option<Vec<u32>> {
+    let mut children = Vec::new();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(children) };
+    for thread in threads.flatten().map(|thread| thread.path()) {
+        match std::fs::read_to_string(thread.join("children")) {
+            Ok(list) => children.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            // A thread that has ended meanwhile.
+            Err(_) if !thread.exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(children)
 }
 
 /// SIGKILL to `root` and everything below it.

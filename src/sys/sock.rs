@@ -164,6 +164,11 @@ pub fn local_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()
 }
 
+/// A socket's inode, by which /proc/PID/fd shows who has it.
+pub fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
+    Some(nix::sys::stat::fstat(socket).ok()?.st_ino)
+}
+
 /// Takes ownership of a descriptor that this process inherited at a known number (LISTEN_FDS).
 ///
 /// # Errors

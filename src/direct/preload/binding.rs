@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LISTENER, PASS, QUEUE_NAME, SHARED, ask};
+use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, YOURSELF, ask};
 use super::arch::nr;
 use super::closing::genuine;
 use super::epolls;
@@ -11,7 +11,7 @@ use super::raw::{
     fcntl, is_stream,
 };
 use super::table::{AF_INET, AF_INET6, Address, New, StandIn, Stands};
-use super::{counts, fail, lease, next, table};
+use super::{counts, errno, fail, lease, next, table};
 
 /// An address, if it is one for TCP, with its port.
 ///
@@ -52,7 +52,22 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     }
     // Before the master has the socket: it makes it non-blocking, and the two share that.
     let flags = fcntl(fd, F_GETFL, 0) as usize;
-    let Some(answer) = lease::ask(ask::BIND, to.len, to.bytes, Some(fd)) else { return natively() };
+    let mut asked = ask_to_bind(fd, &to);
+    if asked.as_ref().is_some_and(|answer| answer.reply.kind == YOURSELF) {
+        // With our own rights. What the kernel refuses is the server's answer; the master only hears of it.
+        let result = natively();
+        if result < 0 {
+            let refused = errno();
+            let _ = lease::ask(ask::BOUND, refused as u32, to.bytes, None);
+            return fail(refused);
+        }
+        asked = lease::ask(ask::BOUND, 0, to.bytes, Some(fd));
+        if asked.is_none() {
+            // No master: it is bound, as without this library.
+            return result;
+        }
+    }
+    let Some(answer) = asked else { return natively() };
     match answer.reply.kind {
         FAILED => {
             // The master had it for a moment.
@@ -69,6 +84,22 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
 fn is_bound(fd: i32) -> bool {
     let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
     next::getsockname(fd, own.bytes.as_mut_ptr(), &raw mut own.len) == 0 && own.bytes[2..4] != [0; 2]
+}
+
+/// Asks where a socket is to be bound, as long as another process binds the same address.
+fn ask_to_bind(fd: i32, to: &Address) -> Option<lease::Answer> {
+    const TRIES: u32 = 1500;
+    const PAUSE: [usize; 2] = [0, 2_000_000];
+    let mut answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
+    for _ in 0..TRIES {
+        if answer.reply.kind != LATER {
+            return Some(answer);
+        }
+        call(nr::NANOSLEEP, [PAUSE.as_ptr() as usize, 0, 0, 0, 0, 0]);
+        answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
+    }
+    // It is taken, by whoever takes so long.
+    Some(lease::Answer::failed(EADDRINUSE))
 }
 
 /// Puts what the master sent in the place of the server's socket.

@@ -177,7 +177,7 @@ pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     match genuine(fd) {
         Some(stand_in) => {
             if how != SHUT_WR && stand_in.shut() {
-                unlisten(Some(stand_in.listener.load(Relaxed)));
+                let _ = lease::ask(ask::SHUT, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None);
                 accepting::wake_waiting(stand_in);
             }
             0

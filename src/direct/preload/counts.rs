@@ -81,6 +81,11 @@ pub fn released() -> u32 {
     word(0, header::RELEASED).map_or(0, |word| word.load(Acquire)) as u32
 }
 
+/// Whether the master is to be told of the close of a stand-in that was inherited.
+pub fn closes_matter() -> bool {
+    word(0, header::CLOSES).is_some_and(|word| word.load(SeqCst) != 0)
+}
+
 /// This process's row, if it has one.
 fn own_row() -> Option<usize> {
     let cell = process(ROW);

@@ -4,7 +4,7 @@ use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{
-    ADDRESS_BYTES, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES, VARIABLE,
+    ADDRESS_BYTES, FAILED, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES, VARIABLE,
     VERSION, ask,
 };
 use super::arch::{nr, pid, syscall6};
@@ -34,6 +34,14 @@ const F_DUPFD_CLOEXEC: usize = 1030;
 pub struct Answer {
     pub reply: Reply,
     pub fds: Fds,
+}
+
+impl Answer {
+    /// An errno, as if the master had said so.
+    pub fn failed(errno: i32) -> Self {
+        let reply = Reply { version: VERSION, kind: FAILED, number: errno as u32, address: [0; ADDRESS_BYTES] };
+        Self { reply, fds: message::NO_FDS }
+    }
 }
 
 /// Where the master is, from the environment.

@@ -233,15 +233,20 @@ pub fn first_known(from: u32, to: u32) -> Option<i32> {
 
 /// Whether this is the last descriptor of its stand-in, in the process that bound it: closing it ends it.
 pub fn is_last(fd: i32) -> bool {
-    let Some(place) = kind(fd).map(|kind| kind.load(Acquire)) else { return false };
-    let Some(stand_in) = stand_in(fd) else { return false };
-    stand_in.owner.load(Relaxed) == pid() && KINDS.iter().filter(|kind| kind.load(Relaxed) == place).count() == 1
+    stand_in(fd).is_some_and(|stand_in| stand_in.owner.load(Relaxed) == pid()) && is_last_here(fd)
 }
 
-/// Forgets a stand-in's descriptor. The listener's number when it was the last one in the process that bound it, and no
-/// other stand-in of this process is for the same listener.
+/// Whether this is the last descriptor of its stand-in in this process.
+fn is_last_here(fd: i32) -> bool {
+    let Some(place) = kind(fd).map(|kind| kind.load(Acquire)) else { return false };
+    KINDS.iter().filter(|kind| kind.load(Relaxed) == place).count() == 1
+}
+
+/// Forgets a stand-in's descriptor. The listener's number when the master is to know of it: when it was the last one in
+/// the process that bound it (or in another one, where that matters), and no other stand-in of this process is for the
+/// same listener.
 pub fn remove_stand_in(fd: i32) -> Option<u32> {
-    let last = is_last(fd);
+    let last = is_last(fd) || (is_last_here(fd) && counts::closes_matter());
     let slot = kind(fd)?;
     let place = slot.swap(0, AcqRel);
     let stand_in = PLACES.get((place as usize).checked_sub(1)?)?;

@@ -1,0 +1,129 @@
+//! Capabilities: what this process may do and the servers that it starts may not.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use super::cvt;
+use super::process::Credentials;
+
+/// Runs `act` with the rights that a server has: where it has less than we, on a thread of its own without our
+/// capabilities, and with the user's rights to files where the servers have a user of their own.
+///
+/// # Errors
+/// When there is no thread to be had or the kernel does not let go of rights; then `act` was not run.
+pub fn as_server<T: Send>(user: Option<&Credentials>, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let own = nix::unistd::geteuid();
+    let user = user.filter(|user| user.uid != own);
+    if user.is_none() && (own.is_root() || outlive_exec()) {
+        return act();
+    }
+    std::thread::scope(|scope| {
+        let limited = move || {
+            user.map_or(Ok(()), take_file_rights)?;
+            let kept = if user.is_some() { [0; 2] } else { ambient() };
+            let mut sets = capabilities()?;
+            sets.iter_mut().zip(kept).for_each(|(sets, kept)| sets.effective &= kept);
+            set_capabilities(&sets)?;
+            act()
+        };
+        let thread = std::thread::Builder::new().name("as-server".into()).spawn_scoped(scope, limited)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread with a server's rights has failed")))
+    })
+}
+
+/// Whether what we may is what a program may that we start as the same user.
+fn outlive_exec() -> bool {
+    let kept = ambient();
+    capabilities().is_ok_and(|sets| sets.iter().zip(kept).all(|(sets, kept)| sets.effective & !kept == 0))
+}
+
+/// The capabilities that outlive exec(2) without root.
+fn ambient() -> [u32; 2] {
+    let mut kept = [0; 2];
+    for capability in 0..u64::BITS {
+        // SAFETY: the call takes five integers.
+        let set = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET, capability, 0, 0) };
+        if set == 1 {
+            kept[(capability / 32) as usize] |= 1 << (capability % 32);
+        }
+    }
+    kept
+}
+
+/// Makes the calling thread touch files as that user. The system calls themselves: libc's wrapper of setgroups would
+/// change all threads.
+fn take_file_rights(user: &Credentials) -> io::Result<()> {
+    let groups: Vec<libc::gid_t> = user.groups.iter().map(|group| group.as_raw()).collect();
+    // SAFETY: pointer and length describe `groups`, which lives through the call.
+    cvt!(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: both take an integer, and give the id before; whether they did it is seen by asking once more. A change
+    // from root to another user takes root's rights to files out of the effective set (capabilities(7)).
+    let (gid, uid) = unsafe {
+        libc::syscall(libc::SYS_setfsgid, user.gid.as_raw());
+        libc::syscall(libc::SYS_setfsuid, user.uid.as_raw());
+        (libc::syscall(libc::SYS_setfsgid, -1), libc::syscall(libc::SYS_setfsuid, -1))
+    };
+    if gid as u32 != user.gid.as_raw() || uid as u32 != user.uid.as_raw() {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const VERSION_3: u32 = 0x2008_0522;
+
+/// Those of the calling thread.
+fn capabilities() -> io::Result<[Sets; 2]> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: the layouts are those of capget(2) in version 3, with two sets; pid 0 is the calling thread.
+    cvt!(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    Ok(sets)
+}
+
+fn set_capabilities(sets: &[Sets; 2]) -> io::Result<()> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    // SAFETY: as above.
+    cvt!(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_user_has_none_of_our_rights() {
+        use nix::unistd::{Gid, Uid};
+        let (uid, gid) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+        let nobody = Credentials { uid, gid, groups: vec![gid] };
+        if nix::unistd::geteuid().is_root() {
+            let effective = || {
+                let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+                status.lines().find(|line| line.starts_with("CapEff")).unwrap().to_owned()
+            };
+            let file = tempfile::tempdir().unwrap();
+            let path = file.path().join("socket");
+            let refused = as_server(Some(&nobody), || Ok(std::os::unix::net::UnixListener::bind(&path))).unwrap();
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            // Nothing of it stays with us.
+            let before = effective();
+            let there = as_server(Some(&nobody), || Ok(effective())).unwrap();
+            assert_eq!(there, format!("CapEff:\t{:016x}", 0));
+            assert_eq!(effective(), before);
+        }
+    }
+}
