@@ -94,10 +94,13 @@ fn one_rotation_for_all_workers() {
     let [a, b] = ports.map(|port| format!("127.0.0.1:{port}"));
     let daemon = Daemon::start(&["-i", "2", "-u", &a, "-u", &b]);
     daemon.wait_online(2);
-    let order: String = (0..40).map(|_| ask(daemon.port).unwrap()).collect();
-    // A worker that a busy machine holds up still has a connection open that is over: that moves one turn.
-    assert!(order.contains("abababababab"), "{order}");
-    assert!(daemon.slots().iter().all(|slot| slot["connections"].as_u64().unwrap() >= 10), "both workers had some");
+    // On a busy machine a worker may still have a connection open that is over: fewest open comes before the turn. With a
+    // rotation per worker each of the two goes a, b, a, b, and together they never do for so long.
+    eventually("strict turns", seconds(30), || {
+        let order: String = (0..20).map(|_| ask(daemon.port).unwrap()).collect();
+        order.contains("abababababab").then_some(())
+    });
+    assert!(daemon.slots().iter().all(|slot| slot["connections"].as_u64().unwrap() >= 5), "both workers had some");
 }
 
 #[test]
