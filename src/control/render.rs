@@ -136,8 +136,8 @@ fn upstream_row(upstream: &UpstreamState) -> [String; 8] {
         upstream.state.clone(),
         upstream.open.to_string(),
         upstream.connections.to_string(),
-        megabytes(upstream.bytes_in),
-        megabytes(upstream.bytes_out),
+        size(upstream.bytes_in),
+        size(upstream.bytes_out),
         upstream.errors.to_string(),
         upstream.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| format!("{error}{ago}")),
     ]
@@ -193,6 +193,15 @@ fn megabytes(bytes: u64) -> String {
     if megabytes < 10.0 { format!("{megabytes:.1}M") } else { format!("{megabytes:.0}M") }
 }
 
+/// In the largest unit that gives at least 1.
+fn size(bytes: u64) -> String {
+    let units = [("G", 30), ("M", 20), ("K", 10)];
+    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => format!("{:.1}{unit}", bytes as f64 / f64::from(1u32 << shift)),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// The two largest units.
 fn uptime(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -207,6 +216,12 @@ fn uptime(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        let sizes = [0, 1023, 1024, 1_536, 5 << 20, 3 << 30, 2_000 << 30].map(size);
+        assert_eq!(sizes, ["0B", "1023B", "1.0K", "1.5K", "5.0M", "3.0G", "2000.0G"]);
+    }
 
     #[test]
     fn large_numbers_fit_eighty_columns() {

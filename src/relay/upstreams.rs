@@ -278,5 +278,6 @@ impl Upstreams {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "upstreams_tests.rs"]
 mod tests;
