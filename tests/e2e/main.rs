@@ -14,6 +14,7 @@ mod control_trust;
 mod crash;
 mod direct;
 mod direct_faults;
+mod direct_files;
 mod direct_modes;
 mod direct_servers;
 mod direct_table;
