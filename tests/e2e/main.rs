@@ -3,6 +3,7 @@
 
 mod support;
 
+mod abstract_sockets;
 mod admin;
 mod admin_flood;
 mod balance;
