@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 use crate::config::addr::ListenAddr;
+use crate::relay::protocol::unix;
 
 /// Connections that the kernel keeps for us; it clamps this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4096;
@@ -111,8 +112,10 @@ impl Listener {
                 replace_stale(path)?;
                 let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(fail)?;
                 socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
-                let meta = std::fs::metadata(path).map_err(fail)?;
-                Self::finish(socket, Some((path.clone(), meta.dev(), meta.ino()))).map_err(fail)
+                // An abstract address has no file.
+                let is_file = socket.local_addr().map_err(fail)?.as_pathname().is_some();
+                let meta = is_file.then(|| std::fs::metadata(path)).transpose().map_err(fail)?;
+                Self::finish(socket, meta.map(|meta| (path.clone(), meta.dev(), meta.ino()))).map_err(fail)
             }
         }
     }
@@ -155,15 +158,16 @@ impl Listener {
 
     fn finish(socket: Socket, file: Option<(PathBuf, u64, u64)>) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        let (address, port) = match (local.as_socket(), local.as_pathname()) {
-            (Some(tcp), _) => {
+        let (address, port) = match (local.as_socket(), local.as_pathname(), local.as_abstract_namespace()) {
+            (Some(tcp), ..) => {
                 // Accepted sockets inherit both: no system call per connection.
                 socket.set_tcp_nodelay(true)?;
                 keep_alive(&SockRef::from(&socket));
                 (tcp.to_string(), Some(tcp.port()))
             }
-            (None, Some(path)) => (format!("unix:{}", path.display()), None),
-            (None, None) => ("unix:(unnamed)".to_owned(), None),
+            (None, Some(path), _) => (unix(path), None),
+            (None, None, Some(name)) => (format!("unix:@{}", String::from_utf8_lossy(name)), None),
+            (None, None, None) => ("unix:(unnamed)".to_owned(), None),
         };
         Ok(Self {
             socket: Arc::new(socket.into()),
@@ -215,7 +219,7 @@ impl Listener {
     /// Whether this is the socket that `address` asks for.
     pub fn serves(&self, address: &ListenAddr) -> bool {
         match address {
-            ListenAddr::Unix(path) => self.address == format!("unix:{}", path.display()),
+            ListenAddr::Unix(path) => self.address == unix(path),
             ListenAddr::Tcp(wanted) => crate::sys::sock::local_addr(self.socket.as_fd()) == Some(*wanted),
             ListenAddr::Port(port) => crate::sys::sock::local_addr(self.socket.as_fd())
                 .is_some_and(|local| local.port() == *port && local.ip().is_unspecified()),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::relay::protocol::Upstream;
+use crate::relay::protocol::{Upstream, unix};
 
 /// `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// A port on all addresses: `[::]` for both families, else `0.0.0.0`.
     Port(u16),
-    /// A Unix socket.
+    /// A Unix socket; an abstract one's name begins with a NUL byte.
     Unix(PathBuf),
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for ListenAddr {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Port(port) => write!(f, "port {port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => f.write_str(&unix(path)),
         }
     }
 }
@@ -153,8 +153,10 @@ fn unix_path(path: &str) -> Result<PathBuf, String> {
     match path.len() {
         0 => Err("the path is missing: unix:/run/app.sock".to_owned()),
         n if n > MOST_PATH => Err(format!("a Unix socket's path has at most {MOST_PATH} bytes, this one {n}")),
-        _ if path.contains('\0') => Err("a path has no NUL byte".to_owned()),
-        _ => Ok(PathBuf::from(path)),
+        _ if path.contains('\0') => Err("a path has no NUL byte; an abstract address is unix:@name".to_owned()),
+        _ if path == "@" => Err("the name is missing: unix:@app".to_owned()),
+        // As socat, systemd and /proc/net/unix write it.
+        _ => Ok(path.strip_prefix('@').map_or_else(|| path.into(), |name| format!("\0{name}").into())),
     }
 }
 
@@ -174,6 +176,8 @@ mod tests {
             ("*:8080", ListenAddr::Port(8080)),
             ("localhost:1", tcp("127.0.0.1:1")),
             ("unix:/run/a.sock", ListenAddr::Unix("/run/a.sock".into())),
+            ("unix:@a", ListenAddr::Unix("\0a".into())),
+            ("unix:./@a", ListenAddr::Unix("./@a".into())),
         ] {
             assert_eq!(text.parse::<ListenAddr>().unwrap(), wanted, "{text}");
         }
@@ -186,6 +190,7 @@ mod tests {
             ("example.org:80", "not an IP address"),
             ("1.2.3.4:x", "not a port"),
             ("unix:", "missing"),
+            ("unix:@", "missing"),
         ] {
             let error = text.parse::<ListenAddr>().unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn upstream_addresses() {
-        for text in ["127.0.0.1:80", "[::1]:80", "db.internal:5432", "unix:/run/a.sock", "my_host:1"] {
+        for text in ["127.0.0.1:80", "[::1]:80", "db.internal:5432", "unix:/run/a.sock", "unix:@a", "my_host:1"] {
             assert_eq!(text.parse::<Upstream>().unwrap().to_string(), text);
         }
         for (text, word) in [

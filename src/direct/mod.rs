@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod elf;
 pub mod options;
+mod places;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::launch;
 use crate::sys::mmap;
@@ -30,8 +33,8 @@ pub struct Preload {
 enum Place {
     /// A sealed memory file, kept open: servers find it under our /proc/PID/fd.
     Memory(#[allow(dead_code)] OwnedFd),
-    /// A file, where they may not look there. Removed at the end.
-    File(PathBuf),
+    /// A file, where they may not look there: removed at the end, and locked until then.
+    File(PathBuf, #[allow(dead_code)] Option<Flock<File>>),
 }
 
 impl Preload {
@@ -43,7 +46,7 @@ impl Preload {
     pub fn find(program: &Dynamic, user: Option<&Credentials>) -> Result<Self, String> {
         let mut refused = String::new();
         let memory = || Self::in_memory().map_err(|error| error.to_string());
-        let files = directories().into_iter().map(|directory| Self::in_directory(&directory));
+        let files = places::directories().into_iter().map(|directory| Self::in_directory(&directory));
         for preload in std::iter::once_with(memory).chain(files) {
             match preload.and_then(|preload| preload.try_with(program, user).map(|()| preload)) {
                 Ok(preload) => return Ok(preload),
@@ -64,20 +67,31 @@ impl Preload {
         // Each service has its own, and takes it away when it goes.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!("roundsman-{}-{number}-preload.so", std::process::id()));
+        let path = places::library(directory, std::process::id(), number);
         let shown = path.display().to_string();
         if shown.contains([':', ' ']) {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
         }
-        // A leftover of a daemon that was killed.
+        places::remove_stale(directory);
+        // A leftover of a daemon that had our pid.
         let _ = std::fs::remove_file(&path);
         let written =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file: File| {
+                // It ends with this process, however that ends.
+                let lock = Flock::lock(File::open(&path)?, FlockArg::LockSharedNonblock).ok();
                 file.write_all(LIBRARY)?;
-                file.set_permissions(PermissionsExt::from_mode(0o444))
+                file.set_permissions(PermissionsExt::from_mode(0o444))?;
+                Ok(lock)
             });
-        let preload = Self { path: shown, place: Place::File(path) };
-        written.map(|()| preload).map_err(|error| format!("{}: {error}", directory.display()))
+        match written {
+            Ok(lock) => Ok(Self { path: shown, place: Place::File(path, lock) }),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let _ = std::fs::remove_file(&path);
+                }
+                Err(format!("{}: {error}", directory.display()))
+            }
+        }
     }
 
     fn try_with(&self, program: &Dynamic, user: Option<&Credentials>) -> Result<(), String> {
@@ -104,15 +118,8 @@ impl Preload {
 
 impl Drop for Preload {
     fn drop(&mut self) {
-        if let Place::File(path) = &self.place {
+        if let Place::File(path, _) = &self.place {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-/// Where a file may lie that servers execute.
-fn directories() -> Vec<PathBuf> {
-    let runtime = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let usual = ["/run", "/dev/shm", "/var/tmp"].map(PathBuf::from);
-    runtime.chain([std::env::temp_dir()]).chain(usual).collect()
 }

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -22,7 +23,7 @@ pub enum Upstream {
         /// The port.
         port: u16,
     },
-    /// A Unix socket.
+    /// A Unix socket; an abstract one's name begins with a NUL byte.
     Unix(PathBuf),
 }
 
@@ -31,8 +32,16 @@ impl fmt::Display for Upstream {
         match self {
             Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => f.write_str(&unix(path)),
         }
+    }
+}
+
+/// A Unix address as it is written: `unix:/path`, or `unix:@name` for an abstract one, which begins with a NUL byte.
+pub fn unix(path: &Path) -> String {
+    match path.as_os_str().as_bytes().strip_prefix(b"\0") {
+        Some(name) => format!("unix:@{}", String::from_utf8_lossy(name)),
+        None => format!("unix:{}", path.display()),
     }
 }
 

@@ -49,7 +49,7 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address, _) => write!(f, "{address}"),
-            Self::Unix(path, _) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path, _) => f.write_str(&super::protocol::unix(path)),
         }
     }
 }

@@ -174,8 +174,9 @@ impl Service {
 
     fn bind_path(&self, query: &Query) -> io::Result<Listener> {
         let path = query.address.as_deref().unwrap_or_default();
-        // Relative to where the worker runs.
-        let path = self.config.cwd.as_ref().map_or_else(|| path.into(), |cwd| cwd.join(path));
+        // Relative to where the worker runs; an abstract name is not.
+        let cwd = self.config.cwd.as_ref().filter(|_| !path.starts_with('\0'));
+        let path = cwd.map_or_else(|| path.into(), |cwd| cwd.join(path));
         let bound = || {
             Listener::bind(&ListenAddr::Unix(path)).map_err(|error| match error {
                 BindError::Os { source, .. } => source,

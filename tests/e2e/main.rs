@@ -3,6 +3,7 @@
 
 mod support;
 
+mod abstract_sockets;
 mod admin;
 mod admin_flood;
 mod balance;
@@ -16,6 +17,7 @@ mod direct;
 mod direct_binds;
 mod direct_closed;
 mod direct_faults;
+mod direct_files;
 mod direct_holders;
 mod direct_modes;
 mod direct_servers;

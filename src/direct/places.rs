@@ -1,0 +1,56 @@
+//! Directories for the library where servers of another user load it from a file.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// The ends of a library's name; between them are the pid and a number.
+const NAME: (&str, &str) = ("roundsman-", "-preload.so");
+
+/// Where a file may lie that servers execute: directories in which nobody else can replace it.
+pub fn directories() -> Vec<PathBuf> {
+    let set = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let set = set.chain([std::env::temp_dir()]);
+    // Root's own first: the variables may be another user's, left over from su.
+    let all = ["/run"].map(PathBuf::from).into_iter().chain(set).chain(["/dev/shm", "/var/tmp"].map(PathBuf::from));
+    all.filter(|directory| is_safe(directory)).collect()
+}
+
+/// The file of a daemon's library in a directory.
+pub fn library(directory: &Path, pid: u32, number: u32) -> PathBuf {
+    directory.join(format!("{}{pid}-{number}{}", NAME.0, NAME.1))
+}
+
+/// Whether only root and we can replace what is in a directory, or a directory on the way to it.
+fn is_safe(directory: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    let Ok(real) = directory.canonicalize() else { return false };
+    real.ancestors().all(|part| {
+        std::fs::metadata(part).is_ok_and(|meta| {
+            let sticky = meta.mode() & 0o1000 != 0;
+            meta.is_dir() && [0, own].contains(&meta.uid()) && (sticky || meta.mode() & 0o022 == 0)
+        })
+    })
+}
+
+/// Removes the libraries of daemons that were killed. One that lives holds a lock, which also counts where its pid means
+/// nothing to us: in another container that shares the directory.
+pub fn remove_stale(directory: &Path) {
+    let own = nix::unistd::geteuid().as_raw();
+    for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_prefix(NAME.0).and_then(|rest| rest.strip_suffix(NAME.1));
+        let Some(pid) = number.and_then(|number| number.split('-').next()?.parse::<u32>().ok()) else { continue };
+        if Path::new(&format!("/proc/{pid}")).exists() {
+            continue;
+        }
+        let look = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+        let Ok(file) = look else { continue };
+        let ours = file.metadata().is_ok_and(|meta| meta.is_file() && meta.uid() == own);
+        if ours && Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The library as a file, for servers of another user: where it may lie, and what is left of it.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::support::{Daemon, c_server, eventually, free_port, install_dir, roundsman, seconds};
+
+/// Serves as nobody; the variable names a place for the library.
+fn start(place: Option<&Path>) -> Daemon {
+    let (dir, port) = (install_dir(), free_port());
+    let server = dir.path().join("server");
+    assert!(std::process::Command::new("cp").arg(c_server()).arg(&server).status().unwrap().success());
+    std::fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = roundsman();
+    command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR");
+    if let Some(place) = place {
+        command.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place);
+    }
+    let (listen, number) = (format!("127.0.0.1:{port}"), port.to_string());
+    let all = ["-l", &listen, "-i", "1", "--via", "direct", "--user", "nobody", "--"];
+    let daemon = Daemon::launch(command, &[&all[..], &[server.to_str().unwrap(), "threads", &number]].concat(), port);
+    daemon.wait_online(1);
+    daemon
+}
+
+/// Where its servers find the library.
+fn library(daemon: &Daemon) -> PathBuf {
+    let environment = std::fs::read(format!("/proc/{}/environ", daemon.workers()[0])).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let value = environment.split('\0').find_map(|line| line.strip_prefix("LD_PRELOAD=")).unwrap();
+    value.split(':').next().unwrap().into()
+}
+
+#[test]
+fn the_library_lies_where_nobody_else_can_replace_it() {
+    let dir = install_dir();
+    let place = |name: &str, mode: u32, owner: u32| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        chown(&path, Some(owner), None).unwrap();
+        path
+    };
+    let (open, theirs) = (place("open", 0o777, 0), place("theirs", 0o755, 65534));
+    // Ours, below somebody else's.
+    let below = place("theirs/ours", 0o755, 0);
+    for place in [&open, &theirs, &below] {
+        let daemon = start(Some(place));
+        let library = library(&daemon);
+        assert!(library.is_file() && !library.starts_with(dir.path()), "{}", library.display());
+    }
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_is_removed_and_what_a_live_one_uses_is_not() {
+    let mut killed = start(None);
+    let left = library(&killed);
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    killed.finish(seconds(20));
+    let live = start(None);
+    let used = library(&live);
+    assert_eq!(used.parent(), left.parent());
+    eventually("the leftover is gone", seconds(10), || (!left.exists()).then_some(()));
+    let mut other = start(None);
+    assert!(used.exists());
+    // Nor by one to whom its pid means nothing.
+    let strange = used.with_file_name(format!("roundsman-4194999-{}-preload.so", std::process::id()));
+    std::fs::write(&strange, "leftover").unwrap();
+    let file = std::fs::File::open(&strange).unwrap();
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock).unwrap();
+    drop(start(None));
+    assert!(strange.exists());
+    drop(lock);
+    drop(start(None));
+    assert!(!strange.exists());
+    let last = library(&other);
+    assert_eq!(other.stop().code(), 0);
+    assert!(!last.exists() && used.exists());
+}
