@@ -1,6 +1,8 @@
 //! Who has a port, as far as /proc tells: for the message about a port in use, and for the end of a server whose
 //! connections are not countable otherwise.
 
+use std::io::{BufRead, BufReader};
+
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, all_processes};
 
@@ -35,17 +37,30 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
 
 /// The ports on which a process, or one below it, listens.
 pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
-    let (v4, v6) = (procfs::net::tcp().unwrap_or_default(), procfs::net::tcp6().unwrap_or_default());
     let sockets: Vec<u64> = process::tree(root).into_iter().flat_map(process::sockets).collect();
-    let own = v4.iter().chain(&v6).filter(|entry| entry.state == TcpState::Listen && sockets.contains(&entry.inode));
-    own.map(|entry| entry.local_address.port()).collect()
+    let listening = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(listening);
+    listening.filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
 }
 
-/// The Unix sockets with a name on which a process, or one below it, listens.
-pub fn unix_sockets_of(root: u32) -> Vec<String> {
+/// Ports and inodes of the listening sockets of a table. The kernel shows those first; the rest, which may be tens of
+/// thousands of connections, is not read.
+fn listening(table: &str) -> Vec<(u16, u64)> {
+    // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+    let entry = |line: String| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (_, port) = words.get(1)?.rsplit_once(':')?;
+        let listens = *words.get(3)? == "0A";
+        listens.then_some((u16::from_str_radix(port, 16).ok()?, words.get(9)?.parse().ok()?))
+    };
+    let Ok(file) = std::fs::File::open(table) else { return Vec::new() };
+    BufReader::new(file).lines().skip(1).map_while(Result::ok).map_while(entry).collect()
+}
+
+/// The Unix sockets with a name on which one of these processes listens.
+pub fn unix_sockets_of(pids: &[u32]) -> Vec<String> {
     /// Among the flags of a socket: it listens.
     const LISTENS: u32 = 0x1_0000;
-    let own: Vec<u64> = process::tree(root).into_iter().flat_map(process::sockets).collect();
+    let own: Vec<u64> = pids.iter().copied().flat_map(process::sockets).collect();
     let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // Num RefCount Protocol Flags Type St Inode Path
     let listening = |line: &str| {
@@ -58,11 +73,11 @@ pub fn unix_sockets_of(root: u32) -> Vec<String> {
     table.lines().skip(1).filter_map(listening).collect()
 }
 
-/// Whether a process, or one below it, is in another network namespace than we are.
-pub fn is_in_another_network(root: u32) -> bool {
+/// Whether one of these processes is in another network namespace than we are.
+pub fn is_in_another_network(pids: &[u32]) -> bool {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = namespace("self");
-    process::tree(root).into_iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
+    pids.iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
 }
 
 /// Whether a process, or one below it, has an environment without this variable.

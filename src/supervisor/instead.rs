@@ -3,6 +3,7 @@
 use super::service::Service;
 use crate::abi::attach::VARIABLE;
 use crate::node::primary;
+use crate::sys::process;
 use crate::who;
 
 /// Where a process, or one below it, listens.
@@ -23,12 +24,13 @@ pub fn by_itself(pid: u32, ports: &str) -> String {
 
 /// It listens, and nobody comes there by way of a port of ours.
 pub fn elsewhere(pid: u32) -> Option<String> {
-    if who::is_in_another_network(pid) {
+    let pids = process::tree(pid);
+    if who::is_in_another_network(&pids) {
         return Some(
             "it runs in another network namespace, and what listens there cannot be reached from here".to_owned(),
         );
     }
-    let sockets = who::unix_sockets_of(pid);
+    let sockets = who::unix_sockets_of(&pids);
     (!sockets.is_empty()).then(|| {
         format!("it listens on the Unix socket {} instead of a port: let it listen on a port", sockets.join(", "))
     })
