@@ -121,6 +121,7 @@ impl Service {
             Answer::Shared { listener: id, address, queue, page, keep }
         };
         direct.bound.entry(id).or_default().insert(pid);
+        direct.left.has(id);
         self.opened.uses(id);
         direct.pid.get_or_insert(pid);
         Ok(answer)

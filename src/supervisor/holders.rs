@@ -43,6 +43,13 @@ struct Look {
     again: bool,
 }
 
+impl Left {
+    /// A process has it that asked for it.
+    pub(super) fn has(&mut self, id: ListenerId) {
+        self.looks.remove(&id);
+    }
+}
+
 impl DirectWorker {
     /// When its stand-ins are to be looked at.
     pub(super) fn look_deadline(&self) -> Option<Instant> {
@@ -126,8 +133,8 @@ impl Service {
             if direct.leased.insert(pid) {
                 self.opened.watch.push((pid, direct.secret));
             }
-            if !due[&id].again {
-                direct.left.looks.insert(id, Look { closer: 0, due: now + AGAIN, again: true });
+            if let Some(look) = due.get(&id).filter(|look| !look.again) {
+                direct.left.looks.insert(id, Look { due: now + AGAIN, again: true, ..*look });
             }
         }
         for (id, look) in due.into_iter().filter(|(id, _)| !found.contains_key(id)) {

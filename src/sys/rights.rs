@@ -102,6 +102,7 @@ fn set_capabilities(sets: &[Sets; 2]) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
