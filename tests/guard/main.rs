@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod library;
 mod pure;
 #[allow(dead_code, unused_imports)]
 #[path = "../e2e/support/mod.rs"]

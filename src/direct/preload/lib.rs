@@ -18,6 +18,7 @@ mod epolls;
 mod identity;
 mod lease;
 mod message;
+mod messages;
 mod naming;
 mod next;
 mod raw;

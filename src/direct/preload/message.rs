@@ -2,6 +2,7 @@
 
 use super::abi::attach::MOST_FDS;
 use super::arch::{nr, syscall6};
+use super::{errno, next};
 
 /// Descriptors that came with a message; -1: none.
 pub type Fds = [i32; MOST_FDS];
@@ -53,11 +54,6 @@ impl Control {
     }
 }
 
-unsafe extern "C" {
-    fn recvmsg(socket: i32, message: *mut u8, flags: i32) -> isize;
-    fn __errno_location() -> *mut i32;
-}
-
 /// Who waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -88,8 +84,8 @@ pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by
     let result = unsafe {
         match by {
             By::Kernel => syscall6(nr::RECVMSG, [socket as usize, &raw mut message as usize, flags, 0, 0, 0]),
-            By::Libc => match recvmsg(socket, (&raw mut message).cast(), flags as i32) {
-                -1 => -(*__errno_location() as isize),
+            By::Libc => match next::recvmsg(socket, &raw mut message as usize, flags as i32) {
+                -1 => -(errno() as isize),
                 n => n,
             },
         }

@@ -18,17 +18,21 @@ pub fn source(name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The C server, for one libc.
-fn build(compiler: &str, more: &[&str]) -> String {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("server-{compiler}{}", more.concat()));
+/// A C program of tests/servers, for one libc.
+fn build_c(name: &str, compiler: &str, more: &[&str]) -> String {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{compiler}{}", more.concat()));
     let output = program.to_str().unwrap();
     let made = Command::new(compiler)
-        .args(["-O1", "-Wall", "-Werror", "-pthread", "-o", output, &source("server.c")])
+        .args(["-O1", "-Wall", "-Werror", "-pthread", "-o", output, &source(&format!("{name}.c"))])
         .args(more)
         .output()
         .unwrap_or_else(|error| panic!("{compiler}: {error} (tests/install)"));
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     output.to_owned()
+}
+
+fn build(compiler: &str, more: &[&str]) -> String {
+    build_c("server", compiler, more)
 }
 
 pub fn c_server() -> &'static str {
@@ -44,6 +48,13 @@ pub fn musl_server() -> &'static str {
 pub fn static_server() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
     BUILT.get_or_init(|| build("cc", &["-static"]))
+}
+
+/// The program that asks its listening socket, with glibc (its calls fortified, as distributions build) and with musl.
+pub fn listener_programs() -> &'static [String; 2] {
+    static BUILT: OnceLock<[String; 2]> = OnceLock::new();
+    let built = || [build_c("listener", "cc", &["-D_FORTIFY_SOURCE=2"]), build_c("listener", "musl-gcc", &[])];
+    BUILT.get_or_init(built)
 }
 
 /// A key and a certificate for 127.0.0.1, in a directory.

@@ -8,7 +8,7 @@ mod server;
 
 pub use app::App;
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
-pub use install::{c_server, certificate, musl_server, servers, source, static_server};
+pub use install::{c_server, certificate, listener_programs, musl_server, servers, source, static_server};
 pub use net::{answers, free_port, get, http_get, read_all, reset, slot_of};
 pub use server::{Killed, Process, Upstream, install_dir, write_file};
 

@@ -1,0 +1,143 @@
+//! recv, send and their families: on a stand-in they fail as on a listening socket, which is not connected. What lies in
+//! the queue is for accept alone. (Python's ssl module calls recv on every socket that it wraps, listeners included.)
+//!
+//! These are called for every byte that a server moves, so all other descriptors cost one load, one comparison and the
+//! jump to libc's own function, which stays a cancellation point. Pointers are passed on unchanged.
+
+use super::arch::{self, nr, pid};
+use super::closing::genuine;
+use super::raw::{EAGAIN, ENOTCONN, EPIPE, call};
+use super::table::{Stands, is_stand_in};
+use super::{fail, next};
+
+const MSG_NOSIGNAL: i32 = 0x4000;
+const MSG_ERRQUEUE: i32 = 0x2000;
+
+/// The kernel's iovec.
+#[repr(C)]
+pub struct Part {
+    at: usize,
+    len: usize,
+}
+
+/// Whether there is a queue at the descriptor. (Under none the listening socket itself is there: the kernel answers.)
+fn is_queue(fd: i32) -> bool {
+    genuine(fd).is_some_and(|stand_in| stand_in.stands() == Stands::Queue)
+}
+
+/// What receiving from a listening socket gives; `None` when there is none of ours.
+fn no_receive(fd: i32, flags: i32) -> Option<i32> {
+    let errno = if flags & MSG_ERRQUEUE != 0 { EAGAIN } else { ENOTCONN };
+    is_queue(fd).then(|| fail(errno))
+}
+
+/// What sending to a listening socket gives; `None` when there is none of ours.
+fn no_send(fd: i32, flags: i32) -> Option<i32> {
+    if !is_queue(fd) {
+        return None;
+    }
+    if flags & MSG_NOSIGNAL == 0 {
+        const SIGPIPE: usize = 13;
+        let thread = call(nr::GETTID, [0; 6]) as usize;
+        call(nr::TGKILL, [pid() as usize, thread, SIGPIPE, 0, 0, 0]);
+    }
+    Some(fail(EPIPE))
+}
+
+/// Whether these parts have no byte in all: then the kernel does not even ask the socket.
+fn is_empty(parts: *const Part, count: i32) -> bool {
+    // SAFETY: as readv(2) and writev(2): `count` parts lie there.
+    parts.is_null() || (0..count.max(0) as usize).all(|at| unsafe { (*parts.add(at)).len } == 0)
+}
+
+/// Calls that fail on a stand-in: under which condition, and how; else they are libc's.
+macro_rules! fail_on_a_stand_in {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $how:ident($fd:ident, $flags:expr) if $moves:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name($($argument: $kind),*) -> $result {
+            // Of the same type, so that all arguments stay where they are: two jumps, and no frame for the fast one.
+            #[cold]
+            #[inline(never)]
+            extern "C" fn marked($($argument: $kind),*) -> $result {
+                if $moves && let Some(failed) = $how($fd, $flags) {
+                    return failed as $result;
+                }
+                next::$name($($argument),*)
+            }
+            if is_stand_in($fd) { marked($($argument),*) } else { next::$name($($argument),*) }
+        }
+    )*};
+}
+
+fail_on_a_stand_in! {
+    read(fd: i32, to: usize, len: usize) -> isize, no_receive(fd, 0) if len != 0;
+    readv(fd: i32, parts: *const Part, count: i32) -> isize, no_receive(fd, 0) if !is_empty(parts, count);
+    recv(fd: i32, to: usize, len: usize, flags: i32) -> isize, no_receive(fd, flags) if true;
+    recvfrom(fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize,
+        no_receive(fd, flags) if true;
+    recvmsg(fd: i32, message: usize, flags: i32) -> isize, no_receive(fd, flags) if true;
+    recvmmsg(fd: i32, messages: usize, count: u32, flags: i32, limit: usize) -> i32, no_receive(fd, flags) if count != 0;
+    write(fd: i32, from: usize, len: usize) -> isize, no_send(fd, 0) if true;
+    writev(fd: i32, parts: *const Part, count: i32) -> isize, no_send(fd, 0) if !is_empty(parts, count);
+    send(fd: i32, from: usize, len: usize, flags: i32) -> isize, no_send(fd, flags) if true;
+    sendto(fd: i32, from: usize, len: usize, flags: i32, to: usize, to_len: u32) -> isize, no_send(fd, flags) if true;
+    sendmsg(fd: i32, message: usize, flags: i32) -> isize, no_send(fd, flags) if true;
+    sendmmsg(fd: i32, messages: usize, count: u32, flags: i32) -> i32, no_send(fd, flags) if count != 0;
+    sendfile(fd: i32, from: i32, offset: usize, len: usize) -> isize, no_send(fd, 0) if len != 0;
+}
+
+/// sendfile(2) under its name for large files.
+#[unsafe(no_mangle)]
+pub extern "C" fn sendfile64(fd: i32, from: i32, offset: usize, len: usize) -> isize {
+    sendfile(fd, from, offset, len)
+}
+
+/// splice(2): either end may be a stand-in.
+#[unsafe(no_mangle)]
+pub extern "C" fn splice(from: i32, at: usize, to: i32, to_at: usize, len: usize, flags: u32) -> isize {
+    let failed = match len {
+        0 => None,
+        _ if is_stand_in(from) => no_receive(from, 0),
+        _ if is_stand_in(to) => no_send(to, 0),
+        _ => None,
+    };
+    match failed {
+        Some(failed) => failed as isize,
+        None => next::splice(from, at, to, to_at, len, flags),
+    }
+}
+
+/// read(2) as programs call it that glibc's headers fortify: with the buffer's size.
+#[unsafe(no_mangle)]
+pub extern "C" fn __read_chk(fd: i32, to: usize, len: usize, room: usize) -> isize {
+    if len > room {
+        arch::chk_fail();
+    }
+    read(fd, to, len)
+}
+
+/// recv(2), fortified.
+#[unsafe(no_mangle)]
+pub extern "C" fn __recv_chk(fd: i32, to: usize, len: usize, room: usize, flags: i32) -> isize {
+    if len > room {
+        arch::chk_fail();
+    }
+    recv(fd, to, len, flags)
+}
+
+/// recvfrom(2), fortified.
+#[unsafe(no_mangle)]
+pub extern "C" fn __recvfrom_chk(
+    fd: i32,
+    to: usize,
+    len: usize,
+    room: usize,
+    flags: i32,
+    from: usize,
+    from_len: usize,
+) -> isize {
+    if len > room {
+        arch::chk_fail();
+    }
+    recvfrom(fd, to, len, flags, from, from_len)
+}
