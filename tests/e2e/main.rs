@@ -17,6 +17,7 @@ mod direct_servers;
 mod direct_table;
 mod hints;
 mod import;
+mod lease;
 mod limits;
 mod listeners;
 mod listening_socket;

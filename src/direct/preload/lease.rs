@@ -4,11 +4,14 @@ use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{
-    ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, TOKEN_BYTES, VARIABLE, VERSION, ask,
+    ADDRESS_BYTES, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES, VARIABLE,
+    VERSION, ask,
 };
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
 use super::message::{self, By, Fds};
+use super::naming::packed;
+use super::raw::SOL_SOCKET;
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -211,6 +214,7 @@ pub fn take_lease() {
         close(socket);
         return;
     };
+    wait_for_the_wake_up_to_end();
     let control = |command: usize, argument: usize| {
         // SAFETY: these commands take integers.
         unsafe { syscall6(nr::FCNTL, [socket as usize, command, argument, 0, 0, 0]) };
@@ -219,4 +223,14 @@ pub fn take_lease() {
     control(F_SETOWN, own as usize);
     control(F_SETFL, O_RDWR_ASYNC);
     // It stays open as long as the process.
+}
+
+/// The kernel first queues a message and then wakes its reader. A reader that was there already can be so quick that the
+/// lease is armed in between: the wake-up would then be the stop signal, for a server that has just started (one in a
+/// thousand under load). The master answers one request after the other, so when it answers this one, which asks for
+/// an option of a listener that does not exist, its last call has ended.
+fn wait_for_the_wake_up_to_end() {
+    const SO_TYPE: i32 = 3;
+    let nothing = SocketOption { level: SOL_SOCKET, name: SO_TYPE, len: OPTION_BYTES as u32, value: [0; OPTION_BYTES] };
+    let _ = ask(ask::GET_OPTION, u32::MAX, packed(&nothing), None);
 }
