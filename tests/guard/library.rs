@@ -38,7 +38,7 @@ fn a_read_or_write_elsewhere_costs_a_few_instructions() {
         println!("{program}: {natively:.2} instructions per call, {with:.2} with the library");
         assert!(with > natively, "{program}: the library was not in between");
         // A bound, a load, a comparison and a jump.
-        assert!(with - natively <= 10.0, "{program}: {natively:.2}, {with:.2} with the library");
+        assert!(with - natively <= 10.5, "{program}: {natively:.2}, {with:.2} with the library");
     }
 }
 
