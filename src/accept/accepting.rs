@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::orders::{Addresses, ListenerId, Report};
 use super::pool::{Held, Phase, Pool, RETRY, Reporter};
+use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
@@ -80,7 +81,7 @@ impl Pool {
                 let Some(socket) = self.place(id, socket, peer) else { return };
                 if closing && !served {
                     // Nobody will ever come for it.
-                    sock::reset_on_close(socket.as_fd());
+                    reset(socket);
                     self.stats.shed.fetch_add(1, Relaxed);
                     reporter.send(Report::Shed { service: self.id, count: 1 });
                     return;
@@ -117,9 +118,7 @@ impl Pool {
     /// Resets the first `count` held connections.
     pub(super) fn shed(&mut self, count: usize, reporter: &Reporter) {
         if count > 0 {
-            for held in self.held.drain(..count) {
-                sock::reset_on_close(held.socket.as_fd());
-            }
+            self.held.drain(..count).for_each(|held| reset(held.socket));
             self.stats.shed.fetch_add(count as u64, Relaxed);
             self.stats.held.store(self.held.len() as u64, Relaxed);
             reporter.send(Report::Shed { service: self.id, count });
@@ -136,4 +135,11 @@ impl Pool {
             self.held.push_front(Held { listener, socket, peer, since: now });
         }
     }
+}
+
+/// Resets a connection that no worker gets. A client of a Unix listener may have passed descriptors, and a server may have
+/// left a socket of its own in its queue: the close is not ours to wait for.
+fn reset(socket: OwnedFd) {
+    sock::reset_on_close(socket.as_fd());
+    drop(Foreign::socket(socket));
 }

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod elf;
+pub mod guests;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

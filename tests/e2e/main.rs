@@ -4,6 +4,7 @@
 mod support;
 
 mod admin;
+mod attach_borders;
 mod balance;
 mod cli;
 mod config;
