@@ -18,6 +18,7 @@
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
 //! | [`demo`] | the daemon in front of a built-in responder |
+//! | [`limited`] | warnings that others can cause, a second apart |
 //! | [`who`], [`exit`] | who holds a port; exit codes |
 //! | [`sys`] | system calls: the only `unsafe` |
 
@@ -32,6 +33,7 @@ pub mod direct;
 pub mod exit;
 pub mod handoff;
 pub mod launch;
+pub mod limited;
 pub mod lines;
 pub mod listener;
 pub mod node;

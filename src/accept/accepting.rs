@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::orders::{Addresses, ListenerId, Report, place};
 use super::pool::{Held, Phase, Pool, RETRY, Reporter};
+use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
@@ -79,7 +80,7 @@ impl Pool {
                 let Some(socket) = self.place(id, socket, peer, now) else { return };
                 if closing && !served {
                     // Nobody will ever come for it.
-                    sock::reset_on_close(socket.as_fd());
+                    reset(socket);
                     self.stats.shed.fetch_add(1, Relaxed);
                     reporter.send(Report::Shed { service: self.id, count: 1 });
                     return;
@@ -123,9 +124,7 @@ impl Pool {
     pub(super) fn give_up(&mut self, connections: Vec<Held>, reporter: &Reporter) {
         let count = connections.len();
         if count > 0 {
-            for held in connections {
-                sock::reset_on_close(held.socket.as_fd());
-            }
+            connections.into_iter().for_each(|held| reset(held.socket));
             self.stats.shed.fetch_add(count as u64, Relaxed);
             self.stats.held.store(self.waiting() as u64, Relaxed);
             reporter.send(Report::Shed { service: self.id, count });
@@ -146,4 +145,11 @@ impl Pool {
             self.held.push_front(Held { listener, socket, peer, since: now });
         }
     }
+}
+
+/// Resets a connection that no worker gets. A client of a Unix listener may have passed descriptors, and a server may have
+/// left a socket of its own in its queue: the close is not ours to wait for.
+pub(super) fn reset(socket: OwnedFd) {
+    sock::reset_on_close(socket.as_fd());
+    drop(Foreign::socket(socket));
 }

@@ -1,7 +1,7 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::Poll;
 
+use super::accepting::reset;
 use super::crew::{Crew, Placed};
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
@@ -19,7 +20,7 @@ use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
-use crate::sys::sock::{self, PeerAddress};
+use crate::sys::sock::PeerAddress;
 
 /// How soon a full house is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
@@ -136,13 +137,9 @@ impl Pool {
             listener.id = None;
         }
         self.held.extend(self.crew.take_lines());
-        self.held.retain(|held| {
-            let stays = held.listener != id;
-            if !stays {
-                sock::reset_on_close(held.socket.as_fd());
-            }
-            stays
-        });
+        let (gone, stay): (VecDeque<Held>, _) = self.held.drain(..).partition(|held| held.listener == id);
+        self.held = stay;
+        gone.into_iter().for_each(|held| reset(held.socket));
         self.stats.held.store(self.held.len() as u64, Relaxed);
     }
 

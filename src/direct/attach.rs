@@ -6,20 +6,32 @@ use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
+use tracing::warn;
 
+use super::guests::{Guest, Guests, Ours};
 use crate::abi::attach::{
     ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request,
     SHARED, SocketOption, TOKEN_BYTES, VALUE, VERSION, YOURSELF, ask,
 };
-use crate::sys::{process, scm};
+use crate::limited::Limited;
+use crate::sys::closer::{self, Foreign};
+use crate::sys::{process, scm, sock};
 
-/// Connections at once: a process each, and a slot may have many.
-const MOST: usize = 4096;
+/// Connections and watched processes at once: a process each, and a slot may have many.
+const MOST: u64 = 4096;
+/// They may take this part of the master's descriptors.
+const SHARE: u64 = 4;
+/// New connections before others have their turn: fewer than may be without a proof, so that the requests of one burst are
+/// read before the next burst takes places.
+const BURST: usize = 32;
+/// When accept(2) is tried again after it failed, or while too many sockets wait to be closed.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A worker's proof.
 pub type Secret = [u8; TOKEN_BYTES];
@@ -35,6 +47,22 @@ pub struct Asked {
     pub uid: u32,
     /// Its proof.
     pub secret: Secret,
+    /// The descriptors that came along, once more: whatever happens to them, the last close is not the caller's.
+    pub sent: Vec<Foreign>,
+}
+
+/// Why a connection was closed.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The process is none of the worker's whose proof it showed, or showed none.
+    NotOurs {
+        /// The process.
+        pid: u32,
+        /// Its user.
+        uid: u32,
+    },
+    /// What was wrong with its request.
+    Nonsense(String),
 }
 
 /// What a library asks.
@@ -125,23 +153,39 @@ struct Leased {
 pub struct AttachServer {
     listener: Socket,
     name: String,
-    connections: HashMap<usize, OwnedFd>,
+    guests: Guests,
     leased: HashMap<usize, Leased>,
     next: usize,
+    most: usize,
+    /// There may be more connections to accept, without a new event, from then on.
+    again: Option<Instant>,
+    refused: Limited,
+    trouble: Limited,
 }
 
 impl AttachServer {
-    /// Opens it at an abstract name that nobody can guess.
+    /// Opens it at an abstract name that nobody can guess; `nofile` is the master's file limit.
     ///
     /// # Errors
     /// As socket(2), bind(2), epoll_ctl(2).
-    pub fn open(poll: &Poll, token: Token) -> io::Result<Self> {
+    pub fn open(poll: &Poll, token: Token, nofile: u64) -> io::Result<Self> {
         let name = format!("roundsman-{}-{}", std::process::id(), hex(&secret()?));
         let listener = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
-        Ok(Self { listener, name, connections: HashMap::new(), leased: HashMap::new(), next: 0 })
+        let most = (nofile / SHARE).min(MOST) as usize;
+        Ok(Self {
+            listener,
+            name,
+            guests: Guests::new(most),
+            leased: HashMap::new(),
+            next: 0,
+            most,
+            again: None,
+            refused: Limited::default(),
+            trouble: Limited::default(),
+        })
     }
 
     /// The environment variable's value for a worker.
@@ -149,27 +193,85 @@ impl AttachServer {
         format!("{}:{}", self.name, hex(secret))
     }
 
-    /// Takes new connections; their tokens lie in `range`.
-    pub fn accept(&mut self, poll: &Poll, range: Range<usize>) {
-        while let Ok((connection, _)) = self.listener.accept() {
-            let fd = connection.as_raw_fd();
-            let Some(token) = self.token(range.clone()) else { continue };
-            if poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() {
-                self.connections.insert(token, connection.into());
+    /// Takes new connections, a burst at a time; their tokens lie in `range`. Those of strangers are closed, and nothing is
+    /// received from them.
+    pub fn accept(&mut self, poll: &Poll, range: Range<usize>, ours: &Ours, now: Instant) {
+        self.again = None;
+        self.guests.expire(now);
+        while let Some(guest) = self.guests.due(ours, now) {
+            self.enter(poll, range.clone(), guest, now);
+        }
+        for _ in 0..BURST {
+            // Each is closed within milliseconds, so nobody waits here for long.
+            if closer::sockets_wait() {
+                self.again = Some(now + RETRY);
+                return;
+            }
+            let connection = match self.listener.accept() {
+                Ok((connection, _)) => connection,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    _ => {
+                        if let Some(suppressed) = self.trouble.pass(now) {
+                            warn!(suppressed, "cannot accept on the attach socket for now: {error}");
+                        }
+                        self.again = Some(now + RETRY);
+                        return;
+                    }
+                },
+            };
+            let peer = getsockopt(&connection, PeerCredentials);
+            let socket = Foreign::socket(connection.into());
+            let Ok(peer) = peer else { continue };
+            let guest = Guest { socket, pid: peer.pid() as u32, uid: peer.uid(), since: now, proven: false };
+            match self.guests.arrives(guest, ours, now) {
+                Ok(Some(guest)) => self.enter(poll, range.clone(), guest, now),
+                Ok(None) => {}
+                Err(guest) => self.refuse(&guest, "it is none of our workers", now),
+            }
+        }
+        self.again = Some(now);
+    }
+
+    fn enter(&mut self, poll: &Poll, range: Range<usize>, guest: Guest, now: Instant) {
+        let token = self.token(range);
+        let fd = guest.socket.as_fd().as_raw_fd();
+        match self.guests.enter(token, guest, self.leased.len()) {
+            Ok(()) if poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() => {}
+            Ok(()) => self.guests.remove(token),
+            Err(guest) => self.refuse(&guest, "it has too many connections", now),
+        }
+    }
+
+    fn refuse(&mut self, guest: &Guest, why: &str, now: Instant) {
+        if let Some(suppressed) = self.refused.pass(now) {
+            warn!(pid = guest.pid, uid = guest.uid, suppressed, "refused to attach: {why}");
+        }
+    }
+
+    /// When [`AttachServer::accept`] has something to do without an event.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.again.into_iter().chain(self.guests.deadline(now)).min()
+    }
+
+    fn token(&mut self, range: Range<usize>) -> usize {
+        loop {
+            let token = range.start + self.next % range.len().max(1);
+            self.next += 1;
+            if !self.guests.has(token) && !self.leased.contains_key(&token) {
+                return token;
             }
         }
     }
 
-    fn token(&mut self, range: Range<usize>) -> Option<usize> {
-        let token = range.start + self.next % range.len().max(1);
-        self.next += 1;
-        let free = !self.connections.contains_key(&token) && !self.leased.contains_key(&token);
-        (free && self.connections.len() + self.leased.len() < MOST).then_some(token)
-    }
-
     /// Watches a process until its end. Whether it lives, as far as is known.
     pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) -> bool {
-        let Some(token) = self.token(range) else { return true };
+        let known = self.leased.values().any(|leased| leased.pid == pid && leased.secret == secret);
+        if known || self.guests.count() + self.leased.len() >= self.most {
+            return true;
+        }
+        let token = self.token(range);
         // One that is gone already is noticed by its parent's end, or not at all.
         let Ok(pidfd) = process::pidfd_open(pid) else { return false };
         if poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok() {
@@ -178,54 +280,94 @@ impl AttachServer {
         true
     }
 
-    /// The next request of a connection, or the end of a process; `None` when there is none now. One that is gone or
-    /// talks nonsense is closed, the latter with the reason.
+    /// The next request of a connection, or the end of a process; `None` when there is none now. `admits` decides by proof,
+    /// process and user: only then is the request received, with its descriptors. A connection that is gone is closed, and
+    /// one that is refused.
     ///
     /// # Errors
-    /// What was wrong with a request.
-    pub fn next(&mut self, poll: &Poll, token: usize) -> Result<Option<Heard>, String> {
+    /// Why it was refused.
+    pub fn next(
+        &mut self,
+        poll: &Poll,
+        token: usize,
+        admits: impl FnOnce(&Secret, u32, u32) -> bool,
+    ) -> Result<Option<Heard>, Refusal> {
         if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&token) {
             let _ = poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
             return Ok(Some(Heard::Ended(pid, secret)));
         }
-        let Some(connection) = self.connections.get(&token) else { return Ok(None) };
-        let mut bytes = [0; REQUEST_BYTES + 1];
-        let mut fds = Vec::new();
-        match scm::recv_fds(connection.as_fd(), &mut bytes, &mut fds) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Ok(received) if received.len > 0 => {
-                let asked = parse(connection.as_fd(), &bytes[..received.len], fds);
-                if asked.is_err() {
-                    self.connections.remove(&token);
+        let Some(guest) = self.guests.get(token) else { return Ok(None) };
+        match request(guest, admits) {
+            Ok(asked) => {
+                if asked.is_some() {
+                    self.guests.prove(token);
                 }
-                asked.map(|asked| Some(Heard::Asked(asked)))
+                Ok(asked.map(Heard::Asked))
             }
-            _ => {
-                self.connections.remove(&token);
-                Ok(None)
+            Err(why) => {
+                self.guests.remove(token);
+                why.map_or(Ok(None), Err)
             }
         }
     }
 
     /// Answers. A connection that does not take it is closed.
     pub fn answer(&mut self, token: usize, answer: &Answer) {
-        let Some(connection) = self.connections.get(&token) else { return };
+        let Some(guest) = self.guests.get(token) else { return };
         let (bytes, fds) = encode(answer);
-        if scm::send_fds(connection.as_fd(), &bytes, fds.into_iter()).is_err() {
-            self.connections.remove(&token);
+        if scm::send_fds(guest.socket.as_fd(), &bytes, fds.into_iter()).is_err() {
+            self.guests.remove(token);
         }
     }
 
-    /// Closes a connection: its proof was wrong.
+    /// Closes a connection: its request was refused.
     pub fn close(&mut self, token: usize) {
-        self.connections.remove(&token);
+        self.guests.remove(token);
     }
 }
 
-fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Asked, String> {
-    if bytes.len() != REQUEST_BYTES {
-        return Err(format!("a message of {} bytes", bytes.len()));
+/// One request; `Err(None)` when the connection has ended. It is looked at before it is received: descriptors are taken
+/// only from processes that have shown a proof.
+fn request(guest: &Guest, admits: impl FnOnce(&Secret, u32, u32) -> bool) -> Result<Option<Asked>, Option<Refusal>> {
+    let nonsense = |why: String| Some(Refusal::Nonsense(why));
+    let mut bytes = [0; REQUEST_BYTES + 1];
+    let descriptors = match scm::peek(guest.socket.as_fd(), &mut bytes) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            return Ok(None);
+        }
+        Ok((REQUEST_BYTES, descriptors)) => descriptors,
+        Ok((len @ 1.., _)) => return Err(nonsense(format!("a message of {len} bytes"))),
+        _ => return Err(None),
+    };
+    let mut secret = Secret::default();
+    secret.copy_from_slice(&bytes[offset_of!(Request, token)..][..TOKEN_BYTES]);
+    if !admits(&secret, guest.pid, guest.uid) {
+        return Err(Some(Refusal::NotOurs { pid: guest.pid, uid: guest.uid }));
     }
+    if descriptors && closer::received_wait() {
+        return Err(nonsense("too many descriptors to close".to_owned()));
+    }
+    let mut fds = Vec::new();
+    let received = scm::recv_fds(guest.socket.as_fd(), &mut bytes, &mut fds);
+    let sent = fds.iter().map(|fd| fd.try_clone().map(Foreign::received)).collect::<io::Result<Vec<_>>>();
+    // The close of a socket flushes nothing; with its copy above it does nothing at all.
+    let sent = match (received, sent) {
+        (Ok(_), Ok(sent)) if fds.len() <= 1 && fds.iter().all(|fd| sock::is_socket(fd.as_fd())) => sent,
+        (_, sent) => {
+            fds.into_iter().map(Foreign::received).for_each(drop);
+            let why = sent
+                .err()
+                .map_or_else(|| "a request with other descriptors than a socket".to_owned(), |e| e.to_string());
+            return Err(nonsense(why));
+        }
+    };
+    match parse(&bytes[..REQUEST_BYTES], fds) {
+        Ok(what) => Ok(Some(Asked { what, pid: guest.pid, uid: guest.uid, secret, sent })),
+        Err(why) => Err(nonsense(why)),
+    }
+}
+
+fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<What, String> {
     let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let version = short(offset_of!(Request, version));
     if version != VERSION {
@@ -234,7 +376,7 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
     let at = offset_of!(Request, number);
     let number = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
     let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
-    let what = match (short(offset_of!(Request, what)), fds.pop()) {
+    Ok(match (short(offset_of!(Request, what)), fds.pop()) {
         (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
         (ask::BOUND, socket) => {
             What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
@@ -249,11 +391,7 @@ fn parse(connection: BorrowedFd<'_>, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Res
         (ask::GIVE_BACK, None) => What::GiveBack(number),
         (ask::RECOGNIZE, Some(socket)) => What::Recognize(socket),
         (what, _) => return Err(format!("request {what}")),
-    };
-    let peer = getsockopt(&connection, PeerCredentials).map_err(|error| error.to_string())?;
-    let mut secret = Secret::default();
-    secret.copy_from_slice(&bytes[offset_of!(Request, token)..][..TOKEN_BYTES]);
-    Ok(Asked { what, pid: peer.pid() as u32, uid: peer.uid(), secret })
+    })
 }
 
 fn decode(bytes: &[u8]) -> Option<SocketAddr> {

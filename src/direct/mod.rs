@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod elf;
+pub mod guests;
 pub mod options;
 mod places;
 

@@ -6,15 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::abi::attach::QUEUE_NAME;
 use crate::abi::payload;
+use crate::sys::closer::Foreign;
 use crate::sys::sock::PeerAddress;
 use crate::sys::{scm, sock};
 
 /// The master's end: it sends, counts what is pending, and keeps the receiving end for a rescue.
 #[derive(Debug)]
 pub struct QueueTx {
-    tx: OwnedFd,
-    /// A duplicate of the worker's end. While it is open, what is queued outlives the worker.
-    rx: OwnedFd,
+    tx: Foreign,
+    /// A duplicate of the worker's end. While it is open, what is queued outlives the worker. A server can write there, too:
+    /// it has a duplicate of the sending end.
+    rx: Foreign,
     carries: Carries,
 }
 
@@ -55,7 +57,7 @@ impl QueueTx {
     pub fn to_relay() -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
-        Ok((Self { tx, rx, carries: Carries::Tags }, theirs))
+        Ok((Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), carries: Carries::Tags }, theirs))
     }
 
     /// A new queue to a server for one listener. Its receiving end has a name that tells the listener, so that a process
@@ -73,7 +75,7 @@ impl QueueTx {
         let since = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u32;
         let began = BEGAN.get_or_init(since);
         sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{began:x}-{unique}", std::process::id()))?;
-        Ok(Self { tx, rx, carries: Carries::Direct })
+        Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), carries: Carries::Direct })
     }
 
     /// More descriptors of the two ends: (receiving, sending).
@@ -81,12 +83,12 @@ impl QueueTx {
     /// # Errors
     /// As dup(2).
     pub fn ends(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        Ok((self.rx.try_clone()?, self.tx.try_clone()?))
+        Ok((self.rx.as_fd().try_clone_to_owned()?, self.tx.as_fd().try_clone_to_owned()?))
     }
 
     /// The inode of the receiving end, by which /proc/PID/fd shows who has it.
     pub fn inode(&self) -> Option<u64> {
-        Some(nix::sys::stat::fstat(&self.rx).ok()?.st_ino)
+        Some(nix::sys::stat::fstat(self.rx.as_fd()).ok()?.st_ino)
     }
 
     /// Which messages it carries.
@@ -144,19 +146,37 @@ impl QueueTx {
     }
 
     /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive
-    /// is stuck in a page fault, hence the rescue thread.
+    /// is stuck in a page fault, hence the rescue thread. A message that is none of ours (a server wrote it) is dropped.
     pub fn take_back(&self) -> Vec<OwnedFd> {
         let mut sockets = Vec::new();
-        let mut tags = [0; scm::MAX_FDS * payload::TAG_BYTES];
+        let mut bytes = [0; scm::MAX_FDS * payload::TAG_BYTES];
         loop {
-            match scm::recv_fds(self.rx.as_fd(), &mut tags, &mut sockets) {
-                Ok(received) if received.len == 0 => break,
-                Ok(_) => {}
+            let before = sockets.len();
+            match scm::recv_fds(self.rx.as_fd(), &mut bytes, &mut sockets) {
+                Ok(received) if received.len == 0 && sockets.len() == before => break,
+                Ok(received) => {
+                    let came = &sockets[before..];
+                    let whole = self.is_ours(&bytes[..received.len], came.len(), received.truncated);
+                    if !whole || !came.iter().all(|fd| sock::is_socket(fd.as_fd())) {
+                        sockets.drain(before..).map(Foreign::received).for_each(drop);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
         sockets
+    }
+
+    /// Whether a message with so many descriptors is one that we send.
+    fn is_ours(&self, bytes: &[u8], fds: usize, truncated: bool) -> bool {
+        match self.carries {
+            Carries::Tags => {
+                let tags = bytes.chunks(payload::TAG_BYTES).filter(|&tag| tag != payload::NOTHING).count();
+                bytes.len().is_multiple_of(payload::TAG_BYTES) && (fds == tags || (truncated && fds < tags))
+            }
+            Carries::Direct => bytes.len() == payload::DIRECT_BYTES && fds <= 1,
+        }
     }
 }
 
@@ -253,5 +273,23 @@ mod tests {
         assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Empty);
         drop(queue);
         assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Closed);
+    }
+
+    #[test]
+    fn what_a_server_wrote_into_its_own_queue_is_not_taken_back() {
+        let queue = QueueTx::to_server(0).unwrap();
+        let (_, keep) = queue.ends().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let (_client, socket) = UnixStream::pair().unwrap();
+        let send = |payload: &[u8], fds: &[BorrowedFd<'_>]| {
+            scm::send_fds(keep.as_fd(), payload, fds.iter().copied()).unwrap();
+        };
+        send(&[1; payload::DIRECT_BYTES], &[file.as_fd()]);
+        send(&[1; payload::DIRECT_BYTES], &[socket.as_fd(), socket.as_fd()]);
+        send(&[1; 5], &[socket.as_fd()]);
+        queue.send_direct(socket.as_fd(), &PeerAddress::default(), 1, 1).unwrap();
+        let back = queue.take_back();
+        assert_eq!(back.len(), 1);
+        assert!(sock::is_socket(back[0].as_fd()));
     }
 }

@@ -18,6 +18,7 @@ use crate::node::command::with_inspect_port;
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
+use crate::sys::closer;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::sock;
 use command::CommandLine;
@@ -89,7 +90,7 @@ impl Launcher {
             &mut command,
             ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None },
         );
-        Ok(command.spawn()?.id())
+        Ok(spawn(&mut command)?.id())
     }
 
     /// Starts a server. Returns its pid.
@@ -136,7 +137,7 @@ impl Launcher {
         let pipe = || sock::pipe().map_err(|error| Exit::os("cannot make a pipe", &error));
         let ((out, theirs), (err, theirs_too)) = (pipe()?, pipe()?);
         command.stdout(Stdio::from(theirs)).stderr(Stdio::from(theirs_too));
-        let child = command.spawn().map_err(|error| match error.raw_os_error() {
+        let child = spawn(&mut command).map_err(|error| match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
                 Exit::os(&format!("cannot start {}", server.command), &error)
             }
@@ -164,7 +165,13 @@ fn named_cwd() -> Option<PathBuf> {
 pub fn trial(command: &mut Command, user: Option<&Credentials>) -> io::Result<std::process::Output> {
     let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None };
     prepare(command.stdin(Stdio::null()), setup);
-    command.output()
+    spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
+
+/// Starts a process, while nothing is closed of which it has copies for a moment.
+fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
+    let _pause = closer::pause();
+    command.spawn()
 }
 
 /// Takes our own settings and other supervisors' channels out of a child's environment.

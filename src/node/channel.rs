@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::message::{self, Heard};
 use crate::lines::Lines;
+use crate::sys::closer::{self, Foreign};
 use crate::sys::{scm, sock};
 
 /// The longest message of a worker. Longer ones than people send by IPC; shorter than what would hurt.
@@ -28,10 +29,10 @@ struct Waiting {
 
 /// The master's end.
 pub struct Channel {
-    socket: OwnedFd,
+    socket: Foreign,
     lines: Lines,
     /// Sockets that came, in the order of the messages that they belong to.
-    came: VecDeque<OwnedFd>,
+    came: VecDeque<Foreign>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
     seq: u64,
@@ -63,7 +64,7 @@ impl Channel {
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = sock::stream_pair()?;
         let channel = Self {
-            socket: ours,
+            socket: Foreign::socket(ours),
             lines: Lines::up_to(LONGEST),
             came: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -76,8 +77,8 @@ impl Channel {
     }
 
     /// The socket, to be watched.
-    pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// The number of the next message of Node's cluster to the worker.
@@ -97,9 +98,12 @@ impl Channel {
             match scm::recv_fds(self.socket.as_fd(), &mut buffer, &mut sockets) {
                 Ok(received) if received.len == 0 => self.ended = true,
                 Ok(received) => {
-                    self.came.extend(sockets.drain(..));
+                    self.came.extend(sockets.drain(..).map(Foreign::received));
                     if self.came.len() > MOST_SOCKETS {
                         return Err(nonsense("too many sockets without messages".to_owned()));
+                    }
+                    if closer::received_wait() {
+                        return Err(nonsense("more sockets than can be closed".to_owned()));
                     }
                     budget = budget.saturating_sub(received.len);
                     self.lines.push(&buffer[..received.len])?;

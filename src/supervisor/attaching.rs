@@ -12,6 +12,7 @@ use super::binding::{find, find_mut, ids};
 use super::direct::DirectWorker;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
+use super::worker::Server;
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
@@ -28,32 +29,27 @@ const MOST_REFUSED: usize = 64;
 const EXPLAINING: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// Whether a proof is that of one of its workers.
-    pub fn knows(&self, secret: &Secret) -> bool {
-        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring).filter_map(|old| old.direct.as_ref());
-        let current = self.slots.iter().filter_map(|slot| slot.direct.as_ref());
-        retiring.chain(current).any(|direct| direct.secret == *secret)
+    /// Whether a proof is that of one of its workers, shown by a process that may be that worker's.
+    pub fn admits(&self, secret: &Secret, pid: u32, uid: u32) -> bool {
+        let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
+        let known = |direct: &Option<DirectWorker>| direct.as_ref().is_some_and(|direct| direct.secret == *secret);
+        // A server that root starts may become another user by itself; then it has to be one of its processes.
+        let is_below = |server: &Option<Server>| {
+            uid == own || server.as_ref().is_some_and(|server| process::is_below(pid, &[server.pid]))
+        };
+        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring);
+        retiring.clone().any(|old| known(&old.direct) && is_below(&old.server))
+            || self.slots.iter().any(|slot| known(&slot.direct) && is_below(&slot.server))
     }
 
-    /// Answers a library; `None` refuses it.
+    /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
     pub fn asked(&mut self, asked: Asked, tools: &Tools) -> Option<Answer> {
         let known = |direct: &DirectWorker| direct.secret == asked.secret;
         let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
         if self.slots.iter().any(old) {
             return Some(self.asked_by_old(&asked));
         }
-        let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known));
-        let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
-        // A server that root starts may become another user by itself; then it has to be one of its processes.
-        let is_below = |at: usize| {
-            let root = self.slots[at].server.as_ref().map(|server| server.pid);
-            root.is_some_and(|root| process::tree(root).contains(&asked.pid))
-        };
-        let Some(at) = at.filter(|&at| asked.uid == own || is_below(at)) else {
-            let (pid, uid) = (asked.pid, asked.uid);
-            warn!(service = %self.config.name, pid, uid, "refused to attach: it is none of our workers");
-            return None;
-        };
+        let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
         Some(match asked.what {
             What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
             What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),

@@ -47,7 +47,7 @@ impl Supervisor {
     ) -> Result<Prepared, Exit> {
         let preload = direct::find_preload(&mut config, listens)?;
         if preload.is_some() && self.tools.attach.is_none() {
-            let server = AttachServer::open(&self.poll, ATTACH)
+            let server = AttachServer::open(&self.poll, ATTACH, self.tools.nofile)
                 .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
             self.tools.attach = Some(server);
         }

@@ -39,7 +39,7 @@ mod worker;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,9 +62,10 @@ use crate::control::server::ControlServer;
 use crate::control::snapshot::{self, Daemon};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
+use crate::limited::Limited;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
-use crate::sys::process;
+use crate::sys::{closer, process};
 use service::{Service, SlotProcesses, Tools};
 use serving::Waiting;
 use signals::Terminal;
@@ -102,6 +103,7 @@ pub fn main(
 ) -> Result<u8, Exit> {
     let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
     process::become_subreaper();
+    closer::start().map_err(|error| Exit::os("cannot start a thread", &error))?;
     let mut supervisor = Supervisor::start(config, listeners, nofile, servers, admin)?;
     supervisor.run()
 }
@@ -124,6 +126,11 @@ struct Supervisor {
     watched: Vec<u32>,
     /// Workers that may have said more over Node's channel than their turn allowed.
     talking: Vec<u32>,
+    /// Attach connections that may have asked more than their turn allowed.
+    asking: Vec<usize>,
+    /// Warnings about requests on the attach socket: from none of our workers, and without sense.
+    refused: Limited,
+    nonsense: Limited,
     /// Control clients that wait for the end of what they asked for.
     waiting: Vec<Waiting>,
     terminal: Terminal,
@@ -184,6 +191,9 @@ impl Supervisor {
             started: Instant::now(),
             watched: Vec::new(),
             talking: Vec::new(),
+            asking: Vec::new(),
+            refused: Limited::default(),
+            nonsense: Limited::default(),
             waiting: Vec::new(),
             terminal: signals::terminal(),
             stopping: None,
@@ -219,10 +229,13 @@ impl Supervisor {
             }
             let now = Instant::now();
             let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
-            let due = self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).min();
+            let attach = self.tools.attach.as_ref().and_then(|attach| attach.deadline(now));
+            let due =
+                self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).chain(attach).min();
             let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
             let talking = std::mem::take(&mut self.talking);
-            let due = if unread.is_empty() && talking.is_empty() { due } else { Some(now) };
+            let asking = std::mem::take(&mut self.asking);
+            let due = if unread.is_empty() && talking.is_empty() && asking.is_empty() { due } else { Some(now) };
             let timeout = due.map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -232,6 +245,8 @@ impl Supervisor {
             }
             unread.into_iter().for_each(|token| self.serve_control(Some(token)));
             talking.into_iter().for_each(|pid| self.hear_node(pid));
+            asking.into_iter().for_each(|token| self.serve_attached(token));
+            let mut attaches = attach.is_some_and(|due| due <= Instant::now());
             for event in &events {
                 match event.token() {
                     SIGNALS => {
@@ -246,16 +261,16 @@ impl Supervisor {
                     CONTROL => self.serve_control(None),
                     // The next turn looks at all of them.
                     NOTIFIED => {}
-                    ATTACH => {
-                        if let Some(attach) = &mut self.tools.attach {
-                            attach.accept(&self.poll, ATTACHED..WORKERS);
-                        }
-                    }
+                    ATTACH => attaches = true,
                     Token(token) if token >= NODE => self.hear_node((token - NODE) as u32),
                     Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
                     Token(token) if token >= ATTACHED => self.serve_attached(token),
                     Token(token) => self.serve_control(Some(token)),
                 }
+            }
+            // After the requests of those that are here already.
+            if attaches {
+                self.accept_attached();
             }
         }
     }
@@ -353,7 +368,7 @@ impl Supervisor {
     fn watch_channels(&mut self) {
         let relays = self.slots().filter_map(|slot| slot.relay.as_ref());
         for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
-            let fd = relay.channel.as_raw_fd();
+            let fd = relay.channel.as_fd().as_raw_fd();
             let token = Token(WORKERS + relay.pid as usize);
             // Without the watch the worker never becomes ready, and its death is still seen.
             if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {

@@ -1,38 +1,49 @@
 //! `--wait-ready`: a socket on which a server says READY=1 (sd_notify(3)).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use tracing::debug;
 
 use crate::direct::attach::{hex, secret};
+use crate::sys::closer::{self, Foreign};
+use crate::sys::{process, scm, sock};
 
 /// Messages are short; what is longer is cut.
 const MOST: usize = 4096;
+/// Messages read before others have their turn.
+const MESSAGES_A_TURN: usize = 32;
 
-/// The socket of one server.
+/// The socket of one server. Its name is no secret (/proc/net/unix), so the senders are looked at.
 #[derive(Debug)]
 pub struct Notify {
-    socket: UnixDatagram,
+    socket: Foreign,
     name: String,
+    /// The server's user.
+    uid: u32,
     /// It has said it.
     ready: bool,
+    /// There may be more to read without a new event.
+    more: bool,
 }
 
 impl Notify {
-    /// Opens one at an abstract name that nobody can guess.
+    /// Opens one at an abstract name that nobody can guess, for a server that runs as this user.
     ///
     /// # Errors
-    /// As socket(2) and bind(2).
-    pub fn open() -> io::Result<Self> {
+    /// As socket(2), bind(2), setsockopt(2).
+    pub fn open(uid: u32) -> io::Result<Self> {
         use std::os::linux::net::SocketAddrExt;
         let name = format!("roundsman-notify-{}", hex(&secret()?));
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name)?;
-        let socket = UnixDatagram::bind_addr(&address)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, name, ready: false })
+        let socket = OwnedFd::from(UnixDatagram::bind_addr(&address)?);
+        sock::pass_senders(socket.as_fd())?;
+        // Without it descriptors are received, and closed where that disturbs nobody.
+        let _ = sock::refuse_descriptors(socket.as_fd());
+        Ok(Self { socket: Foreign::socket(socket), name, uid, ready: false, more: false })
     }
 
     /// The value of NOTIFY_SOCKET.
@@ -45,15 +56,45 @@ impl Notify {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
+        registry.register(&mut SourceFd(&self.socket.as_fd().as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// Reads what came; whether the server has said that it is ready.
-    pub fn is_ready(&mut self) -> bool {
-        let mut message = [0; MOST];
-        while let Ok(n) = self.socket.recv(&mut message) {
-            self.ready |= message[..n].split(|&byte| byte == b'\n').any(|line| line == b"READY=1");
+    /// Reads what came, for a turn; whether the server (the process `server`, or one below it) has said that it is ready.
+    pub fn is_ready(&mut self, server: u32) -> bool {
+        let (mut message, mut fds) = ([0; MOST], Vec::new());
+        self.more = true;
+        for _ in 0..MESSAGES_A_TURN {
+            if closer::received_wait() {
+                // The next turn, whatever it is for, tries again.
+                self.more = false;
+                break;
+            }
+            let received = match scm::recv_fds(self.socket.as_fd(), &mut message, &mut fds) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.more = false;
+                    break;
+                }
+            };
+            fds.drain(..).map(Foreign::received).for_each(drop);
+            let mut lines = message[..received.len].split(|&byte| byte == b'\n');
+            if self.ready || !lines.any(|line| line == b"READY=1") {
+                continue;
+            }
+            // One that has ended already (systemd-notify) can only be known by its user.
+            self.ready = received
+                .sender
+                .is_some_and(|sender| [0, self.uid].contains(&sender.uid) || process::is_below(sender.pid, &[server]));
+            if !self.ready {
+                debug!(sender = ?received.sender, "READY=1 ignored: it is not from the server");
+            }
         }
         self.ready
+    }
+
+    /// Whether there may be more to read without a new event.
+    pub fn has_more(&self) -> bool {
+        self.more
     }
 }

@@ -306,6 +306,8 @@ impl Service {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
         let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
+        let unread = |server: &&Server| server.notify.as_ref().is_some_and(Notify::has_more);
+        let unread = servers.clone().any(|server| unread(&server)).then_some(now);
         let probes = servers.filter_map(|server| Some(server.probe.as_ref()?.due()));
         let mut lives = self.lives();
         lives.extend(self.shared.iter().map(|(life, _)| *life));
@@ -321,6 +323,7 @@ impl Service {
             .chain(self.opened.deadline())
             .chain(self.query_deadline(now))
             .chain(others)
+            .chain(unread)
             .min()
     }
 }

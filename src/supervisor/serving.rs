@@ -14,11 +14,16 @@ use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, worker};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
-use crate::direct::attach::{Heard, What};
+use crate::direct::attach::{Heard, Refusal, Secret, What};
+use crate::direct::guests::Ours;
 use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
 use crate::relay::protocol::{self, FromWorker};
+use crate::sys::closer::Foreign;
 use crate::sys::process;
+
+/// Requests of one attach connection before others have their turn.
+const REQUESTS_A_TURN: usize = 8;
 
 /// A control client that waits for the end of something.
 #[derive(Debug)]
@@ -41,7 +46,11 @@ impl Supervisor {
         let Some((service, at)) = found else { return };
         loop {
             let Some(relay) = &service.slots[at].relay else { return };
-            match protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut Vec::new()) {
+            let mut fds = Vec::new();
+            let received = protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut fds);
+            // It has none to send.
+            fds.into_iter().map(Foreign::received).for_each(drop);
+            match received {
                 Ok(Some(message)) => service.told(at, message, Instant::now()),
                 // Its death follows.
                 Ok(None) => return,
@@ -63,11 +72,23 @@ impl Supervisor {
         }
     }
 
-    /// A server's preload library asks.
+    /// Takes connections of preload libraries.
+    pub(super) fn accept_attached(&mut self) {
+        let Some(attach) = &mut self.tools.attach else { return };
+        let users = self.services.iter().filter_map(|service| Some(service.config.user.as_ref()?.uid.as_raw()));
+        let ours = Ours {
+            users: users.chain([0, nix::unistd::geteuid().as_raw()]).collect(),
+            servers: self.services.iter().flat_map(Service::pids).collect(),
+        };
+        attach.accept(&self.poll, ATTACHED..WORKERS, &ours, Instant::now());
+    }
+
+    /// A server's preload library asks; one connection is heard for a turn.
     pub(super) fn serve_attached(&mut self, token: usize) {
-        loop {
+        for _ in 0..REQUESTS_A_TURN {
             let Some(attach) = &mut self.tools.attach else { return };
-            match attach.next(&self.poll, token) {
+            let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
+            match attach.next(&self.poll, token, admits) {
                 Ok(None) => return,
                 Ok(Some(Heard::Ended(pid, secret))) => {
                     let now = Instant::now();
@@ -76,9 +97,8 @@ impl Supervisor {
                 }
                 Ok(Some(Heard::Asked(asked))) => {
                     let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
-                    // One that is nobody's is refused by any of them.
-                    let known = self.services.iter().position(|service| service.knows(&asked.secret)).unwrap_or(0);
-                    let answer = self.services.get_mut(known).and_then(|service| service.asked(asked, &self.tools));
+                    let known = |one: &&mut Service| one.admits(&asked.secret, asked.pid, asked.uid);
+                    let answer = self.services.iter_mut().find(known).and_then(|one| one.asked(asked, &self.tools));
                     let Some(attach) = &mut self.tools.attach else { return };
                     match answer {
                         Some(answer) => {
@@ -90,9 +110,21 @@ impl Supervisor {
                         None => attach.close(token),
                     }
                 }
-                Err(error) => warn!("nonsense on the attach socket: {error}"),
+                Err(Refusal::NotOurs { pid, uid }) => {
+                    if let Some(suppressed) = self.refused.pass(Instant::now()) {
+                        warn!(pid, uid, suppressed, "refused to attach: it is none of our workers");
+                    }
+                    return;
+                }
+                Err(Refusal::Nonsense(why)) => {
+                    if let Some(suppressed) = self.nonsense.pass(Instant::now()) {
+                        warn!(suppressed, "nonsense on the attach socket: {why}");
+                    }
+                    return;
+                }
             }
         }
+        self.asking.push(token);
     }
 
     pub(super) fn serve_control(&mut self, client: Option<usize>) {

@@ -119,7 +119,8 @@ impl Service {
         let notify = match self.config.limits.wait_ready {
             true => {
                 let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
-                let notify = Notify::open().map_err(refused)?;
+                let uid = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid);
+                let notify = Notify::open(uid.as_raw()).map_err(refused)?;
                 tools.watch_notify(&notify).map_err(refused)?;
                 environment.push(("NOTIFY_SOCKET", notify.variable()));
                 Some(notify)

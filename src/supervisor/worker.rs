@@ -16,6 +16,7 @@ use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::launch::Launcher;
 use crate::relay::protocol::{self, Setup, Source, ToWorker};
+use crate::sys::closer::Foreign;
 use crate::sys::{process, sock};
 
 /// A relay worker's process and the master's ends of what connects it.
@@ -26,7 +27,7 @@ pub struct Relay {
     /// Its process.
     pub pid: u32,
     /// Its channel.
-    pub channel: OwnedFd,
+    pub channel: Foreign,
     /// Its queues, until the accept thread gets them.
     pub queues: Vec<Arc<QueueTx>>,
     /// Its counters.
@@ -73,6 +74,7 @@ impl Relay {
         }
         let pid = launcher.relay(&service.name, id.slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
+        let channel = Foreign::socket(channel);
         Ok(Self { id, pid, channel, queues, page, ends, readiness: Readiness::NotSetUp, since: now })
     }
 
@@ -151,7 +153,10 @@ impl Server {
     /// Whether it has said that it is ready, or need not.
     pub fn has_said_ready(&mut self) -> bool {
         let by_message = self.ipc.as_ref().is_some_and(|ipc| ipc.ready);
-        by_message || self.notify.as_mut().is_none_or(Notify::is_ready)
+        let pid = self.pid;
+        // Read in any case: nothing may be left over for the next turn for ever.
+        let by_notify = self.notify.as_mut().is_none_or(|notify| notify.is_ready(pid));
+        by_message || by_notify
     }
 }
 

@@ -4,7 +4,9 @@
 //! signature; errors are the kernel's `errno` as [`std::io::Error`].
 
 pub mod clock;
+pub mod closer;
 pub mod epoll;
+pub mod interrupt;
 pub mod mmap;
 pub mod process;
 pub mod rights;

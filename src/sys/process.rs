@@ -90,6 +90,7 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
         if nix::unistd::getppid().as_raw() as u32 != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
+        super::closer::close_copies();
         if let Some(channel) = setup.channel {
             // The copy is not close-on-exec. Nothing that this child still needs is at that number: see reserve_channel.
             // SAFETY: two numbers; what was at the second is this child's alone and of no more use.
@@ -220,6 +221,30 @@ fn children_of(pid: u32) -> Option<Vec<u32>> {
         }
     }
     Some(children)
+}
+
+/// Parents that [`is_below`] looks at.
+const MOST_PARENTS: usize = 32;
+
+/// Whether a process is one of `roots`, below one of them, or in the session of one (a daemonized grandchild loses its
+/// parent but keeps that). Looks from the process upwards, at a bounded number of parents.
+pub fn is_below(pid: u32, roots: &[u32]) -> bool {
+    let (own, mut pid) = (std::process::id(), pid);
+    for _ in 0..MOST_PARENTS {
+        if roots.contains(&pid) {
+            return true;
+        }
+        if pid <= 1 || pid == own {
+            return false;
+        }
+        let stat = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+        let Ok(stat) = stat else { return false };
+        if roots.contains(&(stat.session as u32)) {
+            return true;
+        }
+        pid = stat.ppid as u32;
+    }
+    false
 }
 
 /// SIGKILL to `root` and everything below it.

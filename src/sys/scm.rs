@@ -10,10 +10,10 @@ use super::cvt;
 /// The kernel's bound on descriptors in one message (SCM_MAX_FD in include/net/scm.h).
 pub const MAX_FDS: usize = 253;
 
-/// Room for one SCM_RIGHTS header with [`MAX_FDS`] descriptors, aligned as `cmsghdr` wants it.
+/// Room for one SCM_RIGHTS header with [`MAX_FDS`] descriptors and one SCM_CREDENTIALS, aligned as `cmsghdr` wants it.
 #[repr(C, align(8))]
 struct CmsgBuffer([MaybeUninit<u8>; CMSG_LEN]);
-const CMSG_LEN: usize = 16 + MAX_FDS * size_of::<RawFd>() + 4;
+const CMSG_LEN: usize = 16 + MAX_FDS * size_of::<RawFd>() + 4 + 32;
 
 /// What one [`recv_fds`] brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,17 @@ pub struct Received {
     pub len: usize,
     /// The kernel could not install all descriptors of the message (MSG_CTRUNC): those are lost.
     pub truncated: bool,
+    /// Who sent it, on a socket with SO_PASSCRED.
+    pub sender: Option<Sender>,
+}
+
+/// The sender of a message by the kernel's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process; 0 where that cannot be seen from here.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
 }
 
 /// Sends `payload` with `fds` (at most [`MAX_FDS`]) as one message; never blocks, never raises SIGPIPE.
@@ -98,8 +109,10 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedF
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: every pointer in `message` refers to a local or to `payload`, which outlive the call.
     let len = cvt!(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })? as usize;
+    let mut sender = None;
     // SAFETY: the kernel filled `control` up to msg_controllen; the CMSG macros walk within that, and each
-    // descriptor in an SCM_RIGHTS block is new in this process and owned by nobody else.
+    // descriptor in an SCM_RIGHTS block is new in this process and owned by nobody else; an SCM_CREDENTIALS block is a
+    // ucred.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
@@ -110,11 +123,31 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedF
                     let fd = data.cast::<RawFd>().add(at).read_unaligned();
                     fds.push(OwnedFd::from_raw_fd(fd));
                 }
+            } else if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_CREDENTIALS {
+                let ucred = libc::CMSG_DATA(header).cast::<libc::ucred>().read_unaligned();
+                sender = Some(Sender { pid: ucred.pid as u32, uid: ucred.uid });
             }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    Ok(Received { len, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
+    Ok(Received { len, truncated: message.msg_flags & libc::MSG_CTRUNC != 0, sender })
+}
+
+/// Looks at the next message without receiving it: its length (as far as it fits) and whether descriptors come with it.
+///
+/// # Errors
+/// As [`recv_fds`].
+pub fn peek(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<(usize, bool)> {
+    let mut iov = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: every pointer in `message` refers to a local or to `payload`, which outlive the call.
+    let len = cvt!(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })? as usize;
+    // Without room for any the kernel says so.
+    Ok((len, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
 #[cfg(test)]
@@ -134,6 +167,18 @@ mod tests {
         let received = recv_fds(rx.as_fd(), &mut payload, &mut got).unwrap();
         assert_eq!((received.len, received.truncated, got.len()), (MAX_FDS, false, MAX_FDS));
         assert_eq!(queued_bytes(rx.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_peek_tells_of_descriptors_and_leaves_the_message() {
+        let (tx, rx) = seqpacket_pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        send_fds(tx.as_fd(), &[1, 2], std::iter::once(file.as_fd())).unwrap();
+        send_fds(tx.as_fd(), &[3], std::iter::empty()).unwrap();
+        let (mut payload, mut got) = ([0; 8], Vec::new());
+        assert_eq!(peek(rx.as_fd(), &mut payload).unwrap(), (2, true));
+        assert_eq!(recv_fds(rx.as_fd(), &mut payload, &mut got).unwrap().len, 2);
+        assert_eq!((got.len(), peek(rx.as_fd(), &mut payload).unwrap()), (1, (1, false)));
     }
 
     #[test]

@@ -234,6 +234,27 @@ pub fn name(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?)
 }
 
+/// Has the kernel add the sender's process and user to each message of a Unix socket (SO_PASSCRED).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn pass_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, &1i32.to_ne_bytes())
+}
+
+/// Has the kernel refuse senders of descriptors (since Linux 6.16): whether it does.
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+    // Not in libc yet; the same number on all architectures that we are built for.
+    const SO_PASSRIGHTS: i32 = 83;
+    set_option(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, &0i32.to_ne_bytes()).is_ok()
+}
+
+/// Whether a descriptor is a socket: its close never flushes a file.
+pub fn is_socket(fd: BorrowedFd<'_>) -> bool {
+    let kind = |stat: nix::sys::stat::FileStat| stat.st_mode & libc::S_IFMT;
+    nix::sys::stat::fstat(fd).map(kind).is_ok_and(|kind| kind == libc::S_IFSOCK)
+}
+
 /// A pipe: (reading end, non-blocking; writing end, blocking), both close-on-exec.
 ///
 /// # Errors

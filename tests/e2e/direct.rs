@@ -310,7 +310,8 @@ fn what_cannot_be_preloaded_and_who_is_none_of_ours_is_refused() {
 import socket
 def send(bytes):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect('\\0{name}'); s.send(bytes); s.settimeout(5)
-    assert s.recv(100) == b'', bytes
+    try: assert s.recv(100) == b'', bytes
+    except ConnectionResetError: pass
 send(b'garbage'); send(b'x' * 60); send(b'\\x01\\x00\\x02\\x00' + bytes(52)); send(b'y' * 10000)
 "
     );

@@ -6,6 +6,7 @@ mod support;
 mod abstract_sockets;
 mod admin;
 mod admin_flood;
+mod attach_borders;
 mod balance;
 mod cli;
 mod config;

@@ -1,0 +1,290 @@
+//! Connections to the attach socket: who may have one, how many, and for how long without a proof.
+//!
+//! The name of the socket is no secret (/proc/net/unix), so every local user can connect. Nothing is received from a
+//! connection that is not let in, and its close is left to [`closer`](crate::sys::closer).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::sys::closer::Foreign;
+use crate::sys::process;
+
+/// Connections of one process: one that stays, a lease, and one per thread that asks at the same time.
+const MOST_OF_PROCESS: usize = 64;
+/// Connections without a proof. One more takes the place of another one.
+const MOST_UNPROVEN: usize = 64;
+/// A library asks at once; a connection that has not for so long is closed.
+const SILENT: Duration = Duration::from_secs(5);
+/// Looks through /proc per second for one foreign user, and at once after a pause.
+const LOOKS: f64 = 100.0;
+/// Connections of one foreign user that wait for such a look.
+const MOST_WAITING_OF_USER: usize = 16;
+/// Connections of all of them.
+const MOST_WAITING: usize = 256;
+/// Foreign users whose looks are counted.
+const MOST_USERS: usize = 1024;
+
+/// The users and processes that belong to the daemon.
+#[derive(Debug, Default)]
+pub struct Ours {
+    /// Root, the daemon's own user and those of its services.
+    pub users: Vec<u32>,
+    /// The servers that it started.
+    pub servers: Vec<u32>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its socket.
+    pub socket: Foreign,
+    /// The process that opened it, by the kernel's word; 0: one that cannot be seen from here.
+    pub pid: u32,
+    /// That one's user, by the kernel's word.
+    pub uid: u32,
+    /// When it was let in.
+    pub since: Instant,
+    /// A request with a worker's proof came.
+    pub proven: bool,
+}
+
+/// What becomes of a new connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    LetIn,
+    Refused,
+    /// Its user has used up its looks until then.
+    Later(Instant),
+}
+
+/// Looks that a user has left.
+#[derive(Debug)]
+struct Looks {
+    left: f64,
+    at: Instant,
+}
+
+impl Looks {
+    fn refill(&mut self, now: Instant) {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * LOOKS).min(LOOKS);
+        self.at = now;
+    }
+}
+
+/// All connections, by their tokens.
+#[derive(Debug)]
+pub struct Guests {
+    inside: HashMap<usize, Guest>,
+    /// Those that wait for a look, oldest first.
+    waiting: VecDeque<Guest>,
+    looks: HashMap<u32, Looks>,
+    most: usize,
+}
+
+impl Guests {
+    /// None yet; at most so many.
+    pub fn new(most: usize) -> Self {
+        Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: HashMap::new(), most }
+    }
+
+    /// The connection of a token.
+    pub fn get(&self, token: usize) -> Option<&Guest> {
+        self.inside.get(&token)
+    }
+
+    /// It has shown a proof: it stays.
+    pub fn prove(&mut self, token: usize) {
+        if let Some(guest) = self.inside.get_mut(&token) {
+            guest.proven = true;
+        }
+    }
+
+    /// Closes one.
+    pub fn remove(&mut self, token: usize) {
+        self.inside.remove(&token);
+    }
+
+    /// Judges a new connection: it is returned when it may come in. One that is kept waiting comes from
+    /// [`Guests::due`] later, or never.
+    ///
+    /// # Errors
+    /// The connection when it is refused.
+    pub fn arrives(&mut self, guest: Guest, ours: &Ours, now: Instant) -> Result<Option<Guest>, Guest> {
+        match self.judge(&guest, ours, now) {
+            Verdict::LetIn => Ok(Some(guest)),
+            Verdict::Refused => Err(guest),
+            Verdict::Later(_) => {
+                let same = self.waiting.iter().filter(|other| other.uid == guest.uid).count();
+                if same >= MOST_WAITING_OF_USER || self.waiting.len() >= MOST_WAITING {
+                    return Err(guest);
+                }
+                self.waiting.push_back(guest);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The next one that has waited for its look and may come in; the others that had theirs are closed.
+    pub fn due(&mut self, ours: &Ours, now: Instant) -> Option<Guest> {
+        for _ in 0..self.waiting.len() {
+            let guest = self.waiting.pop_front()?;
+            match self.judge(&guest, ours, now) {
+                Verdict::LetIn => return Some(guest),
+                Verdict::Refused => {}
+                Verdict::Later(_) => self.waiting.push_back(guest),
+            }
+        }
+        None
+    }
+
+    /// A server may become another user by itself; then it has to be below one that we started.
+    fn judge(&mut self, guest: &Guest, ours: &Ours, now: Instant) -> Verdict {
+        if guest.pid == 0 {
+            return Verdict::Refused;
+        }
+        if ours.users.contains(&guest.uid) {
+            return Verdict::LetIn;
+        }
+        if self.looks.len() >= MOST_USERS && !self.looks.contains_key(&guest.uid) {
+            self.looks.values_mut().for_each(|looks| looks.refill(now));
+            self.looks.retain(|_, looks| looks.left < LOOKS);
+            if self.looks.len() >= MOST_USERS {
+                return Verdict::Refused;
+            }
+        }
+        let looks = self.looks.entry(guest.uid).or_insert(Looks { left: LOOKS, at: now });
+        looks.refill(now);
+        if looks.left < 1.0 {
+            return Verdict::Later(now + Duration::from_secs_f64((1.0 - looks.left) / LOOKS));
+        }
+        looks.left -= 1.0;
+        if process::is_below(guest.pid, &ours.servers) { Verdict::LetIn } else { Verdict::Refused }
+    }
+
+    /// Takes one in, unless there are too many; `others` is what else counts.
+    ///
+    /// # Errors
+    /// The connection when there is no room for it.
+    pub fn enter(&mut self, token: usize, guest: Guest, others: usize) -> Result<(), Guest> {
+        let of_process = self.inside.values().filter(|other| other.pid == guest.pid).count();
+        if of_process >= MOST_OF_PROCESS {
+            return Err(guest);
+        }
+        let full = self.inside.len() + others >= self.most;
+        let unproven = self.inside.values().filter(|other| !other.proven).count();
+        if full || unproven >= MOST_UNPROVEN {
+            let Some(last) = self.to_evict() else { return Err(guest) };
+            self.inside.remove(&last);
+        }
+        self.inside.insert(token, guest);
+        Ok(())
+    }
+
+    /// Of those without a proof the oldest of the user that has most of them, so that one user cannot push out another's.
+    fn to_evict(&self) -> Option<usize> {
+        let mut of_user: HashMap<u32, usize> = HashMap::new();
+        let unproven = || self.inside.iter().filter(|(_, guest)| !guest.proven);
+        unproven().for_each(|(_, guest)| *of_user.entry(guest.uid).or_default() += 1);
+        let rank = |guest: &Guest| std::cmp::Reverse(of_user.get(&guest.uid).copied().unwrap_or(0));
+        unproven().min_by_key(|(_, guest)| (rank(guest), guest.since)).map(|(&token, _)| token)
+    }
+
+    /// Closes those that came for nothing.
+    pub fn expire(&mut self, now: Instant) {
+        self.inside.retain(|_, guest| guest.proven || now.duration_since(guest.since) < SILENT);
+    }
+
+    /// When one expires or has waited for its look.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let unproven = self.inside.values().filter(|guest| !guest.proven).map(|guest| guest.since + SILENT);
+        let look = (!self.waiting.is_empty()).then(|| now + Duration::from_secs_f64(1.0 / LOOKS));
+        unproven.chain(look).min()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.inside.len()
+    }
+
+    /// Whether a token is taken.
+    pub fn has(&self, token: usize) -> bool {
+        self.inside.contains_key(&token)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sys::sock::seqpacket_pair;
+
+    fn guest(pid: u32, uid: u32, since: Instant) -> Guest {
+        Guest { socket: Foreign::socket(seqpacket_pair().unwrap().0), pid, uid, since, proven: false }
+    }
+
+    #[test]
+    fn one_user_cannot_push_out_another_ones_connection() {
+        let (mut guests, start) = (Guests::new(1000), Instant::now());
+        guests.enter(0, guest(9, 33, start), 0).unwrap();
+        guests.enter(1, guest(10, 1000, start), 0).unwrap();
+        for n in 2..1000 {
+            let since = start + Duration::from_millis(n as u64);
+            guests.enter(n, guest(10 + n as u32, 1000, since), 0).unwrap();
+        }
+        assert_eq!(guests.count(), MOST_UNPROVEN);
+        // The oldest of the user with most went.
+        assert!(guests.has(0) && !guests.has(1) && guests.has(999));
+    }
+
+    #[test]
+    fn one_process_has_a_share_and_a_proof_keeps_its_place() {
+        let (mut guests, now) = (Guests::new(100), Instant::now());
+        for n in 0..MOST_OF_PROCESS {
+            guests.enter(n, guest(7, 33, now), 0).unwrap();
+            guests.prove(n);
+        }
+        assert!(guests.enter(500, guest(7, 33, now), 0).is_err());
+        for n in 0..36 {
+            guests.enter(600 + n, guest(1000 + n as u32, 33, now), 0).unwrap();
+            guests.prove(600 + n);
+        }
+        // Full, and all have a proof; with watched processes it is full earlier.
+        assert!(guests.enter(700, guest(3, 33, now), 0).is_err());
+        guests.remove(600);
+        assert!(guests.enter(700, guest(3, 33, now), 1).is_err());
+        guests.enter(700, guest(3, 33, now), 0).unwrap();
+        guests.enter(701, guest(4, 33, now), 0).unwrap();
+        assert!(guests.has(701) && !guests.has(700));
+    }
+
+    #[test]
+    fn a_connection_that_asks_nothing_is_closed_in_time() {
+        let (mut guests, now) = (Guests::new(100), Instant::now());
+        guests.enter(0, guest(7, 33, now), 0).unwrap();
+        guests.enter(1, guest(7, 33, now), 0).unwrap();
+        guests.prove(1);
+        assert_eq!(guests.deadline(now), Some(now + SILENT));
+        guests.expire(now + SILENT);
+        assert_eq!((guests.has(0), guests.has(1), guests.deadline(now)), (false, true, None));
+    }
+
+    #[test]
+    fn a_foreign_user_comes_in_below_a_server_and_waits_when_it_comes_too_often() {
+        let (mut guests, now) = (Guests::new(100), Instant::now());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, parent) = (child.id(), std::os::unix::process::parent_id());
+        let ours = Ours { users: vec![0], servers: vec![std::process::id()] };
+        let none = Ours { users: vec![0], servers: Vec::new() };
+        assert!(guests.arrives(guest(own, 5, now), &ours, now).unwrap().is_some());
+        assert!(guests.arrives(guest(0, 0, now), &ours, now).is_err(), "a process that cannot be seen");
+        let strangers = (0..1000).filter(|_| guests.arrives(guest(parent, 6, now), &none, now).is_err()).count();
+        assert_eq!(strangers, 1000 - MOST_WAITING_OF_USER);
+        // Another user has looks of its own.
+        assert!(guests.arrives(guest(own, 5, now), &ours, now).unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The one that used up its looks gets its turn later.
+        let later = now + Duration::from_secs(1);
+        assert!(guests.due(&none, later).is_none() && guests.waiting.is_empty());
+    }
+}

@@ -1,0 +1,203 @@
+//! Descriptors that other processes made are closed by threads that nobody waits for.
+//!
+//! A close can block for as long as the maker of the file likes: a socket with SO_LINGER and unsent data, a file of a FUSE
+//! file system. The same is true of a Unix socket of ours that a peer wrote to: what it passed and nobody received (or
+//! received without room for descriptors) is closed in the thread that closes the socket or receives the message.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::interrupt::Interrupter;
+
+/// A close that takes longer is interrupted; the kernel then finishes it by itself.
+const LONGEST: Duration = Duration::from_millis(2);
+/// Sockets that may wait to be closed before no new ones are taken: their turn comes within `LONGEST` each.
+const MOST_SOCKETS: usize = 64;
+/// The same for descriptors that were received.
+const MOST_RECEIVED: usize = 512;
+
+/// How long a start of a process waits for closes that are under way. After that their descriptors have left our table.
+const BEFORE_A_START: Duration = Duration::from_millis(10);
+/// The numbers of all [`Foreign`] descriptors, a bit each; higher numbers than it has room for are not in it.
+static OPEN: [AtomicU64; 1 << 14] = [const { AtomicU64::new(0) }; 1 << 14];
+
+/// Who made a descriptor. Each has a thread of its own: the close of a received file can also flush, and that cannot
+/// always be interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Socket,
+    Received,
+}
+
+#[derive(Debug)]
+struct Lane {
+    sender: Sender<OwnedFd>,
+    /// Sent and not closed yet.
+    waiting: AtomicUsize,
+    /// Held during a close, and while a process is started.
+    closing: Mutex<()>,
+}
+
+static SOCKETS: OnceLock<Lane> = OnceLock::new();
+static RECEIVED: OnceLock<Lane> = OnceLock::new();
+
+impl Kind {
+    fn lane(self) -> &'static OnceLock<Lane> {
+        match self {
+            Self::Socket => &SOCKETS,
+            Self::Received => &RECEIVED,
+        }
+    }
+
+    fn waiting(self) -> usize {
+        self.lane().get().map_or(0, |lane| lane.waiting.load(Relaxed))
+    }
+}
+
+/// Starts the threads. In a process without them everything is closed where it is dropped.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub fn start() -> io::Result<()> {
+    for (kind, name) in [(Kind::Socket, "closer"), (Kind::Received, "closer-received")] {
+        let (sender, receiver) = unbounded();
+        if kind.lane().set(Lane { sender, waiting: AtomicUsize::new(0), closing: Mutex::new(()) }).is_ok() {
+            thread::Builder::new().name(name.into()).spawn(move || run(kind, &receiver))?;
+        }
+    }
+    Ok(())
+}
+
+fn run(kind: Kind, receiver: &Receiver<OwnedFd>) {
+    let Some(lane) = kind.lane().get() else { return };
+    // Without it closes take as long as they take.
+    let interrupter = Interrupter::new().ok();
+    let interrupt = |interval| interrupter.iter().for_each(|timer| timer.every(interval));
+    while let Ok(first) = receiver.recv() {
+        interrupt(LONGEST);
+        for fd in std::iter::once(first).chain(receiver.try_iter()) {
+            lane.close(fd);
+        }
+        interrupt(Duration::ZERO);
+    }
+}
+
+impl Lane {
+    fn close(&self, fd: OwnedFd) {
+        let closing = self.closing.lock();
+        mark(&fd, false);
+        drop(fd);
+        drop(closing);
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+fn mark(fd: &OwnedFd, open: bool) {
+    let number = fd.as_raw_fd() as usize;
+    let Some(word) = OPEN.get(number / 64) else { return };
+    let bit = 1 << (number % 64);
+    if open {
+        word.fetch_or(bit, Relaxed)
+    } else {
+        word.fetch_and(!bit, Relaxed)
+    };
+}
+
+/// In a forked child, while [`Pause`] lives in its parent: closes its copies of all [`Foreign`] descriptors. None of them is
+/// the last, so that does not block; a copy that is closed later, by exec, can be.
+pub fn close_copies() {
+    for (at, word) in OPEN.iter().enumerate() {
+        let mut bits = word.load(Relaxed);
+        while bits != 0 {
+            let number = at * 64 + bits.trailing_zeros() as usize;
+            // SAFETY: in this process, which is about to execute another program, nobody uses that descriptor.
+            unsafe { libc::close(number as libc::c_int) };
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// While this lives nothing is closed here.
+///
+/// A new process has copies of all our descriptors until it executes its program. If ours were closed meanwhile, its copy
+/// would be the last, its close would block, and with it the start.
+#[derive(Debug)]
+pub struct Pause(#[allow(dead_code)] Vec<MutexGuard<'static, ()>>);
+
+/// Holds the closes back while a process is started. Waits shortly for those that are under way.
+pub fn pause() -> Pause {
+    let end = Instant::now() + BEFORE_A_START;
+    let lanes = [Kind::Socket, Kind::Received].into_iter().filter_map(|kind| kind.lane().get());
+    Pause(lanes.filter_map(|lane| lock_until(&lane.closing, end)).collect())
+}
+
+fn lock_until<T>(mutex: &Mutex<T>, end: Instant) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= end => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(200)),
+        }
+    }
+}
+
+/// Whether no more sockets should be taken from processes that were not asked to come.
+pub fn sockets_wait() -> bool {
+    Kind::Socket.waiting() >= MOST_SOCKETS
+}
+
+/// Whether no more descriptors should be received.
+pub fn received_wait() -> bool {
+    Kind::Received.waiting() >= MOST_RECEIVED
+}
+
+/// A descriptor whose close can block. Dropping it does not.
+#[derive(Debug)]
+pub struct Foreign {
+    fd: ManuallyDrop<OwnedFd>,
+    kind: Kind,
+}
+
+impl Foreign {
+    /// A socket of ours to which others may have sent descriptors.
+    pub fn socket(fd: OwnedFd) -> Self {
+        mark(&fd, true);
+        Self { fd: ManuallyDrop::new(fd), kind: Kind::Socket }
+    }
+
+    /// A descriptor that another process sent.
+    pub fn received(fd: OwnedFd) -> Self {
+        mark(&fd, true);
+        Self { fd: ManuallyDrop::new(fd), kind: Kind::Received }
+    }
+}
+
+impl AsFd for Foreign {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // SAFETY: this is the only place that takes it, and nothing looks at it after its drop.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        match self.kind.lane().get() {
+            Some(lane) => {
+                lane.waiting.fetch_add(1, Relaxed);
+                // The threads end with the process.
+                let _ = lane.sender.send(fd);
+            }
+            None => mark(&fd, false),
+        }
+    }
+}
