@@ -94,7 +94,8 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
         });
         places.take(peer.ip(), task.abort_handle(), answering);
         accepted += 1;
-        if accepted % BUDGET == 0 {
+        if accepted == BUDGET {
+            accepted = 0;
             // What these have sent is read before others come: no rush of connects closes one unheard.
             tokio::task::yield_now().await;
         }

@@ -35,6 +35,7 @@ mod log;
 mod log_files;
 mod logs;
 mod long;
+mod master_killed;
 mod messages;
 mod node;
 mod node_ends;
