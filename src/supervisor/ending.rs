@@ -192,9 +192,9 @@ impl Service {
         let shared = shared(Phase::Errored);
         let all = self.slots.iter().all(|slot| matches!(slot.life.phase, Phase::Errored | Phase::Finished))
             && self.slots.iter().any(|slot| slot.life.phase == Phase::Errored);
-        let codes = self.slots.iter().filter_map(|slot| slot.last_exit.as_ref()).map(|exit| exit.code);
+        let mut codes = self.slots.iter().filter_map(|slot| slot.last_exit.as_ref()).map(|exit| exit.code);
         // A server that ended with 0 again and again has not served either.
-        (shared || all).then(|| codes.filter(|&code| code != 0).next_back().unwrap_or(1))
+        (shared || all).then(|| codes.rfind(|&code| code != 0).unwrap_or(1))
     }
 
     /// Begins to stop.
