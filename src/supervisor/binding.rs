@@ -38,6 +38,7 @@ impl Service {
         if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
             return Answer::Pass;
         }
+        self.look_now(tools);
         let listener = match self.has_flags() {
             true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
             false => match self.bound_to(address) {

@@ -82,6 +82,16 @@ impl Service {
         self.step_looks(at, tools, now);
     }
 
+    /// Before a bind: what the workers have closed is known then.
+    pub(super) fn look_now(&mut self, tools: &Tools) {
+        for at in 0..self.slots.len() {
+            if let Some(direct) = &mut self.slots[at].direct {
+                direct.left.not_before = None;
+            }
+            self.step_looks(at, tools, Instant::now());
+        }
+    }
+
     /// Looks at what is due, and notices workers that listen nowhere.
     pub(super) fn step_holders(&mut self, tools: &Tools, now: Instant) {
         for at in 0..self.slots.len() {

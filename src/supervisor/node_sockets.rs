@@ -95,6 +95,7 @@ impl Service {
             return false;
         }
         let Ok(address) = address(query, Ipv6Addr::UNSPECIFIED.into()) else { return false };
+        self.look_now(tools);
         self.make_way(address, tools);
         self.opened.is_closing(address.port())
     }
