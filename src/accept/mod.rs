@@ -128,11 +128,6 @@ impl Acceptor {
                         pool.close_listener(&self.poll, id);
                     }
                 }
-                Order::Unheard { service, id } => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.remove_listener(&self.poll, id);
-                    }
-                }
                 Order::Online { worker, queues, page, stats } => {
                     if let Some(pool) = self.pools.get_mut(worker.service) {
                         pool.online(&self.poll, worker, queues, page, stats, now);
@@ -160,6 +155,16 @@ impl Acceptor {
                 Order::StopNow(service) => {
                     if let Some(pool) = self.pools.get_mut(service) {
                         pool.stop_now(&self.reporter);
+                    }
+                }
+                Order::Pause(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.pause();
+                    }
+                }
+                Order::PauseNow(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.pause_now(&self.poll, &self.reporter);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
-use crate::sys::sock::PeerAddress;
+use crate::sys::sock::{self, PeerAddress};
 
 /// How soon a full house is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
@@ -58,6 +58,8 @@ pub(super) enum Phase {
     /// The backlog is being taken; the listeners close at its end.
     Stopping,
     Stopped,
+    /// As `Stopping`; at its end the service may begin anew.
+    Pausing,
 }
 
 /// A service's part of the accept thread.
@@ -104,7 +106,7 @@ impl Pool {
     }
 
     /// Nobody accepts there for now.
-    pub fn remove_listener(&mut self, poll: &Poll, id: ListenerId) {
+    fn remove_listener(&mut self, poll: &Poll, id: ListenerId) {
         if let Some(listener) = self.listeners.get_mut(id)
             && let Some(socket) = listener.socket.take()
         {
@@ -219,12 +221,31 @@ impl Pool {
     /// Begins to stop: see [`Phase::Stopping`].
     pub fn stop(&mut self) {
         if self.phase == Phase::Serving {
-            self.phase = Phase::Stopping;
-            // One look at the backlog, whether or not an edge came.
-            for listener in &mut self.listeners {
-                listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
-            }
+            self.take_backlog();
         }
+        if self.phase != Phase::Stopped {
+            self.phase = Phase::Stopping;
+        }
+    }
+
+    /// Begins to stop for now: see [`Phase::Pausing`].
+    pub fn pause(&mut self) {
+        if self.phase == Phase::Serving {
+            self.take_backlog();
+            self.phase = Phase::Pausing;
+        }
+    }
+
+    /// One look at the backlog, whether or not an edge came.
+    fn take_backlog(&mut self) {
+        for listener in &mut self.listeners {
+            listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
+        }
+    }
+
+    /// Whether it stops, for good or for now: what lies in the backlog is taken and nothing after it.
+    pub(super) fn ends(&self) -> bool {
+        matches!(self.phase, Phase::Stopping | Phase::Pausing)
     }
 
     /// Ends the stop: what is still held is reset.
@@ -237,10 +258,31 @@ impl Pool {
         }
     }
 
+    /// Ends the pause's beginning: what is still held is reset.
+    pub fn pause_now(&mut self, poll: &Poll, reporter: &Reporter) {
+        if self.phase == Phase::Pausing {
+            let count = self.held.len();
+            self.shed(count, reporter);
+            for listener in &mut self.listeners {
+                if let Some(socket) = listener.socket.take() {
+                    sock::stop_listening(socket.as_fd());
+                    unwatch(poll, &socket);
+                    (listener.watched, listener.ready) = (false, false);
+                }
+            }
+            self.finish(reporter);
+        }
+    }
+
     fn finish(&mut self, reporter: &Reporter) {
-        self.phase = Phase::Stopped;
         self.crew.clear();
-        reporter.send(Report::Stopped(self.id));
+        if self.phase == Phase::Pausing {
+            self.phase = Phase::Serving;
+            reporter.send(Report::Paused(self.id));
+        } else {
+            self.phase = Phase::Stopped;
+            reporter.send(Report::Stopped(self.id));
+        }
     }
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
@@ -263,7 +305,12 @@ impl Pool {
         self.rescue_stalled(now, reporter);
         self.stats.held.store(self.held.len() as u64, Relaxed);
         self.close_empty_listeners(poll);
-        if self.phase == Phase::Stopping {
+        if self.phase == Phase::Pausing && self.crew.is_empty() {
+            // No worker comes before the next start.
+            let count = self.held.len();
+            self.shed(count, reporter);
+        }
+        if self.ends() {
             self.finish_when_empty(reporter);
         }
     }
@@ -286,12 +333,18 @@ impl Pool {
     }
 
     fn close_empty_listeners(&mut self, poll: &Poll) {
+        let ends = self.ends();
         for listener in &mut self.listeners {
             if !listener.ready
-                && (listener.closing || self.phase == Phase::Stopping)
+                && (listener.closing || ends)
                 && let Some(socket) = listener.socket.take()
             {
+                if self.phase == Phase::Pausing {
+                    // Others have it, too. At once: who comes later would wait in vain.
+                    sock::stop_listening(socket.as_fd());
+                }
                 unwatch(poll, &socket);
+                listener.watched = false;
             }
         }
     }
@@ -348,7 +401,7 @@ impl Pool {
                 at(if due > now { due } else { now + self.rules.stall_timeout });
             }
         }
-        if self.phase == Phase::Stopping {
+        if self.ends() {
             at(now + RETRY);
         }
         next

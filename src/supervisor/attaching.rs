@@ -75,6 +75,9 @@ impl Service {
         if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
             return Answer::Pass;
         }
+        if self.closes() {
+            return Answer::Errno(libc::EADDRINUSE);
+        }
         let listener = match self.listener_for(&socket, address) {
             Ok(Some(listener)) => listener,
             Ok(None) => {

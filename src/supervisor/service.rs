@@ -155,6 +155,8 @@ pub struct Service {
     pub reload: Option<Reloading>,
     /// Whether somebody stopped it.
     pub paused: Paused,
+    /// When it was stopped, until all that was accepted by then has a worker.
+    pub emptying: Option<Instant>,
     /// All workers are being started; what is said when they are.
     pub begun: Option<&'static str>,
     /// The number of slots was changed, and is not reached.
@@ -219,6 +221,7 @@ impl Service {
             reloads: 0,
             reload: None,
             paused: Paused::No,
+            emptying: None,
             begun: None,
             scaling: false,
             memory_looked: None,
@@ -301,6 +304,7 @@ impl Service {
             .chain(self.direct_deadline())
             .chain(self.retiring_deadline(now))
             .chain(others)
+            .chain(self.pause_deadline())
             .min()
     }
 }

@@ -134,7 +134,15 @@ impl Told {
     pub fn by_message(self) -> Option<Instant> {
         match self {
             Self::ByMessage(at) => Some(at),
-            Self::Nothing | Self::ToStop => None,
+            Self::Nothing | Self::ToStop(_) => None,
+        }
+    }
+
+    /// When it got its stop signal.
+    pub fn by_signal(self) -> Option<Instant> {
+        match self {
+            Self::ToStop(at) => Some(at),
+            Self::Nothing | Self::ByMessage(_) => None,
         }
     }
 }
@@ -154,6 +162,6 @@ pub enum Told {
     Nothing,
     /// It got `--stop-message` then; the signal follows.
     ByMessage(Instant),
-    /// It got it.
-    ToStop,
+    /// It got it then.
+    ToStop(Instant),
 }

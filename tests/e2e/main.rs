@@ -15,6 +15,8 @@ mod direct_faults;
 mod direct_modes;
 mod direct_servers;
 mod direct_table;
+mod drain_cases;
+mod drain_matrix;
 mod hints;
 mod import;
 mod limits;
