@@ -2,6 +2,7 @@
 
 mod accepting;
 mod crew;
+mod ends;
 pub mod orders;
 mod pacing;
 pub mod policy;

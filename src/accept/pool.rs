@@ -1,7 +1,7 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::{RescueJob, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
-use crate::sys::sock::{self, PeerAddress};
+use crate::sys::sock::PeerAddress;
 
 /// How soon a full house is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
@@ -218,73 +218,6 @@ impl Pool {
         }
     }
 
-    /// Begins to stop: see [`Phase::Stopping`].
-    pub fn stop(&mut self) {
-        if self.phase == Phase::Serving {
-            self.take_backlog();
-        }
-        if self.phase != Phase::Stopped {
-            self.phase = Phase::Stopping;
-        }
-    }
-
-    /// Begins to stop for now: see [`Phase::Pausing`].
-    pub fn pause(&mut self) {
-        if self.phase == Phase::Serving {
-            self.take_backlog();
-            self.phase = Phase::Pausing;
-        }
-    }
-
-    /// One look at the backlog, whether or not an edge came.
-    fn take_backlog(&mut self) {
-        for listener in &mut self.listeners {
-            listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
-        }
-    }
-
-    /// Whether it stops, for good or for now: what lies in the backlog is taken and nothing after it.
-    pub(super) fn ends(&self) -> bool {
-        matches!(self.phase, Phase::Stopping | Phase::Pausing)
-    }
-
-    /// Ends the stop: what is still held is reset.
-    pub fn stop_now(&mut self, reporter: &Reporter) {
-        if self.phase != Phase::Stopped {
-            let count = self.held.len();
-            self.shed(count, reporter);
-            self.listeners.iter_mut().for_each(|listener| listener.socket = None);
-            self.finish(reporter);
-        }
-    }
-
-    /// Ends the pause's beginning: what is still held is reset.
-    pub fn pause_now(&mut self, poll: &Poll, reporter: &Reporter) {
-        if self.phase == Phase::Pausing {
-            let count = self.held.len();
-            self.shed(count, reporter);
-            for listener in &mut self.listeners {
-                if let Some(socket) = listener.socket.take() {
-                    sock::stop_listening(socket.as_fd());
-                    unwatch(poll, &socket);
-                    (listener.watched, listener.ready) = (false, false);
-                }
-            }
-            self.finish(reporter);
-        }
-    }
-
-    fn finish(&mut self, reporter: &Reporter) {
-        self.crew.clear();
-        if self.phase == Phase::Pausing {
-            self.phase = Phase::Serving;
-            reporter.send(Report::Paused(self.id));
-        } else {
-            self.phase = Phase::Stopped;
-            reporter.send(Report::Stopped(self.id));
-        }
-    }
-
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
         let idle = self.held.is_empty() && !self.listeners.iter().any(|listener| listener.ready);
@@ -329,30 +262,6 @@ impl Pool {
         }
         if refused {
             self.paused = Some(now + RETRY);
-        }
-    }
-
-    fn close_empty_listeners(&mut self, poll: &Poll) {
-        let ends = self.ends();
-        for listener in &mut self.listeners {
-            if !listener.ready
-                && (listener.closing || ends)
-                && let Some(socket) = listener.socket.take()
-            {
-                if self.phase == Phase::Pausing {
-                    // Others have it, too. At once: who comes later would wait in vain.
-                    sock::stop_listening(socket.as_fd());
-                }
-                unwatch(poll, &socket);
-                listener.watched = false;
-            }
-        }
-    }
-
-    fn finish_when_empty(&mut self, reporter: &Reporter) {
-        let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
-        if closed && self.held.is_empty() && self.rescues == 0 {
-            self.finish(reporter);
         }
     }
 

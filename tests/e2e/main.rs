@@ -17,6 +17,7 @@ mod direct_servers;
 mod direct_table;
 mod drain_cases;
 mod drain_matrix;
+mod drain_others;
 mod hints;
 mod import;
 mod limits;
