@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::orders::{Addresses, ListenerId, Report, place};
-use super::pool::{Held, Phase, Pool, RETRY, Reporter};
+use super::pool::{Held, Pool, RETRY, Reporter};
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
@@ -55,7 +55,7 @@ impl Pool {
         }
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
         let free = served && !self.blocked && self.crew.any_free();
-        let hold = !served || self.phase == Phase::Stopping;
+        let hold = !served || self.ends();
         if free || (hold && self.waiting() < self.rules.most_held) {
             return true;
         }

@@ -2,6 +2,7 @@
 
 mod accepting;
 mod crew;
+mod ends;
 pub mod orders;
 mod pacing;
 pub mod policy;
@@ -170,6 +171,16 @@ impl Acceptor {
                 Order::StopNow(service) => {
                     if let Some(pool) = self.pools.get_mut(service) {
                         pool.stop_now(&self.reporter);
+                    }
+                }
+                Order::Pause(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.pause();
+                    }
+                }
+                Order::PauseNow(service) => {
+                    if let Some(pool) = self.pools.get_mut(service) {
+                        pool.pause_now(&self.poll, &self.reporter);
                     }
                 }
             }

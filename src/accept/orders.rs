@@ -172,7 +172,7 @@ pub enum Order {
         /// What.
         listener: ListenerId,
     },
-    /// A service is stopped for now: nobody accepts on a listener.
+    /// A service is given up: nobody accepts on a listener.
     Unheard {
         /// The service.
         service: ServiceId,
@@ -211,6 +211,10 @@ pub enum Order {
     Stop(ServiceId),
     /// Give up what is still held after [`Order::Stop`].
     StopNow(ServiceId),
+    /// As [`Order::Stop`], for a service that may be started again: its listeners stay bound and refuse clients.
+    Pause(ServiceId),
+    /// Give up what is still held after [`Order::Pause`].
+    PauseNow(ServiceId),
 }
 
 /// From the accept thread to the control thread.
@@ -249,6 +253,8 @@ pub enum Report {
     },
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
+    /// The same after [`Order::Pause`].
+    Paused(ServiceId),
 }
 
 impl Report {
@@ -257,7 +263,10 @@ impl Report {
         match self {
             Self::Stalled(worker) | Self::Hung(worker) | Self::Drained(worker) | Self::Deaf(worker) => worker.service,
             Self::Rescued { worker, .. } => worker.service,
-            Self::Shed { service, .. } | Self::AcceptTrouble { service, .. } | Self::Stopped(service) => *service,
+            Self::Shed { service, .. }
+            | Self::AcceptTrouble { service, .. }
+            | Self::Stopped(service)
+            | Self::Paused(service) => *service,
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) enum Phase {
     /// The backlog is being taken; the listeners close at its end.
     Stopping,
     Stopped,
+    /// As `Stopping`; at its end the service may begin anew.
+    Pausing,
 }
 
 /// A service's part of the accept thread.
@@ -252,34 +254,6 @@ impl Pool {
         }
     }
 
-    /// Begins to stop: see [`Phase::Stopping`].
-    pub fn stop(&mut self) {
-        if self.phase == Phase::Serving {
-            self.phase = Phase::Stopping;
-            // One look at the backlog, whether or not an edge came.
-            for listener in &mut self.listeners {
-                listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
-            }
-        }
-    }
-
-    /// Ends the stop: what is still held is reset.
-    pub fn stop_now(&mut self, reporter: &Reporter) {
-        if self.phase != Phase::Stopped {
-            self.held.extend(self.crew.take_lines());
-            let count = self.held.len();
-            self.shed(count, reporter);
-            self.listeners.iter_mut().for_each(|listener| listener.socket = None);
-            self.finish(reporter);
-        }
-    }
-
-    fn finish(&mut self, reporter: &Reporter) {
-        self.phase = Phase::Stopped;
-        self.crew.clear();
-        reporter.send(Report::Stopped(self.id));
-    }
-
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
         let idle =
@@ -303,7 +277,11 @@ impl Pool {
         self.rescue_stalled(now, reporter);
         self.stats.held.store(self.waiting() as u64, Relaxed);
         self.close_empty_listeners(poll);
-        if self.phase == Phase::Stopping {
+        if self.phase == Phase::Pausing && self.crew.is_empty() {
+            // No worker comes before the next start.
+            self.refuse(reporter);
+        }
+        if self.ends() {
             self.finish_when_empty(reporter);
         }
     }
@@ -347,24 +325,6 @@ impl Pool {
         }
         if refused {
             self.paused = Some(now + RETRY);
-        }
-    }
-
-    fn close_empty_listeners(&mut self, poll: &Poll) {
-        for listener in &mut self.listeners {
-            if !listener.ready
-                && (listener.closing || self.phase == Phase::Stopping)
-                && let Some(socket) = listener.socket.take()
-            {
-                unwatch(poll, &socket);
-            }
-        }
-    }
-
-    fn finish_when_empty(&mut self, reporter: &Reporter) {
-        let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
-        if closed && self.waiting() == 0 && self.rescues == 0 {
-            self.finish(reporter);
         }
     }
 
@@ -414,7 +374,7 @@ impl Pool {
             }
         }
         // Room in a worker's queue is no event.
-        if self.phase == Phase::Stopping || self.crew.in_line() > 0 {
+        if self.ends() || self.crew.in_line() > 0 {
             at(now + RETRY);
         }
         next

@@ -122,6 +122,11 @@ impl CountersPage {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
     }
 
+    /// Whether all that was sent to a server is counted as received. Where some was taken back it never is.
+    pub fn all_received(&self) -> bool {
+        self.received_and_open().0 == self.0.words()[header::RELEASED].load(Ordering::Acquire)
+    }
+
     /// The rows in use: a relay worker has one, a server as many as it has processes that received something.
     fn rows(&self) -> impl Iterator<Item = usize> {
         (0..ROWS).take_while(|&at| self.word(at, row::PID).load(Ordering::Relaxed) != 0)

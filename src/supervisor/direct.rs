@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::holders::Left;
+use super::node::Ipc;
 use super::retiring::DRAIN_LOOK;
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::Phase;
 use super::stop::Step;
+use super::worker::Server;
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
 use crate::config::{Behind, Chosen, ServiceConfig, via};
@@ -22,10 +24,13 @@ use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::launch::command::CommandLine;
 use crate::listener::Origin;
-use crate::sys::sock;
+use crate::sys::{process, sock};
 
 /// The same where /proc has to be asked.
 const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
+/// Between a receive and its count a connection is neither pending nor open. Where the counts cannot tell that there is no
+/// such one (some were taken back, or a process died) a worker has to be seen empty for so long.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// Finds a place for the library of a service whose command seems fit for it. Where there is none and the choice is ours,
 /// the service becomes one by relay.
@@ -81,6 +86,8 @@ pub struct DirectWorker {
     /// What its processes have closed.
     pub(super) left: Left,
     looked: Option<(Instant, bool)>,
+    /// Since when nothing is pending or open.
+    empty: Option<Instant>,
 }
 
 impl Service {
@@ -119,6 +126,7 @@ impl Service {
             abandoned: None,
             left: Left::default(),
             looked: None,
+            empty: None,
         });
         Ok(())
     }
@@ -159,9 +167,8 @@ impl SlotProcesses {
 
     /// Whether a stopping server may be told: nothing is open any more. `handed`: nothing more will come.
     pub(super) fn drained(&mut self, handed: bool, now: Instant) -> bool {
-        let root = self.server.as_ref().map(|server| server.pid);
         let Some(direct) = &mut self.direct else { return true };
-        (handed || !direct.receives()) && direct.is_empty(root, now)
+        (handed || !direct.receives()) && direct.is_drained(self.server.as_ref(), now)
     }
 }
 
@@ -184,15 +191,29 @@ impl DirectWorker {
         self.bound.contains_key(&id)
     }
 
-    /// Whether the master hands it connections. Under none (no queues) it goes on accepting until it is told.
+    /// Whether the master hands it connections: not under none (no queues), nor when it has closed its listeners.
     fn receives(&self) -> bool {
         !self.listening.is_empty() && !self.queues.is_empty()
     }
 
-    /// Whether nothing is pending or open.
-    pub(super) fn is_empty(&mut self, root: Option<u32>, now: Instant) -> bool {
-        let pending: usize = self.queues.values().map(|queue| queue.pending()).sum();
-        !self.receives() || (pending == 0 && !self.has_open(root, now))
+    /// Whether a worker that is sent nothing more may get its stop signal: nothing is pending or open. One that has closed
+    /// its listeners may still have connections.
+    pub(super) fn is_drained(&mut self, server: Option<&Server>, now: Instant) -> bool {
+        // Under none it goes on accepting until it is told; Node's own workers can be told to close their listeners first.
+        let accepts_itself = !self.listening.is_empty() && self.queues.is_empty();
+        let can_close = server.and_then(|server| server.ipc.as_ref()).is_some_and(Ipc::can_disconnect);
+        if accepts_itself && !can_close {
+            return true;
+        }
+        let pending = self.queues.values().any(|queue| queue.pending() > 0);
+        // In this order: what was received is counted before it can be closed.
+        let all_counted = self.page.all_received();
+        if pending || self.has_open(server.map(|server| server.pid), now) {
+            self.empty = None;
+            return false;
+        }
+        let empty = *self.empty.get_or_insert(now);
+        all_counted || now.duration_since(empty) >= SETTLED
     }
 
     /// The process that attached, where it is the only one.
@@ -200,10 +221,16 @@ impl DirectWorker {
         self.pid.filter(|_| self.leased.len() == 1)
     }
 
-    /// Whether connections are open: by its page, or, where that is an estimate, by /proc.
+    /// Whether connections are open: by its page, or, where that may not know of all, by /proc: a child that serves what its
+    /// parent received and closed is seen by the page only when it closes its first one.
     fn has_open(&mut self, root: Option<u32>, now: Instant) -> bool {
         if !self.page.is_estimate() {
-            return self.page.open_alive() > 0;
+            if self.page.open_alive() > 0 {
+                return true;
+            }
+            if self.ports.is_empty() || root.is_none_or(|root| process::tree(root).len() < 2) {
+                return false;
+            }
         }
         if let Some((at, open)) = self.looked
             && now.duration_since(at) < DRAIN_LOOK_PROC

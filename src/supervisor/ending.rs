@@ -201,6 +201,12 @@ impl Service {
     pub fn begin_stop(&mut self, now: Instant) {
         let limits = &self.config.limits;
         self.stop = Some(Stop::new(now, limits.stop_delay, limits.stop_timeout));
+        self.emptying = None;
+    }
+
+    /// Whether it stops and its listeners are closed, or are being closed.
+    pub(super) fn closes(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay)
     }
 
     /// Does the steps of a stop that are due.
@@ -212,12 +218,18 @@ impl Service {
                 Step::Drain => {
                     let open: u64 = self.slots.iter().map(SlotProcesses::open).sum();
                     info!(service = %name, open, "draining");
+                    // The accept thread closes each when it has taken its backlog: nobody may come after that and wait in
+                    // vain.
+                    for listener in self.listeners.drain(..) {
+                        listener.remove_file();
+                    }
+                    self.remove_node_files();
                     tools.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(SlotProcesses::begin_drain);
                     let backoff = self.backoff();
                     for slot in &mut self.slots {
                         slot.life.apply(Event::Stop, now, &backoff);
-                        slot.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+                        slot.retiring.iter_mut().for_each(|old| old.drain_in_stop(now));
                     }
                 }
                 Step::Told => {
@@ -256,13 +268,14 @@ impl Service {
 
     /// During a stop: servers whose relay workers are done are told to end; empty slots are gone.
     fn settle_stopped(&mut self, now: Instant) {
-        if !self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay) {
+        if !self.closes() {
             return;
         }
         let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
         for slot in &mut self.slots {
             let retired = slot.retired(signal, now);
-            if slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed, now) {
+            let told = slot.server.as_ref().is_some_and(|server| server.told != Told::Nothing);
+            if !told && slot.relay.is_none() && slot.leaving.is_empty() && slot.drained(self.handed, now) {
                 if slot.server.is_some() {
                     slot.tell(signal);
                 } else if retired {
@@ -311,7 +324,7 @@ impl SlotProcesses {
 
     /// Tells what we started, if its server was told already.
     pub(super) fn tell_again(&mut self, signal: Signal) {
-        if let Some(server) = self.server.as_mut().filter(|server| server.told == Told::ToStop) {
+        if let Some(server) = self.server.as_mut().filter(|server| server.told.by_signal().is_some()) {
             server.told = Told::Nothing;
             tell(server, None, signal);
         }
@@ -349,7 +362,7 @@ pub(super) fn tell(server: &mut Server, attached: Option<u32>, by: Signal) {
 
 /// Sends a server its stop signal.
 pub(super) fn signal(server: &mut Server, attached: Option<u32>, signal: Signal) {
-    server.told = Told::ToStop;
+    server.told = Told::ToStop(Instant::now());
     if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {
         let _ = process::pidfd_signal(&pidfd, signal);
     }

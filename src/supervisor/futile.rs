@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::{error, warn};
 
+use super::binding::find;
 use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::silence::SOON;
 use super::slot::Phase;
@@ -107,7 +108,7 @@ impl Service {
         error!(service = %self.config.name, "given up: no slot is left; clients are refused");
         for id in std::mem::take(&mut self.heard) {
             tools.orders.send(Order::Unheard { service: self.id, id });
-            if let Some(listener) = self.listeners.get(id) {
+            if let Some(listener) = find(&self.listeners, id) {
                 sock::stop_listening(listener.socket.as_fd());
             }
         }

@@ -327,7 +327,7 @@ impl Supervisor {
         service.step_stop_messages(now);
         service.step_retiring(tools, now);
         service.step_reload(tools, now);
-        service.step_pause(now);
+        service.step_pause(tools, now);
         service.refuse_when_given_up(tools);
         service.step_scale(now);
         service.step_probe(now);
@@ -417,7 +417,7 @@ impl Supervisor {
         let now = Instant::now();
         while let Ok(report) = self.reports.try_recv() {
             if let Some(service) = self.services.iter_mut().find(|service| service.id == report.service()) {
-                service.reported(&report, now);
+                service.reported(&report, &self.tools, now);
             }
         }
     }

@@ -11,7 +11,6 @@ use tracing::{debug, warn};
 
 use super::plan::Leave;
 use super::service::{Service, Tools};
-use super::stop::Step;
 use super::worker::Server;
 use crate::accept::policy::Policy;
 use crate::cli::NodeIpc;
@@ -20,6 +19,9 @@ use crate::launch::command::CommandLine;
 use crate::node::channel::{Channel, More};
 use crate::node::command::is_node_script;
 use crate::node::message::{self, Cluster, Heard, Meant};
+
+/// A handler of the stop signal has so long before its worker is told to disconnect.
+const HANDLER_GRACE: Duration = Duration::from_millis(500);
 
 /// How a worker takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,11 @@ impl Ipc {
             self.stop_sent = self.pass(&text);
         }
         self.stop_sent
+    }
+
+    /// Whether it can be told to close its servers.
+    pub(super) fn can_disconnect(&self) -> bool {
+        self.mode == Mode::Cluster
     }
 
     /// Close your servers, finish, and end; once.
@@ -228,7 +235,7 @@ impl Service {
     /// Workers that get no more connections close their servers, and with them idle keep-alive connections: then they end
     /// when the others do.
     pub(super) fn step_disconnect(&mut self) {
-        let stopping = self.handed && self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay);
+        let stopping = self.handed && self.closes();
         for slot in &mut self.slots {
             let current = stopping.then_some((&mut slot.server, &slot.direct)).into_iter();
             let old = slot.retiring.iter_mut().filter(|old| old.cut_off && matches!(old.step, Leave::Draining(_)));
@@ -252,12 +259,18 @@ impl Service {
         (self.config.limits.kill_timeout / 2).min(self.config.limits.stop_timeout / 4)
     }
 
-    /// The stop signal for those that a message did not end.
+    /// The stop signal for those that a message did not end, and `disconnect` for those that a signal did not: its handler
+    /// may have closed the servers and left the end to the primary, as it may in Node's cluster.
     pub(super) fn step_stop_messages(&mut self, now: Instant) {
         let (signal, grace) = (self.config.limits.stop_signal, self.message_grace());
         for server in self.servers_mut() {
             if server.told.by_message().is_some_and(|at| now.duration_since(at) >= grace) {
                 super::ending::signal(server, None, signal);
+            }
+            if server.told.by_signal().is_some_and(|at| now.duration_since(at) >= HANDLER_GRACE)
+                && let Some(ipc) = &mut server.ipc
+            {
+                ipc.disconnect();
             }
         }
     }
@@ -265,7 +278,10 @@ impl Service {
     /// When that is due.
     pub(super) fn message_deadline(&self) -> Option<Instant> {
         let grace = self.message_grace();
-        self.servers().filter_map(|server| server.told.by_message()).map(|at| at + grace).min()
+        let signals = self.servers().filter_map(|server| server.told.by_message()).map(|at| at + grace);
+        let connected = |ipc: &Ipc| ipc.can_disconnect() && !ipc.disconnected;
+        let told = self.servers().filter(|server| server.ipc.as_ref().is_some_and(connected));
+        signals.chain(told.filter_map(|server| server.told.by_signal()).map(|at| at + HANDLER_GRACE)).min()
     }
 
     fn servers(&self) -> impl Iterator<Item = &Server> {

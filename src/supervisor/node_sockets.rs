@@ -67,7 +67,7 @@ impl Service {
                 query.data.clone()
             }
         };
-        let given = match old || query.key().len() > MOST_DATA {
+        let given = match old || self.closes() || query.key().len() > MOST_DATA {
             // One on its way out gets nothing new, and one that makes fun of us neither.
             true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             false => self.socket_for(at, pid, &query),

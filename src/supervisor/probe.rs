@@ -119,6 +119,9 @@ pub fn is_free(port: u16) -> bool {
 /// Ports above the usual ephemeral range, so that no outgoing connection sits on one.
 const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_000;
 
+/// The ports of two daemons with consecutive process ids begin so far apart; prime to the number of ports.
+const APART: u32 = 613;
+
 /// Chooses private addresses for servers.
 #[derive(Debug)]
 pub struct PrivatePorts {
@@ -126,10 +129,11 @@ pub struct PrivatePorts {
 }
 
 impl PrivatePorts {
-    /// Begins somewhere that depends on the process, so that two daemons seldom try the same port.
+    /// Begins somewhere that depends on the process, so that two daemons seldom try the same port: those that were started
+    /// one after the other begin far apart.
     pub fn new() -> Self {
-        let span = PORTS.end() - PORTS.start();
-        Self { next: PORTS.start() + (std::process::id() % u32::from(span)) as u16 }
+        let span = u32::from(PORTS.end() - PORTS.start());
+        Self { next: PORTS.start() + (std::process::id() % span * APART % span) as u16 }
     }
 
     /// A loopback address whose port is free on all addresses now. A server that finds it taken all the same

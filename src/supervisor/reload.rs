@@ -1,19 +1,17 @@
 //! Rolling reload, restart, scale: what people ask of a running service.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
-use super::binding::ids;
 use super::decisive::decisive;
 use super::ending::tell;
 use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase};
 use crate::accept::orders::Order;
-use crate::sys::{process, sock};
+use crate::sys::process;
 
 /// Of a worker that failed, the decisive ones among so many of its last lines are shown.
 const LAST_LINES: usize = 60;
@@ -200,19 +198,19 @@ impl Service {
             self.say(Progress::Failed("stopped before all workers were online".to_owned()));
         }
         self.paused = Paused::Stopping;
-        self.heard.clear();
-        for (id, listener) in ids(&self.listeners) {
-            tools.orders.send(Order::Unheard { service: self.id, id });
-            sock::stop_listening(listener.socket.as_fd());
-        }
-        let (backoff, signal) = (self.backoff(), self.config.limits.stop_signal);
-        for slot in &mut self.slots {
-            slot.dismiss(tools, &backoff, now);
-        }
-        if let Some((_, Some(server))) = &mut self.shared {
-            tell(server, None, signal);
-        }
+        self.emptying = Some(now);
+        tools.orders.send(Order::Pause(self.id));
         Ok(())
+    }
+
+    /// The accept thread has handed over all that lay in the backlog, and nobody gets in any more: now the workers finish.
+    pub(super) fn paused_intake(&mut self, tools: &Tools, now: Instant) {
+        let Some(began) = self.emptying.take() else { return };
+        self.heard.clear();
+        let backoff = self.backoff();
+        for slot in &mut self.slots {
+            slot.dismiss(tools, &backoff, now, began);
+        }
     }
 
     /// Starts what was stopped.
@@ -262,14 +260,30 @@ impl Service {
     }
 
     /// Says when all that was stopped is gone.
-    pub(super) fn step_pause(&mut self, now: Instant) {
-        if self.paused != Paused::Stopping || !self.slots.iter().all(SlotProcesses::is_empty) {
+    pub(super) fn step_pause(&mut self, tools: &Tools, now: Instant) {
+        if self.paused != Paused::Stopping {
             return;
+        }
+        if self.pause_deadline().is_some_and(|at| at <= now) {
+            tools.orders.send(Order::PauseNow(self.id));
+            self.paused_intake(tools, now);
+        }
+        if self.emptying.is_some() || !self.slots.iter().all(SlotProcesses::is_empty) {
+            return;
+        }
+        let signal = self.config.limits.stop_signal;
+        if let Some((_, Some(server))) = &mut self.shared {
+            tell(server, None, signal);
         }
         let backoff = self.backoff();
         self.slots.iter_mut().for_each(|slot| slot.life.apply(Event::Emptied, now, &backoff));
         self.paused = Paused::Yes;
         self.say(Progress::Done(format!("stopped {}", count_of(self.slots.len()))));
+    }
+
+    /// When what no worker has taken is given up.
+    pub(super) fn pause_deadline(&self) -> Option<Instant> {
+        Some(self.emptying? + self.config.limits.drain_timeout)
     }
 
     /// Sets the number of slots.
@@ -295,7 +309,7 @@ impl Service {
             }
         }
         for slot in self.slots.iter_mut().skip(to as usize) {
-            slot.dismiss(tools, &backoff, now);
+            slot.dismiss(tools, &backoff, now, now);
         }
         Ok(())
     }
@@ -376,13 +390,13 @@ impl SlotProcesses {
         self.server.as_ref().filter(|_| launching).and_then(|server| server.trouble.as_deref())
     }
 
-    /// Its worker leaves, and no other comes.
-    fn dismiss(&mut self, tools: &Tools, backoff: &Backoff, now: Instant) {
+    /// Its worker leaves, and no other comes. Its time to finish began at `since`.
+    fn dismiss(&mut self, tools: &Tools, backoff: &Backoff, now: Instant, since: Instant) {
         // Also what waits for the other half of its worker: a server whose relay worker died.
         if self.has_processes() {
             self.set_aside(now);
         }
-        self.retiring.iter_mut().for_each(|old| old.drain(tools, now));
+        self.retiring.iter_mut().for_each(|old| old.drain(tools, since));
         self.life.apply(Event::Stop, now, backoff);
     }
 

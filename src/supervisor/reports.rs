@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::binding::find;
-use super::service::Service;
+use super::service::{Service, Tools};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
 
@@ -29,7 +29,7 @@ impl Service {
     }
 
     /// What the accept thread says.
-    pub fn reported(&mut self, report: &Report, now: Instant) {
+    pub fn reported(&mut self, report: &Report, tools: &Tools, now: Instant) {
         let name = self.config.name.clone();
         match report {
             Report::Stalled(worker) => {
@@ -67,12 +67,10 @@ impl Service {
                 warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
+            Report::Paused(_) => self.paused_intake(tools, now),
             Report::Stopped(_) => {
                 self.handed = true;
-                for listener in self.listeners.drain(..) {
-                    listener.remove_file();
-                }
-                self.remove_node_files();
+                self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).for_each(|old| old.cut_off = true);
                 debug!(service = %name, "listeners closed");
             }
         }

@@ -11,7 +11,7 @@ use super::ending::tell;
 use super::plan::{self, Due, Leave, Times};
 use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::slot::{Event, Phase};
-use super::worker::{Relay, Server};
+use super::worker::{Relay, Server, Told};
 use crate::accept::orders::{Order, WorkerId};
 use crate::handoff::QueueTx;
 use crate::relay::protocol::ToWorker;
@@ -30,8 +30,6 @@ pub struct Retiring {
     online: Instant,
     /// Nothing more is sent to it.
     pub(super) cut_off: bool,
-    /// Nothing of it was open then, nor since.
-    empty: Option<Instant>,
     /// How far it is.
     pub step: Leave,
 }
@@ -62,18 +60,29 @@ impl Retiring {
         if let Some(id) = self.id() {
             tools.orders.send(Order::Drain(id));
         }
-        self.relay.iter().for_each(Relay::drain);
+        self.drain_relay();
+    }
+
+    fn drain_relay(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.drain();
+            // Never given to the accept thread: nobody else would close them.
+            relay.queues.clear();
+        }
+    }
+
+    /// The same in a stop of all: until the accept thread has handed over the last connection this may be the only worker
+    /// that can take it.
+    pub(super) fn drain_in_stop(&mut self, now: Instant) {
+        if self.step == Leave::Serving {
+            self.step = Leave::Draining(now);
+            self.drain_relay();
+        }
     }
 
     fn has_drained(&mut self, now: Instant) -> bool {
-        let root = self.server.as_ref().map(|server| server.pid);
         let Some(direct) = &mut self.direct else { return self.relay.is_none() };
-        if !self.cut_off || !direct.is_empty(root, now) {
-            self.empty = None;
-            return false;
-        }
-        // Between a receive and its count a connection is neither pending nor open.
-        now.duration_since(*self.empty.get_or_insert(now)) >= DRAIN_LOOK
+        self.cut_off && direct.is_drained(self.server.as_ref(), now)
     }
 
     fn tell(&mut self, signal: nix::sys::signal::Signal) {
@@ -120,7 +129,6 @@ impl Service {
                 queues: Vec::new(),
                 online: now,
                 cut_off: true,
-                empty: None,
                 step: Leave::Killed,
             });
         }
@@ -245,7 +253,6 @@ impl SlotProcesses {
             queues: std::mem::take(&mut self.queues),
             online,
             cut_off: false,
-            empty: None,
             step: Leave::Serving,
         });
     }
@@ -253,7 +260,8 @@ impl SlotProcesses {
     /// During a stop of all: whether nobody on the way out is left. Tells those whose connections are gone.
     pub(super) fn retired(&mut self, signal: nix::sys::signal::Signal, now: Instant) -> bool {
         for old in &mut self.retiring {
-            if old.has_drained(now) {
+            let told = old.server.as_ref().is_some_and(|server| server.told != Told::Nothing);
+            if !told && old.has_drained(now) {
                 old.tell(signal);
             }
         }

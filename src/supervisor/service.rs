@@ -164,6 +164,8 @@ pub struct Service {
     pub paused: Paused,
     /// Somebody waits until all workers are online.
     pub awaited: Option<Awaited>,
+    /// When it was stopped, until all that was accepted by then has a worker.
+    pub emptying: Option<Instant>,
     /// When memory was last looked at.
     pub memory_looked: Option<Instant>,
     /// What became of what was asked for.
@@ -231,6 +233,7 @@ impl Service {
             reload: None,
             paused: Paused::No,
             awaited: None,
+            emptying: None,
             memory_looked: None,
             said: VecDeque::new(),
             opened: Opened::default(),
@@ -324,6 +327,7 @@ impl Service {
             .chain(self.query_deadline(now))
             .chain(others)
             .chain(unread)
+            .chain(self.pause_deadline())
             .min()
     }
 }

@@ -144,7 +144,15 @@ impl Told {
     pub fn by_message(self) -> Option<Instant> {
         match self {
             Self::ByMessage(at) => Some(at),
-            Self::Nothing | Self::ToStop => None,
+            Self::Nothing | Self::ToStop(_) => None,
+        }
+    }
+
+    /// When it got its stop signal.
+    pub fn by_signal(self) -> Option<Instant> {
+        match self {
+            Self::ToStop(at) => Some(at),
+            Self::Nothing | Self::ByMessage(_) => None,
         }
     }
 }
@@ -167,6 +175,6 @@ pub enum Told {
     Nothing,
     /// It got `--stop-message` then; the signal follows.
     ByMessage(Instant),
-    /// It got it.
-    ToStop,
+    /// It got it then.
+    ToStop(Instant),
 }

@@ -268,8 +268,10 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes a listening TCP socket stop listening: clients are refused. It stays bound and can listen again.
 pub fn stop_listening(socket: BorrowedFd<'_>) {
-    // A Unix socket could not listen again; one that does not listen has nothing to stop.
-    if local_addr(socket).is_some() {
-        let _ = socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Read);
+    let socket = socket2::SockRef::from(&socket);
+    // A Unix socket could not listen again. One that does not listen has nothing to stop; a shutdown would stick to it, and
+    // to all that it accepts later.
+    if socket.is_listener().unwrap_or(false) && socket.local_addr().is_ok_and(|address| address.as_socket().is_some()) {
+        let _ = socket.shutdown(std::net::Shutdown::Read);
     }
 }
