@@ -63,15 +63,19 @@ while not os.path.exists(sys.argv[2] + '.go'): time.sleep(0.01)
 done = 0
 for port in range(20000, 21500):
     s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(('127.7.7.7', port))
-    if port % 3: s.listen()
-    s.close(); done += 1
-say('opened %d' % done)
+    # Somebody else on this machine may have one of them.
+    try:
+        s.bind(('127.7.7.7', port))
+        if port % 3: s.listen()
+        done += 1
+    except OSError: pass
+    s.close()
+say('enough' if done > 1400 else 'only %d' % done)
 ",
     );
     let before = descriptors(&daemon);
     std::fs::write(dir.path().join("said.go"), "").unwrap();
-    wait_for(&said, "opened 1500");
+    wait_for(&said, "enough");
     eventually("only the one that is open is left", seconds(20), || (listeners(&daemon).len() == 1).then_some(()));
     eventually("no descriptors are left", seconds(20), || (descriptors(&daemon) <= before + 5).then_some(()));
     for port in [20000, 20001, 21499] {
