@@ -158,7 +158,7 @@ pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<Unix
     let uid = getsockopt(&stream, PeerCredentials)?.uid();
     if !place::is_ours(uid) && !nix::unistd::geteuid().is_root() {
         let why = format!("the process that listens there runs as uid {uid}");
-        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
+        return Err(std::io::Error::other(why));
     }
     Ok(OwnedFd::from(stream).into())
 }

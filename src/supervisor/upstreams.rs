@@ -216,6 +216,10 @@ impl Service {
         self.look_at_upstreams(now);
         let Some(upstreams) = self.upstreams.as_mut().filter(|upstreams| upstreams.probe.is_some()) else { return };
         upstreams.probe = Some(now + upstreams.pause());
+        // Clients that wait try by themselves, and an upstream shall not see a connection without a client then.
+        if upstreams.waiting() > 0 {
+            return;
+        }
         let slots = self.slots.len();
         let mut order = (upstreams.prober + 1..upstreams.prober + 1 + slots).map(|at| at % slots);
         let ready = |at: usize| Some((at, self.slots[at].relay.as_ref().filter(|relay| is_ready(relay))?));
