@@ -191,7 +191,8 @@ impl Pool {
 
     pub fn readable(&mut self, place: usize) {
         if let Some(listener) = self.listeners.get_mut(place) {
-            listener.ready = true;
+            // The same look at events may have brought the order to close it: what is closed is never accepted from.
+            listener.ready |= listener.watched;
         }
     }
 
