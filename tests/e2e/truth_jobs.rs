@@ -148,3 +148,27 @@ fn a_second_start_of_what_is_stopped_says_how_to_start_it() {
     assert_eq!(run(&["start", "app"]).0, 0);
     drop(daemon);
 }
+
+#[test]
+fn a_shared_server_that_was_told_to_end_has_not_finished() {
+    let dir = install_dir();
+    let (port, upstream) = (free_port(), free_port());
+    let text = "import http.server, signal, sys\n\
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n\
+                http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()\n";
+    let script = write_file(dir.path(), "shared.py", text);
+    let (listen, upstream) = (format!("127.0.0.1:{port}"), upstream.to_string());
+    let to = format!("127.0.0.1:{upstream}");
+    let options = ["-l", &listen, "-u", &to, "-i", "1", "--on-exit", "ok", "--"];
+    let command = ["python3", script.to_str().unwrap(), &upstream];
+    let daemon = Daemon::launch(roundsman(), &[&options[..], &command].concat(), port);
+    daemon.wait_online(1);
+    for (verb, what) in [("reload", "reloaded 1 slot"), ("stop", "stopped 1 slot"), ("start", "started 1 slot")] {
+        let (code, text) = bounded(&daemon, &[verb]);
+        assert!(code == 0 && text.contains(what), "{verb}: {text}");
+        if verb != "start" {
+            daemon.wait_for_count("server ended: exit code 0", if verb == "reload" { 1 } else { 2 });
+        }
+    }
+    daemon.wait_for_count("server started", 3);
+}
