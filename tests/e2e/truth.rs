@@ -206,3 +206,23 @@ fn clients_of_a_service_that_is_given_up_are_reset_and_then_refused() {
     assert!(code == 0 && get(port).unwrap() == "ok", "{text}");
     std::thread::sleep(millis(10));
 }
+
+#[test]
+fn a_reload_during_a_restart_has_the_last_word() {
+    let dir = install_dir();
+    let port = free_port();
+    let script = fixed(dir.path());
+    let late = write_file(dir.path(), "late.sh", "sleep 1; exec python3 \"$@\"\n");
+    let listen = format!("127.0.0.1:{port}");
+    let options = ["-l", &listen, "-i", "1", "--via", "direct", "--", "sh", late.to_str().unwrap(), &script];
+    let daemon = Daemon::launch(roundsman(), &[&options[..], &[&port.to_string()]].concat(), port);
+    daemon.wait_online(1);
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| bounded(&daemon, &["restart"]));
+        daemon.wait_for("restarting");
+        let (code, text) = bounded(&daemon, &["reload"]);
+        assert!(code == 0 && text.contains("reloaded 1 slot"), "{text}");
+        let (code, text) = restart.join().unwrap();
+        assert!(code == 0 && text.contains("restarted 1 slot"), "{text}");
+    });
+}
