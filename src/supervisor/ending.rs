@@ -228,10 +228,8 @@ impl Service {
                     info!(service = %name, open, "draining");
                     // The accept thread closes each when it has taken its backlog: nobody may come after that and wait in
                     // vain.
-                    for listener in self.listeners.drain(..) {
-                        listener.remove_file();
-                    }
-                    self.remove_node_files();
+                    self.remove_files();
+                    self.listeners.clear();
                     tools.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(SlotProcesses::begin_drain);
                     let backoff = self.backoff();
