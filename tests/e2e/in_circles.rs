@@ -91,3 +91,21 @@ fn while_every_slot_is_given_up() {
         bounded(&daemon, &["start"]);
     }
 }
+
+#[test]
+fn many_servers_that_die_at_once_are_looked_at_in_bounded_time() {
+    // To look at all the others' ports for each that dies takes the control thread's time from everybody.
+    let cost = |how: &[&str]| {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let options = ["-i", "32", "--on-errored", "stay", "--max-restarts", "0"];
+        let listen = if how.is_empty() { vec!["--no-listen"] } else { vec!["-l", &listen] };
+        let command = ["--", "sh", "-c", "sleep 1; exit 1"];
+        let daemon = Daemon::launch(roundsman(), &[&options[..], &listen, how, &command].concat(), 0);
+        eventually("all are given up", seconds(60), || {
+            (daemon.log().matches("slot given up").count() == 32).then_some(())
+        });
+        ran(&daemon)
+    };
+    let (without, relayed) = (cost(&[]), cost(&["--via", "relay"]));
+    assert!(relayed < 12 * without + 50, "{relayed} ticks, {without} without a port");
+}
