@@ -281,6 +281,7 @@ impl Supervisor {
         self.reap(now);
         if let Some(code) = self.given_up() {
             self.services.iter_mut().for_each(Service::finish_explaining);
+            self.say_last(now);
             self.end_all();
             return Ok(Some(code));
         }

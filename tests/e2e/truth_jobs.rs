@@ -172,3 +172,31 @@ fn a_shared_server_that_was_told_to_end_has_not_finished() {
     }
     daemon.wait_for_count("server started", 3);
 }
+
+#[test]
+fn who_waits_for_a_job_hears_of_its_end_before_the_daemon_ends() {
+    let dir = install_dir();
+    let mark = dir.path().join("mark");
+    let script = format!("if [ -e {0} ]; then exit 0; fi; : > {0}; sleep 1000", mark.display());
+    for (verb, words) in
+        [("restart", &["restarted 1 slot"][..]), ("reload", &["slot 0: finished (1 of 1)", "reloaded 1 slot"])]
+    {
+        let _ = std::fs::remove_file(&mark);
+        let options = ["--no-listen", "-i", "1", "--on-exit", "ok", "--min-uptime", "0s", "--", "sh", "-c", &script];
+        let mut daemon = Daemon::launch(roundsman(), &options, 0);
+        daemon.wait_online(1);
+        eventually("it runs", seconds(20), || mark.exists().then_some(()));
+        let (code, text) = bounded(&daemon, &[verb]);
+        assert!(code == 0 && words.iter().all(|word| text.contains(word)), "{verb}: {code} {text}");
+        assert_eq!(daemon.finish(seconds(20)).code(), 0);
+    }
+    // One that fails is told, too.
+    let _ = std::fs::remove_file(&mark);
+    let script = script.replace("exit 0", "exit 7");
+    let options = ["--no-listen", "-i", "1", "--max-restarts", "0", "--", "sh", "-c", &script];
+    let mut daemon = Daemon::launch(roundsman(), &options, 0);
+    daemon.wait_online(1);
+    let (code, text) = bounded(&daemon, &["restart"]);
+    assert!(code == 1 && text.contains("slot 0 is errored (server: exit code 7)"), "{code} {text}");
+    assert_eq!(daemon.finish(seconds(20)).code(), 7);
+}
