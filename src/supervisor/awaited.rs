@@ -91,6 +91,13 @@ impl Service {
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
     }
 
+    /// A stop comes between.
+    pub(super) fn give_up_awaited(&mut self) {
+        if self.awaited.take().is_some() {
+            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
+        }
+    }
+
     /// When that is due.
     pub(super) fn awaited_deadline(&self) -> Option<Instant> {
         self.awaited.as_ref().map(|awaited| awaited.until.unwrap_or(awaited.ended))

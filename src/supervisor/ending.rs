@@ -210,6 +210,7 @@ impl Service {
         let limits = &self.config.limits;
         self.stop = Some(Stop::new(now, limits.stop_delay, limits.stop_timeout));
         self.emptying = None;
+        self.give_up_awaited();
     }
 
     /// Whether it stops and its listeners are closed, or are being closed.

@@ -194,9 +194,7 @@ impl Service {
     pub fn pause(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         info!(service = %self.config.name, "stopping all workers");
-        if self.awaited.take().is_some() {
-            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
-        }
+        self.give_up_awaited();
         self.paused = Paused::Stopping;
         self.emptying = Some(now);
         tools.orders.send(Order::Pause(self.id));

@@ -55,7 +55,17 @@ fn what_was_not_replaced_or_is_not_online_is_an_error() {
     let (code, text) = bounded(&daemon, &["scale", "3"]);
     assert!(code == 1 && text.contains("scaled to 3 slots, not all are online after 1 s: slots 0, 1, 2"), "{text}");
     drop(daemon);
-    // One that waits hears of a stop that comes between.
+    // One that waits hears of a stop that comes between, also of the daemon's.
+    let mut daemon = Daemon::launch(roundsman(), &["-i", "1", "--", "sleep", "1000"], 0);
+    daemon.wait_for("server started");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| bounded(&daemon, &["restart"]));
+        daemon.wait_for("restarting");
+        daemon.signal(Signal::SIGTERM);
+        let (code, text) = waits.join().unwrap();
+        assert!(code == 1 && text.contains("stopped before all workers were online"), "{text}");
+    });
+    assert_eq!(daemon.finish(seconds(20)).code(), 0);
     let daemon = Daemon::launch(roundsman(), &["-i", "3", "--", "sleep", "1000"], 0);
     daemon.wait_for_count("server started", 3);
     std::thread::scope(|scope| {
