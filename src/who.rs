@@ -37,7 +37,7 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
 
 /// The ports on which a process, or one below it, listens.
 pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
-    let sockets: Vec<u64> = process::tree(root).into_iter().flat_map(process::sockets).collect();
+    let sockets: Vec<u64> = process::descendants(root).into_iter().flat_map(process::sockets).collect();
     let listening = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(listening);
     listening.filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
 }

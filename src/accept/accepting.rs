@@ -134,7 +134,7 @@ impl Pool {
     /// Rescued connections have waited longest: they go first, in their order.
     pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
         if self.has_forgotten(listener) {
-            sockets.iter().for_each(|socket| sock::reset_on_close(socket.as_fd()));
+            sockets.into_iter().for_each(reset);
             return;
         }
         for socket in sockets.into_iter().rev() {

@@ -191,7 +191,8 @@ impl Pool {
 
     pub fn readable(&mut self, place: usize) {
         if let Some(listener) = self.listeners.get_mut(place) {
-            listener.ready = true;
+            // The same look at events may have brought the order to close it: what is closed is never accepted from.
+            listener.ready |= listener.watched;
         }
     }
 
@@ -347,7 +348,8 @@ impl Pool {
         let mut at = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
         for listener in self.listeners.iter().filter(|listener| listener.ready) {
             match listener.trouble {
-                Some((_, retry)) => at(retry),
+                // At that time there may have been no room.
+                Some((_, retry)) => at(self.paused.map_or(retry, |paused| retry.max(paused))),
                 None => at(self.paused.unwrap_or(now)),
             }
         }
@@ -370,7 +372,7 @@ impl Pool {
             for since in self.crew.busy().filter_map(Member::waits_since) {
                 // While nobody else is free it is looked at again at the same interval.
                 let due = since + self.rules.rescue_after();
-                at(if due > now { due } else { now + self.rules.stall_timeout });
+                at(if due > now { due } else { now + self.rules.stall_timeout.max(RETRY) });
             }
         }
         // Room in a worker's queue is no event.
@@ -380,3 +382,8 @@ impl Pool {
         next
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::RescueJob;
 use super::orders::{Report, RescueKey, SlotStats, WorkerId};
-use super::pool::{Pool, Reporter};
+use super::pool::{Phase, Pool, Reporter};
 use super::roster::Member;
 use crate::handoff::QueueTx;
 use crate::handoff::rescue::Mark;
@@ -26,6 +26,10 @@ impl Pool {
         self.count_rescued(from.worker, &from.stats, sockets_taken, reporter);
         self.hold_rescued(from.listener, sockets, now);
         self.crew.rescued(from.worker, sockets_taken);
+        if self.phase == Phase::Stopped {
+            // The stop time was up before it came back, and nobody looks after it any more.
+            self.refuse(reporter);
+        }
     }
 
     pub(super) fn count_rescued(&self, worker: WorkerId, stats: &SlotStats, count: usize, reporter: &Reporter) {

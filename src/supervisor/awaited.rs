@@ -65,13 +65,16 @@ impl Service {
         let count = count_of(self.slots.len());
         if ended && self.slots.iter().all(settled) {
             let down = self.not_online();
-            let verb = awaited.verb;
-            return self.say(match (down.is_empty(), verb, self.reload.is_some()) {
-                // A reload that began together with it has the last word.
-                (_, Verb::Scaled, true) => Progress::Step(count),
-                (true, Verb::Scaled, false) => Progress::Done(count),
-                (true, _, _) => Progress::Done(format!("{} {count}", verb.text())),
-                (false, _, _) => Progress::Failed(format!("{} {count}, not all are online: {down}", verb.text())),
+            let text = match (down.is_empty(), awaited.verb) {
+                (true, Verb::Scaled) => count,
+                (true, verb) => format!("{} {count}", verb.text()),
+                (false, verb) => format!("{} {count}, not all are online: {down}", verb.text()),
+            };
+            return self.say(match (self.reload.is_some(), down.is_empty()) {
+                // A reload that began with it, or after it, has the last word.
+                (true, _) => Progress::Step(text),
+                (false, true) => Progress::Done(text),
+                (false, false) => Progress::Failed(text),
             });
         }
         if awaited.until.is_none() && (ended || now >= awaited.ended) {
@@ -86,6 +89,13 @@ impl Service {
         let text =
             format!("{verb} {count}, not all are online after {seconds} s: {down}; roundsman goes on waiting for them");
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
+    }
+
+    /// A stop comes between.
+    pub(super) fn give_up_awaited(&mut self) {
+        if self.awaited.take().is_some() {
+            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
+        }
     }
 
     /// When that is due.

@@ -176,6 +176,7 @@ impl Supervisor {
         self.services.retain(|service| {
             let over = service.place == InConfig::No && service.is_over();
             if over {
+                service.remove_files_left();
                 outputs.forget(&service.config.name);
             }
             !over

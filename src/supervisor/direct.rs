@@ -143,6 +143,7 @@ impl Service {
 
     /// When a direct service has something to look at.
     pub(super) fn direct_deadline(&self) -> Option<Instant> {
+        let stopping = self.stop.is_some();
         let draining = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let looks = self.slots.iter().filter_map(|slot| {
             let direct = slot.direct.as_ref()?;
@@ -153,7 +154,7 @@ impl Service {
                 _ => None,
             };
             let drain = draining.then(|| Instant::now() + DRAIN_LOOK);
-            silent.into_iter().chain(drain).chain(direct.abandoned).chain(direct.look_deadline()).min()
+            silent.into_iter().chain(drain).chain(direct.abandoned).chain(slot.holders_deadline(stopping)).min()
         });
         looks.min()
     }

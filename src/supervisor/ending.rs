@@ -141,12 +141,20 @@ impl Service {
         let backoff = self.backoff();
         process::kill_tree(pid);
         let Some((life, server)) = &mut self.shared else { return };
-        *server = None;
+        let told = server.take().is_some_and(|server| server.told != Told::Nothing);
         if self.stop.is_none() {
             let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
-            let (how, event) = if finished { ("finished", Event::Finish) } else { ("gone", Event::Died) };
-            warn!(service = %self.config.name, pid, "server {how}: {}", exit.text);
-            life.apply(event, now, &backoff);
+            if told {
+                // By a stop or a reload: that its code is 0 does not mean that the work is done.
+                info!(service = %self.config.name, pid, "server ended: {}", exit.text);
+                life.apply(Event::Replace, now, &backoff);
+            } else if finished {
+                info!(service = %self.config.name, pid, "server finished: {}", exit.text);
+                life.apply(Event::Finish, now, &backoff);
+            } else {
+                warn!(service = %self.config.name, pid, "server gone: {}", exit.text);
+                life.apply(Event::Died, now, &backoff);
+            }
             if let Some(slot) = self.slots.first_mut() {
                 slot.last_exit = Some(exit);
             }
@@ -202,6 +210,7 @@ impl Service {
         let limits = &self.config.limits;
         self.stop = Some(Stop::new(now, limits.stop_delay, limits.stop_timeout));
         self.emptying = None;
+        self.give_up_awaited();
     }
 
     /// Whether it stops and its listeners are closed, or are being closed.
@@ -220,10 +229,8 @@ impl Service {
                     info!(service = %name, open, "draining");
                     // The accept thread closes each when it has taken its backlog: nobody may come after that and wait in
                     // vain.
-                    for listener in self.listeners.drain(..) {
-                        listener.remove_file();
-                    }
-                    self.remove_node_files();
+                    self.remove_files();
+                    self.listeners.clear();
                     tools.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(SlotProcesses::begin_drain);
                     let backoff = self.backoff();

@@ -57,11 +57,11 @@ impl Service {
             };
             return others.find_map(passed);
         }
-        let port = others.find_map(listens_elsewhere)?;
+        // First of all: most deaths have another reason, and to look where all the others listen takes its time.
         let said = tools.launcher.outputs.last(&self.config.name, pid, LOOKED_AT);
         let in_use =
             |line: &String| line.contains("EADDRINUSE") || line.to_ascii_lowercase().contains("address already in use");
-        said.iter().any(in_use).then_some(port)
+        if said.iter().any(in_use) { others.find_map(listens_elsewhere) } else { None }
     }
 
     /// The port on which the worker of another slot listens, and not where it was told to.

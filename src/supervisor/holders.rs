@@ -52,16 +52,30 @@ impl Left {
 
 impl DirectWorker {
     /// When its stand-ins are to be looked at.
-    pub(super) fn look_deadline(&self) -> Option<Instant> {
-        let left = &self.left;
-        let look = left.looks.values().map(|look| look.due).min();
-        let look = look.map(|due| left.not_before.map_or(due, |not_before| due.max(not_before)));
-        let silence = left.silent.filter(|(_, said)| !said).map(|(since, _)| since + SILENCE);
-        look.into_iter().chain(silence).min()
+    fn look_deadline(&self) -> Option<Instant> {
+        let due = self.left.looks.values().map(|look| look.due).min()?;
+        Some(self.left.not_before.map_or(due, |not_before| due.max(not_before)))
     }
 }
 
 impl SlotProcesses {
+    /// When [`Service::step_holders`] has something to do for it by the clock alone.
+    pub(super) fn holders_deadline(&self, stopping: bool) -> Option<Instant> {
+        let look = self.direct.as_ref().and_then(DirectWorker::look_deadline);
+        look.into_iter().chain(self.silence_due().filter(|_| !stopping)).min()
+    }
+
+    /// When its worker is said to listen nowhere; `None` where it listens, that was said, or it need not listen: it is not
+    /// online (yet), or was told to end.
+    fn silence_due(&self) -> Option<Instant> {
+        let (direct, server) = (self.direct.as_ref()?, self.server.as_ref()?);
+        let (since, said) = direct.left.silent?;
+        // A worker of Node's cluster may listen on what only its like share.
+        let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
+        let listens = matches!(self.life.phase, Phase::Online { .. }) && server.told == Told::Nothing && !elsewhere;
+        (listens && !said).then_some(since + SILENCE)
+    }
+
     /// Whether its worker is online and somebody receives there.
     pub fn is_online(&self) -> bool {
         matches!(self.life.phase, Phase::Online { .. }) && !self.is_silent()
@@ -195,17 +209,11 @@ impl Service {
 
     fn step_silence(&mut self, at: usize, now: Instant) {
         let slot = &mut self.slots[at];
-        let (Some(direct), Some(server), Phase::Online { .. }) = (&mut slot.direct, &slot.server, slot.life.phase)
-        else {
-            return;
-        };
-        // A worker of Node's cluster may listen on what only its like share.
-        let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
-        let Some((since, said)) = &mut direct.left.silent else { return };
-        if *said || elsewhere || server.told != Told::Nothing || self.stop.is_some() || now < *since + SILENCE {
+        if self.stop.is_some() || slot.silence_due().is_none_or(|due| now < due) {
             return;
         }
-        *said = true;
+        let (Some(direct), Some(server)) = (&mut slot.direct, &slot.server) else { return };
+        direct.left.silent.iter_mut().for_each(|(_, said)| *said = true);
         slot.reason = Some("it has closed what it listened on".to_owned());
         warn!(service = %self.config.name, slot = at, pid = server.pid, "worker has closed what it listened on; nobody receives there");
     }

@@ -281,6 +281,7 @@ impl Supervisor {
         self.reap(now);
         if let Some(code) = self.given_up() {
             self.services.iter_mut().for_each(Service::finish_explaining);
+            self.say_last(now);
             self.end_all();
             return Ok(Some(code));
         }
@@ -290,6 +291,7 @@ impl Supervisor {
         self.drop_removed();
         if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
             self.services.iter().for_each(|service| info!(service = %service.config.name, "stopped"));
+            self.end_all();
             return Ok(Some(0));
         }
         for at in 0..self.services.len() {
@@ -408,8 +410,7 @@ impl Supervisor {
     fn end_all(&mut self) {
         for service in &self.services {
             service.pids().into_iter().for_each(process::kill_tree);
-            service.listeners.iter().for_each(Listener::remove_file);
-            service.remove_node_files();
+            service.remove_files_left();
         }
     }
 

@@ -221,9 +221,16 @@ impl Service {
         if all < MOST_SERVERS { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
     }
 
-    /// At the end: files of Unix sockets.
-    pub(super) fn remove_node_files(&self) {
-        self.node.sockets.values().for_each(Listener::remove_file);
+    /// Removes the files of its Unix sockets.
+    pub(super) fn remove_files(&self) {
+        self.listeners.iter().chain(self.node.sockets.values()).for_each(Listener::remove_file);
+    }
+
+    /// The same at the end, where no step of a stop has done it; then another daemon may have files there by now.
+    pub(super) fn remove_files_left(&self) {
+        if !self.closes() {
+            self.remove_files();
+        }
     }
 }
 

@@ -84,9 +84,9 @@ impl Service {
                 Step::Relaunch(at) => self.relaunch(at, tools, now),
                 Step::Revive(at) => self.slots[at].life = self.slots[at].life.again(now),
                 Step::Done(at) => {
-                    let pid = self.slots[at].pid().unwrap_or_default();
+                    let who = self.slots[at].pid().map_or_else(|| "finished".to_owned(), |pid| format!("pid {pid}"));
                     let (done, of) = (reload.plan.done, reload.plan.of);
-                    self.say(Progress::Step(format!("slot {at}: pid {pid} ({done} of {of})")));
+                    self.say(Progress::Step(format!("slot {at}: {who} ({done} of {of})")));
                 }
                 Step::Failed(at, why) => return self.reload_failed(at, why, tools),
                 Step::Over => {
@@ -194,9 +194,7 @@ impl Service {
     pub fn pause(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         info!(service = %self.config.name, "stopping all workers");
-        if self.awaited.take().is_some() {
-            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
-        }
+        self.give_up_awaited();
         self.paused = Paused::Stopping;
         self.emptying = Some(now);
         tools.orders.send(Order::Pause(self.id));

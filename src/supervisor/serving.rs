@@ -305,6 +305,15 @@ impl Supervisor {
         }
     }
 
+    /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
+    pub(super) fn say_last(&mut self, now: Instant) {
+        for service in &mut self.services {
+            service.step_reload(&self.tools, now);
+            service.step_awaited(now);
+        }
+        self.tell_waiting();
+    }
+
     /// To one that waits. Whether it goes on waiting.
     fn pass_on(&mut self, waiting: &mut Waiting, id: ServiceId, text: &str, end: Option<bool>) -> bool {
         let Some(control) = &mut self.control else { return false };

@@ -30,6 +30,7 @@ mod drain_others;
 mod hints;
 mod import;
 mod import_options;
+mod in_circles;
 mod lease;
 mod limits;
 mod listeners;

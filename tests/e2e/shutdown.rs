@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Daemon, Upstream, eventually, get, http_get, millis, read_all, seconds};
+use crate::support::{Daemon, Upstream, eventually, get, http_get, millis, read_all, roundsman, seconds};
 
 const DEMO: [&str; 3] = ["--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
 
@@ -192,4 +192,19 @@ fn a_signal_without_a_meaning_yet_does_no_harm() {
     daemon.wait_for("SIGUSR2 does nothing");
     get(daemon.port).unwrap();
     assert_eq!(daemon.stop().code(), 0);
+}
+
+#[test]
+fn files_of_sockets_go_also_when_the_stop_is_over_before_its_delay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let unix = format!("unix:{}", path.display());
+    let mut daemon = Daemon::start(&["-l", &unix, "-i", "1", "--stop-delay", "1m", "-u", "127.0.0.1:1"]);
+    daemon.wait_online(1);
+    assert!(path.exists());
+    let stopped = roundsman().arg("stop").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    assert!(stopped.status.success());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.finish(seconds(20)).code(), 0);
+    assert!(!path.exists());
 }

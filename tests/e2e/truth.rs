@@ -55,7 +55,17 @@ fn what_was_not_replaced_or_is_not_online_is_an_error() {
     let (code, text) = bounded(&daemon, &["scale", "3"]);
     assert!(code == 1 && text.contains("scaled to 3 slots, not all are online after 1 s: slots 0, 1, 2"), "{text}");
     drop(daemon);
-    // One that waits hears of a stop that comes between.
+    // One that waits hears of a stop that comes between, also of the daemon's.
+    let mut daemon = Daemon::launch(roundsman(), &["-i", "1", "--", "sleep", "1000"], 0);
+    daemon.wait_for("server started");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| bounded(&daemon, &["restart"]));
+        daemon.wait_for("restarting");
+        daemon.signal(Signal::SIGTERM);
+        let (code, text) = waits.join().unwrap();
+        assert!(code == 1 && text.contains("stopped before all workers were online"), "{text}");
+    });
+    assert_eq!(daemon.finish(seconds(20)).code(), 0);
     let daemon = Daemon::launch(roundsman(), &["-i", "3", "--", "sleep", "1000"], 0);
     daemon.wait_for_count("server started", 3);
     std::thread::scope(|scope| {
@@ -205,4 +215,24 @@ fn clients_of_a_service_that_is_given_up_are_reset_and_then_refused() {
     let (code, text) = bounded(&daemon, &["restart"]);
     assert!(code == 0 && get(port).unwrap() == "ok", "{text}");
     std::thread::sleep(millis(10));
+}
+
+#[test]
+fn a_reload_during_a_restart_has_the_last_word() {
+    let dir = install_dir();
+    let port = free_port();
+    let script = fixed(dir.path());
+    let late = write_file(dir.path(), "late.sh", "sleep 1; exec python3 \"$@\"\n");
+    let listen = format!("127.0.0.1:{port}");
+    let options = ["-l", &listen, "-i", "1", "--via", "direct", "--", "sh", late.to_str().unwrap(), &script];
+    let daemon = Daemon::launch(roundsman(), &[&options[..], &[&port.to_string()]].concat(), port);
+    daemon.wait_online(1);
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| bounded(&daemon, &["restart"]));
+        daemon.wait_for("restarting");
+        let (code, text) = bounded(&daemon, &["reload"]);
+        assert!(code == 0 && text.contains("reloaded 1 slot"), "{text}");
+        let (code, text) = restart.join().unwrap();
+        assert!(code == 0 && text.contains("restarted 1 slot"), "{text}");
+    });
 }

@@ -148,3 +148,55 @@ fn a_second_start_of_what_is_stopped_says_how_to_start_it() {
     assert_eq!(run(&["start", "app"]).0, 0);
     drop(daemon);
 }
+
+#[test]
+fn a_shared_server_that_was_told_to_end_has_not_finished() {
+    let dir = install_dir();
+    let (port, upstream) = (free_port(), free_port());
+    let text = "import http.server, signal, sys\n\
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n\
+                http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()\n";
+    let script = write_file(dir.path(), "shared.py", text);
+    let (listen, upstream) = (format!("127.0.0.1:{port}"), upstream.to_string());
+    let to = format!("127.0.0.1:{upstream}");
+    let options = ["-l", &listen, "-u", &to, "-i", "1", "--on-exit", "ok", "--"];
+    let command = ["python3", script.to_str().unwrap(), &upstream];
+    let daemon = Daemon::launch(roundsman(), &[&options[..], &command].concat(), port);
+    daemon.wait_online(1);
+    for (verb, what) in [("reload", "reloaded 1 slot"), ("stop", "stopped 1 slot"), ("start", "started 1 slot")] {
+        let (code, text) = bounded(&daemon, &[verb]);
+        assert!(code == 0 && text.contains(what), "{verb}: {text}");
+        if verb != "start" {
+            daemon.wait_for_count("server ended: exit code 0", if verb == "reload" { 1 } else { 2 });
+        }
+    }
+    daemon.wait_for_count("server started", 3);
+}
+
+#[test]
+fn who_waits_for_a_job_hears_of_its_end_before_the_daemon_ends() {
+    let dir = install_dir();
+    let mark = dir.path().join("mark");
+    let script = format!("if [ -e {0} ]; then exit 0; fi; : > {0}; sleep 1000", mark.display());
+    for (verb, words) in
+        [("restart", &["restarted 1 slot"][..]), ("reload", &["slot 0: finished (1 of 1)", "reloaded 1 slot"])]
+    {
+        let _ = std::fs::remove_file(&mark);
+        let options = ["--no-listen", "-i", "1", "--on-exit", "ok", "--min-uptime", "0s", "--", "sh", "-c", &script];
+        let mut daemon = Daemon::launch(roundsman(), &options, 0);
+        daemon.wait_online(1);
+        eventually("it runs", seconds(20), || mark.exists().then_some(()));
+        let (code, text) = bounded(&daemon, &[verb]);
+        assert!(code == 0 && words.iter().all(|word| text.contains(word)), "{verb}: {code} {text}");
+        assert_eq!(daemon.finish(seconds(20)).code(), 0);
+    }
+    // One that fails is told, too.
+    let _ = std::fs::remove_file(&mark);
+    let script = script.replace("exit 0", "exit 7");
+    let options = ["--no-listen", "-i", "1", "--max-restarts", "0", "--", "sh", "-c", &script];
+    let mut daemon = Daemon::launch(roundsman(), &options, 0);
+    daemon.wait_online(1);
+    let (code, text) = bounded(&daemon, &["restart"]);
+    assert!(code == 1 && text.contains("slot 0 is errored (server: exit code 7)"), "{code} {text}");
+    assert_eq!(daemon.finish(seconds(20)).code(), 7);
+}
