@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem::offset_of;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -399,9 +399,11 @@ fn decode(bytes: &[u8]) -> Option<SocketAddr> {
     match i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) {
         libc::AF_INET => Some(SocketAddr::from((<[u8; 4]>::try_from(&bytes[4..8]).ok()?, port))),
         libc::AF_INET6 => {
-            let scope = u32::from_ne_bytes(bytes[24..28].try_into().ok()?);
-            let ip = <[u8; 16]>::try_from(&bytes[8..24]).ok()?;
-            Some(std::net::SocketAddrV6::new(ip.into(), port, 0, scope).into())
+            let ip = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?);
+            // The kernel forgets the scope of any other address.
+            let scoped = ip.is_unicast_link_local() || ip.is_multicast();
+            let scope = if scoped { u32::from_ne_bytes(bytes[24..28].try_into().ok()?) } else { 0 };
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
         }
         _ => None,
     }

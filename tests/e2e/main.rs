@@ -15,6 +15,7 @@ mod control;
 mod control_trust;
 mod crash;
 mod direct;
+mod direct_addresses;
 mod direct_binds;
 mod direct_closed;
 mod direct_faults;
