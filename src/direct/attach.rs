@@ -126,7 +126,7 @@ pub enum Answer {
     /// The listening socket takes its place: listener, socket, counters page.
     Listener(usize, OwnedFd, OwnedFd),
     /// The server's own socket.
-    Back(OwnedFd),
+    Back(Foreign),
     /// An option's value.
     Value(SocketOption),
 }

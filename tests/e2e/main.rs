@@ -23,6 +23,7 @@ mod direct_files;
 mod direct_holders;
 mod direct_modes;
 mod direct_servers;
+mod direct_shared;
 mod direct_table;
 mod direct_twice;
 mod drain_cases;
