@@ -45,7 +45,7 @@ impl Credentials {
     /// Those that a process has in effect; `None` when it is gone.
     pub fn of_process(pid: u32) -> Option<Self> {
         let status = procfs::process::Process::new(pid as i32).and_then(|process| process.status()).ok()?;
-        let groups = status.groups.iter().map(|&group| Gid::from_raw(group as u32)).collect();
+        let groups = status.groups.iter().copied().map(Gid::from_raw).collect();
         Some(Self { uid: Uid::from_raw(status.euid), gid: Gid::from_raw(status.egid), groups })
     }
 }
