@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::config::addr::ListenAddr;
 use crate::relay::protocol::unix;
+use crate::sys::interrupt::impatiently;
 
 /// Connections that the kernel keeps for us; it clamps this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4096;
@@ -212,7 +213,8 @@ impl Listener {
         self.remove_file();
         self.origin = Origin::GivenBack;
         (self.port, self.app_port, self.file) = (None, None, None);
-        self.socket = nothing;
+        // A server can have made a connection of it.
+        impatiently(|| self.socket = nothing);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::orders::{Addresses, ListenerId, Report, place};
 use super::pool::{Held, Pool, RETRY, Reporter};
 use crate::sys::closer::Foreign;
+use crate::sys::interrupt::impatiently;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
@@ -39,11 +40,15 @@ impl Pool {
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
+            let shared = listener.shared;
             let served = self.crew.is_served(id);
-            while budget > 0 && self.may_accept(at, served, now) {
-                budget -= 1;
-                self.accept_one(id, served, now, reporter);
-            }
+            let mut accept = || {
+                while budget > 0 && self.may_accept(at, served, now) {
+                    budget -= 1;
+                    self.accept_one(id, served, now, reporter);
+                }
+            };
+            if shared { impatiently(accept) } else { accept() }
         }
     }
 
@@ -92,6 +97,12 @@ impl Pool {
                 let errno = error.raw_os_error().unwrap_or(0);
                 match errno {
                     libc::EAGAIN => listener.ready = false,
+                    // It has waited, so it is blocking, and nothing is there.
+                    libc::EINTR => {
+                        sock::set_nonblocking(socket.as_fd());
+                        listener.ready = false;
+                        reporter.send(Report::Tampered { service: self.id, listener: id });
+                    }
                     libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
                         if listener.trouble.is_none() {
                             let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
@@ -99,7 +110,7 @@ impl Pool {
                         }
                         listener.trouble = Some((errno, now + EXHAUSTED));
                     }
-                    // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
+                    // ECONNABORTED, EPROTO and the network errors that accept(2) passes on belong to
                     // one connection: the next one may be fine.
                     _ => {}
                 }

@@ -6,7 +6,7 @@ use mio::Poll;
 
 use super::orders::{AcceptedBy, Report};
 use super::pool::{Phase, Pool, Reporter};
-use super::unwatch;
+use super::{let_go, unwatch};
 use crate::sys::sock;
 
 impl Pool {
@@ -44,7 +44,7 @@ impl Pool {
     pub fn stop_now(&mut self, reporter: &Reporter) {
         if self.phase != Phase::Stopped {
             self.refuse(reporter);
-            self.listeners.iter_mut().for_each(|listener| listener.socket = None);
+            self.listeners.iter_mut().filter_map(|listener| listener.socket.take()).for_each(let_go);
             self.finish(reporter);
         }
     }
@@ -57,6 +57,7 @@ impl Pool {
                 if let Some(socket) = listener.socket.take() {
                     sock::stop_listening(socket.as_fd());
                     unwatch(poll, &socket);
+                    let_go(socket);
                     (listener.watched, listener.ready) = (false, false);
                 }
             }
@@ -87,6 +88,7 @@ impl Pool {
                     sock::stop_listening(socket.as_fd());
                 }
                 unwatch(poll, &socket);
+                let_go(socket);
                 listener.watched = false;
             }
         }

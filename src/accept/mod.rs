@@ -21,6 +21,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::handoff::rescue::{self, Job};
+use crate::sys::interrupt::impatiently;
 use orders::{Order, Report, RescueKey, WorkerId};
 use pacing::Pacing;
 use pool::{Pool, Reporter};
@@ -114,9 +115,9 @@ impl Acceptor {
             let count = self.pools.len();
             match order {
                 Order::Service { rules, stats } => self.pools.push(Pool::new(count, rules, stats)),
-                Order::Listener { service, id, socket } => {
+                Order::Listener { service, id, socket, shared } => {
                     if let Some(pool) = self.pools.get_mut(service) {
-                        pool.add_listener(&self.poll, id, socket);
+                        pool.add_listener(&self.poll, id, socket, shared);
                     }
                 }
                 Order::Rules(service, rules) => {
@@ -204,6 +205,11 @@ fn watch(poll: &Poll, socket: &OwnedFd, service: usize, place: usize) -> io::Res
 fn unwatch(poll: &Poll, socket: &OwnedFd) {
     // Fails only when it was not watched.
     let _ = poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
+}
+
+/// Closes a listener, if nobody else of us has it.
+fn let_go(socket: Arc<OwnedFd>) {
+    impatiently(|| drop(socket));
 }
 
 type RescueJob = Job<RescueKey>;

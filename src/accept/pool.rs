@@ -16,7 +16,7 @@ use super::orders::{
 };
 use super::policy::Policy;
 use super::roster::{Member, Returned};
-use super::{RescueJob, unwatch, watch};
+use super::{RescueJob, let_go, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
@@ -41,6 +41,8 @@ pub(super) struct Listener {
     pub(super) id: Option<ListenerId>,
     /// `None` once closed.
     pub(super) socket: Option<Arc<OwnedFd>>,
+    /// Servers have the same open file, and can make what we do with it block.
+    pub(super) shared: bool,
     pub(super) watched: bool,
     /// It leaves the service, once its backlog is empty.
     pub(super) closing: bool,
@@ -103,8 +105,9 @@ impl Pool {
         }
     }
 
-    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
-        let new = |id, socket| Listener { id, socket, watched: false, closing: false, ready: false, trouble: None };
+    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>, shared: bool) {
+        let (watched, closing, ready, trouble) = (false, false, false, None);
+        let new = |id, socket| Listener { id, socket, shared, watched, closing, ready, trouble };
         let at = place(id);
         if self.listeners.len() <= at {
             self.listeners.resize_with(at + 1, || new(None, None));
@@ -119,6 +122,7 @@ impl Pool {
             && let Some(socket) = listener.socket.take()
         {
             unwatch(poll, &socket);
+            let_go(socket);
             listener.watched = false;
             listener.ready = false;
         }

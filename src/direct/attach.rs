@@ -5,7 +5,7 @@ use std::io;
 use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -15,10 +15,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
 use super::guests::{Guest, Guests, Ours};
-use crate::abi::attach::{
-    ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, REQUEST_BYTES, Reply, Request,
-    SHARED, SocketOption, TOKEN_BYTES, VALUE, VERSION, YOURSELF, ask,
-};
+use super::wire::{encode, parse};
+use crate::abi::attach::{REQUEST_BYTES, Request, SocketOption, TOKEN_BYTES};
 use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, scm, sock};
@@ -126,7 +124,7 @@ pub enum Answer {
     /// The listening socket takes its place: listener, socket, counters page.
     Listener(usize, OwnedFd, OwnedFd),
     /// The server's own socket.
-    Back(OwnedFd),
+    Back(Foreign),
     /// An option's value.
     Value(SocketOption),
 }
@@ -364,97 +362,6 @@ fn request(guest: &Guest, admits: impl FnOnce(&Secret, u32, u32) -> bool) -> Res
     match parse(&bytes[..REQUEST_BYTES], fds) {
         Ok(what) => Ok(Some(Asked { what, pid: guest.pid, uid: guest.uid, secret, sent })),
         Err(why) => Err(nonsense(why)),
-    }
-}
-
-fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<What, String> {
-    let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let version = short(offset_of!(Request, version));
-    if version != VERSION {
-        return Err(format!("version {version}"));
-    }
-    let at = offset_of!(Request, number);
-    let number = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
-    let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
-    Ok(match (short(offset_of!(Request, what)), fds.pop()) {
-        (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
-        (ask::BOUND, socket) => {
-            What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
-        }
-        (ask::LISTEN, None) => What::Listen(number),
-        (ask::UNLISTEN, None) => What::Unlisten(number, Ended::ByClose),
-        (ask::SHUT, None) => What::Unlisten(number, Ended::ByShutdown),
-        (ask::ADOPT, None) => What::Adopt(number),
-        (ask::LEASE, None) => What::Lease,
-        (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
-        (ask::GET_OPTION, None) => What::GetOption(number, option(address).ok_or("an option")?),
-        (ask::GIVE_BACK, None) => What::GiveBack(number),
-        (ask::RECOGNIZE, Some(socket)) => What::Recognize(socket),
-        (what, _) => return Err(format!("request {what}")),
-    })
-}
-
-fn decode(bytes: &[u8]) -> Option<SocketAddr> {
-    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
-    match i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) {
-        libc::AF_INET => Some(SocketAddr::from((<[u8; 4]>::try_from(&bytes[4..8]).ok()?, port))),
-        libc::AF_INET6 => {
-            let scope = u32::from_ne_bytes(bytes[24..28].try_into().ok()?);
-            let ip = <[u8; 16]>::try_from(&bytes[8..24]).ok()?;
-            Some(std::net::SocketAddrV6::new(ip.into(), port, 0, scope).into())
-        }
-        _ => None,
-    }
-}
-
-fn option(bytes: &[u8]) -> Option<SocketOption> {
-    let word = |at: usize| Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let len = u32::try_from(word(8)?).ok().filter(|&len| len as usize <= OPTION_BYTES)?;
-    Some(SocketOption { level: word(0)?, name: word(4)?, len, value: bytes.get(12..)?.try_into().ok()? })
-}
-
-fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
-    let mut bytes = [0; REPLY_BYTES];
-    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    let at = offset_of!(Reply, address);
-    let (kind, number, fds) = match answer {
-        Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
-        Answer::Pass => (PASS, 0, Vec::new()),
-        Answer::Yourself => (YOURSELF, 0, Vec::new()),
-        Answer::Later => (LATER, 0, Vec::new()),
-        Answer::Shared { listener, address, queue, page, keep } => {
-            put_address(&mut put, at, address);
-            (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])
-        }
-        Answer::Listener(listener, socket, page) => (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()]),
-        Answer::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
-        Answer::Value(option) => {
-            put(at, &option.level.to_ne_bytes());
-            put(at + 4, &option.name.to_ne_bytes());
-            put(at + 8, &option.len.to_ne_bytes());
-            put(at + 12, &option.value);
-            (VALUE, 0, Vec::new())
-        }
-    };
-    put(offset_of!(Reply, version), &VERSION.to_ne_bytes());
-    put(offset_of!(Reply, kind), &kind.to_ne_bytes());
-    put(offset_of!(Reply, number), &number.to_ne_bytes());
-    (bytes, fds)
-}
-
-fn put_address(put: &mut impl FnMut(usize, &[u8]), at: usize, address: &SocketAddr) {
-    match address {
-        SocketAddr::V4(v4) => {
-            put(at, &(libc::AF_INET as u16).to_ne_bytes());
-            put(at + 2, &v4.port().to_be_bytes());
-            put(at + 4, &v4.ip().octets());
-        }
-        SocketAddr::V6(v6) => {
-            put(at, &(libc::AF_INET6 as u16).to_ne_bytes());
-            put(at + 2, &v6.port().to_be_bytes());
-            put(at + 8, &v6.ip().octets());
-            put(at + 24, &v6.scope_id().to_ne_bytes());
-        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod elf;
 pub mod guests;
 pub mod options;
 mod places;
+mod wire;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

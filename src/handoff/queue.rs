@@ -147,14 +147,18 @@ impl QueueTx {
 
     /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive
     /// is stuck in a page fault, hence the rescue thread. A message that is none of ours (a server wrote it) is dropped.
+    /// What a server writes meanwhile stays: it could go on for ever.
     pub fn take_back(&self) -> Vec<OwnedFd> {
         let mut sockets = Vec::new();
         let mut bytes = [0; scm::MAX_FDS * payload::TAG_BYTES];
-        loop {
+        let mut left = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
+        while left > 0 {
             let before = sockets.len();
             match scm::recv_fds(self.rx.as_fd(), &mut bytes, &mut sockets) {
                 Ok(received) if received.len == 0 && sockets.len() == before => break,
                 Ok(received) => {
+                    // An empty one, with sockets, is none of ours, and counts.
+                    left = left.saturating_sub(received.len.max(1));
                     let came = &sockets[before..];
                     let whole = self.is_ours(&bytes[..received.len], came.len(), received.truncated);
                     if !whole || !came.iter().all(|fd| sock::is_socket(fd.as_fd())) {
@@ -273,6 +277,30 @@ mod tests {
         assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Empty);
         drop(queue);
         assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Closed);
+    }
+
+    #[test]
+    fn a_server_that_fills_its_queue_for_ever_is_not_drained_for_ever() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let queue = QueueTx::to_server(0).unwrap();
+        let (_, keep) = queue.ends().unwrap();
+        let (_client, socket) = UnixStream::pair().unwrap();
+        let ours = direct_payload(payload::SOCKET, &PeerAddress::default(), 1, 1);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Relaxed) {
+                        let _ = scm::send_fds(keep.as_fd(), &ours, std::iter::once(socket.as_fd()));
+                    }
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let pending = queue.pending();
+            let back = queue.take_back();
+            done.store(true, Relaxed);
+            assert!((1..=pending + 8).contains(&back.len()), "{} of {pending}", back.len());
+        });
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub struct Opened {
 /// # Errors
 /// As open(2), or which part of the path cannot be trusted.
 pub fn open(path: &Path, servers: Option<&Credentials>) -> io::Result<Opened> {
-    let start = directory(Path::new("."))?;
+    // Where we are may be a place that we cannot look into, and is of no interest for an absolute path.
+    let start = directory(Path::new(if path.is_absolute() { "/" } else { "." }))?;
     let mut walk = Walk { directory: start, shown: PathBuf::new(), left: Vec::new(), detours: 0, servers };
     walk.enter(path)?;
     while let Some(name) = walk.left.pop() {

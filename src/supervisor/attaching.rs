@@ -19,6 +19,7 @@ use crate::accept::policy::Policy;
 use crate::direct::attach::{Answer, Asked, Ended, Secret, What};
 use crate::direct::options;
 use crate::listener::{self, Listener, Origin};
+use crate::sys::closer::Foreign;
 use crate::sys::process::Credentials;
 use crate::sys::{process, rights, sock};
 
@@ -170,7 +171,9 @@ impl Service {
                 return errno(&error, libc::EADDRINUSE);
             }
             self.heard.insert(id);
-            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
+            let shared = listener.origin == Origin::Server || self.config.policy == Policy::None;
+            let socket = listener.socket.clone();
+            tools.orders.send(Order::Listener { service: self.id, id, socket, shared });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         let port = listener.port;
@@ -281,7 +284,8 @@ impl Service {
             direct.queues.remove(&id);
             direct.bound.remove(&id);
         }
-        socket.map_or_else(|error| errno(&error, libc::EADDRINUSE), Answer::Back)
+        let back = |socket| Answer::Back(Foreign::received(socket));
+        socket.map_or_else(|error| errno(&error, libc::EADDRINUSE), back)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Where no `--listen` decides, the server's own process binds its own socket: whether it may is between it and the
 //! kernel. Then the socket becomes the service's listener.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,16 +51,17 @@ impl Service {
             self.passes(at, address.port(), "");
             return Answer::Pass;
         };
-        if self.is_taken(at, listener, socket) {
+        if self.is_taken(at, listener, socket, address) {
             return Answer::Errno(libc::EADDRINUSE);
         }
+        self.note_address(at, listener, address);
         let shared = self.share(at, listener, pid);
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
     }
 
     /// Whether natively the address would be in use: by another socket of the same worker. Those of other workers are
     /// what all of them share.
-    fn is_taken(&self, at: usize, id: ListenerId, socket: &OwnedFd) -> bool {
+    fn is_taken(&self, at: usize, id: ListenerId, socket: &OwnedFd, address: SocketAddr) -> bool {
         let slot = &self.slots[at];
         let (Some(direct), Some(server)) = (&slot.direct, &slot.server) else { return false };
         if !direct.has(id) {
@@ -70,6 +72,12 @@ impl Service {
         let first = SockRef::from(&listener.socket);
         // Of a `--listen` the server's own sockets decide, and those before this one are gone.
         let by_server = listener.origin == Origin::Server;
+        // 0.0.0.0 and [::] of one port, or two local addresses, are two sockets and one queue: which of them was closed since
+        // is not known here.
+        let twice = |bound: &BTreeSet<SocketAddr>| bound.iter().eq([&address]);
+        if !by_server && !direct.addresses.get(&id).is_some_and(twice) {
+            return false;
+        }
         let ports = asks.reuse_port().unwrap_or(false) && (!by_server || first.reuse_port().unwrap_or(false));
         let addresses = asks.reuse_address().unwrap_or(false) && !direct.listening.contains(&id);
         if ports || addresses {
@@ -79,6 +87,17 @@ impl Service {
         let inode = direct.queues.get(&id).map_or_else(|| sock::inode(listener.socket.as_fd()), |queue| queue.inode());
         let inodes: Vec<u64> = inode.into_iter().collect();
         !process::holders(&process::descendants(server.pid), &inodes).is_empty()
+    }
+
+    /// Remembers what a server binds that a `--listen` stands for.
+    fn note_address(&mut self, at: usize, id: ListenerId, address: SocketAddr) {
+        let Some(direct) = &mut self.slots[at].direct else { return };
+        let fresh = !direct.has(id);
+        let known = direct.addresses.entry(id).or_default();
+        if fresh {
+            known.clear();
+        }
+        known.insert(address);
     }
 
     /// The listener that a server made at an address.

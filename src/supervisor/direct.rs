@@ -71,6 +71,8 @@ pub struct DirectWorker {
     pub listening: BTreeSet<ListenerId>,
     /// Which of its processes bound a listener.
     pub bound: BTreeMap<ListenerId, BTreeSet<u32>>,
+    /// The addresses that they gave for a `--listen`, which is one listener for all of its port.
+    pub(super) addresses: BTreeMap<ListenerId, BTreeSet<SocketAddr>>,
     /// The ports that it listens on.
     pub ports: BTreeSet<u16>,
     /// Ports, no `--listen`'s, that were left to the kernel.
@@ -118,6 +120,7 @@ impl Service {
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             ports: BTreeSet::new(),
             passed: BTreeSet::new(),
             pid: None,

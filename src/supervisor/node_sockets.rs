@@ -17,6 +17,7 @@ use crate::accept::policy::Policy;
 use crate::config::addr::ListenAddr;
 use crate::listener::{self, BindError, Listener, Origin};
 use crate::node::message::{self, Kind, Query};
+use crate::sys::process::Credentials;
 use crate::sys::rights;
 
 /// Different servers that the workers of a service may have.
@@ -117,17 +118,18 @@ impl Service {
     fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         match query.kind {
             Kind::Tcp => self.tcp_for(at, pid, query),
-            Kind::Path => self.shared_listener(query, Self::bind_path),
-            Kind::Udp4 | Kind::Udp6 => self.datagram_for(query),
+            Kind::Path => self.shared_listener(query, |service, query| service.bind_path(pid, query)),
+            Kind::Udp4 | Kind::Udp6 => self.datagram_for(pid, query),
         }
     }
 
     /// A worker's queue stands in for the listening socket; under none it is that socket itself.
     fn tcp_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
-        let Some(id) = self.listener_of(query)? else {
+        let Some(id) = self.listener_of(pid, query)? else {
             let port = query.port;
             self.passes(at, u16::try_from(port).unwrap_or(0), "its workers share it, and the kernel chooses; ");
-            return self.shared_listener(query, |service, query| Listener::of_server(service.bind_tcp(query)?.into()));
+            let bind = |service: &Self, query: &Query| Listener::of_server(service.bind_tcp(pid, query)?.into());
+            return self.shared_listener(query, bind);
         };
         let listener = find(&self.listeners, id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let Some(direct) = &mut self.slots[at].direct else { return Ok(listener.socket.clone()) };
@@ -142,7 +144,7 @@ impl Service {
     }
 
     /// Which listener a query means; `None`: one that is not to be served.
-    fn listener_of(&mut self, query: &Query) -> io::Result<Option<ListenerId>> {
+    fn listener_of(&mut self, pid: u32, query: &Query) -> io::Result<Option<ListenerId>> {
         if self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving)) {
             let served = |listener: &Listener| listener.served_port().map(i64::from) == Some(query.port);
             return Ok(self.listeners.iter().position(served));
@@ -152,7 +154,7 @@ impl Service {
             return Ok(Some(id));
         }
         self.has_room()?;
-        let socket = self.bind_tcp(query)?;
+        let socket = self.bind_tcp(pid, query)?;
         let id = self.take(socket.into())?;
         self.node.listeners.insert(key, id);
         Ok(Some(id))
@@ -173,7 +175,7 @@ impl Service {
         self.node.sockets.get(&key).map(|listener| listener.socket.clone()).ok_or_else(lost)
     }
 
-    fn bind_path(&self, query: &Query) -> io::Result<Listener> {
+    fn bind_path(&self, pid: u32, query: &Query) -> io::Result<Listener> {
         let path = query.address.as_deref().unwrap_or_default();
         // Relative to where the worker runs; an abstract name is not.
         let cwd = self.config.cwd.as_ref().filter(|_| !path.starts_with('\0'));
@@ -184,10 +186,10 @@ impl Service {
                 _ => io::Error::from_raw_os_error(libc::EADDRINUSE),
             })
         };
-        rights::as_server(self.config.user.as_ref(), bound)
+        rights::as_server(self.user_of(pid).as_ref(), bound)
     }
 
-    fn datagram_for(&mut self, query: &Query) -> io::Result<Arc<OwnedFd>> {
+    fn datagram_for(&mut self, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
         let key = query.key();
         if let Some(socket) = self.node.datagrams.get(&key) {
             return Ok(socket.clone());
@@ -200,15 +202,22 @@ impl Service {
         if to.is_ipv6() {
             socket.set_only_v6(query.only_v6)?;
         }
-        rights::as_server(self.config.user.as_ref(), || socket.bind(&SockAddr::from(to)))?;
+        rights::as_server(self.user_of(pid).as_ref(), || socket.bind(&SockAddr::from(to)))?;
         let socket: Arc<OwnedFd> = Arc::new(socket.into());
         self.node.datagrams.insert(key, socket.clone());
         Ok(socket)
     }
 
-    /// As Node's primary binds, with the rights that the servers have.
-    fn bind_tcp(&self, query: &Query) -> io::Result<Socket> {
-        rights::as_server(self.config.user.as_ref(), || bind_tcp(query))
+    /// As Node's primary binds, with the rights that the worker has.
+    fn bind_tcp(&self, pid: u32, query: &Query) -> io::Result<Socket> {
+        rights::as_server(self.user_of(pid).as_ref(), || bind_tcp(query))
+    }
+
+    /// Who a worker is: as whom it was started, or whom it has become since.
+    fn user_of(&self, pid: u32) -> Option<Credentials> {
+        let started = self.config.user.clone();
+        let uid = started.as_ref().map_or_else(nix::unistd::geteuid, |user| user.uid);
+        Credentials::of_process(pid).filter(|now| now.uid != uid).or(started)
     }
 
     /// A listener is gone: the next query makes another one.

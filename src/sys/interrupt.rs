@@ -1,4 +1,7 @@
 //! A timer that interrupts the blocking system calls of one thread.
+//!
+//! A server keeps copies of the sockets that it passes: it can make an accept(2) of ours wait (O_NONBLOCK belongs to the open
+//! file), and a close(2) (SO_LINGER).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,6 +13,21 @@ use super::cvt;
 
 /// Does nothing by default, and here: it only ends a wait.
 const SIGNAL: Signal = Signal::SIGURG;
+
+/// What may block on a server's socket is interrupted this often.
+const LONGEST: Duration = Duration::from_millis(2);
+
+/// Runs what a server can make block: then its system call fails with `EINTR`, or close(2) goes on without us.
+pub fn impatiently<T>(act: impl FnOnce() -> T) -> T {
+    thread_local!(static TIMER: Option<Interrupter> = Interrupter::new().ok());
+    TIMER.with(|timer| {
+        let every = |interval| timer.iter().for_each(|timer| timer.every(interval));
+        every(LONGEST);
+        let done = act();
+        every(Duration::ZERO);
+        done
+    })
+}
 
 /// The timer. It belongs to the thread that made it.
 #[derive(Debug)]
@@ -23,7 +41,8 @@ impl Interrupter {
     /// # Errors
     /// As sigaction(2) and timer_create(2).
     pub fn new() -> io::Result<Self> {
-        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+        // Without SA_RESTART: an accept(2) would go on waiting.
         // SAFETY: the handler does nothing, so it is safe at any point of any thread; nobody else handles this signal.
         unsafe { sigaction(SIGNAL, &action) }?;
         let mut timer = std::ptr::null_mut();

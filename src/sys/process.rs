@@ -41,6 +41,13 @@ impl Credentials {
         let other = uid != nix::unistd::geteuid().as_raw();
         other.then(|| Self { uid: Uid::from_raw(uid), gid: nix::unistd::getegid(), groups: Vec::new() })
     }
+
+    /// Those that a process has in effect; `None` when it is gone.
+    pub fn of_process(pid: u32) -> Option<Self> {
+        let status = procfs::process::Process::new(pid as i32).and_then(|process| process.status()).ok()?;
+        let groups = status.groups.iter().copied().map(Gid::from_raw).collect();
+        Some(Self { uid: Uid::from_raw(status.euid), gid: Gid::from_raw(status.egid), groups })
+    }
 }
 
 /// What a child does to itself before exec, besides what [`Command`] does.

@@ -225,6 +225,12 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     Ok(())
 }
 
+/// Makes a socket non-blocking (again).
+pub fn set_nonblocking(socket: BorrowedFd<'_>) {
+    // fcntl(2) with these commands fails for no socket.
+    let _ = socket2::SockRef::from(&socket).set_nonblocking(true);
+}
+
 /// Gives a socket an abstract Unix name.
 ///
 /// # Errors

@@ -160,3 +160,33 @@ fn all_workers_share_a_port_that_one_of_them_takes_long_to_bind() {
         assert_eq!(daemon.ls()["services"][0]["listen"].as_array().unwrap().len(), 1);
     }
 }
+
+#[test]
+fn a_node_worker_that_has_become_another_user_gets_none_of_our_rights() {
+    let dir = install_dir();
+    let private = dir.path().join("private");
+    std::fs::create_dir(&private).unwrap();
+    std::os::unix::fs::chown(&private, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let script = write_file(
+        dir.path(),
+        "drops.js",
+        "
+const net = require('net'), said = [];
+process.setgroups([65534]); process.setgid(65534); process.setuid(65534);
+const attempt = (what, ...where) => {
+  const say = result => { said.push(what + ' ' + result); if (said.length === 3) console.error('said: ' + said.sort().join(', ')); };
+  const server = net.createServer(client => client.end('ok'));
+  server.on('error', error => say(error.code)).listen(...where, () => say('listens'));
+};
+attempt('low', 84, '127.0.0.1');
+attempt('path', process.argv[3]);
+attempt('free', Number(process.argv[2]), '127.0.0.1');
+",
+    );
+    let (port, path) = (free_port(), private.join("socket"));
+    let (text, path) = (port.to_string(), path.to_str().unwrap().to_owned());
+    let command = ["-i", "1", "--", "node", script.to_str().unwrap(), &text, &path];
+    let daemon = Daemon::launch(roundsman(), &command, port);
+    daemon.wait_for("said: free listens, low EACCES, path EACCES");
+}

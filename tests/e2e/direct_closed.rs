@@ -213,3 +213,27 @@ const attempt = host => new Promise((resolve, reject) => {
         });
     }
 }
+
+#[test]
+fn a_server_that_opens_ports_for_ever_maps_nothing_more() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(
+        dir.path(),
+        "again.py",
+        "
+import socket, sys
+def new(port):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', port)); s.listen()
+    return s
+def count(): return sum(1 for _ in open('/proc/self/maps'))
+first, before = new(int(sys.argv[1])), count()
+for _ in range(50): new(int(sys.argv[2])).close()
+print('grown by', (count() - before) // 50, file=sys.stderr, flush=True)
+while True: first.accept()[0].close()
+",
+    );
+    let (text, other) = (port.to_string(), free_port().to_string());
+    let command = ["-i", "1", "--via", "direct", "--", "python3", script.to_str().unwrap(), &text, &other];
+    let daemon = Daemon::launch(crate::support::roundsman(), &command, port);
+    daemon.wait_for("grown by 0");
+}

@@ -265,3 +265,18 @@ fn read_end(fifo: &Path) -> std::fs::File {
     use std::os::unix::fs::OpenOptionsExt;
     std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(fifo).unwrap()
 }
+
+#[test]
+fn an_absolute_path_needs_nothing_of_where_the_daemon_is() {
+    let logs = Logs::new();
+    let copy = crate::support::unprivileged_copy(logs.dir.path());
+    let mut command = std::process::Command::new("setpriv");
+    // As `sudo -u app roundsman …` in root's home.
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy).current_dir(logs.path("private"));
+    let (out, say) = (logs.path("logs/app.log"), logs.path("say"));
+    let (out, say) = (out.to_str().unwrap(), say.to_str().unwrap());
+    let all = ["--no-listen", "-i", "1", "--name", "app", "--out", out, "--", "tail", "-n", "+1", "-f", say];
+    let _daemon = Daemon::launch(command, &all, 0);
+    logs.say("hello\n");
+    logs.holds("logs/app.log", "hello");
+}

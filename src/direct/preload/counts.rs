@@ -4,10 +4,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, row};
 use super::arch::{nr, pid, syscall6};
+use super::identity::Identity;
 use super::next;
 
 /// Where the page of this process's worker is mapped (all its stand-ins share one); 0 before there is one.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
+/// The file behind it.
+static FILE: Identity = Identity::none();
 
 /// A page that is zeroed at fork: word 0 is the pid of the process that this memory belongs to, word 1 its row. 0 before
 /// it is needed.
@@ -15,11 +18,20 @@ static PROCESS: AtomicUsize = AtomicUsize::new(0);
 const OWNER: usize = 0;
 const ROW: usize = 1;
 
-/// Maps a counters page; 0 when the system refuses.
+/// Maps a counters page; 0 when the system refuses. One that is mapped already is mapped once: a server may bind again and
+/// again.
 pub fn map(fd: i32) -> usize {
+    let known = PAGE.load(Acquire);
+    if known != 0 && FILE.is_at(fd) {
+        return known;
+    }
     // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
     let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
-    if (-4095..=0).contains(&at) { 0 } else { at as usize }
+    if (-4095..=0).contains(&at) {
+        return 0;
+    }
+    FILE.remember(fd);
+    at as usize
 }
 
 /// From now on this is the page that counts.

@@ -1,0 +1,154 @@
+//! Requests and answers of the attach socket as bytes.
+
+use std::mem::offset_of;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::attach::{Answer, Ended, What};
+use crate::abi::attach::{
+    ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, Reply, Request, SHARED,
+    SocketOption, VALUE, VERSION, YOURSELF, ask,
+};
+
+/// What a request says.
+///
+/// # Errors
+/// Why it says nothing.
+pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<What, String> {
+    let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    let version = short(offset_of!(Request, version));
+    if version != VERSION {
+        return Err(format!("version {version}"));
+    }
+    let at = offset_of!(Request, number);
+    let number = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+    let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
+    Ok(match (short(offset_of!(Request, what)), fds.pop()) {
+        (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
+        (ask::BOUND, socket) => {
+            What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
+        }
+        (ask::LISTEN, None) => What::Listen(number),
+        (ask::UNLISTEN, None) => What::Unlisten(number, Ended::ByClose),
+        (ask::SHUT, None) => What::Unlisten(number, Ended::ByShutdown),
+        (ask::ADOPT, None) => What::Adopt(number),
+        (ask::LEASE, None) => What::Lease,
+        (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
+        (ask::GET_OPTION, None) => What::GetOption(number, option(address).ok_or("an option")?),
+        (ask::GIVE_BACK, None) => What::GiveBack(number),
+        (ask::RECOGNIZE, Some(socket)) => What::Recognize(socket),
+        (what, _) => return Err(format!("request {what}")),
+    })
+}
+
+fn decode(bytes: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    match i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) {
+        libc::AF_INET => Some(SocketAddr::from((<[u8; 4]>::try_from(&bytes[4..8]).ok()?, port))),
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?);
+            // The kernel forgets the scope of any other address.
+            let scoped = ip.is_unicast_link_local() || ip.is_multicast();
+            let scope = if scoped { u32::from_ne_bytes(bytes[24..28].try_into().ok()?) } else { 0 };
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
+        }
+        _ => None,
+    }
+}
+
+fn option(bytes: &[u8]) -> Option<SocketOption> {
+    let word = |at: usize| Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let len = u32::try_from(word(8)?).ok().filter(|&len| len as usize <= OPTION_BYTES)?;
+    Some(SocketOption { level: word(0)?, name: word(4)?, len, value: bytes.get(12..)?.try_into().ok()? })
+}
+
+/// An answer's bytes, and the descriptors that go with them.
+pub(super) fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
+    let mut bytes = [0; REPLY_BYTES];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    let at = offset_of!(Reply, address);
+    let (kind, number, fds) = match answer {
+        Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
+        Answer::Pass => (PASS, 0, Vec::new()),
+        Answer::Yourself => (YOURSELF, 0, Vec::new()),
+        Answer::Later => (LATER, 0, Vec::new()),
+        Answer::Shared { listener, address, queue, page, keep } => {
+            put_address(&mut put, at, address);
+            (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])
+        }
+        Answer::Listener(listener, socket, page) => (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()]),
+        Answer::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
+        Answer::Value(option) => {
+            put(at, &option.level.to_ne_bytes());
+            put(at + 4, &option.name.to_ne_bytes());
+            put(at + 8, &option.len.to_ne_bytes());
+            put(at + 12, &option.value);
+            (VALUE, 0, Vec::new())
+        }
+    };
+    put(offset_of!(Reply, version), &VERSION.to_ne_bytes());
+    put(offset_of!(Reply, kind), &kind.to_ne_bytes());
+    put(offset_of!(Reply, number), &number.to_ne_bytes());
+    (bytes, fds)
+}
+
+fn put_address(put: &mut impl FnMut(usize, &[u8]), at: usize, address: &SocketAddr) {
+    match address {
+        SocketAddr::V4(v4) => {
+            put(at, &(libc::AF_INET as u16).to_ne_bytes());
+            put(at + 2, &v4.port().to_be_bytes());
+            put(at + 4, &v4.ip().octets());
+        }
+        SocketAddr::V6(v6) => {
+            put(at, &(libc::AF_INET6 as u16).to_ne_bytes());
+            put(at + 2, &v6.port().to_be_bytes());
+            put(at + 8, &v6.ip().octets());
+            put(at + 24, &v6.scope_id().to_ne_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn request(what: u16, address: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Request>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(offset_of!(Request, version), &VERSION.to_ne_bytes());
+        put(offset_of!(Request, what), &what.to_ne_bytes());
+        put(offset_of!(Request, address), address);
+        bytes
+    }
+
+    fn bound(address: SocketAddr) -> SocketAddr {
+        let mut bytes = [0; ADDRESS_BYTES];
+        put_address(&mut |at, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value), 0, &address);
+        let What::Bound(Err(0), address) = parse(&request(ask::BOUND, &bytes), Vec::new()).unwrap() else { panic!() };
+        address
+    }
+
+    #[test]
+    fn an_address_keeps_a_scope_where_the_kernel_does() {
+        for same in ["127.0.0.1:80", "[::1]:80", "[fe80::1%3]:80", "[ff02::1%3]:80"] {
+            let address: SocketAddr = same.parse().unwrap();
+            assert_eq!(bound(address), address);
+        }
+        assert_eq!(bound("[::1%3]:80".parse().unwrap()), "[::1]:80".parse().unwrap());
+    }
+
+    #[test]
+    fn a_request_without_its_descriptor_or_of_another_version_is_refused() {
+        let address = [2, 0, 0, 80];
+        assert!(parse(&request(ask::BIND, &address), Vec::new()).is_err());
+        assert!(parse(&request(ask::RECOGNIZE, &address), Vec::new()).is_err());
+        assert!(parse(&request(99, &address), Vec::new()).is_err());
+        let mut other = request(ask::LISTEN, &address);
+        assert!(matches!(parse(&other, Vec::new()), Ok(What::Listen(0))));
+        other[offset_of!(Request, version)] ^= 1;
+        assert!(parse(&other, Vec::new()).is_err());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(parse(&request(ask::LISTEN, &address), vec![file.into()]).is_err());
+    }
+}
