@@ -153,7 +153,8 @@ impl Service {
                 _ => None,
             };
             let drain = draining.then(|| Instant::now() + DRAIN_LOOK);
-            silent.into_iter().chain(drain).chain(direct.abandoned).chain(direct.look_deadline()).min()
+            let closed = slot.silence_due().filter(|_| self.stop.is_none());
+            silent.into_iter().chain(closed).chain(drain).chain(direct.abandoned).chain(direct.look_deadline()).min()
         });
         looks.min()
     }

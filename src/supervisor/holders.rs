@@ -55,9 +55,7 @@ impl DirectWorker {
     pub(super) fn look_deadline(&self) -> Option<Instant> {
         let left = &self.left;
         let look = left.looks.values().map(|look| look.due).min();
-        let look = look.map(|due| left.not_before.map_or(due, |not_before| due.max(not_before)));
-        let silence = left.silent.filter(|(_, said)| !said).map(|(since, _)| since + SILENCE);
-        look.into_iter().chain(silence).min()
+        look.map(|due| left.not_before.map_or(due, |not_before| due.max(not_before)))
     }
 }
 
@@ -65,6 +63,18 @@ impl SlotProcesses {
     /// Whether its worker is online and somebody receives there.
     pub fn is_online(&self) -> bool {
         matches!(self.life.phase, Phase::Online { .. }) && !self.is_silent()
+    }
+
+    /// When it is to be said that its worker has closed all that it listened on, unless the service stops.
+    pub(super) fn silence_due(&self) -> Option<Instant> {
+        let (Some(direct), Some(server), Phase::Online { .. }) = (&self.direct, &self.server, self.life.phase) else {
+            // Nobody expects it to listen already.
+            return None;
+        };
+        // A worker of Node's cluster may listen on what only its like share.
+        let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
+        let (since, said) = direct.left.silent?;
+        (!said && !elsewhere && server.told == Told::Nothing).then(|| since + SILENCE)
     }
 
     /// Whether its worker has closed all that it listened on.
@@ -195,18 +205,13 @@ impl Service {
 
     fn step_silence(&mut self, at: usize, now: Instant) {
         let slot = &mut self.slots[at];
-        let (Some(direct), Some(server), Phase::Online { .. }) = (&mut slot.direct, &slot.server, slot.life.phase)
-        else {
-            return;
-        };
-        // A worker of Node's cluster may listen on what only its like share.
-        let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
-        let Some((since, said)) = &mut direct.left.silent else { return };
-        if *said || elsewhere || server.told != Told::Nothing || self.stop.is_some() || now < *since + SILENCE {
+        if self.stop.is_some() || slot.silence_due().is_none_or(|due| now < due) {
             return;
         }
+        let Some((_, said)) = slot.direct.as_mut().and_then(|direct| direct.left.silent.as_mut()) else { return };
         *said = true;
         slot.reason = Some("it has closed what it listened on".to_owned());
-        warn!(service = %self.config.name, slot = at, pid = server.pid, "worker has closed what it listened on; nobody receives there");
+        let pid = slot.server.as_ref().map(|server| server.pid);
+        warn!(service = %self.config.name, slot = at, pid, "worker has closed what it listened on; nobody receives there");
     }
 }
