@@ -85,6 +85,8 @@ pub struct Pool {
     /// No worker can take more: tried again then.
     pub(super) paused: Option<Instant>,
     pub(super) phase: Phase,
+    /// How long nothing was accepted after the last time that accept(2) waited, and until when.
+    pub(super) waited: Option<(Duration, Instant)>,
 }
 
 impl Pool {
@@ -100,6 +102,7 @@ impl Pool {
             rescues: 0,
             paused: None,
             phase: Phase::Serving,
+            waited: None,
         }
     }
 
@@ -256,8 +259,7 @@ impl Pool {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
-        let idle =
-            self.held.is_empty() && self.crew.in_line() == 0 && !self.listeners.iter().any(|listener| listener.ready);
+        let idle = self.held.is_empty() && self.crew.in_line() == 0 && !self.has_ready();
         let waiting = self.crew.busy().any(|member| {
             member.waits_since().is_some()
                 || member.deaf_at().is_some_and(|at| at <= now)
@@ -326,6 +328,11 @@ impl Pool {
         if refused {
             self.paused = Some(now + RETRY);
         }
+    }
+
+    /// Whether a listener may have something.
+    pub fn has_ready(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.ready)
     }
 
     /// Connections accepted by the master, ever.

@@ -61,6 +61,13 @@ impl Service {
             Report::Shed { count, .. } => {
                 warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
             }
+            Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
+                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                warn!(
+                    service = %name, address,
+                    "a process that has this listening socket, too, makes it blocking; connections are accepted less often"
+                );
+            }
             Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
                 let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());

@@ -23,7 +23,8 @@ impl Interrupter {
     /// # Errors
     /// As sigaction(2) and timer_create(2).
     pub fn new() -> io::Result<Self> {
-        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+        // Not SA_RESTART: an accept(2) would wait on.
+        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, so it is safe at any point of any thread; nobody else handles this signal.
         unsafe { sigaction(SIGNAL, &action) }?;
         let mut timer = std::ptr::null_mut();

@@ -1,9 +1,40 @@
 //! What a server does to its own socket, or closes again, costs the daemon and other services nothing.
 
+use std::net::TcpStream;
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 
 use crate::direct::start_with;
-use crate::support::{Daemon, free_port, get, install_dir, millis, roundsman, seconds, write_file};
+use crate::support::{
+    Daemon, c_server, free_port, get, http_get, install_dir, millis, roundsman, seconds, source, write_file,
+};
+
+#[test]
+fn a_server_that_makes_its_listening_socket_blocking_does_not_stop_the_others() {
+    let dir = install_dir();
+    let (port, evil) = (free_port(), free_port());
+    let text = format!(
+        "[service.good]\ncommand = [{:?}, \"threads\", \"{port}\"]\ninstances = 1\n\
+         [service.evil]\ncommand = [\"env\", \"-u\", \"LD_PRELOAD\", \"python3\", {:?}, \"{evil}\"]\n\
+         via = \"direct\"\ninstances = 1\n",
+        c_server(),
+        source("evil.py"),
+    );
+    let config = write_file(dir.path(), "two.toml", &text);
+    let daemon = Daemon::launch(roundsman(), &["-c", config.to_str().unwrap()], port);
+    daemon.wait_for("blocking");
+    daemon.wait_for("makes it blocking");
+    daemon.wait_for("online service=good");
+    for _ in 0..200 {
+        let begin = Instant::now();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.set_read_timeout(Some(seconds(5))).unwrap();
+        http_get(&mut client).unwrap();
+        assert!(begin.elapsed() < seconds(1), "{:?}\n{}", begin.elapsed(), daemon.log());
+        std::thread::sleep(millis(5));
+    }
+}
 
 fn port_and_text() -> (u16, String) {
     let port = free_port();
