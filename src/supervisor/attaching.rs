@@ -52,7 +52,7 @@ impl Service {
         let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
         Some(match asked.what {
             What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
-            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
+            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid, tools),
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),

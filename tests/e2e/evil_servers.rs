@@ -1,6 +1,7 @@
 //! What a server does to its own socket, or closes again, costs the daemon and other services nothing.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -111,4 +112,39 @@ s.close(); print('closed', file=sys.stderr, flush=True); time.sleep(5)
     std::thread::sleep(millis(1500));
     let used = used(&daemon);
     assert!(used < 100, "{used} ms of CPU in a second\n{}", daemon.log());
+}
+
+#[test]
+fn a_server_that_listens_on_very_many_ports_leaves_the_daemon_its_descriptors() {
+    let dir = install_dir();
+    let script = "
+import socket, sys
+kept = []
+def listens(port):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.append(s); s.bind(('127.0.0.1', port)); s.listen(64); return s
+port, refused = int(sys.argv[1]), 0
+first = listens(port)
+for n in range(300):
+    try: listens(port + 1 + n)
+    except OSError as e: refused += e.errno == 24
+print('refused:', refused, file=sys.stderr, flush=True)
+while True:
+    c, _ = first.accept(); c.recv(1000); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nok'); c.close()
+";
+    let script = write_file(dir.path(), "server.py", script);
+    let (port, text) = port_and_text();
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=512:512", env!("CARGO_BIN_EXE_roundsman")]);
+    let arguments = ["-i", "1", "--via", "direct", "--", "python3", script.to_str().unwrap(), &text];
+    let daemon = Daemon::launch(command, &arguments, port);
+    daemon.wait_for("refused: ");
+    assert!(!daemon.log().contains("refused: 0"), "{}", daemon.log());
+    daemon.wait_for("listeners for now");
+    for _ in 0..50 {
+        assert_eq!(get(port).unwrap(), "ok");
+    }
+    let reload = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    assert!(reload.status.success(), "{}", daemon.log());
+    assert_eq!(get(port).unwrap(), "ok");
 }
