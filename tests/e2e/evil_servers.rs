@@ -1,5 +1,6 @@
 //! What a server does to its own socket, or closes again, costs the daemon and other services nothing.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::direct::start_with;
 use crate::support::{
-    Daemon, c_server, free_port, get, http_get, install_dir, millis, roundsman, seconds, source, write_file,
+    Daemon, c_server, free_port, get, http_get, install_dir, millis, read_all, roundsman, seconds, source, write_file,
 };
 
 #[test]
@@ -147,4 +148,25 @@ while True:
     let reload = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
     assert!(reload.status.success(), "{}", daemon.log());
     assert_eq!(get(port).unwrap(), "ok");
+}
+
+#[test]
+fn nonsense_in_the_counters_of_a_server_disturbs_no_command_and_no_metrics() {
+    let (port, admin) = (free_port(), free_port());
+    let (text, admin_at, evil) = (port.to_string(), format!("127.0.0.1:{admin}"), source("evil.py"));
+    let arguments = ["-i", "1", "--via", "direct", "--admin", &admin_at, "--"];
+    let command = ["env", "-u", "LD_PRELOAD", "python3", &evil, &text, "counts"];
+    let daemon = Daemon::launch(roundsman(), &[&arguments[..], &command].concat(), port);
+    daemon.wait_for("counted");
+    daemon.wait_online(1);
+    let mut client = TcpStream::connect(("127.0.0.1", admin)).unwrap();
+    client.set_read_timeout(Some(seconds(10))).unwrap();
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let metrics = String::from_utf8(read_all(&mut client).unwrap()).unwrap();
+    assert!(metrics.contains("roundsman_handoff_latency"), "{metrics}\n{}", daemon.log());
+    for command in [&["ls"][..], &["ls", "--json"]] {
+        let output = roundsman().args(command).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+        assert!(output.status.success(), "{command:?}\n{}", daemon.log());
+    }
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
 }
