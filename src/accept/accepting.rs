@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::orders::{Addresses, ListenerId, Report, place};
 use super::pool::{Held, Pool, RETRY, Reporter};
 use crate::sys::closer::Foreign;
-use crate::sys::interrupt::impatiently;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
 const BUDGET: usize = 128;
 /// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
 const EXHAUSTED: Duration = Duration::from_millis(50);
+/// A service whose sockets had accept(2) wait is left alone for so long; each time twice as long, up to the second number.
+const WAITED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
 impl Pool {
     /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
@@ -40,15 +41,11 @@ impl Pool {
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
-            let shared = listener.shared;
             let served = self.crew.is_served(id);
-            let mut accept = || {
-                while budget > 0 && self.may_accept(at, served, now) {
-                    budget -= 1;
-                    self.accept_one(id, served, now, reporter);
-                }
-            };
-            if shared { impatiently(accept) } else { accept() }
+            while budget > 0 && self.may_accept(at, served, now) {
+                budget -= 1;
+                self.accept_one(id, served, now, reporter);
+            }
         }
     }
 
@@ -97,12 +94,6 @@ impl Pool {
                 let errno = error.raw_os_error().unwrap_or(0);
                 match errno {
                     libc::EAGAIN => listener.ready = false,
-                    // It has waited, so it is blocking, and nothing is there.
-                    libc::EINTR => {
-                        sock::set_nonblocking(socket.as_fd());
-                        listener.ready = false;
-                        reporter.send(Report::Tampered { service: self.id, listener: id });
-                    }
                     libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
                         if listener.trouble.is_none() {
                             let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
@@ -110,11 +101,31 @@ impl Pool {
                         }
                         listener.trouble = Some((errno, now + EXHAUSTED));
                     }
-                    // ECONNABORTED, EPROTO and the network errors that accept(2) passes on belong to
+                    libc::EINTR if sock::is_blocking(socket.as_fd()) => self.waited_for(id, reporter),
+                    // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
                     // one connection: the next one may be fine.
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// Somebody who has a listening socket, too, has made it blocking. Whoever does that again and again takes little of
+    /// the other services' time.
+    fn waited_for(&mut self, id: ListenerId, reporter: &Reporter) {
+        let now = Instant::now();
+        let pause = match self.waited {
+            Some((pause, until)) if now.duration_since(until) < WAITED[1] => (pause * 2).min(WAITED[1]),
+            _ => WAITED[0],
+        };
+        self.waited = Some((pause, now + pause));
+        for listener in &mut self.listeners {
+            let Some(socket) = &listener.socket else { continue };
+            sock::unblock(socket.as_fd());
+            if listener.id == Some(id) && listener.trouble.is_none() {
+                reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: Some(libc::EINTR) });
+            }
+            listener.trouble = Some((libc::EINTR, now + pause));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The accept thread: listeners → policy → hand-off. It never forks, logs or blocks.
 
 mod accepting;
+mod alarm;
 mod crew;
 mod ends;
 pub mod orders;
@@ -22,6 +23,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::handoff::rescue::{self, Job};
 use crate::sys::interrupt::impatiently;
+use alarm::Alarm;
 use orders::{Order, Report, RescueKey, WorkerId};
 use pacing::Pacing;
 use pool::{Pool, Reporter};
@@ -76,13 +78,14 @@ impl Acceptor {
         crate::sys::process::prefer_batches();
         let mut events = Events::with_capacity(256);
         let mut pacing = Pacing::new(Instant::now());
+        let mut alarm = Alarm::new();
         loop {
             let timeout = self.timeout(Instant::now());
-            if let Err(error) = self.poll.poll(&mut events, timeout)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => alarm.rang(self.accepted()),
                 // Only a closed or foreign epoll descriptor can do this; go on by timer, at a bounded rate.
-                thread::sleep(Duration::from_millis(50));
+                Err(_) => thread::sleep(Duration::from_millis(50)),
+                Ok(()) => {}
             }
             let now = Instant::now();
             for event in &events {
@@ -93,15 +96,22 @@ impl Acceptor {
                     pool.readable(token % LISTENERS);
                 }
             }
+            if self.pools.iter().any(Pool::has_ready) {
+                alarm.run();
+            }
             for pool in &mut self.pools {
                 pool.turn(&self.poll, now, &self.reporter);
             }
-            let accepted = self.pools.iter().map(Pool::accepted).sum();
-            if let Some(pause) = pacing.pause(accepted, now, || self.pools.iter().map(Pool::has).sum()) {
+            if let Some(pause) = pacing.pause(self.accepted(), now, || self.pools.iter().map(Pool::has).sum()) {
                 // Not where something is due, a rest of the backlog for one.
                 thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
             }
         }
+    }
+
+    /// Connections accepted, ever.
+    fn accepted(&self) -> u64 {
+        self.pools.iter().map(Pool::accepted).sum()
     }
 
     /// Until when there is nothing to do; `None`: until an event comes.
@@ -115,9 +125,9 @@ impl Acceptor {
             let count = self.pools.len();
             match order {
                 Order::Service { rules, stats } => self.pools.push(Pool::new(count, rules, stats)),
-                Order::Listener { service, id, socket, shared } => {
+                Order::Listener { service, id, socket } => {
                     if let Some(pool) = self.pools.get_mut(service) {
-                        pool.add_listener(&self.poll, id, socket, shared);
+                        pool.add_listener(&self.poll, id, socket);
                     }
                 }
                 Order::Rules(service, rules) => {

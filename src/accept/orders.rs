@@ -144,8 +144,6 @@ pub enum Order {
         id: ListenerId,
         /// The listening socket, non-blocking.
         socket: Arc<OwnedFd>,
-        /// Whether servers have the same open file.
-        shared: bool,
     },
     /// A worker may receive connections.
     Online {
@@ -253,13 +251,6 @@ pub enum Report {
         /// The errno.
         errno: Option<i32>,
     },
-    /// A server has made the listener that it shares with us blocking.
-    Tampered {
-        /// The service.
-        service: ServiceId,
-        /// The listener.
-        listener: ListenerId,
-    },
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
@@ -274,7 +265,6 @@ impl Report {
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }
-            | Self::Tampered { service, .. }
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

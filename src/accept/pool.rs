@@ -41,8 +41,6 @@ pub(super) struct Listener {
     pub(super) id: Option<ListenerId>,
     /// `None` once closed.
     pub(super) socket: Option<Arc<OwnedFd>>,
-    /// Servers have the same open file, and can make what we do with it block.
-    pub(super) shared: bool,
     pub(super) watched: bool,
     /// It leaves the service, once its backlog is empty.
     pub(super) closing: bool,
@@ -87,6 +85,8 @@ pub struct Pool {
     /// No worker can take more: tried again then.
     pub(super) paused: Option<Instant>,
     pub(super) phase: Phase,
+    /// How long nothing was accepted after the last time that accept(2) waited, and until when.
+    pub(super) waited: Option<(Duration, Instant)>,
 }
 
 impl Pool {
@@ -102,12 +102,13 @@ impl Pool {
             rescues: 0,
             paused: None,
             phase: Phase::Serving,
+            waited: None,
         }
     }
 
-    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>, shared: bool) {
+    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
         let (watched, closing, ready, trouble) = (false, false, false, None);
-        let new = |id, socket| Listener { id, socket, shared, watched, closing, ready, trouble };
+        let new = |id, socket| Listener { id, socket, watched, closing, ready, trouble };
         let at = place(id);
         if self.listeners.len() <= at {
             self.listeners.resize_with(at + 1, || new(None, None));
@@ -261,8 +262,7 @@ impl Pool {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
-        let idle =
-            self.held.is_empty() && self.crew.in_line() == 0 && !self.listeners.iter().any(|listener| listener.ready);
+        let idle = self.held.is_empty() && self.crew.in_line() == 0 && !self.has_ready();
         let waiting = self.crew.busy().any(|member| {
             member.waits_since().is_some()
                 || member.deaf_at().is_some_and(|at| at <= now)
@@ -331,6 +331,11 @@ impl Pool {
         if refused {
             self.paused = Some(now + RETRY);
         }
+    }
+
+    /// Whether a listener may have something.
+    pub fn has_ready(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.ready)
     }
 
     /// Connections accepted by the master, ever.

@@ -61,7 +61,7 @@ const SLOT_COUNTERS: [Of<SlotState>; 4] = [
         "connections",
         "Connections handed to the slot, those that were taken back included",
         // Taken back, a connection is no longer counted as the slot's; a counter must not fall.
-        |slot| slot.connections + slot.rescued,
+        |slot| slot.connections.saturating_add(slot.rescued),
     ),
     ("rescued", "Connections taken back from the slot's workers for others", |slot| slot.rescued),
     ("workers_started", "Workers that the slot has had", |slot| slot.generation),
@@ -173,11 +173,11 @@ impl State {
             for upstream in &service.upstreams {
                 match all[from..].iter_mut().find(|(labels, _)| labels.upstream == upstream.addr) {
                     Some((_, sum)) => {
-                        sum.open += upstream.open;
-                        sum.connections += upstream.connections;
-                        sum.bytes_in += upstream.bytes_in;
-                        sum.bytes_out += upstream.bytes_out;
-                        sum.errors += upstream.errors;
+                        sum.open = sum.open.saturating_add(upstream.open);
+                        sum.connections = sum.connections.saturating_add(upstream.connections);
+                        sum.bytes_in = sum.bytes_in.saturating_add(upstream.bytes_in);
+                        sum.bytes_out = sum.bytes_out.saturating_add(upstream.bytes_out);
+                        sum.errors = sum.errors.saturating_add(upstream.errors);
                         if upstream.is_up() {
                             sum.state.clone_from(&upstream.state);
                         }
@@ -230,7 +230,8 @@ impl State {
         for (labels, slot, _) in self.slots() {
             let bound =
                 |at: usize| if at + 1 == latency::BUCKETS { f64::INFINITY } else { seconds(latency::bound(at)) };
-            let counts = slot.counts.latencies;
+            // What a server writes there is its own affair; their sum is to be a number all the same.
+            let counts = slot.counts.latencies.map(|count| count.min(u64::MAX / latency::BUCKETS as u64));
             let buckets: Vec<_> = counts.iter().enumerate().map(|(at, count)| (bound(at), *count)).collect();
             let (sum, count) = (seconds(slot.counts.latency_ns), counts.iter().sum());
             family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;

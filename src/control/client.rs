@@ -89,6 +89,10 @@ fn health_of(socket: &Path, service: Option<&String>) -> Result<(), Exit> {
     if daemon.stopping {
         return Err(Exit::new(1, "the daemon is stopping"));
     }
+    if let Some(name) = service.filter(|&name| daemon.services.iter().all(|one| *name != one.name)) {
+        let all = names(std::slice::from_ref(&daemon));
+        return Err(Exit::new(1, format!("there is no service {name:?}; here are {all}")));
+    }
     let meant = daemon.services.iter().filter(|one| service.is_none_or(|name| *name == one.name));
     let mut sick = Vec::new();
     for service in meant {

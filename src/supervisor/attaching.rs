@@ -53,7 +53,7 @@ impl Service {
         let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
         Some(match asked.what {
             What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
-            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid),
+            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid, tools),
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),
@@ -171,9 +171,7 @@ impl Service {
                 return errno(&error, libc::EADDRINUSE);
             }
             self.heard.insert(id);
-            let shared = listener.origin == Origin::Server || self.config.policy == Policy::None;
-            let socket = listener.socket.clone();
-            tools.orders.send(Order::Listener { service: self.id, id, socket, shared });
+            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         let port = listener.port;

@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use socket2::{Protocol, SockRef, Type};
+use tracing::warn;
 
 use super::attaching::errno;
 use super::service::{Service, Tools};
@@ -20,6 +21,13 @@ use crate::sys::{process, sock};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many listeners the servers of every service may make.
+const MANY: usize = 32;
+/// More only while less than this part of the master's descriptors is in use, in eighths.
+const FOR_NEW: u64 = 4;
+/// The same for one more worker that listens on what others have made.
+const FOR_SHARED: u64 = 7;
 
 /// A process that binds an address at this moment.
 #[derive(Debug)]
@@ -43,6 +51,7 @@ impl Service {
         let listener = match self.has_flags() {
             true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
             false => match self.bound_to(address) {
+                None if self.takes_too_much(at, socket, FOR_NEW, tools) => return Answer::Errno(libc::EMFILE),
                 None => return self.let_bind(address, pid, tools),
                 known => known,
             },
@@ -54,9 +63,26 @@ impl Service {
         if self.is_taken(at, listener, socket, address) {
             return Answer::Errno(libc::EADDRINUSE);
         }
+        if self.takes_too_much(at, socket, FOR_SHARED, tools) {
+            return Answer::Errno(libc::EMFILE);
+        }
         self.note_address(at, listener, address);
         let shared = self.share(at, listener, pid);
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+    }
+
+    /// Whether a service that has many listeners is to have no more of them: each costs descriptors, and those are for all
+    /// services. The kernel gives the lowest number that is free, so that of `newest` tells how many are in use.
+    fn takes_too_much(&mut self, at: usize, newest: &OwnedFd, share: u64, tools: &Tools) -> bool {
+        let by_servers = self.listeners.iter().filter(|listener| listener.origin == Origin::Server).count();
+        let crowded = by_servers >= MANY && newest.as_raw_fd() as u64 >= tools.nofile * share / 8;
+        if crowded && let Some(suppressed) = self.opened.crowded.pass(Instant::now()) {
+            warn!(
+                service = %self.config.name, slot = at, suppressed,
+                "no more than {by_servers} listeners for now: they use up the daemon's descriptors; raise its limit (ulimit -n)"
+            );
+        }
+        crowded
     }
 
     /// Whether natively the address would be in use: by another socket of the same worker. Those of other workers are
@@ -126,9 +152,17 @@ impl Service {
     }
 
     /// A server has bound its socket, or could not.
-    pub(super) fn bound(&mut self, at: usize, socket: Result<OwnedFd, i32>, address: SocketAddr, pid: u32) -> Answer {
+    pub(super) fn bound(
+        &mut self,
+        at: usize,
+        socket: Result<OwnedFd, i32>,
+        address: SocketAddr,
+        pid: u32,
+        tools: &Tools,
+    ) -> Answer {
         self.opened.binders.retain(|binder| binder.address != address || binder.pid != pid);
         let socket = match socket {
+            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, tools) => return Answer::Errno(libc::EMFILE),
             Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
             Ok(_) => return Answer::Errno(libc::EINVAL),
             Err(errno) => {

@@ -212,9 +212,10 @@ impl Service {
         if self.stop.is_some() || slot.silence_due().is_none_or(|due| now < due) {
             return;
         }
-        let (Some(direct), Some(server)) = (&mut slot.direct, &slot.server) else { return };
-        direct.left.silent.iter_mut().for_each(|(_, said)| *said = true);
+        let Some((_, said)) = slot.direct.as_mut().and_then(|direct| direct.left.silent.as_mut()) else { return };
+        *said = true;
         slot.reason = Some("it has closed what it listened on".to_owned());
-        warn!(service = %self.config.name, slot = at, pid = server.pid, "worker has closed what it listened on; nobody receives there");
+        let pid = slot.server.as_ref().map(|server| server.pid);
+        warn!(service = %self.config.name, slot = at, pid, "worker has closed what it listened on; nobody receives there");
     }
 }

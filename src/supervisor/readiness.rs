@@ -147,8 +147,7 @@ impl Service {
             listener
                 .listen()
                 .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
-            let socket = listener.socket.clone();
-            tools.orders.send(Order::Listener { service: self.id, id, socket, shared: false });
+            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::binding::find;
-use super::service::{Service, SlotProcesses, Tools};
-use crate::accept::orders::{ListenerId, Report, WorkerId};
+use super::service::{Service, Tools};
+use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
 
 /// Stalls of one worker are written to the log at most this often; `ls` counts them all.
@@ -26,22 +26,6 @@ impl Service {
         slot.replaced_for = Some(reason.clone());
         slot.doomed = Some(reason);
         process::kill_tree(pid);
-    }
-
-    /// A server has made a listener blocking by its copy: the accept thread, and with it all services, had to wait.
-    fn tampered(&mut self, listener: ListenerId) {
-        let retiring = |slot: &SlotProcesses| {
-            slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(|old| old.has(listener)))
-        };
-        let has =
-            |slot: &&SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.has(listener)) || retiring(slot);
-        for slot in self.slots.iter().filter(has) {
-            let old = slot.retiring.iter().filter_map(|old| old.server.as_ref());
-            for server in slot.server.iter().chain(old) {
-                warn!(service = %self.config.name, pid = server.pid, "killed: it, or another server of the service, has made a listening socket blocking that the daemon shares with it");
-                process::kill_tree(server.pid);
-            }
-        }
     }
 
     /// What the accept thread says.
@@ -77,13 +61,19 @@ impl Service {
             Report::Shed { count, .. } => {
                 warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
             }
+            Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
+                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                warn!(
+                    service = %name, address,
+                    "a process that has this listening socket, too, makes it blocking; connections are accepted less often"
+                );
+            }
             Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
                 let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
                 warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
-            Report::Tampered { listener, .. } => self.tampered(*listener),
             Report::Paused(_) => self.paused_intake(tools, now),
             Report::Stopped(_) => {
                 self.handed = true;

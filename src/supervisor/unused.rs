@@ -16,6 +16,7 @@ use super::service::{Service, SlotProcesses, Tools};
 use super::worker::Told;
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::direct::attach::Secret;
+use crate::limited::Limited;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
@@ -35,6 +36,8 @@ pub(super) struct Opened {
     pub(super) watch: Vec<(u32, Secret)>,
     /// Sockets that are being closed, with their ports: as long as the accept thread has them, too, these are taken.
     closing: Vec<(u16, Weak<OwnedFd>)>,
+    /// Warnings of a worker with too many listeners.
+    pub(super) crowded: Limited,
 }
 
 #[derive(Debug)]

@@ -41,8 +41,8 @@ impl Interrupter {
     /// # Errors
     /// As sigaction(2) and timer_create(2).
     pub fn new() -> io::Result<Self> {
+        // Not SA_RESTART: an accept(2) would wait on.
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // Without SA_RESTART: an accept(2) would go on waiting.
         // SAFETY: the handler does nothing, so it is safe at any point of any thread; nobody else handles this signal.
         unsafe { sigaction(SIGNAL, &action) }?;
         let mut timer = std::ptr::null_mut();

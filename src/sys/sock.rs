@@ -21,6 +21,17 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether system calls on a socket wait. Its flags belong to all that have it.
+pub fn is_blocking(socket: BorrowedFd<'_>) -> bool {
+    socket2::SockRef::from(&socket).nonblocking().is_ok_and(|nonblocking| !nonblocking)
+}
+
+/// Has system calls on a socket wait no more.
+pub fn unblock(socket: BorrowedFd<'_>) {
+    // Cannot fail for a socket that is open.
+    let _ = socket2::SockRef::from(&socket).set_nonblocking(true);
+}
+
 /// A peer's address as accept(2) gave it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerAddress {
@@ -223,12 +234,6 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
         libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len)
     })?;
     Ok(())
-}
-
-/// Makes a socket non-blocking (again).
-pub fn set_nonblocking(socket: BorrowedFd<'_>) {
-    // fcntl(2) with these commands fails for no socket.
-    let _ = socket2::SockRef::from(&socket).set_nonblocking(true);
 }
 
 /// Gives a socket an abstract Unix name.

@@ -29,6 +29,7 @@ mod direct_twice;
 mod drain_cases;
 mod drain_matrix;
 mod drain_others;
+mod evil_servers;
 mod hints;
 mod import;
 mod import_options;

@@ -189,6 +189,9 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
     assert_ne!(two.pids("b", 1), last[1]);
     let text = two.ask(&["--control", socket, "ls"], 0);
     assert_eq!(two.ask(&[&format!("--control={socket}"), "status"], 0).lines().count(), text.lines().count());
+    // What is not there is not healthy; by a socket, too.
+    two.ask(&["--control", socket, "health", "a", "b"], 0);
+    assert!(two.ask(&["--control", socket, "health", "a", "nobody"], 1).contains("there is no service \"nobody\""));
     // Nothing is done when one of the names is wrong.
     let before = two.pids("a", 1);
     assert!(two.ask(&["restart", "a", "nobody"], 2).contains("there is no service \"nobody\""));
