@@ -120,6 +120,8 @@ fn an_app_that_serves_no_port_gets_no_listen_where_that_is_certain() {
         assert!(written(&of(app)), "{app}: {}", of(app));
     }
     assert!(written(&of("script: 'odd.js', name: 'mail-worker', exec_mode: 'fork'")));
+    file("queue.js", "setInterval(() => {}, 1000)");
+    assert!(written(&of("script: 'queue.js', instances: 2")), "a worker by its source and its name");
     for app in
         ["script: 'odd.js'", "script: 'tick.js', instances: 4", "script: 'npm', args: 'start', interpreter: 'none'"]
     {
