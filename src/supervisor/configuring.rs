@@ -75,8 +75,9 @@ impl Supervisor {
         if service.has_own_primary() {
             info!(
                 service = %service.config.name,
-                "cluster.isPrimary is false here: code beside fork() in that branch (cron jobs, migrations, a metrics \
-                 server) does not run; move it to a service of its own (no-listen) or use --node-ipc plain -i 1"
+                "cluster.isPrimary is false here: other code in the branch with fork() (cron jobs, migrations, a metrics \
+                 server) does not run; move it to a service of its own (no-listen, instances = 1) or use --node-ipc \
+                 plain -i 1"
             );
         }
         self.services.push(service);
