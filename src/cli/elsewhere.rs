@@ -1,7 +1,7 @@
 //! Words of other programs (PM2, HAProxy, nginx, Node's cluster) and what to type here instead.
 
 /// Verbs of PM2 and the like.
-const VERBS: [(&[&str], &str); 21] = [
+const VERBS: [(&[&str], &str); 22] = [
     (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
     (&["describe", "show", "info", "desc"], "use: roundsman ls NAME"),
     (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
@@ -19,9 +19,10 @@ const VERBS: [(&[&str], &str); 21] = [
     (&["trigger"], "use: roundsman send NAME JSON"),
     (&["save", "dump", "resurrect", "cleardump"], "not needed; services are in a file: roundsman -c roundsman.toml"),
     (
-        &["startup", "unstartup", "enable", "disable"],
+        &["startup", "unstartup"],
         "not available; let systemd start it: config/roundsman.service, systemctl enable --now roundsman",
     ),
+    (&["enable", "disable"], "use: roundsman start NAME, roundsman stop NAME; at boot: systemctl enable roundsman"),
     (&["deploy"], "not available; deploy with another program and end with: roundsman reload"),
     (&["install", "uninstall", "module:install"], "not available; rotation of logs is built in (--rotate-size)"),
     (

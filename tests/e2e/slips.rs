@@ -35,12 +35,37 @@ fn verbs_of_pm2_are_answered_with_what_to_type() {
         ("startup", "systemctl enable"),
         ("deploy", "not available"),
         ("reloadLogs", "USR1"),
+        ("disable", "roundsman stop NAME"),
     ] {
         says(&[verb], 2, wanted);
         says(&[verb, "api"], 2, wanted);
         assert!(!run(&[verb]).1.contains("did you mean"), "{verb}");
     }
     says(&["relaod"], 2, "did you mean: roundsman reload");
+    for (words, wanted) in [
+        ("start app.js -i max", "to run a server: roundsman -i max -- node app.js"),
+        (
+            "start -i 2 app.js --name api -- --port 80",
+            "to run a server: roundsman -i 2 --name api -- node app.js --port 80",
+        ),
+        ("start ./server -i 2", "to run a server: roundsman -i 2 -- ./server"),
+        ("start -i", "unexpected argument '-i'"),
+    ] {
+        says(&words.split(' ').collect::<Vec<_>>(), 2, wanted);
+    }
+}
+
+#[test]
+fn policies_of_nginx_and_haproxy_are_answered_with_ours() {
+    for (policy, wanted) in [
+        ("least_conn", "did you mean least-conn?"),
+        ("leastconn", "did you mean least-conn?"),
+        ("ip_hash", "did you mean ip-hash?"),
+        ("source", "did you mean ip-hash?"),
+        ("roundrobin", "did you mean rr?"),
+    ] {
+        says(&["-l", "1", "-u", "a:1", "-p", policy], 2, wanted);
+    }
 }
 
 #[test]
@@ -200,6 +225,8 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
     two.ask(&["scale", "a", "-2"], 0);
     two.pids("a", 1);
     two.ask(&["health", "a", "b"], 0);
+    assert!(two.ask(&["scale", "a", "0"], 1).contains("to end all workers: roundsman stop"));
+    assert!(two.ask(&["reload", "a/0"], 2).contains("a/0 is a slot; this is for the whole service: a"));
     // A slot that is not there.
     assert!(two.ask(&["logs", "a/9"], 1).contains("a has no slot 9; its last is 0"));
     assert!(two.ask(&["send", "a/9", "1"], 1).contains("a has no slot 9"));
