@@ -84,6 +84,8 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["-i", "2", "app.js"], 2, "roundsman -i 2 -- node app.js");
     says(&["-i", "2", "-n", "a b", "app.js", "--x"], 2, "roundsman -i 2 -n 'a b' -- node app.js --x");
     says(&["--", "uvicorn app:app"], 127, "remove the quotes: -- uvicorn app:app");
+    says(&["--", "A=1 B=2 uvicorn app:app"], 127, "remove the quotes: --env A=1 --env B=2 -- uvicorn app:app");
+    says(&["--", "NODE_ENV=production", "node", "a.js"], 127, "before the command: --env NODE_ENV=production -- …");
     says(&["-i", "9999", "--", "true"], 2, "'max' (or 0, as PM2 has it)");
     says(&["check", "-i", "0", "--", "true"], 0, "instances = 0  # flag; ");
     says(&["send", "cnt"], 2, "a message is needed: roundsman send cnt '{\"a\":1}'");
