@@ -29,6 +29,8 @@ fn a_job_that_ends_with_0_is_done() {
     let (code, text) = bounded(&daemon, &["health"]);
     assert!(code == 0 && text.contains("once: 0 of 1 online, 1 finished"), "{text}");
     assert!(bounded(&daemon, &["ls"]).1.contains("finished"));
+    let text = bounded(&daemon, &["ls", "once"]).1;
+    assert_eq!(text.matches("exit code 0").count(), 1, "{text}");
     // Asked for once more it runs once more.
     let (code, text) = bounded(&daemon, &["restart", "once"]);
     assert!(code == 0 && text.contains("restarted 1 slot"), "{text}");
