@@ -74,6 +74,9 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["--port=8080", "--", "node", "app.js"], 2, "did you mean -l 8080 (--listen)?");
     says(&["--workers", "4", "--", "true"], 2, "did you mean --instances 4?");
     says(&["--max_memory_restart", "1G", "--", "true"], 2, "did you mean --max-memory 1G?");
+    says(&["-f", "haproxy.cfg"], 2, "-c FILE");
+    says(&["-t"], 2, "roundsman check -c FILE");
+    says(&["--config-file", "a.toml"], 2, "did you mean --config a.toml?");
     for flag in ["--daemon", "-d", "--background"] {
         says(&[flag, "--", "true"], 2, "it stays in the foreground");
     }
