@@ -239,6 +239,22 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
 }
 
 #[test]
+fn answers_of_several_daemons_are_labelled() {
+    let two = Two::start(["a", "b"]);
+    let mut command = std::process::Command::new("env");
+    command.args(["-u", "ROUNDSMAN_CONTROL", env!("CARGO_BIN_EXE_roundsman")]);
+    command.env("XDG_RUNTIME_DIR", two.dir.path());
+    let other = Daemon::launch(command, &["-n", "c", "--no-listen", "-i", "1", "--", "sleep", "1000"], 0);
+    other.wait_for("worker online");
+    let text = two.ask(&["restart", "all"], 0);
+    assert!(text.lines().all(|line| line.starts_with("two: ") || line.starts_with("c: ")), "{text}");
+    let text = two.ask(&["restart", "a", "c"], 0);
+    assert!(text.contains("a: restarted 1 slot") && text.contains("c: restarted 1 slot"), "{text}");
+    assert!(!text.contains("a: a: "), "{text}");
+    assert_eq!(two.ask(&["restart", "c"], 0), "restarted 1 slot\n");
+}
+
+#[test]
 fn a_service_that_is_called_all_is_meant_alone() {
     let two = Two::start(["all", "b"]);
     let before = [two.pids("all", 1), two.pids("b", 1)];
