@@ -1,7 +1,7 @@
 //! Words of other programs (PM2, HAProxy, nginx, Node's cluster) and what to type here instead.
 
 /// Verbs of PM2 and the like.
-const VERBS: [(&[&str], &str); 21] = [
+const VERBS: [(&[&str], &str); 22] = [
     (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
     (&["describe", "show", "info", "desc"], "use: roundsman ls NAME"),
     (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
@@ -19,9 +19,10 @@ const VERBS: [(&[&str], &str); 21] = [
     (&["trigger"], "use: roundsman send NAME JSON"),
     (&["save", "dump", "resurrect", "cleardump"], "not needed; services are in a file: roundsman -c roundsman.toml"),
     (
-        &["startup", "unstartup", "enable", "disable"],
+        &["startup", "unstartup"],
         "not available; let systemd start it: config/roundsman.service, systemctl enable --now roundsman",
     ),
+    (&["enable", "disable"], "use: roundsman start NAME, roundsman stop NAME; at boot: systemctl enable roundsman"),
     (&["deploy"], "not available; deploy with another program and end with: roundsman reload"),
     (&["install", "uninstall", "module:install"], "not available; rotation of logs is built in (--rotate-size)"),
     (
@@ -35,12 +36,14 @@ const VERBS: [(&[&str], &str); 21] = [
 ];
 
 /// Options of PM2 and daemons, by their long or short form.
-const FLAGS: [(&[&str], &str); 6] = [
+const FLAGS: [(&[&str], &str); 8] = [
     (
         &["--daemon", "--daemonize", "--background", "--detach", "-d", "-D"],
         "not available; it stays in the foreground: let systemd run it (config/roundsman.service), or: nohup roundsman … &",
     ),
-    (&["--no-daemon", "--foreground", "-f"], "not needed; it always stays in the foreground"),
+    (&["--no-daemon", "--foreground"], "not needed; it always stays in the foreground"),
+    (&["-f"], "a configuration file is given by -c FILE; it always stays in the foreground"),
+    (&["-t", "--test"], "use: roundsman check -c FILE"),
     (&["--watch", "-w"], "not available; for a server in Node: roundsman -- node --watch app.js"),
     (&["--cron", "--cron-restart"], "not available; add to crontab: 0 3 * * * roundsman restart NAME"),
     (&["--no-autorestart"], "not available; see --max-restarts and --on-errored"),
@@ -49,7 +52,10 @@ const FLAGS: [(&[&str], &str); 6] = [
 
 /// Keys of a configuration file, and flags, for what there is not.
 const MISSING: [(&[&str], &str); 12] = [
-    (&["maxconn", "max-connections", "rate-limit"], "not available in this version: connections are not limited"),
+    (
+        &["maxconn", "max-conn", "max-conns", "max-connections", "rate-limit"],
+        "not available in this version: connections are not limited",
+    ),
     (
         &["check", "health-check", "healthcheck", "httpchk", "health"],
         "not available in this version: an upstream that refuses is skipped for a growing time",
@@ -76,7 +82,7 @@ const MISSING: [(&[&str], &str); 12] = [
 ];
 
 /// Keys of other programs whose meaning has a name here.
-const KEYS: [(&[&str], &str); 18] = [
+const KEYS: [(&[&str], &str); 20] = [
     (&["port", "bind", "frontend"], "listen"),
     (&["workers", "processes", "worker-processes", "nbproc", "slots"], "instances"),
     (&["script", "cmd", "exec", "args"], "command"),
@@ -93,6 +99,8 @@ const KEYS: [(&[&str], &str); 18] = [
     (&["kill-signal"], "stop-signal"),
     (&["restart-delay", "exp-backoff-restart-delay"], "backoff"),
     (&["uid"], "user"),
+    (&["config-file", "conf"], "config"),
+    (&["loglevel", "verbosity"], "log-level"),
     (&["time", "log-date-format"], "timestamps"),
     (&["shutdown-with-message"], "stop-message"),
 ];

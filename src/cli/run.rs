@@ -273,8 +273,8 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
     }
     let near = match text.to_ascii_lowercase().replace(['_', ' '], "-").as_str() {
         "roundrobin" | "round-robin" | "sched-rr" => Some("rr"),
-        "leastconn" | "least-connections" | "least" => Some("least-conn"),
-        "iphash" | "source" | "hash" => Some("ip-hash"),
+        "leastconn" | "least-conn" | "least-connections" | "least" => Some("least-conn"),
+        "iphash" | "ip-hash" | "source" | "hash" => Some("ip-hash"),
         "sched-none" | "off" => Some("none"),
         _ => None,
     };

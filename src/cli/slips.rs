@@ -61,6 +61,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
         let value = joined.or(next);
         return match flag(&word, value, verb) {
             Some(hint) => Cli::command().error(ErrorKind::UnknownArgument, format!("there is no {word}: {hint}")),
+            None if verb == "start" => start_of_server(words).map_or(error, refused),
             None => error,
         };
     }
@@ -89,6 +90,29 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
         "'{word}' is not a roundsman command; to run it as the server: roundsman {options}-- {runner}{}",
         rest.join(" ")
     ))
+}
+
+/// `start app.js -i max`, as PM2 has it.
+fn start_of_server(words: &[OsString]) -> Option<String> {
+    let (command, mut rest) = (Cli::command(), words.iter().skip(2));
+    let (mut options, mut server) = (String::new(), Vec::new());
+    while let Some(word) = rest.next() {
+        match word.to_str().filter(|word| word.starts_with('-')) {
+            Some("--") => server.extend(rest.by_ref()),
+            Some(flag) => {
+                options += &(shown(word) + " ");
+                if takes_value(flag, &command)? {
+                    options += &(shown(rest.next()?) + " ");
+                }
+            }
+            None => server.push(word),
+        }
+    }
+    let runner = crate::launch::command::runner(&server.first()?.to_string_lossy());
+    let runner = runner.map(|runner| format!("{runner} ")).unwrap_or_default();
+    let server: Vec<_> = server.into_iter().map(|word| shown(word)).collect();
+    let server = server.join(" ");
+    Some(format!("start is for services that were stopped; to run a server: roundsman {options}-- {runner}{server}"))
 }
 
 /// Whether a word is a flag with its value.

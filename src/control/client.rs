@@ -68,14 +68,19 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
 /// # Errors
 /// [`NO_DAEMON`] when there is none, 1 with what is wrong.
 pub fn health(targets: &Targets) -> Result<(), Exit> {
-    for_each(targets, |socket, service| health_of(&socket, service.as_ref()))
+    for_each(targets, |socket, service, _| health_of(&socket, service.as_ref()))
 }
 
-/// Does something for all that is meant, also after a failure.
-fn for_each(targets: &Targets, mut act: impl FnMut(PathBuf, Option<String>) -> Result<(), Exit>) -> Result<(), Exit> {
+/// Does something for all that is meant, also after a failure; it learns whether that is several.
+fn for_each(
+    targets: &Targets,
+    mut act: impl FnMut(PathBuf, Option<String>, bool) -> Result<(), Exit>,
+) -> Result<(), Exit> {
     let mut failed: Option<Exit> = None;
-    for (socket, service) in which::each(targets)? {
-        if let Err(exit) = act(socket, service)
+    let meant = which::each(targets)?;
+    let several = meant.len() > 1;
+    for (socket, service) in meant {
+        if let Err(exit) = act(socket, service, several)
             && let Some(earlier) = failed.replace(exit)
         {
             eprintln!("roundsman: {}", earlier.message);
@@ -181,7 +186,7 @@ fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it is not clear which, 1 with the reason when it fails.
 pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -> Result<(), Exit> {
     let (socket, service) = which::one(target)?;
-    order_at(&socket, &request(service))
+    order_at(&socket, &request(service), None)
 }
 
 /// The same for several services, one after the other.
@@ -189,10 +194,22 @@ pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -
 /// # Errors
 /// As [`order`].
 pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<(), Exit> {
-    for_each(targets, |socket, service| order_at(&socket, &request(service)))
+    for_each(targets, |socket, service, several| {
+        let daemon = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let label = service.clone().or(daemon).filter(|_| several);
+        order_at(&socket, &request(service), label.as_deref())
+    })
 }
 
-fn order_at(socket: &Path, request: &Request) -> Result<(), Exit> {
+/// Whose answer it is, where there are several and the daemon does not say so.
+fn labelled(label: Option<&str>, text: String) -> String {
+    match label {
+        Some(label) if !text.starts_with(&format!("{label}: ")) => format!("{label}: {text}"),
+        _ => text,
+    }
+}
+
+fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let answers = ask(socket, request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
     let bar = progress();
@@ -204,19 +221,20 @@ fn order_at(socket: &Path, request: &Request) -> Result<(), Exit> {
         let line = line.map_err(|error| gone(&error))?;
         match serde_json::from_str(&line).map_err(|error| gone(&error))? {
             Said::Step(text) => {
+                let text = labelled(label, text);
                 say(&text);
                 if let Some(bar) = &bar {
                     bar.set_message(text);
                 }
             }
             Said::Done(text) => {
-                say(&text);
+                say(&labelled(label, text));
                 bar.iter().for_each(ProgressBar::finish_and_clear);
                 return Ok(());
             }
             Said::Error(text) => {
                 bar.iter().for_each(ProgressBar::finish_and_clear);
-                return Err(Exit::new(1, text));
+                return Err(Exit::new(1, labelled(label, text)));
             }
         }
     }

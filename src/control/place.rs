@@ -18,10 +18,16 @@ pub fn directory() -> PathBuf {
         return session.join("roundsman");
     }
     let uid = nix::unistd::geteuid();
-    if uid.is_root() {
+    if uid.is_root() && !is_read_only(Path::new(OF_ROOT)) {
         return OF_ROOT.into();
     }
     std::env::temp_dir().join(format!("roundsman-{uid}"))
+}
+
+/// Whether a path lies, or would lie, on a file system that is mounted read-only: a container's, whose /tmp is not.
+fn is_read_only(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    nix::unistd::access(there, nix::unistd::AccessFlags::W_OK) == Err(nix::errno::Errno::EROFS)
 }
 
 /// The socket of a service's daemon.

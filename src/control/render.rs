@@ -68,7 +68,8 @@ pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
     line("delivery", &format!("{}: {}", service.via, service.via_reason));
     for listener in &service.listen {
         let from = if listener.from == "server" { ", chosen by the server" } else { "" };
-        line("listens on", &format!("{} ({} workers{from})", listener.addr, listener.workers));
+        let workers = if listener.workers == 1 { "worker" } else { "workers" };
+        line("listens on", &format!("{} ({} {workers}{from})", listener.addr, listener.workers));
     }
     line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
     if !service.upstreams.is_empty() {
@@ -79,7 +80,10 @@ pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
     text.push_str(&slots(service));
     for slot in &service.slots {
         let mut more = vec![format!("generation {}", slot.generation)];
-        more.extend(slot.last_exit.as_ref().map(|exit| format!("last end: {exit}")));
+        // Mostly the reason names it.
+        let reason = slot.reason.as_deref().unwrap_or_default();
+        let exit = slot.last_exit.as_deref().filter(|exit| !reason.contains(exit));
+        more.extend(exit.map(|exit| format!("last exit: {exit}")));
         more.extend(slot.reason.clone());
         text.push_str(&format!("\n  slot {}: {}", slot.slot, more.join("; ")));
     }

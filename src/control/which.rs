@@ -91,6 +91,10 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     if live.iter().any(|(path, _)| *path == socket) {
         return Ok((socket, None));
     }
+    let slot = name.rsplit_once('/').filter(|(_, slot)| slot.parse::<u32>().is_ok());
+    if let Some((service, _)) = slot.filter(|(service, _)| live.iter().any(|(_, daemon)| has(daemon, service))) {
+        return Err(Exit::new(USAGE, format!("{name} is a slot; this is for the whole service: {service}")));
+    }
     let runner = crate::launch::command::runner(name);
     if runner.is_some() || Path::new(name).exists() || name.contains('/') {
         let run = runner.map_or_else(|| name.clone(), |runner| format!("{runner} {name}"));

@@ -170,13 +170,24 @@ fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, Exit> {
         let name = program.to_string_lossy();
         let hint = if here(Path::new(program)).is_file() {
             format!("; {}", hint(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
+        } else if is_assignment(&name) && !name.contains(char::is_whitespace) {
+            format!("; variables are given before the command: --env {name} -- …")
         } else if name.contains(char::is_whitespace) {
-            format!("; remove the quotes: -- {name}")
+            let variables: Vec<_> = name.split_whitespace().take_while(|word| is_assignment(word)).collect();
+            let rest: Vec<_> = name.split_whitespace().skip(variables.len()).collect();
+            let variables: String = variables.iter().map(|word| format!("--env {word} ")).collect();
+            format!("; remove the quotes: {variables}-- {}", rest.join(" "))
         } else {
             hint(program).map(|hint| format!("; {hint}")).unwrap_or_default()
         };
         Exit::new(NOT_FOUND, format!("command not found: {name}{hint}"))
     }))
+}
+
+/// `NODE_ENV=production`, as a shell has it before a command.
+fn is_assignment(word: &str) -> bool {
+    let name = word.split_once('=').map_or("", |(name, _)| name);
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn executable(file: &Path) -> Result<PathBuf, Exit> {

@@ -80,6 +80,15 @@ impl Service {
     /// Logs once who has the address that a server wanted. A thread looks: /proc is read process by process.
     pub(super) fn explain_refusal(&mut self, at: usize, address: SocketAddr, error: &io::Error) {
         let Some(errno) = error.raw_os_error() else { return };
+        let why = match errno {
+            libc::EADDRINUSE => Some("address already in use"),
+            libc::EACCES => Some("permission denied"),
+            _ => None,
+        };
+        if let (Some(why), Some(server)) = (why, &mut self.slots[at].server) {
+            let shown = SocketAddr::new(address.ip().to_canonical(), address.port());
+            server.refused = Some(format!("cannot listen on {shown}: {why}"));
+        }
         if self.refused.len() >= MOST_REFUSED || self.refused.contains_key(&address) {
             return;
         }

@@ -75,8 +75,9 @@ impl Supervisor {
         if service.has_own_primary() {
             info!(
                 service = %service.config.name,
-                "cluster.isPrimary is false here: code beside fork() in that branch (cron jobs, migrations, a metrics \
-                 server) does not run; move it to a service of its own (no-listen) or use --node-ipc plain -i 1"
+                "cluster.isPrimary is false here: other code in the branch with fork() (cron jobs, migrations, a metrics \
+                 server) does not run; move it to a service of its own (no-listen, instances = 1) or use --node-ipc \
+                 plain -i 1"
             );
         }
         self.services.push(service);
@@ -118,7 +119,9 @@ impl Supervisor {
                 known.is_some_and(|one| one.config.listen.contains(listen) || one.has_listener(&listen.address))
             };
             let new = config.listen.iter().filter(|listen| !has(listen));
-            let listeners = new.map(inherit::bind).collect::<Result<Vec<_>, _>>().map_err(|exit| exit.message)?;
+            let bind =
+                |listen| inherit::bind(listen).map_err(|exit| self.held(&config.name, listen).unwrap_or(exit.message));
+            let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
             let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());
             let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;
             ready.push((id, prepared, listeners));
@@ -154,6 +157,16 @@ impl Supervisor {
         }
         begun.notes.iter().for_each(|note| info!("{note}"));
         Ok(begun)
+    }
+
+    /// That another service has an address still: one that was renamed, for one.
+    fn held(&self, name: &str, listen: &Listen) -> Option<String> {
+        let others = self.services.iter().filter(|service| service.config.name != name);
+        let holder = &others.into_iter().find(|service| service.has_listener(&listen.address))?.config.name;
+        Some(format!(
+            "{name}: service {holder} still listens on {}; take {name} out of the file, reload, and put it in again",
+            listen.address
+        ))
     }
 
     /// What changed for the whole daemon; all of that needs a restart, and stays in force as it is.

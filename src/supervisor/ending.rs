@@ -15,6 +15,7 @@ use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
 use crate::cli::{OnErrored, OnExit};
+use crate::config::Behind;
 use crate::sys::process;
 
 impl Service {
@@ -113,8 +114,17 @@ impl Service {
             slot.reason = Some(format!("finished: {}", exit.text));
             event = Event::Finish;
         } else {
-            warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}", exit.text);
-            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}", exit.text)));
+            let launching = matches!(slot.life.phase, Phase::Launching { .. });
+            let refused = server.refused.filter(|_| launching).map(|why| format!(": {why}")).unwrap_or_default();
+            let hint = match &self.config.behind {
+                _ if exit.code != 0 => "",
+                Behind::Portless(_) => "; if it is a job that is done: --on-exit ok",
+                _ if launching => "; if it is a job that is done: --no-listen --on-exit ok -i 1",
+                _ => "",
+            };
+            let how = format!("{}{refused}{hint}", exit.text);
+            warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {how}");
+            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {how}")));
         }
         slot.last_exit = Some(exit);
         if self.stop.is_none() {

@@ -31,9 +31,8 @@ pub fn elsewhere(pid: u32) -> Option<String> {
         );
     }
     let sockets = who::unix_sockets_of(&pids);
-    (!sockets.is_empty()).then(|| {
-        format!("it listens on the Unix socket {} instead of a port: let it listen on a port", sockets.join(", "))
-    })
+    (!sockets.is_empty())
+        .then(|| format!("it listens on the Unix socket {} instead; let it listen on a port", sockets.join(", ")))
 }
 
 impl Service {

@@ -11,6 +11,7 @@ use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase};
 use crate::accept::orders::Order;
+use crate::config::instances::MOST;
 use crate::sys::process;
 
 /// Of a worker that failed, the decisive ones among so many of its last lines are shown.
@@ -291,8 +292,8 @@ impl Service {
     pub fn scale(&mut self, to: u32, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         self.is_running()?;
-        if !(1..=crate::config::instances::MOST).contains(&to) {
-            return Err(format!("1 to {} slots", crate::config::instances::MOST));
+        if !(1..=MOST).contains(&to) {
+            return Err(format!("the number of slots is 1 to {MOST}; to end all workers: roundsman stop"));
         }
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");

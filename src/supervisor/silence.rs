@@ -11,6 +11,7 @@ use super::service::Service;
 use super::slot::Phase;
 use super::worker::Server;
 use crate::listener::Origin;
+use crate::who;
 
 /// A server that listens, but elsewhere, is named this soon.
 pub(super) const SOON: Duration = Duration::from_secs(2);
@@ -112,7 +113,8 @@ impl Service {
             }
             Some(_) => {
                 self.give_up_insisting(at);
-                if bound || self.slots[at].doomed.is_some() {
+                // Ports that it may bind by itself have been named, with what to type.
+                if bound || self.slots[at].doomed.is_some() || self.passed_port(at).is_some() {
                     return;
                 }
                 let Some(ports) = instead::listens_on(pid) else { return };
@@ -127,8 +129,20 @@ impl Service {
         }
     }
 
+    /// The port, served by no `--listen`, on which a preloaded server listens.
+    fn passed_port(&self, at: usize) -> Option<u16> {
+        let slot = &self.slots[at];
+        let (server, direct) = (slot.server.as_ref()?, slot.direct.as_ref()?);
+        if direct.passed.is_empty() {
+            return None;
+        }
+        who::ports_of(server.pid).into_iter().find(|port| direct.passed.contains(port))
+    }
+
     /// That a server does not listen, what it does instead, and what to do about it.
     fn silence(&mut self, at: usize, seconds: f32) -> String {
+        let passed = self.passed_port(at);
+        let instead = passed.map(|port| format!("it listens on :{port} instead; {}", self.serve_instead(port)));
         let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
         let slot = &mut self.slots[at];
         let (Some(server), Some(direct)) = (&mut slot.server, &slot.direct) else { return String::new() };
@@ -141,7 +155,7 @@ impl Service {
         let silent = format!("server does not listen after {seconds} s");
         let (pid, bound) = (server.pid, direct.pid.is_some());
         let on = if missing.is_empty() { String::new() } else { format!(" on {}", missing.join(", ")) };
-        if let Some(instead) = instead::elsewhere(pid) {
+        if let Some(instead) = instead.or_else(|| instead::elsewhere(pid)) {
             return format!("{silent}{on}: {instead}");
         }
         if self.has_own_primary() {

@@ -166,6 +166,7 @@ impl Service {
             since: now,
             complained,
             trouble: None,
+            refused: None,
             told: Told::Nothing,
             mark,
             notify,

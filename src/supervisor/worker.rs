@@ -127,6 +127,8 @@ pub struct Server {
     pub complained: Complained,
     /// Why it is not online, as far as is known.
     pub trouble: Option<String>,
+    /// The address that it wanted and did not get, and why.
+    pub refused: Option<String>,
     /// Whether it was told to stop.
     pub told: Told,
     /// What its processes have in their environment, and no other server's.

@@ -26,6 +26,16 @@ fn has(text: &str, lines: &[&str]) {
 }
 
 #[test]
+fn an_app_instead_of_an_ecosystem_file_is_refused_and_not_run_for_ever() {
+    let dir = install_dir();
+    write_file(dir.path(), "app.js", "require('http').createServer().listen(0); setInterval(() => {}, 1000)");
+    let import = ["20", env!("CARGO_BIN_EXE_roundsman"), "import", "app.js"];
+    let output = std::process::Command::new("timeout").args(import).current_dir(dir.path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("it has no `apps`"), "{said}");
+}
+
+#[test]
 fn options_that_mean_the_same_are_written_once() {
     let dir = install_dir();
     let of = |options: &str| import(dir.path(), &format!("[{{ script: 'app.js', name: 'a', {options} }}]"), &[]).0;
@@ -120,6 +130,8 @@ fn an_app_that_serves_no_port_gets_no_listen_where_that_is_certain() {
         assert!(written(&of(app)), "{app}: {}", of(app));
     }
     assert!(written(&of("script: 'odd.js', name: 'mail-worker', exec_mode: 'fork'")));
+    file("queue.js", "setInterval(() => {}, 1000)");
+    assert!(written(&of("script: 'queue.js', instances: 2")), "a worker by its source and its name");
     for app in
         ["script: 'odd.js'", "script: 'tick.js', instances: 4", "script: 'npm', args: 'start', interpreter: 'none'"]
     {

@@ -48,6 +48,24 @@ fn signals_mean_the_same() {
     }
 }
 
+/// As `docker run --read-only --tmpfs /tmp` has it for root, whose sockets are in /run otherwise.
+#[test]
+fn root_with_nothing_writable_but_tmp_is_found_by_ls() {
+    let dir = install_dir();
+    let script = "mount --make-rprivate / && mount --bind /run /run && mount -o remount,ro,bind /run || exit 9
+\"$0\" -n read-only --no-listen -i 1 -- sleep 1000 &
+for _ in $(seq 100); do \"$0\" health read-only && break; sleep 0.1; done
+\"$0\" ls
+kill $!; wait $!";
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare", "-m", "sh", "-c", script, env!("CARGO_BIN_EXE_roundsman")]);
+    command.env("TMPDIR", dir.path()).env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
+    let output = command.output().unwrap();
+    let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("read-only: 1 of 1 online"), "{said} {log}");
+    assert!(!log.contains("no control socket"), "{log}");
+}
+
 #[test]
 fn a_thousand_orphans_are_reaped() {
     let dir = install_dir();

@@ -35,12 +35,37 @@ fn verbs_of_pm2_are_answered_with_what_to_type() {
         ("startup", "systemctl enable"),
         ("deploy", "not available"),
         ("reloadLogs", "USR1"),
+        ("disable", "roundsman stop NAME"),
     ] {
         says(&[verb], 2, wanted);
         says(&[verb, "api"], 2, wanted);
         assert!(!run(&[verb]).1.contains("did you mean"), "{verb}");
     }
     says(&["relaod"], 2, "did you mean: roundsman reload");
+    for (words, wanted) in [
+        ("start app.js -i max", "to run a server: roundsman -i max -- node app.js"),
+        (
+            "start -i 2 app.js --name api -- --port 80",
+            "to run a server: roundsman -i 2 --name api -- node app.js --port 80",
+        ),
+        ("start ./server -i 2", "to run a server: roundsman -i 2 -- ./server"),
+        ("start -i", "unexpected argument '-i'"),
+    ] {
+        says(&words.split(' ').collect::<Vec<_>>(), 2, wanted);
+    }
+}
+
+#[test]
+fn policies_of_nginx_and_haproxy_are_answered_with_ours() {
+    for (policy, wanted) in [
+        ("least_conn", "did you mean least-conn?"),
+        ("leastconn", "did you mean least-conn?"),
+        ("ip_hash", "did you mean ip-hash?"),
+        ("source", "did you mean ip-hash?"),
+        ("roundrobin", "did you mean rr?"),
+    ] {
+        says(&["-l", "1", "-u", "a:1", "-p", policy], 2, wanted);
+    }
 }
 
 #[test]
@@ -49,6 +74,9 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["--port=8080", "--", "node", "app.js"], 2, "did you mean -l 8080 (--listen)?");
     says(&["--workers", "4", "--", "true"], 2, "did you mean --instances 4?");
     says(&["--max_memory_restart", "1G", "--", "true"], 2, "did you mean --max-memory 1G?");
+    says(&["-f", "haproxy.cfg"], 2, "-c FILE");
+    says(&["-t"], 2, "roundsman check -c FILE");
+    says(&["--config-file", "a.toml"], 2, "did you mean --config a.toml?");
     for flag in ["--daemon", "-d", "--background"] {
         says(&[flag, "--", "true"], 2, "it stays in the foreground");
     }
@@ -59,6 +87,8 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["-i", "2", "app.js"], 2, "roundsman -i 2 -- node app.js");
     says(&["-i", "2", "-n", "a b", "app.js", "--x"], 2, "roundsman -i 2 -n 'a b' -- node app.js --x");
     says(&["--", "uvicorn app:app"], 127, "remove the quotes: -- uvicorn app:app");
+    says(&["--", "A=1 B=2 uvicorn app:app"], 127, "remove the quotes: --env A=1 --env B=2 -- uvicorn app:app");
+    says(&["--", "NODE_ENV=production", "node", "a.js"], 127, "before the command: --env NODE_ENV=production -- …");
     says(&["-i", "9999", "--", "true"], 2, "'max' (or 0, as PM2 has it)");
     says(&["check", "-i", "0", "--", "true"], 0, "instances = 0  # flag; ");
     says(&["send", "cnt"], 2, "a message is needed: roundsman send cnt '{\"a\":1}'");
@@ -203,10 +233,28 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
     two.ask(&["scale", "a", "-2"], 0);
     two.pids("a", 1);
     two.ask(&["health", "a", "b"], 0);
+    assert!(two.ask(&["scale", "a", "0"], 1).contains("to end all workers: roundsman stop"));
+    assert!(two.ask(&["reload", "a/0"], 2).contains("a/0 is a slot; this is for the whole service: a"));
     // A slot that is not there.
     assert!(two.ask(&["logs", "a/9"], 1).contains("a has no slot 9; its last is 0"));
     assert!(two.ask(&["send", "a/9", "1"], 1).contains("a has no slot 9"));
     two.ask(&["logs", "a/0"], 0);
+}
+
+#[test]
+fn answers_of_several_daemons_are_labelled() {
+    let two = Two::start(["a", "b"]);
+    let mut command = std::process::Command::new("env");
+    command.args(["-u", "ROUNDSMAN_CONTROL", env!("CARGO_BIN_EXE_roundsman")]);
+    command.env("XDG_RUNTIME_DIR", two.dir.path());
+    let other = Daemon::launch(command, &["-n", "c", "--no-listen", "-i", "1", "--", "sleep", "1000"], 0);
+    other.wait_for("worker online");
+    let text = two.ask(&["restart", "all"], 0);
+    assert!(text.lines().all(|line| line.starts_with("two: ") || line.starts_with("c: ")), "{text}");
+    let text = two.ask(&["restart", "a", "c"], 0);
+    assert!(text.contains("a: restarted 1 slot") && text.contains("c: restarted 1 slot"), "{text}");
+    assert!(!text.contains("a: a: "), "{text}");
+    assert_eq!(two.ask(&["restart", "c"], 0), "restarted 1 slot\n");
 }
 
 #[test]

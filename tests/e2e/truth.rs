@@ -155,6 +155,34 @@ fn a_reload_of_the_file_can_take_the_port_away() {
 }
 
 #[test]
+fn a_service_that_is_renamed_is_told_that_the_old_one_has_its_port() {
+    let dir = install_dir();
+    let (port, script) = (free_port(), fixed(dir.path()));
+    let service = |name: &str| {
+        let (command, listen) =
+            (format!("command = [\"python3\", {script:?}, \"{port}\"]"), format!("127.0.0.1:{port}"));
+        write_file(dir.path(), "r.toml", &format!("[service.{name}]\n{command}\nlisten = {listen:?}\ninstances = 1\n"))
+    };
+    let file = service("old");
+    let daemon = Daemon::launch(roundsman(), &["-c", file.to_str().unwrap()], port);
+    daemon.wait_online(1);
+    service("new");
+    let (code, text) = bounded(&daemon, &["reload"]);
+    assert!(code == 1 && text.contains("new: service old still listens on"), "{text}");
+    assert_eq!(get(port).unwrap(), "ok", "nothing changed");
+    // As it says.
+    write_file(
+        dir.path(),
+        "r.toml",
+        "[service.other]\ncommand = [\"sleep\", \"1000\"]\nno-listen = true\ninstances = 1\n",
+    );
+    assert_eq!(bounded(&daemon, &["reload"]).0, 0);
+    service("new");
+    let (code, text) = bounded(&daemon, &["reload"]);
+    assert_eq!((code, get(port).unwrap().as_str()), (0, "ok"), "{text}");
+}
+
+#[test]
 fn a_port_that_no_listen_serves_ends_the_wait_and_names_what_to_type() {
     for via in ["direct", "relay"] {
         let dir = install_dir();

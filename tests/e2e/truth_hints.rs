@@ -53,6 +53,20 @@ fn no_port_at_all_is_named_with_no_listen() {
 }
 
 #[test]
+fn a_server_on_another_port_is_not_taken_for_one_that_cannot_be_preloaded() {
+    let dir = install_dir();
+    let (port, own, script) = (free_port().to_string(), free_port().to_string(), fixed(dir.path()));
+    let all = ["-l", &port, "-i", "1", "--via", "direct", "--", "python3", &script, &own];
+    let daemon = Daemon::launch(roundsman(), &all, 0);
+    daemon.wait_for(&format!(
+        "it listens on :{own} instead; let it listen on :{port} (its PORT), or use -l {port}={own}"
+    ));
+    let log = daemon.log();
+    assert!(log.contains("does not listen after 5 s"), "{log}");
+    assert!(!log.contains("preload") && !log.contains("--via relay"), "{log}");
+}
+
+#[test]
 fn a_server_that_listens_and_does_not_say_that_it_is_ready_is_named() {
     let dir = install_dir();
     let (port, script) = (free_port().to_string(), fixed(dir.path()));
@@ -70,7 +84,7 @@ if (cluster.isPrimary) {
   require('http').createServer((_, r) => r.end('primary')).listen(Number(process.env.PORT_OF_APP), '127.0.0.1')
 } else { setInterval(() => {}, 1000) }";
 
-const HINT: &str = "cluster.isPrimary is false here: code beside fork() in that branch";
+const HINT: &str = "cluster.isPrimary is false here: other code in the branch with fork()";
 
 #[test]
 fn a_script_that_is_its_own_primary_is_told_what_does_not_run() {

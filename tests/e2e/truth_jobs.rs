@@ -29,6 +29,8 @@ fn a_job_that_ends_with_0_is_done() {
     let (code, text) = bounded(&daemon, &["health"]);
     assert!(code == 0 && text.contains("once: 0 of 1 online, 1 finished"), "{text}");
     assert!(bounded(&daemon, &["ls"]).1.contains("finished"));
+    let text = bounded(&daemon, &["ls", "once"]).1;
+    assert_eq!(text.matches("exit code 0").count(), 1, "{text}");
     // Asked for once more it runs once more.
     let (code, text) = bounded(&daemon, &["restart", "once"]);
     assert!(code == 0 && text.contains("restarted 1 slot"), "{text}");
@@ -52,6 +54,11 @@ fn a_job_that_fails_is_tried_again_and_its_code_is_the_daemons() {
     );
     let end = daemon.finish(seconds(20));
     assert!(end.code() == 1 && end.log.matches("server started").count() > 1, "{}", end.log);
+    assert!(end.log.contains("exit code 0; if it is a job that is done: --on-exit ok"), "{}", end.log);
+    // Without any option it is taken for a server.
+    let options = ["-i", "1", "--backoff", "1ms..2ms", "--", "sh", "-c", "exit 0"];
+    let end = Daemon::launch(roundsman(), &options, 0).finish(seconds(20));
+    assert!(end.log.contains("if it is a job that is done: --no-listen --on-exit ok -i 1"), "{}", end.log);
 }
 
 /// Answers; the argument is its port.

@@ -182,7 +182,7 @@ fn no_listen(words: &Words, directory: &Path, name: &str, mode: Mode, draft: &mu
         (Mode::Fork { one: true } | Mode::Default { one: true }, Port::None) => {
             draft.set_with("no-listen", "true", "", "its source opens no port; remove this line if it does");
         }
-        (Mode::Fork { .. }, _) if worker => {
+        (Mode::Fork { .. }, _) | (Mode::Default { .. } | Mode::Cluster, Port::None) if worker => {
             draft.set_with("no-listen", "true", "", "a worker by its name; remove this line if it serves a port");
         }
         _ => draft.comment("no-listen = true  # if it serves no port"),

@@ -51,7 +51,7 @@ impl Draft {
     ///
     /// # Errors
     /// Why not.
-    pub fn accepts(&mut self, key: &str, value: &str) -> Result<(), String> {
+    fn accepts(&mut self, key: &str, value: &str) -> Result<(), String> {
         if value.contains('\0') {
             return Err("it contains a NUL byte".to_owned());
         }

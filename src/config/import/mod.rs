@@ -59,6 +59,7 @@ fn evaluate(file: &Path) -> Result<Value, String> {
     const PROGRAM: &str = "import(require('url').pathToFileURL(process.argv[1])).then(m => {
         const v = m.default ?? m;
         require('fs').writeSync(3, JSON.stringify(typeof v === 'function' ? v() : v));
+        process.exit(0);
     }).catch(e => { console.error(e && e.message || e); process.exit(1) })";
     let path = std::path::absolute(file).map_err(|error| error.to_string())?;
     if !path.is_file() {

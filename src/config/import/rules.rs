@@ -109,11 +109,7 @@ pub fn output(options: &mut Options<'_>, draft: &mut Draft) {
 pub fn jobs(options: &mut Options<'_>, words: &Words, name: &str, draft: &mut Draft) {
     if options.switch("autorestart") == Some(false) {
         draft.comment("autorestart false: an exit with code 0 is not restarted");
-        if draft.accepts("on-exit", "ok").is_ok() {
-            draft.set("on-exit", "ok", "autorestart");
-        } else {
-            draft.comment("on-exit = \"ok\"");
-        }
+        draft.set("on-exit", "ok", "autorestart");
     }
     if let Some(pattern) = options.take("cron_restart").and_then(Value::as_str).filter(|pattern| *pattern != "0") {
         let fields: Vec<_> = pattern.split_whitespace().collect();
