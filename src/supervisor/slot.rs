@@ -121,11 +121,6 @@ impl Slot {
         self.failures > 0
     }
 
-    /// Whether a worker of it ever was online.
-    pub fn was_online(&self) -> bool {
-        self.ever == Ever::Online
-    }
-
     /// Moves on. Every state says what it makes of every event.
     pub fn apply(&mut self, event: Event, now: Instant, backoff: &Backoff) {
         self.phase = match (self.phase, event) {
