@@ -35,6 +35,13 @@ impl Verb {
             Self::Scaled => "scaled to",
         }
     }
+
+    fn failed(self, count: &str) -> String {
+        match self {
+            Self::Reloaded => "reload failed, not all slots are online".to_owned(),
+            verb => format!("{} {count}, not all are online", verb.text()),
+        }
+    }
 }
 
 /// A client waits until all workers are online.
@@ -72,7 +79,8 @@ impl Service {
         let settled =
             |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
         let count = count_of(self.slots.len());
-        if ended && self.slots.iter().all(settled) {
+        let hopeless = self.shared.as_ref().is_some_and(SharedServer::is_given_up);
+        if (ended && self.slots.iter().all(settled)) || hopeless {
             let down = self.not_online();
             let verb = awaited.verb;
             if down.is_empty() && verb == Verb::Reloaded {
@@ -84,7 +92,10 @@ impl Service {
                 (_, Verb::Scaled, true) => Progress::Step(count),
                 (true, Verb::Scaled, false) => Progress::Done(count),
                 (true, _, _) => Progress::Done(format!("{} {count}", verb.text())),
-                (false, _, _) => Progress::Failed(format!("{} {count}, not all are online: {down}", verb.text())),
+                (false, _, _) => {
+                    let said = self.shared_said(tools);
+                    Progress::Failed(format!("{}: {down}{said}", verb.failed(&count)))
+                }
             });
         }
         if awaited.until.is_none() && (ended || now >= awaited.ended) {
@@ -94,12 +105,10 @@ impl Service {
             self.awaited = Some(awaited);
             return;
         }
-        let (verb, seconds, down) = (awaited.verb.text(), awaited.listen_timeout.as_secs_f32(), self.not_online());
-        warn!(service = %self.config.name, "{verb} {count}, not all are online after {seconds} s: {down}");
-        let said = self.shared_said(tools);
-        let text = format!(
-            "{verb} {count}, not all are online after {seconds} s: {down}; roundsman goes on waiting for them{said}"
-        );
+        let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
+        let text = format!("{failed} after {seconds} s: {}", self.not_online());
+        warn!(service = %self.config.name, "{text}");
+        let text = format!("{text}; roundsman goes on waiting for them{}", self.shared_said(tools));
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
     }
 

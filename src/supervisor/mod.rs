@@ -281,7 +281,11 @@ impl Supervisor {
         let now = Instant::now();
         self.reap(now);
         if let Some(code) = self.given_up() {
-            self.services.iter_mut().for_each(Service::finish_explaining);
+            for service in &mut self.services {
+                service.finish_explaining();
+                service.step_awaited(&self.tools, now);
+            }
+            self.tell_waiting();
             self.end_all();
             return Ok(Some(code));
         }

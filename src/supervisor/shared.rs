@@ -61,11 +61,19 @@ impl SharedServer {
         matches!(self.turn, Turn::Draining | Turn::Stopping(_) | Turn::Killed)
     }
 
+    /// Whether it died too often: no other one comes by itself.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.life.phase == Phase::Errored
+    }
+
     /// Why it is not ready.
     pub(super) fn trouble(&self) -> Option<String> {
         let trouble = self.server.as_ref().and_then(|server| server.trouble.as_deref());
         match (self.turn, trouble, &self.failed) {
             (Turn::None, ..) => None,
+            (Turn::Draining | Turn::Stopping(_) | Turn::Killed, ..) => {
+                Some("the server they share has not ended yet".to_owned())
+            }
             (_, Some(trouble), _) => Some(trouble.to_owned()),
             (_, None, Some((_, how))) => Some(format!("the server they share failed: {how}")),
             (_, None, None) => Some("the server they share does not listen".to_owned()),
@@ -93,7 +101,7 @@ impl Service {
             (Some(_), Turn::None | Turn::Draining | Turn::Starting) => shared.turn = Turn::Draining,
             (None, _) => {
                 shared.turn = Turn::Starting;
-                shared.life = shared.life.again(now);
+                shared.life = shared.life.again_as_known(now);
             }
         }
     }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::{
     Daemon, eventually, free_port, get, http_get, install_dir, millis, roundsman, seconds, write_file,
@@ -196,26 +197,63 @@ fn under_load_nobody_notices_that_the_server_behind_all_slots_is_another_one() {
 
 #[test]
 fn a_server_behind_all_slots_that_does_not_come_back_is_an_error_in_bounded_time() {
-    for verb in ["reload", "restart"] {
-        for (fault, says) in [("dies", "no such table"), ("silent", "does not listen")] {
-            let app = App::start("python3", "0", &["--listen-timeout", "1s", "--backoff", "50ms..200ms"]);
-            let old = pid(&get(app.daemon.port).unwrap());
-            app.fault(fault);
-            let begin = Instant::now();
-            let (code, text) = app.tell(verb).join().unwrap();
-            assert_eq!(code, 1, "{verb} {fault}: {text}");
-            assert!(begin.elapsed() < seconds(6), "{verb} {fault}: {:?}", begin.elapsed());
-            assert!(text.contains("slots 0, 1 are launching (") && text.contains(says), "{verb} {fault}: {text}");
-            // The daemon goes on trying, and clients wait.
-            let client = app.ask();
-            eventually("it is held", seconds(5), || (app.daemon.ls()["services"][0]["held"] == 1).then_some(()));
-            app.fault("");
-            if fault == "silent" {
-                let (code, text) = app.tell(verb).join().unwrap();
-                assert_eq!(code, 0, "{verb} {fault}: {text}");
+    let cases = [("reload", "dies"), ("reload", "silent"), ("restart", "dies"), ("restart", "silent")];
+    std::thread::scope(|scope| {
+        for (verb, fault) in cases {
+            scope.spawn(move || does_not_come_back(verb, fault));
+        }
+    });
+}
+
+fn does_not_come_back(verb: &str, fault: &str) {
+    let says = if fault == "dies" { "no such table" } else { "does not listen" };
+    let app =
+        App::start("python3", "0", &["--listen-timeout", "4s", "--backoff", "50ms..200ms", "--max-restarts", "1000"]);
+    let old = pid(&get(app.daemon.port).unwrap());
+    app.fault(fault);
+    let begin = Instant::now();
+    let (code, text) = app.tell(verb).join().unwrap();
+    assert_eq!(code, 1, "{verb} {fault}: {text}");
+    assert!(begin.elapsed() < seconds(12), "{verb} {fault}: {:?}", begin.elapsed());
+    assert!(text.contains("slots 0, 1 are launching (") && text.contains(says), "{verb} {fault}: {text}");
+    // The daemon goes on trying, and clients wait.
+    let client = app.ask();
+    eventually("it is held", seconds(5), || (app.daemon.ls()["services"][0]["held"] == 1).then_some(()));
+    app.fault("");
+    if fault == "silent" {
+        let (code, text) = app.tell(verb).join().unwrap();
+        assert_eq!(code, 0, "{verb} {fault}: {text}");
+    }
+    let new = pid(&client.join().unwrap());
+    assert!(new.is_some() && new != old, "{verb} {fault}: {new:?}");
+}
+
+#[test]
+fn a_server_behind_all_slots_that_is_given_up_is_an_error_with_what_it_said() {
+    for (verb, says) in
+        [("reload", "reload failed, not all slots are online: "), ("restart", "restarted 2 slots, not all are")]
+    {
+        // In the middle of its back-off it is not given up sooner.
+        for before in ["online", "dying"] {
+            let what = format!("{verb}, before {before}");
+            let mut app = App::start("python3", "0", &["--backoff", "200ms..200ms", "--max-restarts", "6"]);
+            let server = pid(&get(app.daemon.port).unwrap()).unwrap();
+            app.fault("dies");
+            if before == "dying" {
+                kill(Pid::from_raw(server as i32), Signal::SIGKILL).unwrap();
+                app.daemon.wait_for_count("server gone", 2);
             }
-            let new = pid(&client.join().unwrap());
-            assert!(new.is_some() && new != old, "{verb} {fault}: {new:?}");
+            let (code, text) = app.tell(verb).join().unwrap();
+            assert_eq!(code, 1, "{what}: {text}");
+            assert!(
+                text.contains(says) && text.contains("(the server they share failed: exit code 1)"),
+                "{what}: {text}"
+            );
+            assert!(text.contains("  | no such table"), "{what}: {text}");
+            let end = app.daemon.finish(seconds(10));
+            assert_eq!(end.code(), 1, "{what}");
+            let tries = end.log.rsplit(&format!("{verb}ing")).next().unwrap().matches("no such table").count();
+            assert!(tries >= 6, "{what}: {tries}\n{}", end.log);
         }
     }
 }
