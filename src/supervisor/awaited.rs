@@ -6,12 +6,15 @@ use tracing::warn;
 
 use super::plan::Times;
 use super::reload::{Progress, count_of};
-use super::service::{Service, SlotProcesses};
+use super::service::{InConfig, Service, SlotProcesses, Tools};
+use super::shared::SharedServer;
 use super::slot::Phase;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
+    /// `reload`, where all slots share a server.
+    Reloaded,
     /// `restart`.
     Restarted,
     /// `start`.
@@ -25,10 +28,18 @@ pub enum Verb {
 impl Verb {
     fn text(self) -> &'static str {
         match self {
+            Self::Reloaded => "reloaded",
             Self::Restarted => "restarted",
             Self::Started => "started",
             Self::StartedStopped => "it was stopped; started",
             Self::Scaled => "scaled to",
+        }
+    }
+
+    fn failed(self, count: &str) -> String {
+        match self {
+            Self::Reloaded => "reload failed, not all slots are online".to_owned(),
+            verb => format!("{} {count}, not all are online", verb.text()),
         }
     }
 }
@@ -36,7 +47,8 @@ impl Verb {
 /// A client waits until all workers are online.
 #[derive(Debug, Clone, Copy)]
 pub struct Awaited {
-    verb: Verb,
+    pub(super) verb: Verb,
+    began: Instant,
     /// By then every worker that had to end has ended.
     ended: Instant,
     listen_timeout: Duration,
@@ -48,27 +60,37 @@ impl Awaited {
     /// From `now` on.
     pub fn new(verb: Verb, times: &Times, now: Instant) -> Self {
         let ended = now + times.drain_timeout + times.kill_timeout;
-        Self { verb, ended, listen_timeout: times.listen_timeout, until: None }
+        Self { verb, began: now, ended, listen_timeout: times.listen_timeout, until: None }
     }
 }
 
 impl Service {
     /// Says when all workers are there, or that they are not in time.
-    pub(super) fn step_awaited(&mut self, now: Instant) {
+    pub(super) fn step_awaited(&mut self, tools: &Tools, now: Instant) {
         let Some(mut awaited) = self.awaited.take() else { return };
+        if self.stop.is_some() && self.place == InConfig::Yes {
+            return self.say(Progress::Failed("the daemon is stopping".to_owned()));
+        }
         let right_number = self.slots.len() == self.config.instances as usize;
         // A scale does not touch the workers that stay, whatever is going on with them.
-        let ended =
-            right_number && (awaited.verb == Verb::Scaled || self.slots.iter().all(|slot| slot.retiring.is_empty()));
+        let nobody_ends = self.slots.iter().all(|slot| slot.retiring.is_empty())
+            && !self.shared.as_ref().is_some_and(SharedServer::is_ending);
+        let ended = right_number && (awaited.verb == Verb::Scaled || nobody_ends);
         let settled =
             |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
         let count = count_of(self.slots.len());
-        if ended && self.slots.iter().all(settled) {
+        let hopeless = self.shared.as_ref().is_some_and(SharedServer::is_given_up);
+        if (ended && self.slots.iter().all(settled)) || hopeless {
             let down = self.not_online();
-            let text = match (down.is_empty(), awaited.verb) {
+            let verb = awaited.verb;
+            if down.is_empty() && verb == Verb::Reloaded {
+                let done = self.reloaded(self.slots.len(), awaited.began, tools, now);
+                return self.say(done);
+            }
+            let text = match (down.is_empty(), verb) {
                 (true, Verb::Scaled) => count,
                 (true, verb) => format!("{} {count}", verb.text()),
-                (false, verb) => format!("{} {count}, not all are online: {down}", verb.text()),
+                (false, verb) => format!("{}: {down}{}", verb.failed(&count), self.shared_said(tools)),
             };
             return self.say(match (self.reload.is_some(), down.is_empty()) {
                 // A reload that began with it, or after it, has the last word.
@@ -84,10 +106,10 @@ impl Service {
             self.awaited = Some(awaited);
             return;
         }
-        let (verb, seconds, down) = (awaited.verb.text(), awaited.listen_timeout.as_secs_f32(), self.not_online());
-        warn!(service = %self.config.name, "{verb} {count}, not all are online after {seconds} s: {down}");
-        let text =
-            format!("{verb} {count}, not all are online after {seconds} s: {down}; roundsman goes on waiting for them");
+        let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
+        let text = format!("{failed} after {seconds} s: {}", self.not_online());
+        warn!(service = %self.config.name, "{text}");
+        let text = format!("{text}; roundsman goes on waiting for them{}", self.shared_said(tools));
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
     }
 
@@ -126,7 +148,8 @@ impl Service {
             phase => phase.name(),
         };
         let launching = matches!(slot.life.phase, Phase::Launching { .. });
-        let why = match (slot.trouble(), &slot.reason) {
+        let shared = self.shared.as_ref().and_then(SharedServer::trouble);
+        let why = match (slot.trouble().or(shared.as_deref()), &slot.reason) {
             (Some(trouble), _) => Some(trouble),
             (None, _) if launching && self.config.limits.wait_ready => Some("it has not said that it is ready"),
             (None, _) if launching => Some("it does not listen"),

@@ -32,7 +32,7 @@ impl Service {
             self.slots.iter().position(|slot| slot.server.as_ref().is_some_and(|server| server.pid == pid))
         {
             self.server_gone(at, exit, tools, now);
-        } else if matches!(&self.shared, Some((_, Some(server))) if server.pid == pid) {
+        } else if self.shared.iter().any(|shared| shared.server.as_ref().is_some_and(|server| server.pid == pid)) {
             self.shared_gone(pid, exit, now);
         } else if let Some(slot) = self.slots.iter_mut().find(|slot| slot.leaving.iter().any(|relay| relay.pid == pid))
         {
@@ -146,31 +146,6 @@ impl Service {
         }
     }
 
-    /// The server that all slots share: its relay workers stay, their clients wait for the next one.
-    fn shared_gone(&mut self, pid: u32, exit: LastExit, now: Instant) {
-        let backoff = self.backoff();
-        process::kill_tree(pid);
-        let Some((life, server)) = &mut self.shared else { return };
-        let told = server.take().is_some_and(|server| server.told != Told::Nothing);
-        if self.stop.is_none() {
-            let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
-            if told {
-                // By a stop or a reload: that its code is 0 does not mean that the work is done.
-                info!(service = %self.config.name, pid, "server ended: {}", exit.text);
-                life.apply(Event::Replace, now, &backoff);
-            } else if finished {
-                info!(service = %self.config.name, pid, "server finished: {}", exit.text);
-                life.apply(Event::Finish, now, &backoff);
-            } else {
-                warn!(service = %self.config.name, pid, "server gone: {}", exit.text);
-                life.apply(Event::Died, now, &backoff);
-            }
-            if let Some(slot) = self.slots.first_mut() {
-                slot.last_exit = Some(exit);
-            }
-        }
-    }
-
     fn after_death(&mut self, at: usize, event: Event, now: Instant) {
         let name = &self.config.name;
         match self.slots[at].life.phase {
@@ -199,7 +174,7 @@ impl Service {
         if self.stop.is_some() {
             return None;
         }
-        let shared = |phase| self.shared.as_ref().is_some_and(|(life, _)| life.phase == phase);
+        let shared = |phase| self.shared.as_ref().is_some_and(|shared| shared.life.phase == phase);
         let finished = self.slots.iter().all(|slot| slot.life.phase == Phase::Finished) && self.pids().is_empty();
         if finished || shared(Phase::Finished) {
             return Some(0);
@@ -278,7 +253,7 @@ impl Service {
             slot.tell(signal);
             slot.tell_retiring(signal);
         }
-        if let Some((_, Some(server))) = &mut self.shared {
+        if let Some(server) = self.shared.as_mut().and_then(|shared| shared.server.as_mut()) {
             tell(server, None, signal);
         }
     }
@@ -300,8 +275,8 @@ impl Service {
                 }
             }
         }
-        if self.slots.iter().all(|slot| slot.relay.is_none() && slot.leaving.is_empty())
-            && let Some((_, Some(server))) = &mut self.shared
+        if self.slots.iter().all(|slot| slot.relay.is_none() && slot.has_drained())
+            && let Some(server) = self.shared.as_mut().and_then(|shared| shared.server.as_mut())
         {
             tell(server, None, signal);
         }
@@ -316,7 +291,7 @@ impl Service {
     pub fn pids(&self) -> Vec<u32> {
         let relays = self.slots.iter().flat_map(|slot| slot.relay.iter().chain(&slot.leaving)).map(|relay| relay.pid);
         let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
-        let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
+        let servers = servers.chain(self.shared.iter().filter_map(|shared| shared.server.as_ref()));
         let retiring = self.slots.iter().flat_map(|slot| &slot.retiring).flat_map(Retiring::pids);
         relays.chain(servers.map(|server| server.pid)).chain(retiring).collect()
     }

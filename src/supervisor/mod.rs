@@ -27,6 +27,7 @@ mod reports;
 mod retiring;
 pub mod service;
 mod serving;
+mod shared;
 mod signals;
 mod silence;
 pub mod slot;
@@ -328,12 +329,13 @@ impl Supervisor {
         service.step_disconnect();
         service.step_stop_messages(now);
         service.step_retiring(tools, now);
+        service.step_shared(now);
         service.step_reload(tools, now);
         service.step_pause(tools, now);
         service.refuse_when_given_up(tools);
         service.step_scale(now);
         service.step_probe(now);
-        service.step_awaited(now);
+        service.step_awaited(tools, now);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::service::{Service, SlotProcesses, Tools};
+use super::shared::SharedServer;
 use super::silence;
 use super::slot::{Event, Phase};
 use super::worker::Readiness;
@@ -23,7 +24,6 @@ impl Service {
     /// # Errors
     /// When a listener cannot listen: another socket took its address.
     pub fn check_ready(&mut self, tools: &Tools, now: Instant) -> Result<(), Exit> {
-        let backoff = self.backoff();
         let timeout = self.config.limits.listen_timeout;
         let name = self.config.name.clone();
         for at in 0..self.slots.len() {
@@ -37,14 +37,7 @@ impl Service {
                 self.give_up_insisting(at);
             }
         }
-        if let Some((life, Some(server))) = &mut self.shared
-            && server.probe.is_some()
-        {
-            silence::look(server, &name, None, timeout, now);
-            if server.probe.is_none() {
-                life.apply(Event::Ready, now, &backoff);
-            }
-        }
+        self.check_shared(now);
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
             // Before all else: what it has said by now counts.
@@ -110,8 +103,7 @@ impl Service {
         self.set_up(at);
         let slot = &self.slots[at];
         let server_ready = slot.server.as_ref().is_none_or(|server| server.probe.is_none());
-        // A shared server counts once: later its workers wait for it connection by connection.
-        let shared_ready = self.shared.as_ref().is_none_or(|(life, _)| life.was_online());
+        let shared_ready = self.shared.as_ref().is_none_or(SharedServer::is_ready);
         let relay_ready = slot.relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::Ready);
         if !(matches!(slot.life.phase, Phase::Launching { .. }) && server_ready && shared_ready && relay_ready) {
             return Ok(());

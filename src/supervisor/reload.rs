@@ -6,7 +6,6 @@ use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
 use super::decisive::decisive;
-use super::ending::tell;
 use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase};
@@ -15,7 +14,7 @@ use crate::config::instances::MOST;
 use crate::sys::process;
 
 /// Of a worker that failed, the decisive ones among so many of its last lines are shown.
-const LAST_LINES: usize = 60;
+pub(super) const LAST_LINES: usize = 60;
 
 /// What a reload that ends early leaves.
 const REST_STAYS: &str = "slots that it has not reached keep their workers";
@@ -62,12 +61,11 @@ impl Service {
         // What failed before, for another reason, is not this one's failure.
         self.slots.iter_mut().for_each(|slot| slot.reload_failed = None);
         info!(service = %self.config.name, slots = self.slots.len(), "reloading");
-        self.reload = Some(Reloading { plan: Reload::new(self.slots.len(), now), began: now });
-        // The server that all slots share has no room beside it: it is started anew, and its clients wait.
-        let signal = self.config.limits.stop_signal;
-        if let Some((_, Some(server))) = &mut self.shared {
-            tell(server, None, signal);
+        if self.shared.is_some() {
+            self.begin_all_again(Verb::Reloaded, tools, now);
+            return Ok(());
         }
+        self.reload = Some(Reloading { plan: Reload::new(self.slots.len(), now), began: now });
         Ok(())
     }
 
@@ -91,16 +89,27 @@ impl Service {
                 }
                 Step::Failed(at, why) => return self.reload_failed(at, why, tools),
                 Step::Over => {
-                    self.close_leaving(tools);
-                    self.reloads += 1;
-                    let took = now.duration_since(reload.began).as_millis() as u64;
-                    let took = humantime::format_duration(std::time::Duration::from_millis(took));
-                    info!(service = %self.config.name, %took, "reloaded");
-                    return self.say(Progress::Done(format!("reloaded {} in {took}", count_of(reload.plan.of))));
+                    let done = self.reloaded(reload.plan.of, reload.began, tools, now);
+                    return self.say(done);
                 }
             }
         }
         self.reload = Some(reload);
+    }
+
+    /// All workers are new.
+    pub(super) fn reloaded(&mut self, slots: usize, began: Instant, tools: &Tools, now: Instant) -> Progress {
+        self.close_leaving(tools);
+        self.reloads += 1;
+        let took = now.duration_since(began).as_millis() as u64;
+        let took = humantime::format_duration(std::time::Duration::from_millis(took));
+        info!(service = %self.config.name, %took, "reloaded");
+        Progress::Done(format!("reloaded {} in {took}", count_of(slots)))
+    }
+
+    /// Whether a reload is under way.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.reload.is_some() || self.awaited.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
     }
 
     /// When a reload has something to do by the clock alone.
@@ -162,11 +171,7 @@ impl Service {
             return self.start(Verb::StartedStopped, tools, now);
         }
         info!(service = %self.config.name, "restarting");
-        let backoff = self.backoff();
-        for slot in &mut self.slots {
-            slot.begin_again(tools, &backoff, now);
-        }
-        self.awaited = Some(Awaited::new(Verb::Restarted, &self.times(), now));
+        self.begin_all_again(Verb::Restarted, tools, now);
         Ok(())
     }
 
@@ -210,6 +215,7 @@ impl Service {
         for slot in &mut self.slots {
             slot.dismiss(tools, &backoff, now, began);
         }
+        self.end_shared(now);
     }
 
     /// Starts what was stopped.
@@ -250,11 +256,11 @@ impl Service {
     }
 
     fn is_free(&self) -> Result<(), String> {
-        match (&self.stop, &self.reload, self.paused) {
+        match (&self.stop, self.is_reloading(), self.paused) {
             (Some(_), _, _) => Err("the daemon is stopping".to_owned()),
-            (_, Some(_), _) => Err("a reload is under way".to_owned()),
+            (_, true, _) => Err("a reload is under way".to_owned()),
             (_, _, Paused::Stopping) => Err("it is being stopped".to_owned()),
-            (None, None, Paused::Yes | Paused::No) => Ok(()),
+            (None, false, Paused::Yes | Paused::No) => Ok(()),
         }
     }
 
@@ -267,12 +273,9 @@ impl Service {
             tools.orders.send(Order::PauseNow(self.id));
             self.paused_intake(tools, now);
         }
-        if self.emptying.is_some() || !self.slots.iter().all(SlotProcesses::is_empty) {
+        let shared = self.shared.as_ref().is_some_and(|shared| shared.server.is_some());
+        if self.emptying.is_some() || shared || !self.slots.iter().all(SlotProcesses::is_empty) {
             return;
-        }
-        let signal = self.config.limits.stop_signal;
-        if let Some((_, Some(server))) = &mut self.shared {
-            tell(server, None, signal);
         }
         let backoff = self.backoff();
         self.slots.iter_mut().for_each(|slot| slot.life.apply(Event::Emptied, now, &backoff));
@@ -372,7 +375,7 @@ impl SlotProcesses {
     }
 
     /// Its worker ends, then another one is started; one that has none gets one at once.
-    fn begin_again(&mut self, tools: &Tools, backoff: &Backoff, now: Instant) {
+    pub(super) fn begin_again(&mut self, tools: &Tools, backoff: &Backoff, now: Instant) {
         if self.has_processes() {
             self.life.apply(Event::Replace, now, backoff);
             self.set_aside(now);

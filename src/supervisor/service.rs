@@ -15,6 +15,7 @@ use super::notify::Notify;
 use super::probe::PrivatePorts;
 use super::reload::{Paused, Progress, Reloading};
 use super::retiring::Retiring;
+use super::shared::SharedServer;
 use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
 use super::unused::Opened;
@@ -152,8 +153,8 @@ pub struct Service {
     pub refused: std::collections::BTreeMap<std::net::SocketAddr, std::thread::JoinHandle<()>>,
     /// Its slots.
     pub slots: Vec<SlotProcesses>,
-    /// The server that all slots share, with its own life.
-    pub shared: Option<(Slot, Option<Server>)>,
+    /// The server that all slots share.
+    pub shared: Option<SharedServer>,
     /// Counters of the accept thread.
     pub stats: Arc<ServiceStats>,
     /// Reloads that succeeded.
@@ -210,7 +211,7 @@ impl Service {
         let resolved = resolved(&config);
         let upstreams = Upstreams::of(&config.behind);
         let shared = match &config.behind {
-            Behind::Upstreams(_, Some(_)) => Some((Slot::new(now), None)),
+            Behind::Upstreams(_, Some(_)) => Some(SharedServer::new(now)),
             _ => None,
         };
         let (capacity, pipes) = intake::capacity(tools.nofile, listeners.len());
@@ -308,12 +309,12 @@ impl Service {
     /// When something is due by the clock alone.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let servers = self.slots.iter().filter_map(|slot| slot.server.as_ref());
-        let servers = servers.chain(self.shared.iter().filter_map(|(_, server)| server.as_ref()));
+        let servers = servers.chain(self.shared.iter().filter_map(|shared| shared.server.as_ref()));
         let unread = |server: &&Server| server.notify.as_ref().is_some_and(Notify::has_more);
         let unread = servers.clone().any(|server| unread(&server)).then_some(now);
         let probes = servers.filter_map(|server| Some(server.probe.as_ref()?.due()));
         let mut lives = self.lives();
-        lives.extend(self.shared.iter().map(|(life, _)| *life));
+        lives.extend(self.shared.iter().map(|shared| shared.life));
         let starts = slot::deadline(self.wanted(), &lives);
         let stop = self.stop.as_ref().and_then(Stop::deadline);
         let others = self.portless_deadline().into_iter().chain(self.memory_deadline()).chain(self.message_deadline());
@@ -328,6 +329,7 @@ impl Service {
             .chain(others)
             .chain(unread)
             .chain(self.pause_deadline())
+            .chain(self.shared_deadline())
             .min()
     }
 }

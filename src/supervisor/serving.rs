@@ -309,7 +309,7 @@ impl Supervisor {
     pub(super) fn say_last(&mut self, now: Instant) {
         for service in &mut self.services {
             service.step_reload(&self.tools, now);
-            service.step_awaited(now);
+            service.step_awaited(&self.tools, now);
         }
         self.tell_waiting();
     }

@@ -116,14 +116,14 @@ impl Slot {
         Self { restarts: self.restarts, ..Self::new(now) }
     }
 
+    /// As [`Slot::again`], for one that is not given up sooner because of it: it was online once.
+    pub fn again_as_known(self, now: Instant) -> Self {
+        Self { ever: self.ever, ..self.again(now) }
+    }
+
     /// Whether workers of it have died in a row.
     pub fn is_failing(&self) -> bool {
         self.failures > 0
-    }
-
-    /// Whether a worker of it ever was online.
-    pub fn was_online(&self) -> bool {
-        self.ever == Ever::Online
     }
 
     /// Moves on. Every state says what it makes of every event.

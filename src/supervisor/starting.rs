@@ -11,7 +11,7 @@ use super::notify::Notify;
 use super::probe::{self, Probe};
 use super::service::{LastExit, Service, Tools};
 use super::silence::Complained;
-use super::slot::{Event, Phase, Wanted};
+use super::slot::Event;
 use super::worker::{Relay, Server, Told};
 use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
@@ -87,7 +87,7 @@ impl Service {
         Ok(())
     }
 
-    fn start_server(
+    pub(super) fn start_server(
         &self,
         command: &CommandLine,
         slot: Option<usize>,
@@ -197,31 +197,6 @@ impl Service {
             pipes: self.pipes,
             connect_timeout_ms: millis(self.config.limits.connect_timeout),
             idle_timeout_ms: millis(self.config.limits.idle_timeout),
-        }
-    }
-
-    /// Starts the shared server when it is due.
-    pub fn start_shared(&mut self, tools: &Tools, now: Instant) {
-        let (Behind::Upstreams(_, Some(command)), Some((life, None)), Wanted::Running) =
-            (&self.config.behind, &self.shared, self.wanted())
-        else {
-            return;
-        };
-        let Phase::Waiting { until } = life.phase else { return };
-        if until > now {
-            return;
-        }
-        let (started, backoff) = (self.start_server(command, None, None, tools, now), self.backoff());
-        let Some((life, server)) = &mut self.shared else { return };
-        match started {
-            Ok(started) => {
-                *server = Some(started);
-                life.apply(Event::Started, now, &backoff);
-            }
-            Err(exit) => {
-                warn!(service = %self.config.name, "server not started: {exit}");
-                life.apply(Event::Died, now, &backoff);
-            }
         }
     }
 }

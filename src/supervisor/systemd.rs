@@ -36,7 +36,7 @@ impl Systemd {
 
     /// Says what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
-        let reloading = services.iter().any(|service| service.reload.is_some());
+        let reloading = services.iter().any(|service| service.is_reloading());
         let online = |service: &Service| service.online() > 0 || service.wanted() == Wanted::Stopped;
         let now_known = match self.known {
             _ if stopping => Known::Stopping,

@@ -55,6 +55,7 @@ mod refused;
 mod relay;
 mod reload;
 mod servers;
+mod shared_server;
 mod shutdown;
 mod slips;
 mod sticky;
