@@ -45,6 +45,8 @@ enum Watch {
     On,
     /// Near the file limit, or after an error: added again later.
     Paused,
+    /// It has left the service.
+    Ended,
 }
 
 struct Listener {
@@ -118,7 +120,8 @@ impl Intake {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn serve(&mut self, poll: &Poll) -> io::Result<()> {
-        for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, l)| l.watch != Watch::On) {
+        let idle = |listener: &Listener| matches!(listener.watch, Watch::Off | Watch::Paused);
+        for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| idle(listener)) {
             epoll::add_exclusive(poll, listener.socket.as_fd(), Token(LISTENERS | at))?;
             listener.watch = Watch::On;
         }
@@ -203,7 +206,13 @@ impl Intake {
                     }
                     Err(error) => match (error.kind(), error.raw_os_error()) {
                         (io::ErrorKind::WouldBlock, _) => listener.ready = false,
-                        (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EINVAL) | None) => {
+                        // It listens no more, and for this worker never again.
+                        (_, Some(libc::EINVAL)) => {
+                            epoll::remove(poll, listener.socket.as_fd())?;
+                            listener.watch = Watch::Ended;
+                            listener.ready = false;
+                        }
+                        (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) | None) => {
                             // Level-triggered: watching on would spin. The others go on accepting.
                             epoll::remove(poll, listener.socket.as_fd())?;
                             listener.watch = Watch::Paused;

@@ -109,3 +109,34 @@ fn many_servers_that_die_at_once_are_looked_at_in_bounded_time() {
     let (without, relayed) = (cost(&[]), cost(&["--via", "relay"]));
     assert!(relayed < 12 * without + 50, "{relayed} ticks, {without} without a port");
 }
+
+#[test]
+fn a_relay_worker_rests_when_a_listener_has_left_the_file() {
+    // Under none the workers watch the listeners themselves, also those that go at the end of the reload.
+    let (dir, ports) = (install_dir(), [free_port(), free_port()]);
+    let upstream = crate::support::Upstream::echo();
+    let file = |listen: &[u16]| {
+        let listen: Vec<_> = listen.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let (upstream, policy) = (upstream.arg(), "policy = \"none\"\ninstances = 1");
+        write_file(
+            dir.path(),
+            "proxy.toml",
+            &format!("[service.proxy]\nupstream = [{upstream:?}]\nlisten = {listen:?}\n{policy}\n"),
+        )
+    };
+    let path = file(&ports);
+    let daemon = Daemon::launch(roundsman(), &["-c", path.to_str().unwrap()], ports[0]);
+    daemon.wait_online(1);
+    file(&ports[..1]);
+    assert_eq!(bounded(&daemon, &["reload"]).0, 0);
+    let sleeps = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.workers()[0])).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    std::thread::sleep(millis(500));
+    let before = sleeps();
+    std::thread::sleep(seconds(1));
+    let all = sleeps() - before;
+    assert!(all < 5, "{all} times in a second");
+}
