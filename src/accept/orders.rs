@@ -253,6 +253,13 @@ pub enum Report {
         /// The errno.
         errno: Option<i32>,
     },
+    /// After [`Order::Forget`]: its socket is closed.
+    Forgotten {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        listener: ListenerId,
+    },
     /// A server has made the listener that it shares with us blocking.
     Tampered {
         /// The service.
@@ -275,6 +282,7 @@ impl Report {
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }
             | Self::Tampered { service, .. }
+            | Self::Forgotten { service, .. }
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

@@ -101,7 +101,7 @@ impl Service {
     }
 
     /// The listener that a server made at an address.
-    fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
+    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
         let known = |listener: &Listener| {
             let here = listener.origin == Origin::Server && listener.port == Some(address.port());
             here && sock::local_addr(listener.socket.as_fd()) == Some(address)

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -33,8 +33,9 @@ pub(super) struct Opened {
     unused: Vec<Unused>,
     /// Processes whose end is to be watched, each with its worker's proof.
     pub(super) watch: Vec<(u32, Secret)>,
-    /// Sockets that are being closed, with their ports: as long as the accept thread has them, too, these are taken.
-    closing: Vec<(u16, Weak<OwnedFd>)>,
+    /// Listeners that are being closed, with their ports: until the accept thread has said that it has closed them, too,
+    /// these are taken.
+    closing: Vec<(u16, ListenerId)>,
 }
 
 #[derive(Debug)]
@@ -58,9 +59,13 @@ impl Opened {
     }
 
     /// Whether a socket of that port that is to be closed is still open.
-    pub(super) fn is_closing(&mut self, port: u16) -> bool {
-        self.closing.retain(|(_, socket)| socket.strong_count() > 0);
+    pub(super) fn is_closing(&self, port: u16) -> bool {
         self.closing.iter().any(|&(closing, _)| closing == port)
+    }
+
+    /// It is not.
+    pub(super) fn is_closed(&mut self, id: ListenerId) {
+        self.closing.retain(|&(_, closing)| closing != id);
     }
 }
 
@@ -133,13 +138,13 @@ impl Service {
     fn close_unused(&mut self, id: ListenerId, tools: &Tools) {
         let heard = self.heard.remove(&id);
         let Some(listener) = find_mut(&mut self.listeners, id) else { return };
-        let (address, port, socket) = (listener.address.clone(), listener.port, Arc::downgrade(&listener.socket));
+        let (address, port) = (listener.address.clone(), listener.port);
         if listener.close().is_err() {
             // Without descriptors; it is tried again when somebody wants the address.
             return;
         }
         self.opened.uses(id);
-        self.opened.closing.extend(port.map(|port| (port, socket)));
+        self.opened.closing.extend(port.map(|port| (port, id)));
         self.opened.spare.push(place(id));
         self.forget_key(id);
         tools.orders.send(Order::Forget { service: self.id, id });
