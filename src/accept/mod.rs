@@ -144,6 +144,7 @@ impl Acceptor {
                     if let Some(pool) = self.pools.get_mut(service) {
                         pool.forget_listener(&self.poll, id);
                     }
+                    self.reporter.send(Report::Forgotten { service, listener: id });
                 }
                 Order::Unheard { service, id } => {
                     if let Some(pool) = self.pools.get_mut(service) {

@@ -251,6 +251,13 @@ pub enum Report {
         /// The errno.
         errno: Option<i32>,
     },
+    /// After [`Order::Forget`]: its socket is closed.
+    Forgotten {
+        /// The service.
+        service: ServiceId,
+        /// The listener.
+        listener: ListenerId,
+    },
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
@@ -265,6 +272,7 @@ impl Report {
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }
+            | Self::Forgotten { service, .. }
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

@@ -53,7 +53,15 @@ impl Service {
         let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
         Some(match asked.what {
             What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
-            What::Bound(socket, address) => self.bound(at, socket, address, asked.pid, tools),
+            What::Bound(socket, address) => {
+                let answer = self.bound(at, socket, address, asked.pid, tools);
+                // The listener has the same file; a copy that is closed later would keep the port.
+                let inode =
+                    self.bound_to(address).and_then(|id| sock::inode(find(&self.listeners, id)?.socket.as_fd()));
+                let same = |copy: &Foreign| inode.is_some() && sock::inode(copy.as_fd()) == inode;
+                asked.sent.into_iter().filter(same).for_each(Foreign::close_copy);
+                answer
+            }
             What::Listen(listener) => self.server_listens(at, listener, tools),
             What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
             What::Adopt(listener) => self.adopt(at, listener, asked.pid),

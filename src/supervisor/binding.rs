@@ -127,7 +127,7 @@ impl Service {
     }
 
     /// The listener that a server made at an address.
-    fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
+    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
         let known = |listener: &Listener| {
             let here = listener.origin == Origin::Server && listener.port == Some(address.port());
             here && sock::local_addr(listener.socket.as_fd()) == Some(address)
@@ -165,6 +165,7 @@ impl Service {
             Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, tools) => return Answer::Errno(libc::EMFILE),
             Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
             Ok(_) => return Answer::Errno(libc::EINVAL),
+            Err(libc::EADDRINUSE) if self.opened.closed_lately(address.port(), Instant::now()) => return Answer::Later,
             Err(errno) => {
                 self.explain_refusal(at, address, &io::Error::from_raw_os_error(errno));
                 return Answer::Errno(errno);

@@ -74,6 +74,7 @@ impl Service {
                 warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
+            Report::Forgotten { listener, .. } => self.opened.is_closed(*listener),
             Report::Paused(_) => self.paused_intake(tools, now),
             Report::Stopped(_) => {
                 self.handed = true;

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -23,6 +23,9 @@ use crate::sys::{process, sock};
 /// A server that closes its listener to open it anew has so long; one that closes it to end, too.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// A copy of a closed listener, which came with a request, is closed within this, if nothing holds that up.
+const LATELY: Duration = Duration::from_millis(500);
+
 /// What there is to know of listeners that servers make.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
@@ -34,8 +37,11 @@ pub(super) struct Opened {
     unused: Vec<Unused>,
     /// Processes whose end is to be watched, each with its worker's proof.
     pub(super) watch: Vec<(u32, Secret)>,
-    /// Sockets that are being closed, with their ports: as long as the accept thread has them, too, these are taken.
-    closing: Vec<(u16, Weak<OwnedFd>)>,
+    /// Listeners that are being closed, with their ports: until the accept thread has said that it has closed them, too,
+    /// these are taken.
+    closing: Vec<(u16, ListenerId)>,
+    /// Ports whose listeners were closed a moment ago: a copy of one may wait to be closed.
+    lately: Vec<(u16, Instant)>,
     /// Warnings of a worker with too many listeners.
     pub(super) crowded: Limited,
 }
@@ -61,9 +67,23 @@ impl Opened {
     }
 
     /// Whether a socket of that port that is to be closed is still open.
-    pub(super) fn is_closing(&mut self, port: u16) -> bool {
-        self.closing.retain(|(_, socket)| socket.strong_count() > 0);
+    pub(super) fn is_closing(&self, port: u16) -> bool {
         self.closing.iter().any(|&(closing, _)| closing == port)
+    }
+
+    /// Whether a listener of that port was closed a moment ago.
+    pub(super) fn closed_lately(&self, port: u16, now: Instant) -> bool {
+        self.lately.iter().any(|&(closed, at)| closed == port && now.duration_since(at) < LATELY)
+    }
+
+    fn note_closed(&mut self, port: u16, now: Instant) {
+        self.lately.retain(|&(_, at)| now.duration_since(at) < LATELY);
+        self.lately.push((port, now));
+    }
+
+    /// It is not.
+    pub(super) fn is_closed(&mut self, id: ListenerId) {
+        self.closing.retain(|&(_, closing)| closing != id);
     }
 }
 
@@ -136,13 +156,14 @@ impl Service {
     fn close_unused(&mut self, id: ListenerId, tools: &Tools) {
         let heard = self.heard.remove(&id);
         let Some(listener) = find_mut(&mut self.listeners, id) else { return };
-        let (address, port, socket) = (listener.address.clone(), listener.port, Arc::downgrade(&listener.socket));
+        let (address, port) = (listener.address.clone(), listener.port);
         if listener.close().is_err() {
             // Without descriptors; it is tried again when somebody wants the address.
             return;
         }
         self.opened.uses(id);
-        self.opened.closing.extend(port.map(|port| (port, socket)));
+        self.opened.closing.extend(port.map(|port| (port, id)));
+        port.iter().for_each(|&port| self.opened.note_closed(port, Instant::now()));
         self.opened.spare.push(place(id));
         self.forget_key(id);
         tools.orders.send(Order::Forget { service: self.id, id });

@@ -181,6 +181,16 @@ impl Foreign {
     }
 }
 
+impl Foreign {
+    /// Closes it here and now: the caller has another descriptor of the same file, so that this does not block.
+    pub fn close_copy(self) {
+        let mut this = ManuallyDrop::new(self);
+        mark(&this.fd, false);
+        // SAFETY: nothing looks at it after this, and the drop of `self`, which would take it again, is not run.
+        drop(unsafe { ManuallyDrop::take(&mut this.fd) });
+    }
+}
+
 impl AsFd for Foreign {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

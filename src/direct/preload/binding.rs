@@ -53,12 +53,20 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     // Before the master has the socket: it makes it non-blocking, and the two share that.
     let flags = fcntl(fd, F_GETFL, 0) as usize;
     let mut asked = ask_to_bind(fd, &to);
-    if asked.as_ref().is_some_and(|answer| answer.reply.kind == YOURSELF) {
+    let mut tries = 0;
+    while asked.as_ref().is_some_and(|answer| answer.reply.kind == YOURSELF) {
         // With our own rights. What the kernel refuses is the server's answer; the master only hears of it.
         let result = natively();
         if result < 0 {
             let refused = errno();
-            let _ = lease::ask(ask::BOUND, refused as u32, to.bytes, None);
+            let heard = lease::ask(ask::BOUND, refused as u32, to.bytes, None);
+            if tries < CLOSING_TRIES && heard.is_some_and(|answer| answer.reply.kind == LATER) {
+                // A listener there was closed a moment ago, and a copy of it is about to be.
+                tries += 1;
+                pause();
+                asked = ask_to_bind(fd, &to);
+                continue;
+            }
             return fail(refused);
         }
         asked = lease::ask(ask::BOUND, 0, to.bytes, Some(fd));
@@ -66,6 +74,7 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
             // No master: it is bound, as without this library.
             return result;
         }
+        break;
     }
     let Some(answer) = asked else { return natively() };
     match answer.reply.kind {
@@ -86,16 +95,23 @@ fn is_bound(fd: i32) -> bool {
     next::getsockname(fd, own.bytes.as_mut_ptr(), &raw mut own.len) == 0 && own.bytes[2..4] != [0; 2]
 }
 
+/// How often a bind is tried again, 2 ms apart, where a copy of a closed listener may be in the way.
+const CLOSING_TRIES: u32 = 100;
+
+fn pause() {
+    const PAUSE: [usize; 2] = [0, 2_000_000];
+    call(nr::NANOSLEEP, [PAUSE.as_ptr() as usize, 0, 0, 0, 0, 0]);
+}
+
 /// Asks where a socket is to be bound, as long as another process binds the same address.
 fn ask_to_bind(fd: i32, to: &Address) -> Option<lease::Answer> {
     const TRIES: u32 = 1500;
-    const PAUSE: [usize; 2] = [0, 2_000_000];
     let mut answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
     for _ in 0..TRIES {
         if answer.reply.kind != LATER {
             return Some(answer);
         }
-        call(nr::NANOSLEEP, [PAUSE.as_ptr() as usize, 0, 0, 0, 0, 0]);
+        pause();
         answer = lease::ask(ask::BIND, to.len, to.bytes, Some(fd))?;
     }
     // It is taken, by whoever takes so long.

@@ -4,8 +4,8 @@ use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{
-    ADDRESS_BYTES, FAILED, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES, VARIABLE,
-    VERSION, ask,
+    ADDRESS_BYTES, FAILED, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES,
+    VARIABLE, VERSION, ask,
 };
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
