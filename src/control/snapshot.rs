@@ -11,7 +11,7 @@ use crate::config::Behind;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
 use crate::supervisor::binding::ids;
-use crate::supervisor::reload::Paused;
+use crate::supervisor::pausing::Paused;
 use crate::supervisor::service::{Service, SlotProcesses};
 use crate::supervisor::slot::Phase;
 use crate::supervisor::upstreams::{State, Upstreams};

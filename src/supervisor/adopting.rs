@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use tracing::info;
 
-use super::service::{Service, Tools, resolved, rules};
+use super::rules::{resolved, rules};
+use super::service::{Service, Tools};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::addr::{Listen, ListenAddr};

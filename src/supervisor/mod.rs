@@ -5,6 +5,7 @@ mod adopting;
 mod attaching;
 mod awaited;
 pub mod binding;
+mod children;
 mod configuring;
 mod counted;
 mod decisive;
@@ -19,12 +20,14 @@ mod memory;
 mod node;
 mod node_sockets;
 mod notify;
+pub mod pausing;
 mod plan;
 mod probe;
 mod readiness;
 pub mod reload;
 mod reports;
 mod retiring;
+mod rules;
 pub mod service;
 mod serving;
 mod shared;
@@ -40,18 +43,15 @@ mod worker;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use tokio::sync::oneshot;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info};
 
 use crate::accept::{
     self,
@@ -354,66 +354,6 @@ impl Supervisor {
 
     fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
         self.services.iter().flat_map(|service| &service.slots)
-    }
-
-    /// Processes that have stand-ins and never asked for them.
-    fn watch_holders(&mut self) {
-        let now = Instant::now();
-        for at in 0..self.services.len() {
-            for (pid, secret) in std::mem::take(&mut self.services[at].opened.watch) {
-                let Some(attach) = &mut self.tools.attach else { return };
-                if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
-                    self.services[at].lease_ended(pid, secret, &self.tools, now);
-                }
-            }
-        }
-    }
-
-    fn watch_channels(&mut self) {
-        let relays = self.slots().filter_map(|slot| slot.relay.as_ref());
-        for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
-            let fd = relay.channel.as_fd().as_raw_fd();
-            let token = Token(WORKERS + relay.pid as usize);
-            // Without the watch the worker never becomes ready, and its death is still seen.
-            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
-                warn!("cannot watch a worker's channel: {error}");
-            }
-        }
-        let pids = self.slots().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
-        // One on its way out may come back.
-        let retiring = self.slots().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
-        self.watched = pids.chain(retiring).collect();
-    }
-
-    /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
-    /// last: until then their pids, and the sessions named after them, mean nobody else.
-    fn reap(&mut self, now: Instant) {
-        loop {
-            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            match waitid(Id::All, look) {
-                Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return,
-                Ok(status) => {
-                    let Some(pid) = status.pid() else { continue };
-                    let own = pid.as_raw() as u32;
-                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.tools, now)) {
-                        debug!(pid = pid.as_raw(), "orphan reaped");
-                    }
-                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => {
-                    warn!("waitpid: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn end_all(&mut self) {
-        for service in &self.services {
-            service.pids().into_iter().for_each(process::kill_tree);
-            service.remove_files_left();
-        }
     }
 
     fn take_reports(&mut self) {

@@ -6,10 +6,10 @@ use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
 use super::decisive::decisive;
+use super::pausing::Paused;
 use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase};
-use crate::accept::orders::Order;
 use crate::config::instances::MOST;
 use crate::sys::process;
 
@@ -24,17 +24,6 @@ const REST_STAYS: &str = "slots that it has not reached keep their workers";
 pub struct Reloading {
     plan: Reload,
     began: Instant,
-}
-
-/// Whether somebody stopped the service, and the daemon goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paused {
-    /// No.
-    No,
-    /// Its workers are ending.
-    Stopping,
-    /// Yes.
-    Yes,
 }
 
 /// What became of something that was asked for, for whoever asked.
@@ -193,52 +182,6 @@ impl Service {
         }
     }
 
-    /// Stops all workers; clients are refused until [`Service::start`].
-    ///
-    /// # Errors
-    /// Why it cannot be now.
-    pub fn pause(&mut self, tools: &Tools, now: Instant) -> Result<(), String> {
-        self.is_free()?;
-        info!(service = %self.config.name, "stopping all workers");
-        self.give_up_awaited();
-        self.paused = Paused::Stopping;
-        self.emptying = Some(now);
-        tools.orders.send(Order::Pause(self.id));
-        Ok(())
-    }
-
-    /// The accept thread has handed over all that lay in the backlog, and nobody gets in any more: now the workers finish.
-    pub(super) fn paused_intake(&mut self, tools: &Tools, now: Instant) {
-        let Some(began) = self.emptying.take() else { return };
-        self.heard.clear();
-        let backoff = self.backoff();
-        for slot in &mut self.slots {
-            slot.dismiss(tools, &backoff, now, began);
-        }
-        self.end_shared(now);
-    }
-
-    /// Starts what was stopped.
-    ///
-    /// # Errors
-    /// Why it cannot be now.
-    pub fn start(&mut self, verb: Verb, tools: &Tools, now: Instant) -> Result<(), String> {
-        self.is_free()?;
-        info!(service = %self.config.name, "starting all workers");
-        if self.paused == Paused::Yes {
-            // What the configuration had lost meanwhile.
-            self.close_leaving(tools);
-        }
-        self.paused = Paused::No;
-        self.awaited = Some(Awaited::new(verb, &self.times(), now));
-        for slot in &mut self.slots {
-            if matches!(slot.life.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
-                slot.life = slot.life.again(now);
-            }
-        }
-        Ok(())
-    }
-
     fn is_running(&self) -> Result<(), String> {
         if self.paused == Paused::No {
             Ok(())
@@ -255,37 +198,13 @@ impl Service {
         self.is_free().map_err(|why| format!("{}: {why}", self.config.name))
     }
 
-    fn is_free(&self) -> Result<(), String> {
+    pub(super) fn is_free(&self) -> Result<(), String> {
         match (&self.stop, self.is_reloading(), self.paused) {
             (Some(_), _, _) => Err("the daemon is stopping".to_owned()),
             (_, true, _) => Err("a reload is under way".to_owned()),
             (_, _, Paused::Stopping) => Err("it is being stopped".to_owned()),
             (None, false, Paused::Yes | Paused::No) => Ok(()),
         }
-    }
-
-    /// Says when all that was stopped is gone.
-    pub(super) fn step_pause(&mut self, tools: &Tools, now: Instant) {
-        if self.paused != Paused::Stopping {
-            return;
-        }
-        if self.pause_deadline().is_some_and(|at| at <= now) {
-            tools.orders.send(Order::PauseNow(self.id));
-            self.paused_intake(tools, now);
-        }
-        let shared = self.shared.as_ref().is_some_and(|shared| shared.server.is_some());
-        if self.emptying.is_some() || shared || !self.slots.iter().all(SlotProcesses::is_empty) {
-            return;
-        }
-        let backoff = self.backoff();
-        self.slots.iter_mut().for_each(|slot| slot.life.apply(Event::Emptied, now, &backoff));
-        self.paused = Paused::Yes;
-        self.say(Progress::Done(format!("stopped {}", count_of(self.slots.len()))));
-    }
-
-    /// When what no worker has taken is given up.
-    pub(super) fn pause_deadline(&self) -> Option<Instant> {
-        Some(self.emptying? + self.config.limits.drain_timeout)
     }
 
     /// Sets the number of slots.
@@ -393,7 +312,7 @@ impl SlotProcesses {
     }
 
     /// Its worker leaves, and no other comes. Its time to finish began at `since`.
-    fn dismiss(&mut self, tools: &Tools, backoff: &Backoff, now: Instant, since: Instant) {
+    pub(super) fn dismiss(&mut self, tools: &Tools, backoff: &Backoff, now: Instant, since: Instant) {
         // Also what waits for the other half of its worker: a server whose relay worker died.
         if self.has_processes() {
             self.set_aside(now);
@@ -406,7 +325,7 @@ impl SlotProcesses {
         self.relay.is_some() || self.server.is_some()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.retiring.is_empty() && !self.has_processes() && self.leaving.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! One service at run time: its slots' processes, started, made ready, and brought online.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,9 +12,11 @@ use super::counted::Counted;
 use super::direct::DirectWorker;
 use super::node_sockets::Shared;
 use super::notify::Notify;
+use super::pausing::Paused;
 use super::probe::PrivatePorts;
-use super::reload::{Paused, Progress, Reloading};
+use super::reload::{Progress, Reloading};
 use super::retiring::Retiring;
+use super::rules::{cap, resolved, rules};
 use super::shared::SharedServer;
 use super::slot::{self, Backoff, Phase, Slot, Wanted};
 use super::stop::Stop;
@@ -22,8 +24,7 @@ use super::unused::Opened;
 use super::upstreams::Upstreams;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
-use crate::accept::orders::{AcceptedBy, Addresses, Order, Rules, ServiceId, ServiceStats, SlotStats};
-use crate::accept::policy::Policy;
+use crate::accept::orders::{Order, ServiceId, ServiceStats, SlotStats};
 use crate::config::layers::Settings;
 use crate::config::{Behind, ServiceConfig};
 use crate::direct::Preload;
@@ -32,17 +33,7 @@ use crate::handoff::QueueTx;
 use crate::launch::Launcher;
 use crate::listener::Listener;
 use crate::relay::intake;
-use crate::relay::protocol::{FromWorker, Resolved, Upstream};
-
-/// Hand-offs that may be pending for one relay worker.
-const CAP: usize = 64;
-/// Hand-offs that may be pending for one server.
-const DIRECT_CAP: usize = 16;
-
-/// Clients held in the master while no worker is alive, at most.
-const MOST_HELD: usize = 1024;
-/// They may take this part of the master's descriptors: a new worker needs some, too.
-const HELD_SHARE: u64 = 4;
+use crate::relay::protocol::{FromWorker, Resolved};
 
 /// What services share.
 #[derive(Debug)]
@@ -361,52 +352,4 @@ impl SlotProcesses {
             stall_logged: None,
         }
     }
-}
-
-/// Hand-offs that may be pending for one worker.
-fn cap(config: &ServiceConfig, capacity: usize) -> usize {
-    if matches!(config.behind, Behind::Direct(_)) { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) }
-}
-
-/// What the accept thread is told about a service.
-pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
-    let direct = matches!(config.behind, Behind::Direct(_));
-    Rules {
-        policy: config.policy,
-        by: match (config.policy, direct) {
-            (Policy::None, true) => AcceptedBy::Servers,
-            (Policy::None, false) => AcceptedBy::Workers,
-            _ => AcceptedBy::Master,
-        },
-        addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
-        cap: u32::try_from(cap).unwrap_or(u32::MAX),
-        stall_timeout: config.limits.stall_timeout,
-        queue_timeout: config.limits.queue_timeout,
-        hash_wait: config.limits.hash_wait,
-        hang_timeout: config.limits.hang_timeout,
-        most_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
-    }
-}
-
-/// The addresses of a service's upstreams, looked up.
-pub(super) fn resolved(config: &ServiceConfig) -> Vec<Resolved> {
-    match &config.behind {
-        Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
-        Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
-    }
-}
-
-/// Looks a name up at start; a failure is no error, since the name may come to exist.
-fn resolve(upstream: &Upstream) -> Resolved {
-    let addresses = match upstream {
-        Upstream::Unix(_) => Vec::new(),
-        Upstream::Host { host, port } => match (host.as_str(), *port).to_socket_addrs() {
-            Ok(addresses) => addresses.collect(),
-            Err(error) => {
-                warn!(%upstream, "name does not resolve yet: {error}");
-                Vec::new()
-            }
-        },
-    };
-    Resolved { upstream: upstream.clone(), addresses }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::binding::{Binder, find, find_mut, ids};
-use super::reload::Paused;
+use super::pausing::Paused;
 use super::service::{Service, SlotProcesses, Tools};
 use super::worker::Told;
 use crate::accept::orders::{ListenerId, Order, place};

@@ -1,0 +1,74 @@
+//! The daemon's children and the processes below them: watched, reaped, ended.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use tracing::{debug, warn};
+
+use super::{ATTACHED, Supervisor, WORKERS};
+use crate::sys::process;
+
+impl Supervisor {
+    /// Processes that have stand-ins and never asked for them.
+    pub(super) fn watch_holders(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.services.len() {
+            for (pid, secret) in std::mem::take(&mut self.services[at].opened.watch) {
+                let Some(attach) = &mut self.tools.attach else { return };
+                if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
+                    self.services[at].lease_ended(pid, secret, &self.tools, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn watch_channels(&mut self) {
+        let relays = self.slots().filter_map(|slot| slot.relay.as_ref());
+        for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
+            let fd = relay.channel.as_fd().as_raw_fd();
+            let token = Token(WORKERS + relay.pid as usize);
+            // Without the watch the worker never becomes ready, and its death is still seen.
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                warn!("cannot watch a worker's channel: {error}");
+            }
+        }
+        let pids = self.slots().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
+        // One on its way out may come back.
+        let retiring = self.slots().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
+        self.watched = pids.chain(retiring).collect();
+    }
+
+    /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
+    /// last: until then their pids, and the sessions named after them, mean nobody else.
+    pub(super) fn reap(&mut self, now: Instant) {
+        loop {
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            match waitid(Id::All, look) {
+                Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return,
+                Ok(status) => {
+                    let Some(pid) = status.pid() else { continue };
+                    let own = pid.as_raw() as u32;
+                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.tools, now)) {
+                        debug!(pid = pid.as_raw(), "orphan reaped");
+                    }
+                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => {
+                    warn!("waitpid: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn end_all(&mut self) {
+        for service in &self.services {
+            service.pids().into_iter().for_each(process::kill_tree);
+            service.remove_files_left();
+        }
+    }
+}

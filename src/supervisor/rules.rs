@@ -1,0 +1,68 @@
+//! What a service's configuration means for the accept thread and for relay workers.
+
+use std::net::ToSocketAddrs;
+
+use tracing::warn;
+
+use crate::accept::orders::{AcceptedBy, Addresses, Rules};
+use crate::accept::policy::Policy;
+use crate::config::{Behind, ServiceConfig};
+use crate::relay::protocol::{Resolved, Upstream};
+
+/// Hand-offs that may be pending for one relay worker.
+const CAP: usize = 64;
+/// Hand-offs that may be pending for one server.
+const DIRECT_CAP: usize = 16;
+
+/// Clients held in the master while no worker is alive, at most.
+const MOST_HELD: usize = 1024;
+/// They may take this part of the master's descriptors: a new worker needs some, too.
+const HELD_SHARE: u64 = 4;
+
+/// Hand-offs that may be pending for one worker.
+pub(super) fn cap(config: &ServiceConfig, capacity: usize) -> usize {
+    if matches!(config.behind, Behind::Direct(_)) { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) }
+}
+
+/// What the accept thread is told about a service.
+pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
+    let direct = matches!(config.behind, Behind::Direct(_));
+    Rules {
+        policy: config.policy,
+        by: match (config.policy, direct) {
+            (Policy::None, true) => AcceptedBy::Servers,
+            (Policy::None, false) => AcceptedBy::Workers,
+            _ => AcceptedBy::Master,
+        },
+        addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
+        cap: u32::try_from(cap).unwrap_or(u32::MAX),
+        stall_timeout: config.limits.stall_timeout,
+        queue_timeout: config.limits.queue_timeout,
+        hash_wait: config.limits.hash_wait,
+        hang_timeout: config.limits.hang_timeout,
+        most_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
+    }
+}
+
+/// The addresses of a service's upstreams, looked up.
+pub(super) fn resolved(config: &ServiceConfig) -> Vec<Resolved> {
+    match &config.behind {
+        Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
+        Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
+    }
+}
+
+/// Looks a name up at start; a failure is no error, since the name may come to exist.
+fn resolve(upstream: &Upstream) -> Resolved {
+    let addresses = match upstream {
+        Upstream::Unix(_) => Vec::new(),
+        Upstream::Host { host, port } => match (host.as_str(), *port).to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => {
+                warn!(%upstream, "name does not resolve yet: {error}");
+                Vec::new()
+            }
+        },
+    };
+    Resolved { upstream: upstream.clone(), addresses }
+}
