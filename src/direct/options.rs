@@ -114,7 +114,8 @@ const PLAIN: [(i32, i32); 77] = [
     (IPPROTO_IPV6, IPV6_FREEBIND),
 ];
 
-const ONLY_READ: [(i32, i32); 11] = [
+const ONLY_READ: [(i32, i32); 12] = [
+    (SOL_SOCKET, libc::SO_PEERCRED),
     (SOL_SOCKET, libc::SO_TYPE),
     (SOL_SOCKET, libc::SO_DOMAIN),
     (SOL_SOCKET, libc::SO_PROTOCOL),
