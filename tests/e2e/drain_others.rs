@@ -70,11 +70,11 @@ fn finishes(server: &Server, via: &str, port: u16) {
             std::thread::sleep(millis(200));
             let finish = std::thread::spawn(move || {
                 std::thread::sleep(millis(700));
-                let finish = |mut stream: TcpStream| {
-                    stream.write_all(b"Connection: close\r\n\r\n")?;
-                    read_all(&mut stream)
-                };
-                open.into_iter().map(finish).collect::<Vec<_>>()
+                // All at once: one that serves one after the other takes them in an order of its own.
+                let mut open = open;
+                let ends: Vec<_> = open.iter_mut().map(|open| open.write_all(b"Connection: close\r\n\r\n")).collect();
+                let read = |(mut open, end): (TcpStream, std::io::Result<()>)| end.and_then(|()| read_all(&mut open));
+                open.into_iter().zip(ends).map(read).collect::<Vec<_>>()
             });
             cell.tell(verb, &what);
             for answer in finish.join().unwrap() {
