@@ -1,4 +1,4 @@
-//! What `restart`, `start` and `scale` wait for: all workers online, in bounded time.
+//! What `restart`, `start`, `scale` and the reload of a shared server wait for: all workers online, in bounded time.
 
 use std::time::{Duration, Instant};
 

@@ -14,18 +14,17 @@ use super::cvt;
 /// Does nothing by default, and here: it only ends a wait.
 const SIGNAL: Signal = Signal::SIGURG;
 
-/// What may block on a server's socket is interrupted this often.
+/// A close that may block is interrupted this often.
 const LONGEST: Duration = Duration::from_millis(2);
 
-/// Runs what a server can make block: then its system call fails with `EINTR`, or close(2) goes on without us.
-pub fn impatiently<T>(act: impl FnOnce() -> T) -> T {
+/// Closes what a server can make block: when it is interrupted, close(2) goes on without us.
+pub fn impatiently(close: impl FnOnce()) {
     thread_local!(static TIMER: Option<Interrupter> = Interrupter::new().ok());
     TIMER.with(|timer| {
         let every = |interval| timer.iter().for_each(|timer| timer.every(interval));
         every(LONGEST);
-        let done = act();
+        close();
         every(Duration::ZERO);
-        done
     })
 }
 
