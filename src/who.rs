@@ -6,14 +6,12 @@ use std::io::{BufRead, BufReader};
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, all_processes};
 
-use crate::sys::process;
+use crate::sys::{process, sock_diag};
 
 /// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
 pub fn listens_on(port: u16) -> Option<String> {
-    let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
-    let mut entries = procfs::net::tcp().unwrap_or_default();
-    entries.extend(procfs::net::tcp6().unwrap_or_default());
-    let inodes: Vec<u64> = entries.iter().filter(|entry| listening(entry)).map(|entry| entry.inode).collect();
+    let listening = listening().into_iter().filter(|&(listens, _)| listens == port);
+    let inodes: Vec<u64> = listening.map(|(_, inode)| inode).collect();
     let holds = |target: &FDTarget| matches!(target, FDTarget::Socket(inode) if inodes.contains(inode));
     for process in all_processes().ok()?.flatten() {
         let Ok(mut fds) = process.fd() else { continue };
@@ -38,13 +36,20 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
 /// The ports on which a process, or one below it, listens.
 pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
     let sockets: Vec<u64> = process::descendants(root).into_iter().flat_map(process::sockets).collect();
-    let listening = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(listening);
-    listening.filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
+    listening().into_iter().filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
 }
 
-/// Ports and inodes of the listening sockets of a table. The kernel shows those first; the rest, which may be tens of
-/// thousands of connections, is not read.
-fn listening(table: &str) -> Vec<(u16, u64)> {
+/// Ports and inodes of all listening sockets.
+fn listening() -> Vec<(u16, u64)> {
+    match sock_diag::listening() {
+        Ok(sockets) => sockets.into_iter().map(|socket| (socket.port, socket.inode)).collect(),
+        Err(_) => ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(listening_in).collect(),
+    }
+}
+
+/// The same from a table of /proc. The kernel shows listening sockets first; the rest, which may be tens of thousands of
+/// connections, is not read.
+fn listening_in(table: &str) -> Vec<(u16, u64)> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     let entry = |line: String| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -88,4 +93,24 @@ pub fn lacks_variable(root: u32, name: &str) -> bool {
         Some(!environment.split(|&byte| byte == 0).any(|entry| entry.starts_with(&start)))
     };
     process::tree(root).into_iter().filter_map(lacks).any(|lacks| lacks)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_find_the_same_listeners() {
+        let listeners = ["127.0.0.1:0", "[::1]:0"].map(|address| std::net::TcpListener::bind(address).unwrap());
+        let ports = listeners.map(|listener| (listener.local_addr().unwrap().port(), listener));
+        let tables: Vec<_> = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(listening_in).collect();
+        let found = listening();
+        for (port, _listener) in ports {
+            let of =
+                |found: &[(u16, u64)]| found.iter().copied().filter(|&(other, _)| other == port).collect::<Vec<_>>();
+            assert_eq!(of(&found).len(), 1);
+            assert_eq!(of(&found), of(&tables));
+        }
+    }
 }
