@@ -1,6 +1,6 @@
 //! The counters page: one sealed memfd of 16,384 bytes per worker and generation, all words `u64`.
 //!
-//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). Behind the rows
+//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). Backend the rows
 //! lies the histogram of hand-off latencies, which all processes share, and behind that what a relay worker counts for each
 //! upstream.
 

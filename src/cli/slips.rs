@@ -65,7 +65,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
             None => error,
         };
     }
-    // Behind a verb it is one name too many.
+    // Backend a verb it is one name too many.
     if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
         return error;
     }

@@ -51,7 +51,7 @@ fn text(config: &Config) -> String {
 fn note(key: &str, service: &ServiceConfig) -> Option<String> {
     match key {
         "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
-        "via" => Some(format!("{} here: {}", service.behind.via(), service.via_reason)),
+        "via" => Some(format!("{} here: {}", service.backend.via(), service.via_reason)),
         "max-memory" => service.limits.max_memory.map(|bytes| format!("{} MiB for each worker", bytes >> 20)),
         _ => None,
     }

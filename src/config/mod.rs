@@ -24,7 +24,7 @@ use crate::output::passing::Format;
 use file::{Entry, File, OF_DAEMON, Section};
 use layers::Settings;
 use problem::Problem;
-pub use service::{Behind, Chosen, Limits, ServiceConfig};
+pub use service::{Backend, Chosen, Limits, ServiceConfig};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MOST_ADDRESSES: usize = 100;

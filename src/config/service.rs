@@ -28,8 +28,7 @@ pub struct ServiceConfig {
     pub instances: u32,
     /// Why so many, where the machine decided.
     pub instances_why: Option<String>,
-    /// What is behind the workers.
-    pub behind: Behind,
+    pub backend: Backend,
     /// Why connections reach it as they do.
     pub via_reason: String,
     /// Whether the choice is ours, and may still be revised.
@@ -50,26 +49,26 @@ pub struct ServiceConfig {
     pub limits: Limits,
 }
 
-/// What is behind the relay workers.
+/// How a service's connections are served.
 #[derive(Debug, Clone)]
-pub enum Behind {
-    /// Addresses that exist, and perhaps a command that is started once to serve them.
+pub enum Backend {
+    /// Relayed to addresses; the command, if there is one, is started once and serves them.
     Upstreams(Vec<Upstream>, Option<CommandLine>),
-    /// A copy of the command for every slot.
-    PerSlot(CommandLine),
-    /// The same, and the copies themselves get the accepted sockets.
+    /// Relayed to a copy of the command in every slot.
+    Relayed(CommandLine),
+    /// Handed to a copy of the command in every slot.
     Direct(CommandLine),
-    /// The same, and they serve no port.
-    Portless(CommandLine),
+    /// A copy of the command in every slot, without a port.
+    NoPort(CommandLine),
 }
 
-impl Behind {
+impl Backend {
     /// The delivery, as `ls` names it.
     pub fn via(&self) -> &'static str {
         match self {
             Self::Direct(_) => "direct",
-            Self::Upstreams(..) | Self::PerSlot(_) => "relay",
-            Self::Portless(_) => "none",
+            Self::Upstreams(..) | Self::Relayed(_) => "relay",
+            Self::NoPort(_) => "none",
         }
     }
 }
@@ -163,9 +162,9 @@ impl ServiceConfig {
                 Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
             },
         };
-        let via::Choice { behind, reason: via_reason, chosen } =
+        let via::Choice { backend, reason: via_reason, chosen } =
             via::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
-        if run.node_ipc == NodeIpc::Cluster && !matches!(behind, Behind::Direct(_)) {
+        if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(usage("--node-ipc cluster is for direct delivery; behind a relay use plain"));
         }
         let user = run.user.as_deref().map(user::find).transpose()?;
@@ -206,7 +205,7 @@ impl ServiceConfig {
             policy: run.policy,
             instances,
             instances_why,
-            behind,
+            backend,
             via_reason,
             chosen,
             user,
@@ -221,12 +220,12 @@ impl ServiceConfig {
 
     /// The command, if it has one.
     pub fn command(&self) -> Option<&CommandLine> {
-        match &self.behind {
-            Behind::Direct(command)
-            | Behind::PerSlot(command)
-            | Behind::Portless(command)
-            | Behind::Upstreams(_, Some(command)) => Some(command),
-            Behind::Upstreams(_, None) => None,
+        match &self.backend {
+            Backend::Direct(command)
+            | Backend::Relayed(command)
+            | Backend::NoPort(command)
+            | Backend::Upstreams(_, Some(command)) => Some(command),
+            Backend::Upstreams(_, None) => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `--via`: how connections reach the server, as far as the command's file tells.
 
 use super::addr::{Listen, ListenAddr};
-use super::{Behind, Chosen, Inherited, usage};
+use super::{Backend, Chosen, Inherited, usage};
 use crate::cli::ViaArg;
 use crate::direct::elf;
 use crate::exit::Exit;
@@ -11,8 +11,7 @@ use crate::relay::protocol::Upstream;
 /// A delivery, and why.
 #[derive(Debug)]
 pub struct Choice {
-    /// What is behind the workers.
-    pub behind: Behind,
+    pub backend: Backend,
     /// For people.
     pub reason: String,
     /// Who chose.
@@ -34,7 +33,7 @@ pub fn choose(
     if portless {
         let command = command.ok_or_else(|| usage("--no-listen needs a command"))?;
         let reason = "--no-listen".to_owned();
-        return Ok(Choice { behind: Behind::Portless(command), reason, chosen: Chosen::AsAsked });
+        return Ok(Choice { backend: Backend::NoPort(command), reason, chosen: Chosen::AsAsked });
     }
     let served = !listen.is_empty() || inherited == Inherited::Some;
     let command = match command {
@@ -49,7 +48,7 @@ pub fn choose(
         None => "--upstream names where connections go",
     };
     can_relay(listen, served, reason)?;
-    Ok(Choice { behind: Behind::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
+    Ok(Choice { backend: Backend::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
 }
 
 fn for_command(via: ViaArg, command: CommandLine, listen: &[Listen], served: bool) -> Result<Choice, Exit> {
@@ -57,18 +56,18 @@ fn for_command(via: ViaArg, command: CommandLine, listen: &[Listen], served: boo
         ViaArg::Relay => Some("--via relay".to_owned()),
         ViaArg::Auto | ViaArg::Direct => obstacle(&command, listen)?,
     };
-    let (behind, reason, chosen) = match (via, obstacle) {
+    let (backend, reason, chosen) = match (via, obstacle) {
         (ViaArg::Direct, Some(obstacle)) => {
             return Err(usage(&format!("--via direct cannot be: {obstacle}; use --via relay")));
         }
         (_, Some(reason)) => {
             can_relay(listen, served, &reason)?;
-            (Behind::PerSlot(command), reason, Chosen::AsAsked)
+            (Backend::Relayed(command), reason, Chosen::AsAsked)
         }
-        (ViaArg::Direct, None) => (Behind::Direct(command), "--via direct".to_owned(), Chosen::AsAsked),
-        (_, None) => (Behind::Direct(command), "the command can be preloaded".to_owned(), Chosen::ByUs),
+        (ViaArg::Direct, None) => (Backend::Direct(command), "--via direct".to_owned(), Chosen::AsAsked),
+        (_, None) => (Backend::Direct(command), "the command can be preloaded".to_owned(), Chosen::ByUs),
     };
-    Ok(Choice { behind, reason, chosen })
+    Ok(Choice { backend, reason, chosen })
 }
 
 fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, Exit> {

@@ -157,7 +157,7 @@ fn lay_out<'a>(mut table: Table, numbers: std::ops::Range<usize>, states: impl I
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    // Behind the layout, which would count the colours' bytes as columns.
+    // Backend the layout, which would count the colours' bytes as columns.
     for (line, state) in lines.iter_mut().skip(1).zip(states) {
         let style = colour(state);
         let cell = format!(" {state}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::accept::policy::Policy;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::handoff::page::Counts;
 use crate::listener::{Listener, Origin};
 use crate::supervisor::binding::ids;
@@ -213,7 +213,7 @@ pub fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>)
 fn state(service: &Service) -> ServiceState {
     let online = service.online();
     let command = service.config.command().map(ToString::to_string);
-    let direct = matches!(service.config.behind, Behind::Direct(_));
+    let direct = matches!(service.config.backend, Backend::Direct(_));
     let listen = |(id, listener): (usize, &Listener)| {
         let from = match listener.origin {
             Origin::Flag | Origin::Leaving => "flag",
@@ -228,7 +228,7 @@ fn state(service: &Service) -> ServiceState {
         name: service.config.name.clone(),
         command,
         policy: service.config.policy.to_string(),
-        via: service.config.behind.via().to_owned(),
+        via: service.config.backend.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
         listen: ids(&service.listeners).filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use crate::config::ServiceConfig;
-use crate::config::service::Behind;
+use crate::config::service::Backend;
 
 /// Programs that start the server below themselves, and stay.
 const MANAGERS: [&str; 5] = ["npm", "npx", "yarn", "pnpm", "bunx"];
 
 /// What to write instead, where the command is a package manager's.
 pub fn of(service: &ServiceConfig) -> Option<String> {
-    let (Behind::Direct(_) | Behind::PerSlot(_), Some(command)) = (&service.behind, service.command()) else {
+    let (Backend::Direct(_) | Backend::Relayed(_), Some(command)) = (&service.backend, service.command()) else {
         return None;
     };
     let words: Vec<String> = command.words().iter().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -12,7 +12,7 @@ use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::addr::{Listen, ListenAddr};
 use crate::config::layers::{Settings, changes};
-use crate::config::{Behind, ServiceConfig};
+use crate::config::{Backend, ServiceConfig};
 use crate::direct::Preload;
 use crate::listener::{Listener, Origin};
 use crate::sys::sock;
@@ -44,15 +44,15 @@ impl Service {
             keep("policy", &mut settings, &self.settings, "who accepts is settled at the start");
             config.policy = self.config.policy;
         }
-        let loses_port = matches!(config.behind, Behind::Portless(_))
-            && matches!(self.config.behind, Behind::Direct(_) | Behind::PerSlot(_));
+        let loses_port = matches!(config.backend, Backend::NoPort(_))
+            && matches!(self.config.backend, Backend::Direct(_) | Backend::Relayed(_));
         if loses_port {
             // Its workers roll over to such without a port; then the listeners have nobody any more.
             self.listeners.iter_mut().filter(|listener| listener.origin != Origin::GivenBack).for_each(|listener| {
                 listener.origin = Origin::Leaving;
             });
-        } else if shape(&config.behind) != shape(&self.config.behind) {
-            let from_to = format!("{} now, {} then", self.config.behind.via(), config.behind.via());
+        } else if shape(&config.backend) != shape(&self.config.backend) {
+            let from_to = format!("{} now, {} then", self.config.backend.via(), config.backend.via());
             for key in ["via", "command", "upstream", "no-listen"] {
                 if settings.get(key).map(|setting| &setting.values)
                     != self.settings.get(key).map(|setting| &setting.values)
@@ -60,7 +60,7 @@ impl Service {
                     keep(key, &mut settings, &self.settings, &from_to);
                 }
             }
-            config.behind = self.config.behind.clone();
+            config.backend = self.config.backend.clone();
             config.via_reason.clone_from(&self.config.via_reason);
         } else if let Some(preload) = preload.filter(|_| self.runs_otherwise(&settings)) {
             // Old workers may still start processes with the old one.
@@ -89,7 +89,7 @@ impl Service {
         // Looking names up takes its time, and may fail where it went well before.
         if elsewhere {
             self.resolved = resolved(&self.config);
-            if let (Some(upstreams), Behind::Upstreams(addresses, _)) = (&mut self.upstreams, &self.config.behind)
+            if let (Some(upstreams), Backend::Upstreams(addresses, _)) = (&mut self.upstreams, &self.config.backend)
                 && let Err(error) = upstreams.replace(addresses)
             {
                 notes.push(format!("{name}: the state of upstreams is not shared: {error}"));
@@ -156,6 +156,6 @@ impl Service {
 }
 
 /// What about the way to the servers cannot change while the service runs.
-fn shape(behind: &Behind) -> (std::mem::Discriminant<Behind>, bool) {
-    (discriminant(behind), matches!(behind, Behind::Upstreams(_, Some(_))))
+fn shape(backend: &Backend) -> (std::mem::Discriminant<Backend>, bool) {
+    (discriminant(backend), matches!(backend, Backend::Upstreams(_, Some(_))))
 }

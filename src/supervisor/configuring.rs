@@ -62,7 +62,7 @@ impl Supervisor {
         info!(
             service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
             instances = config.instances, %why, policy = %config.policy,
-            via = config.behind.via(), via_reason = %config.via_reason,
+            via = config.backend.via(), via_reason = %config.via_reason,
             "starting"
         );
         if let Some(hint) = crate::launch::hint::of(config) {

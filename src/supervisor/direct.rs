@@ -16,7 +16,7 @@ use super::stop::Step;
 use super::worker::Server;
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
-use crate::config::{Behind, Chosen, ServiceConfig, via};
+use crate::config::{Backend, Chosen, ServiceConfig, via};
 use crate::direct::attach::{Secret, secret};
 use crate::direct::{Preload, elf};
 use crate::exit::{Exit, USAGE};
@@ -38,7 +38,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 /// # Errors
 /// When direct delivery was asked for and cannot be, or when relaying cannot be either.
 pub(super) fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Option<Preload>, Exit> {
-    let Behind::Direct(command) = &config.behind else { return Ok(None) };
+    let Backend::Direct(command) = &config.backend else { return Ok(None) };
     let preload = elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
     match (preload, config.chosen) {
         (Ok(preload), _) => Ok(Some(preload)),
@@ -47,7 +47,7 @@ pub(super) fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Resul
         }
         (Err(reason), Chosen::ByUs) => {
             via::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
-            config.behind = Behind::PerSlot(command.clone());
+            config.backend = Backend::Relayed(command.clone());
             config.via_reason = reason;
             Ok(None)
         }

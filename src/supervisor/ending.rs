@@ -15,7 +15,7 @@ use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
 use crate::cli::{OnErrored, OnExit};
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::sys::process;
 
 impl Service {
@@ -116,9 +116,9 @@ impl Service {
         } else {
             let launching = matches!(slot.life.phase, Phase::Launching { .. });
             let refused = server.refused.filter(|_| launching).map(|why| format!(": {why}")).unwrap_or_default();
-            let hint = match &self.config.behind {
+            let hint = match &self.config.backend {
                 _ if exit.code != 0 => "",
-                Behind::Portless(_) => "; if it is a job that is done: --on-exit ok",
+                Backend::NoPort(_) => "; if it is a job that is done: --on-exit ok",
                 _ if launching => "; if it is a job that is done: --no-listen --on-exit ok -i 1",
                 _ => "",
             };

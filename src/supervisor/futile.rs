@@ -10,7 +10,7 @@ use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::silence::SOON;
 use super::slot::Phase;
 use crate::accept::orders::Order;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
@@ -23,8 +23,8 @@ impl Service {
         let served = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag);
         let first = served.filter_map(Listener::served_port).next().unwrap_or(port);
         let outer = self.listeners.iter().find_map(|listener| listener.port).unwrap_or(first);
-        match self.config.behind {
-            Behind::Direct(_) => format!("let it listen on :{first} (its PORT), or use -l {outer}={port}"),
+        match self.config.backend {
+            Backend::Direct(_) => format!("let it listen on :{first} (its PORT), or use -l {outer}={port}"),
             _ => "let it read PORT, or put {port} into the command".to_owned(),
         }
     }

@@ -14,7 +14,7 @@ use super::service::{Service, Tools};
 use super::worker::Server;
 use crate::accept::policy::Policy;
 use crate::cli::NodeIpc;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::launch::command::CommandLine;
 use crate::node::channel::{Channel, More};
 use crate::node::command::is_node_script;
@@ -128,7 +128,7 @@ impl Service {
     /// have the port that it asked for.
     fn can_share_ports(&self) -> bool {
         let renamed = self.config.policy == Policy::None && self.config.listen.iter().any(|one| one.app_port.is_some());
-        matches!(self.config.behind, Behind::Direct(_)) && !renamed
+        matches!(self.config.backend, Backend::Direct(_)) && !renamed
     }
 
     /// The slot of a server with a channel, and whether it is on its way out.

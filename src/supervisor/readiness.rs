@@ -13,7 +13,7 @@ use super::slot::{Event, Phase};
 use super::worker::Readiness;
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::exit::{Exit, OS};
 use crate::listener::Origin;
 use crate::relay::protocol::ToWorker;
@@ -42,11 +42,11 @@ impl Service {
             let slot = &mut self.slots[at];
             // Before all else: what it has said by now counts.
             let said = slot.server.as_mut().is_none_or(|server| server.has_said_ready());
-            match &self.config.behind {
+            match &self.config.backend {
                 _ if !said => {}
-                Behind::Direct(_) => self.bring_direct_online(at, tools, now),
-                Behind::Portless(_) => self.bring_portless_online(at, now),
-                Behind::PerSlot(_) | Behind::Upstreams(..) => self.bring_online(at, tools, now)?,
+                Backend::Direct(_) => self.bring_direct_online(at, tools, now),
+                Backend::NoPort(_) => self.bring_portless_online(at, now),
+                Backend::Relayed(_) | Backend::Upstreams(..) => self.bring_online(at, tools, now)?,
             }
             self.complain_of_silence(at, now);
         }
@@ -68,7 +68,7 @@ impl Service {
 
     /// When [`Service::bring_portless_online`] has something to do by the clock alone.
     pub(super) fn portless_deadline(&self) -> Option<Instant> {
-        if !matches!(self.config.behind, Behind::Portless(_)) || self.config.limits.wait_ready {
+        if !matches!(self.config.backend, Backend::NoPort(_)) || self.config.limits.wait_ready {
             return None;
         }
         let due = |slot: &SlotProcesses| match slot.life.phase {

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::accept::orders::{AcceptedBy, Addresses, Rules};
 use crate::accept::policy::Policy;
-use crate::config::{Behind, ServiceConfig};
+use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::{Resolved, Upstream};
 
 /// Hand-offs that may be pending for one relay worker.
@@ -21,12 +21,12 @@ const HELD_SHARE: u64 = 4;
 
 /// Hand-offs that may be pending for one worker.
 pub(super) fn cap(config: &ServiceConfig, capacity: usize) -> usize {
-    if matches!(config.behind, Behind::Direct(_)) { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) }
+    if matches!(config.backend, Backend::Direct(_)) { DIRECT_CAP } else { CAP.min(capacity / 2).max(1) }
 }
 
 /// What the accept thread is told about a service.
 pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
-    let direct = matches!(config.behind, Behind::Direct(_));
+    let direct = matches!(config.backend, Backend::Direct(_));
     Rules {
         policy: config.policy,
         by: match (config.policy, direct) {
@@ -46,9 +46,9 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
 
 /// The addresses of a service's upstreams, looked up.
 pub(super) fn resolved(config: &ServiceConfig) -> Vec<Resolved> {
-    match &config.behind {
-        Behind::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
-        Behind::PerSlot(_) | Behind::Direct(_) | Behind::Portless(_) => Vec::new(),
+    match &config.backend {
+        Backend::Upstreams(upstreams, _) => upstreams.iter().map(resolve).collect(),
+        Backend::Relayed(_) | Backend::Direct(_) | Backend::NoPort(_) => Vec::new(),
     }
 }
 

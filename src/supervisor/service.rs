@@ -26,7 +26,7 @@ use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
 use crate::accept::orders::{Order, ServiceId, ServiceStats, SlotStats};
 use crate::config::layers::Settings;
-use crate::config::{Behind, ServiceConfig};
+use crate::config::{Backend, ServiceConfig};
 use crate::direct::Preload;
 use crate::direct::attach::AttachServer;
 use crate::handoff::QueueTx;
@@ -200,9 +200,9 @@ impl Service {
     ) -> Self {
         let slots = (0..config.instances).map(|_| SlotProcesses::new(now)).collect();
         let resolved = resolved(&config);
-        let upstreams = Upstreams::of(&config.behind);
-        let shared = match &config.behind {
-            Behind::Upstreams(_, Some(_)) => Some(SharedServer::new(now)),
+        let upstreams = Upstreams::of(&config.backend);
+        let shared = match &config.backend {
+            Backend::Upstreams(_, Some(_)) => Some(SharedServer::new(now)),
             _ => None,
         };
         let (capacity, pipes) = intake::capacity(tools.nofile, listeners.len());

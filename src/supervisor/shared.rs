@@ -14,7 +14,7 @@ use super::silence;
 use super::slot::{Event, Phase, Slot, Wanted};
 use super::worker::{Server, Told};
 use crate::cli::OnExit;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::sys::process;
 
 /// A server that all slots share.
@@ -136,8 +136,8 @@ impl Service {
 
     /// Starts the shared server when it is due.
     pub(super) fn start_shared(&mut self, tools: &Tools, now: Instant) {
-        let (Behind::Upstreams(_, Some(command)), Some(SharedServer { life, server: None, .. }), Wanted::Running) =
-            (&self.config.behind, &self.shared, self.wanted())
+        let (Backend::Upstreams(_, Some(command)), Some(SharedServer { life, server: None, .. }), Wanted::Running) =
+            (&self.config.backend, &self.shared, self.wanted())
         else {
             return;
         };

@@ -15,7 +15,7 @@ use super::slot::Event;
 use super::worker::{Relay, Server, Told};
 use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::exit::Exit;
 use crate::launch;
 use crate::launch::command::CommandLine;
@@ -51,17 +51,17 @@ impl Service {
     }
 
     fn start_processes(&mut self, at: usize, tools: &mut Tools, now: Instant) -> Result<(), Exit> {
-        if let Behind::Direct(command) = &self.config.behind {
+        if let Backend::Direct(command) = &self.config.backend {
             let command = command.clone();
             return self.start_direct(&command, at, tools, now);
         }
-        if let Behind::Portless(command) = &self.config.behind {
+        if let Backend::NoPort(command) = &self.config.backend {
             let command = command.clone();
             self.slots[at].generation += 1;
             self.slots[at].server = Some(self.start_server_with(&command, Some(at), None, Vec::new(), tools, now)?);
             return Ok(());
         }
-        if let Behind::PerSlot(command) = &self.config.behind
+        if let Backend::Relayed(command) = &self.config.backend
             && self.slots[at].server.is_none()
         {
             let command = command.clone();

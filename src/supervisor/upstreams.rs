@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::service::Service;
 use super::worker::{Readiness, Relay};
-use crate::config::Behind;
+use crate::config::Backend;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
 use crate::relay::protocol::{ToWorker, Upstream};
@@ -66,8 +66,8 @@ fn names(upstreams: &[Upstream]) -> Arc<[Name]> {
 
 impl Upstreams {
     /// Of a service that has any. Without a table (no memory, no descriptors) workers go on by themselves.
-    pub(super) fn of(behind: &Behind) -> Option<Self> {
-        let Behind::Upstreams(upstreams, _) = behind else { return None };
+    pub(super) fn of(backend: &Backend) -> Option<Self> {
+        let Backend::Upstreams(upstreams, _) = backend else { return None };
         match UpstreamTable::create() {
             Ok((table, fd)) => Some(Self::new(upstreams, table, fd)),
             Err(error) => {
