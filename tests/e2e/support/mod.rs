@@ -2,9 +2,11 @@
 
 mod app;
 mod daemon;
+pub mod direct;
 mod install;
 mod net;
 mod server;
+pub mod table;
 
 pub use app::App;
 pub use daemon::{Daemon, roundsman, unprivileged_copy};

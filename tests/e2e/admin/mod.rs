@@ -1,0 +1,4 @@
+//! `--admin`: health and metrics over HTTP.
+
+mod flood;
+mod health;

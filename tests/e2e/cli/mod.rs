@@ -1,0 +1,10 @@
+//! What people type, and what they are told.
+
+mod hints;
+mod import;
+mod import_options;
+mod messages;
+mod readme;
+mod refused;
+mod slips;
+mod typed;

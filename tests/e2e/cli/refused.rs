@@ -1,0 +1,66 @@
+//! Values that would make the daemon fail later are refused by `check` and at the start.
+//! Mostly waits: tests/run runs it beside others.
+
+use crate::support::{free_port, install_dir, roundsman, write_file};
+
+/// Runs to the end: (exit code, stderr).
+fn run(words: &[&str], dir: &std::path::Path) -> (i32, String) {
+    let output = roundsman().args(words).current_dir(dir).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Flags that take a time, from the help.
+fn times() -> Vec<(String, bool)> {
+    let help = String::from_utf8(roundsman().arg("--help").output().unwrap().stdout).unwrap();
+    let flag = |line: &str| {
+        let (name, value) = line.trim_start().strip_prefix("--")?.split_once(" <TIME")?;
+        Some((name.to_owned(), value.starts_with("..")))
+    };
+    help.lines().filter_map(flag).collect()
+}
+
+/// An instant so far away would be an overflow, at the latest when the time is used.
+#[test]
+fn a_time_of_more_than_ten_years_is_refused_by_every_flag() {
+    let dir = install_dir();
+    let flags = times();
+    assert!(flags.len() >= 10, "{flags:?}");
+    for (flag, is_range) in &flags {
+        for time in ["18446744073709551615s", "11years"] {
+            let value = if *is_range { format!("1s..{time}") } else { time.to_owned() };
+            let word = format!("--{flag}={value}");
+            for words in [&["check", &word, "--", "true"][..], &[&word, "--", "true"]] {
+                let (code, stderr) = run(words, dir.path());
+                assert!(code == 2 && stderr.contains("at most 10 years"), "{words:?}: {code} {stderr}");
+            }
+            write_file(dir.path(), "a.toml", &format!("[service.a]\ncommand = [\"true\"]\n{flag} = \"{value}\"\n"));
+            let (code, stderr) = run(&["check", "-c", "a.toml"], dir.path());
+            assert!(code == 78 && stderr.contains("at most 10 years"), "{flag} in a file: {code} {stderr}");
+        }
+        let value = if *is_range { "1s..10years" } else { "10years" };
+        let (code, stderr) = run(&["check", &format!("--{flag}={value}"), "--", "true"], dir.path());
+        assert_eq!((code, stderr.as_str()), (0, ""), "{flag}");
+    }
+}
+
+#[test]
+fn a_proxy_to_itself_is_refused() {
+    let dir = install_dir();
+    let port = free_port();
+    let (any, own, name) = (port.to_string(), format!("127.0.0.1:{port}"), format!("localhost:{port}"));
+    for (listen, upstream) in [(&any, &own), (&own, &own), (&own, &name), (&any, &name)] {
+        for verb in [&["check"][..], &[]] {
+            let words = [verb, &["-l", listen, "-u", "127.0.0.1:1", "-u", upstream]].concat();
+            let (code, stderr) = run(&words, dir.path());
+            assert!(code == 2 && stderr.contains("is this proxy itself"), "{words:?}: {code} {stderr}");
+        }
+    }
+    for verb in [&["check"][..], &[]] {
+        let words = [verb, &["-l", "unix:./a.sock", "-u", "unix:a.sock"]].concat();
+        let (code, stderr) = run(&words, dir.path());
+        assert!(code == 2 && stderr.contains("is this proxy itself"), "{words:?}: {code} {stderr}");
+    }
+    write_file(dir.path(), "a.toml", &format!("[service.a]\nlisten = {port}\nupstream = [\"{own}\"]\n"));
+    let (code, stderr) = run(&["check", "-c", "a.toml"], dir.path());
+    assert!(code == 78 && stderr.contains("is this proxy itself") && stderr.contains("a.toml:"), "{code} {stderr}");
+}

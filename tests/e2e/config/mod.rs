@@ -1,0 +1,4 @@
+//! Configuration files.
+
+mod files;
+mod in_force;

@@ -1,0 +1,20 @@
+//! Direct delivery.
+
+mod addresses;
+mod binds;
+mod borders;
+mod closed;
+mod delivery;
+mod evil;
+mod faults;
+mod files;
+mod holders;
+mod lease;
+mod listening_socket;
+mod master_killed;
+mod modes;
+mod shared;
+mod table;
+mod taken;
+mod tls_listener;
+mod twice;

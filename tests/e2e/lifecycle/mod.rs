@@ -1,0 +1,13 @@
+//! How workers and the daemon begin, are replaced, fail and end.
+
+mod crash;
+mod in_circles;
+mod jobs;
+mod long;
+mod not_listening;
+mod pid1;
+mod reload;
+mod shutdown;
+mod supervise;
+mod systemd;
+mod truth;

@@ -1,0 +1,4 @@
+//! Where clients come in.
+
+mod abstract_sockets;
+mod addresses;

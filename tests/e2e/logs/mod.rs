@@ -1,0 +1,6 @@
+//! What the daemon and the servers write.
+
+mod files;
+mod output;
+mod own;
+mod verb;

@@ -1,0 +1,6 @@
+//! Programs for Node.
+
+mod ends;
+mod hostile;
+mod programs;
+mod protocols;
