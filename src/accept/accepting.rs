@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::dispatcher::{Held, RETRY, Reporter, ServiceDispatcher};
 use super::orders::{Addresses, ListenerId, Report, place};
-use super::pool::{Held, Pool, RETRY, Reporter};
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
@@ -16,16 +16,16 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 /// A service whose sockets had accept(2) wait is left alone for so long; each time twice as long, up to the second number.
 const WAITED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
-impl Pool {
+impl ServiceDispatcher {
     /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
     pub(super) fn place_held(&mut self, now: Instant) {
         self.blocked = false;
-        if self.crew.is_empty() {
+        if self.workers.is_empty() {
             return;
         }
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if self.blocked || !self.crew.is_served(held.listener) {
+            if self.blocked || !self.workers.is_served(held.listener) {
                 self.held.push_back(held);
             } else if let Some(socket) = self.place(held.listener, held.socket, held.peer, now) {
                 self.held.push_back(Held { socket, ..held });
@@ -41,7 +41,7 @@ impl Pool {
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
-            let served = self.crew.is_served(id);
+            let served = self.workers.is_served(id);
             while budget > 0 && self.may_accept(at, served, now) {
                 budget -= 1;
                 self.accept_one(id, served, now, reporter);
@@ -56,7 +56,7 @@ impl Pool {
             return false;
         }
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
-        let free = served && !self.blocked && self.crew.any_free();
+        let free = served && !self.blocked && self.workers.any_free();
         let hold = !served || self.ends();
         if free || (hold && self.waiting() < self.rules.most_held) {
             return true;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::dispatcher::Held;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, Policy};
-use super::pool::Held;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::sys::clock::monotonic_ns;
@@ -37,7 +37,7 @@ enum Hearing {
     Settled,
 }
 
-/// One queue of a member.
+/// One queue of a worker.
 #[derive(Debug)]
 struct Lane {
     listener: ListenerId,
@@ -56,7 +56,7 @@ struct Lane {
 
 /// A worker that is online.
 #[derive(Debug)]
-pub struct Member {
+pub struct Worker {
     /// Who it is.
     pub id: WorkerId,
     /// Its slot's counters.
@@ -83,7 +83,7 @@ pub struct Member {
 /// Sockets that could not be sent, with the listener they came from.
 pub type Returned = Vec<(ListenerId, OwnedFd, PeerAddress)>;
 
-impl Member {
+impl Worker {
     /// A worker that came online at `now`.
     pub fn new(
         id: WorkerId,
@@ -93,7 +93,7 @@ impl Member {
         cap: u32,
         now: Instant,
     ) -> Self {
-        let mut member = Self {
+        let mut worker = Self {
             id,
             stats,
             lanes: Vec::new(),
@@ -108,8 +108,8 @@ impl Member {
             stuck: None,
             line: VecDeque::new(),
         };
-        queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
-        member
+        queues.into_iter().for_each(|(listener, queue)| worker.listens(listener, queue));
+        worker
     }
 
     /// It has a queue for one more listener.
@@ -235,7 +235,7 @@ impl Member {
         self.page.received_and_open().0 == 0
     }
 
-    /// When [`Member::is_deaf`] is to be asked.
+    /// When [`Worker::is_deaf`] is to be asked.
     pub fn deaf_at(&self) -> Option<Instant> {
         match self.hearing {
             Hearing::AskedAt(since) => Some(since + DEAF),
