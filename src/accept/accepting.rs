@@ -12,7 +12,7 @@ use crate::sys::sock::{self, PeerAddress};
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
 const BUDGET: usize = 128;
 /// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// A service whose sockets had accept(2) wait is left alone for so long; each time twice as long, up to the second number.
 const WAITED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
@@ -58,7 +58,7 @@ impl ServiceDispatcher {
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
         let free = served && !self.blocked && self.workers.any_free();
         let hold = !served || self.ends();
-        if free || (hold && self.waiting() < self.rules.most_held) {
+        if free || (hold && self.waiting() < self.rules.max_held) {
             return true;
         }
         self.paused = Some(now + RETRY);
@@ -99,7 +99,7 @@ impl ServiceDispatcher {
                             let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
                             reporter.send(report);
                         }
-                        listener.trouble = Some((errno, now + EXHAUSTED));
+                        listener.trouble = Some((errno, now + RETRY_AFTER));
                     }
                     libc::EINTR if sock::is_blocking(socket.as_fd()) => self.waited_for(id, reporter),
                     // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to

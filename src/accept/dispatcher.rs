@@ -265,7 +265,7 @@ impl ServiceDispatcher {
         let idle = self.held.is_empty() && self.workers.in_line() == 0 && !self.has_ready();
         let waiting = self.workers.busy().any(|worker| {
             worker.waits_since().is_some()
-                || worker.deaf_at().is_some_and(|at| at <= now)
+                || worker.first_receive_due().is_some_and(|at| at <= now)
                 || (self.rules.hang_timeout.is_some() && worker.stuck_since().is_some())
         });
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
@@ -300,7 +300,7 @@ impl ServiceDispatcher {
         peer: PeerAddress,
         now: Instant,
     ) -> Option<OwnedFd> {
-        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.most_held;
+        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
         match self.workers.place(self.rules.policy, listener, socket, peer, may_wait) {
             Placed::Sent => None,
             Placed::NoRoom(socket) => Some(socket),
@@ -344,8 +344,8 @@ impl ServiceDispatcher {
     }
 
     /// Connections that its workers have, received or about to be.
-    pub fn has(&self) -> u64 {
-        self.workers.has()
+    pub fn connection_count(&self) -> u64 {
+        self.workers.connection_count()
     }
 
     /// When the next turn is due without an event.
@@ -374,7 +374,7 @@ impl ServiceDispatcher {
         {
             at((since + patience).max(now));
         }
-        if let Some(deaf) = self.workers.busy().filter_map(Worker::deaf_at).min() {
+        if let Some(deaf) = self.workers.busy().filter_map(Worker::first_receive_due).min() {
             at(deaf.max(now));
         }
         if self.workers.len() > 1 {

@@ -2,7 +2,7 @@ use std::net::TcpListener;
 
 use super::*;
 
-fn rules(most_held: usize) -> Rules {
+fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
     Rules {
         policy: Policy::Rr,
@@ -13,16 +13,16 @@ fn rules(most_held: usize) -> Rules {
         queue_timeout: 30 * second,
         hash_wait: second,
         hang_timeout: None,
-        most_held,
+        max_held,
     }
 }
 
-fn dispatcher(most_held: usize) -> (ServiceDispatcher, Poll, Arc<OwnedFd>) {
+fn dispatcher(max_held: usize) -> (ServiceDispatcher, Poll, Arc<OwnedFd>) {
     let poll = Poll::new().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = Arc::new(OwnedFd::from(socket));
-    let mut dispatcher = ServiceDispatcher::new(0, rules(most_held), Arc::default());
+    let mut dispatcher = ServiceDispatcher::new(0, rules(max_held), Arc::default());
     dispatcher.add_listener(&poll, 0, socket.clone());
     (dispatcher, poll, socket)
 }

@@ -106,8 +106,8 @@ impl Acceptor {
             for dispatcher in &mut self.dispatchers {
                 dispatcher.turn(&self.poll, now, &self.reporter);
             }
-            if let Some(pause) =
-                pacing.pause(self.accepted(), now, || self.dispatchers.iter().map(ServiceDispatcher::has).sum())
+            if let Some(pause) = pacing
+                .pause(self.accepted(), now, || self.dispatchers.iter().map(ServiceDispatcher::connection_count).sum())
             {
                 // Not where something is due, a rest of the backlog for one.
                 thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
@@ -152,7 +152,7 @@ impl Acceptor {
                     }
                     self.reporter.send(Report::Forgotten { service, listener: id });
                 }
-                Order::Unheard { service, id } => {
+                Order::StopAccepting { service, id } => {
                     if let Some(dispatcher) = self.dispatchers.get_mut(service) {
                         dispatcher.remove_listener(&self.poll, id);
                     }
@@ -177,7 +177,7 @@ impl Acceptor {
                     dispatcher.drain(poll, worker, reporter);
                     reporter.send(Report::Drained(worker));
                 }),
-                Order::Gone(worker) => {
+                Order::WorkerDied(worker) => {
                     self.on(worker, |dispatcher, poll, reporter| dispatcher.gone(poll, worker, now, reporter))
                 }
                 Order::Rescued { from, sockets } => {

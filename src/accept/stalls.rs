@@ -46,8 +46,8 @@ impl ServiceDispatcher {
             if hang_timeout.is_some_and(|patience| worker.is_hung(patience, now)) {
                 reporter.send(Report::Hung(worker.id));
             }
-            if worker.is_deaf(now) {
-                reporter.send(Report::Deaf(worker.id));
+            if worker.never_received(now) {
+                reporter.send(Report::NeverReceived(worker.id));
             }
         });
         let patience = self.rules.rescue_after();
@@ -56,7 +56,9 @@ impl ServiceDispatcher {
         self.workers.stall(overdue, |worker| {
             let (id, stats) = (worker.id, worker.stats.clone());
             let queues = worker.stall().into_iter();
-            jobs.extend(queues.map(|(listener, queue)| (RescueKey { worker: id, listener, stats: stats.clone() }, queue)));
+            jobs.extend(
+                queues.map(|(listener, queue)| (RescueKey { worker: id, listener, stats: stats.clone() }, queue)),
+            );
             reporter.send(Report::Stalled(id));
         });
         for (key, queue) in jobs {

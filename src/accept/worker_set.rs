@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::dispatcher::Held;
 use super::orders::{ListenerId, Rules, WorkerId, place};
-use super::policy::{Candidate, MOST_OWED, Policy, Turn, home, pick};
+use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick};
 use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
@@ -113,7 +113,7 @@ impl WorkerSet {
     fn changed(&mut self) {
         self.everybody_is_busy();
         self.touched.clear();
-        let most = self.workers.iter().map(Worker::most_listeners).max().unwrap_or(0);
+        let most = self.workers.iter().map(Worker::max_listeners).max().unwrap_or(0);
         self.serving.clear();
         self.serving.extend((0..most).map(|at| self.workers.iter().filter(|worker| worker.serves_at(at)).count()));
     }
@@ -144,8 +144,8 @@ impl WorkerSet {
     }
 
     /// Connections that they have, received or about to be.
-    pub fn has(&self) -> u64 {
-        self.workers.iter().map(Worker::has).sum()
+    pub fn connection_count(&self) -> u64 {
+        self.workers.iter().map(Worker::connection_count).sum()
     }
 
     /// Looks at who is busy; under `least-conn` at everybody, since connections end without us.
@@ -301,8 +301,8 @@ impl WorkerSet {
     pub fn rescued(&mut self, id: WorkerId, sockets: usize) {
         if let Some(at) = self.position(id) {
             self.workers[at].rescued(sockets);
-            let owed = u32::try_from(sockets).unwrap_or(MOST_OWED);
-            self.views[at].owed = self.views[at].owed.saturating_add(owed).min(MOST_OWED);
+            let owed = u32::try_from(sockets).unwrap_or(MAX_OWED);
+            self.views[at].owed = self.views[at].owed.saturating_add(owed).min(MAX_OWED);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::listener::{Listener, Origin};
 use crate::sys::sock;
 
 /// Listeners that a service may have had in all: their ids are never used again.
-const MOST_LISTENERS: usize = 200;
+const MAX_LISTENERS: usize = 200;
 
 impl Service {
     /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
@@ -66,7 +66,7 @@ impl Service {
             // Old workers may still start processes with the old one.
             self.preloads.push(preload);
         }
-        if self.listeners.len() + added.len() > MOST_LISTENERS {
+        if self.listeners.len() + added.len() > MAX_LISTENERS {
             keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
             config.listen.clone_from(&self.config.listen);
         } else {

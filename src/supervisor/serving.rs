@@ -14,7 +14,7 @@ use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, worker};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
-use crate::direct::attach::{Heard, Refusal, Secret, What};
+use crate::direct::attach::{AttachEvent, Refusal, RequestKind, Secret};
 use crate::direct::guests::Ours;
 use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
@@ -90,13 +90,13 @@ impl Supervisor {
             let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
             match attach.next(&self.poll, token, admits) {
                 Ok(None) => return,
-                Ok(Some(Heard::Ended(pid, secret))) => {
+                Ok(Some(AttachEvent::Ended(pid, secret))) => {
                     let now = Instant::now();
                     self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
                     return;
                 }
-                Ok(Some(Heard::Asked(asked))) => {
-                    let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
+                Ok(Some(AttachEvent::Request(asked))) => {
+                    let leases = matches!(asked.what, RequestKind::Lease).then_some((asked.pid, asked.secret));
                     let known = |one: &&mut Service| one.admits(&asked.secret, asked.pid, asked.uid);
                     let answer = self.services.iter_mut().find(known).and_then(|one| one.asked(asked, &self.tools));
                     let Some(attach) = &mut self.tools.attach else { return };
