@@ -23,7 +23,7 @@ const MAX_LISTENERS: usize = 200;
 impl Service {
     /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
     /// changed, and what needs a restart and stays as it is.
-    pub(super) fn reconfigure(
+    pub fn reconfigure(
         &mut self,
         (mut config, mut settings): (ServiceConfig, Settings),
         added: Vec<Listener>,
@@ -134,7 +134,7 @@ impl Service {
     }
 
     /// Whether one of its listeners has this address.
-    pub(super) fn has_listener(&self, address: &ListenAddr) -> bool {
+    pub fn has_listener(&self, address: &ListenAddr) -> bool {
         self.listeners.iter().any(|listener| listener.serves(address))
     }
 

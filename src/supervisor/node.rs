@@ -146,7 +146,7 @@ impl Service {
     }
 
     /// Hears what a worker says, for one turn. `None`: it is none of ours.
-    pub(super) fn hear_node(&mut self, pid: u32, tools: &Tools) -> Option<More> {
+    pub fn hear_node(&mut self, pid: u32, tools: &Tools) -> Option<More> {
         let name = self.config.name.clone();
         let (at, server, old) = self.with_channel(pid)?;
         let ipc = server.ipc.as_mut()?;
@@ -217,7 +217,7 @@ impl Service {
     }
 
     /// Passes a message to current workers; how many have got it.
-    pub(super) fn pass_to(&mut self, wanted: impl Fn(usize, u32) -> bool, text: &str) -> usize {
+    pub fn pass_to(&mut self, wanted: impl Fn(usize, u32) -> bool, text: &str) -> usize {
         let name = &self.config.name;
         let mut passed = 0;
         for (at, slot) in self.slots.iter_mut().enumerate() {

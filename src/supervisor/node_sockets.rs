@@ -236,7 +236,7 @@ impl Service {
     }
 
     /// The same at the end, where no step of a stop has done it; then another daemon may have files there by now.
-    pub(super) fn remove_files_left(&self) {
+    pub fn remove_files_left(&self) {
         if !self.closes() {
             self.remove_files();
         }

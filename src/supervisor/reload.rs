@@ -97,7 +97,7 @@ impl Service {
     }
 
     /// Whether a reload is under way.
-    pub(super) fn is_reloading(&self) -> bool {
+    pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.awaited.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
     }
 
@@ -194,7 +194,7 @@ impl Service {
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn may_reload(&self) -> Result<(), String> {
+    pub fn may_reload(&self) -> Result<(), String> {
         self.is_free().map_err(|why| format!("{}: {why}", self.config.name))
     }
 
@@ -256,7 +256,7 @@ impl Service {
     }
 
     /// Keeps a line for whoever asked.
-    pub(super) fn say(&mut self, progress: Progress) {
+    pub fn say(&mut self, progress: Progress) {
         self.said.push_back(progress);
     }
 }

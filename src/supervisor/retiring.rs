@@ -177,7 +177,7 @@ impl Service {
     }
 
     /// The times that replacements keep to.
-    pub(super) fn times(&self) -> Times {
+    pub fn times(&self) -> Times {
         let limits = &self.config.limits;
         Times {
             min_uptime: limits.min_uptime,

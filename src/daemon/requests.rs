@@ -6,11 +6,8 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::awaited::Verb;
-use super::configuring::Begun;
-use super::reload::Progress;
-use super::service::{Service, Tools};
-use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, worker};
+use super::reconfigure::Begun;
+use super::{ATTACHED, CLIENTS, Supervisor, WORKERS};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
@@ -19,6 +16,10 @@ use crate::direct::guests::Ours;
 use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
 use crate::relay::protocol::{self, FromWorker};
+use crate::supervisor::awaited::Verb;
+use crate::supervisor::reload::Progress;
+use crate::supervisor::service::{Service, Tools};
+use crate::supervisor::worker;
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
@@ -308,8 +309,7 @@ impl Supervisor {
     /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
     pub(super) fn say_last(&mut self, now: Instant) {
         for service in &mut self.services {
-            service.step_reload(&self.tools, now);
-            service.step_awaited(&self.tools, now);
+            service.step_last(&self.tools, now);
         }
         self.tell_waiting();
     }
