@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod control;
 mod direct;
+mod docs;
 mod drain;
 mod lifecycle;
 mod listen;

@@ -4,7 +4,6 @@ mod hints;
 mod import;
 mod import_options;
 mod messages;
-mod readme;
 mod refused;
 mod slips;
 mod typed;
