@@ -58,10 +58,9 @@ impl Supervisor {
     /// Begins a service.
     pub(super) fn begin(&mut self, prepared: Prepared, listeners: Vec<Listener>) -> ServiceId {
         let (config, _) = &prepared.config;
-        let why = config.instances_why.clone().unwrap_or_else(|| "as asked".to_owned());
         info!(
             service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
-            instances = config.instances, %why, policy = %config.policy,
+            instances = config.instances, why = config.instances_why, policy = %config.policy,
             via = config.backend.via(), via_reason = %config.via_reason,
             "starting"
         );

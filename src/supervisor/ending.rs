@@ -18,6 +18,17 @@ use crate::cli::{OnErrored, OnExit};
 use crate::config::Backend;
 use crate::sys::process;
 
+/// The unexpected end of a process, for the log.
+struct Crash {
+    at: usize,
+    who: &'static str,
+    pid: u32,
+    status: String,
+    reason: Option<String>,
+    open: Option<u64>,
+    event: Event,
+}
+
 impl Service {
     /// A child is gone. Returns whether it was one of ours.
     pub fn child_gone(&mut self, pid: u32, status: WaitStatus, tools: &Tools, now: Instant) -> bool {
@@ -52,15 +63,14 @@ impl Service {
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
         } else {
             tools.orders.send(Order::Gone(relay.id));
-            let open = relay.page.open();
-            warn!(service = %self.config.name, slot = at, pid = relay.pid, open, "worker gone: {}", exit.text);
             slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("relay worker: {}", exit.text)));
         }
+        let status = exit.text.clone();
         slot.last_exit = Some(exit);
         slot.life.apply(Event::Died, now, &backoff);
-        if !self.successor_failed(at, now, tools) {
-            self.after_death(at, Event::Died, now);
-        }
+        let open = Some(relay.page.open());
+        let crash = Crash { at, who: "relay worker", pid: relay.pid, status, reason: None, open, event: Event::Died };
+        self.after_death(crash, now, tools);
     }
 
     /// A worker is gone. Whether it was a successor, and the worker before it is back in its place.
@@ -91,41 +101,41 @@ impl Service {
         let left_behind = self.end_left_behind(&server.mark, self.slots[at].direct.as_ref());
         let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
-        let (mut event, finishes) = (Event::Died, self.config.limits.on_exit == OnExit::Ok);
+        let (mut event, mut reason) = (Event::Died, None);
+        let finishes = self.config.limits.on_exit == OnExit::Ok;
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
         } else if left_behind > 0 && exit.code == 0 {
             let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
-            error!(service = %self.config.name, slot = at, pid = server.pid, "server put itself into the background; {hint}");
-            slot.reason = Some(format!("it put itself into the background; {hint}"));
+            let text = format!("it put itself into the background; {hint}");
+            (slot.reason, reason) = (Some(text.clone()), Some(text));
             event = Event::GiveUp;
         } else if let (Some(port), Some(instead)) = (insisted, serve_instead) {
-            let reason = slot.doomed.take().unwrap_or_else(|| {
+            let text = slot.doomed.take().unwrap_or_else(|| {
                 format!("address already in use: its servers all listen on :{port}, which no -l serves; {instead}")
             });
-            error!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {}: {reason}", exit.text);
             // One that we killed for it has no code of its own.
             exit.code = if slot.insisted.is_some() { 1 } else { exit.code };
             slot.insisted = insisted;
-            slot.reason = Some(reason);
+            (slot.reason, reason) = (Some(text.clone()), Some(text));
             event = Event::GiveUp;
         } else if exit.code == 0 && finishes {
-            info!(service = %self.config.name, slot = at, pid = server.pid, "server finished: {}", exit.text);
+            info!(service = %self.config.name, slot = at, pid = server.pid, status = exit.text, "server finished");
             slot.reason = Some(format!("finished: {}", exit.text));
             event = Event::Finish;
         } else {
             let launching = matches!(slot.life.phase, Phase::Launching { .. });
-            let refused = server.refused.filter(|_| launching).map(|why| format!(": {why}")).unwrap_or_default();
             let hint = match &self.config.backend {
-                _ if exit.code != 0 => "",
-                Backend::NoPort(_) => "; if it is a job that is done: --on-exit ok",
-                _ if launching => "; if it is a job that is done: --no-listen --on-exit ok -i 1",
-                _ => "",
+                _ if exit.code != 0 => None,
+                Backend::NoPort(_) => Some("if it is a job that is done: --on-exit ok"),
+                _ if launching => Some("if it is a job that is done: --no-listen --on-exit ok -i 1"),
+                _ => None,
             };
-            let how = format!("{}{refused}{hint}", exit.text);
-            warn!(service = %self.config.name, slot = at, pid = server.pid, "server gone: {how}");
-            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {how}")));
+            reason = server.refused.filter(|_| launching).or(hint.map(str::to_owned));
+            let more = reason.iter().map(|reason| format!(": {reason}")).collect::<String>();
+            slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("server: {}{more}", exit.text)));
         }
+        let status = exit.text.clone();
         slot.last_exit = Some(exit);
         if self.stop.is_none() {
             slot.retire_relay(tools);
@@ -134,8 +144,9 @@ impl Service {
             tools.orders.send(Order::Gone(direct.id));
         }
         slot.life.apply(event, now, &backoff);
-        if event != Event::Finish && !self.successor_failed(at, now, tools) {
-            self.after_death(at, event, now);
+        if event != Event::Finish {
+            let crash = Crash { at, who: "server", pid: server.pid, status, reason, open: None, event };
+            self.after_death(crash, now, tools);
         }
         if self.stop.is_none() && insisted.is_none() && self.slots[at].life.phase == Phase::Errored {
             // It may have died of the port as well, and said so in other words.
@@ -146,26 +157,32 @@ impl Service {
         }
     }
 
-    fn after_death(&mut self, at: usize, event: Event, now: Instant) {
-        let name = &self.config.name;
+    /// A worker that should live is dead: one line says how it ended and what follows.
+    fn after_death(&mut self, crash: Crash, now: Instant, tools: &Tools) {
+        let Crash { at, who, pid, status, reason, open, event } = crash;
+        let (name, stopping) = (self.config.name.clone(), self.stop.is_some());
+        let restored = self.successor_failed(at, now, tools);
         match self.slots[at].life.phase {
-            Phase::Waiting { until } if self.stop.is_none() => {
-                let pause = until.saturating_duration_since(now);
-                info!(service = %name, slot = at, "worker starts again in {} ms", pause.as_millis());
+            _ if stopping => {}
+            Phase::Waiting { until } if !restored => {
+                let restart_in =
+                    std::time::Duration::from_millis(until.saturating_duration_since(now).as_millis() as u64);
+                warn!(service = %name, slot = at, pid, status, open, reason, ?restart_in, "{who} exited");
             }
-            Phase::Errored => {
-                let why =
-                    if event == Event::GiveUp { "another start would not help" } else { "it died too often in a row" };
-                error!(service = %name, slot = at, "slot given up: {why}");
-                // A server without a relay worker, or the reverse, is of no use.
-                if let Some(server) = &self.slots[at].server {
-                    process::kill_tree(server.pid);
-                }
-                if let Some(relay) = &self.slots[at].relay {
-                    process::kill_tree(relay.pid);
-                }
+            Phase::Errored if !restored => {
+                let why = match event {
+                    Event::GiveUp => "another start would not help",
+                    _ => "it exited too often in a row",
+                };
+                error!(service = %name, slot = at, pid, status, open, reason, "slot given up: {why}");
             }
-            _ => {}
+            _ => warn!(service = %name, slot = at, pid, status, open, reason, "{who} exited"),
+        }
+        if self.slots[at].life.phase == Phase::Errored && !restored {
+            // A server without a relay worker, or the reverse, is of no use.
+            let slot = &self.slots[at];
+            let left = slot.server.iter().map(|server| server.pid).chain(slot.relay.iter().map(|relay| relay.pid));
+            left.for_each(process::kill_tree);
         }
     }
 

@@ -46,7 +46,7 @@ impl Service {
             if direct.abandoned.is_some_and(|until| until <= now) {
                 direct.abandoned = None;
                 let pid = server.pid;
-                warn!(service = %self.config.name, slot = at, pid, "the server has ended and what started it has not: ended, too");
+                warn!(service = %self.config.name, slot = at, pid, "the server exited but its launcher did not; launcher killed");
                 process::kill_tree(pid);
             }
         }

@@ -229,8 +229,8 @@ impl Service {
                     old.step = Leave::Draining(Instant::now());
                 }
             }
-            let how = if serving { "died before its successor was online" } else { "ended" };
-            info!(service = %self.config.name, slot = at, pid, "old worker {how}: {}", exit.text);
+            let how = if serving { "exited before its successor was online" } else { "stopped" };
+            info!(service = %self.config.name, slot = at, pid, status = exit.text, "old worker {how}");
             slot.retiring.retain(|old| old.relay.is_some() || old.server.is_some());
             found = true;
             break;

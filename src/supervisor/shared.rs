@@ -192,13 +192,13 @@ impl Service {
         let name = &self.config.name;
         if told {
             // That its code is 0 does not mean that its work is done.
-            info!(service = %name, pid, "server ended: {}", exit.text);
+            info!(service = %name, pid, status = exit.text, "server stopped");
             shared.life.apply(Event::Replace, now, &backoff);
             return;
         }
         let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
-        let (how, event) = if finished { ("finished", Event::Finish) } else { ("gone", Event::Died) };
-        warn!(service = %name, pid, "server {how}: {}", exit.text);
+        let (how, event) = if finished { ("finished", Event::Finish) } else { ("exited", Event::Died) };
+        warn!(service = %name, pid, status = exit.text, "server {how}");
         shared.life.apply(if turns { Event::Replace } else { event }, now, &backoff);
         shared.failed = Some((pid, exit.text.clone()));
         if let Some(slot) = self.slots.first_mut() {

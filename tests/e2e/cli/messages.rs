@@ -188,7 +188,7 @@ fn verbs_and_the_log_of_a_life() {
     insta::assert_snapshot!("reload_failed", worded(&String::from_utf8_lossy(&output.stderr), dir.path()));
     let pid = daemon.workers()[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-    daemon.wait_for_count("worker starts again", 2);
+    daemon.wait_for_count("restart_in=", 2);
     let end = daemon.stop();
     let without_time = |line: &str| line.split_once("Z ").map_or(line.to_owned(), |(_, rest)| rest.trim().to_owned());
     let ours: Vec<_> = end.log.lines().filter(|line| line.contains("Z ")).map(without_time).collect();

@@ -235,7 +235,7 @@ fn a_stopped_service_without_workers_keeps_nobody_waiting() {
     let app = App::start("node", "app.js", SLOW, &["-i", "1", "--backoff", "30s..60s"]).online(1);
     let pid = nix::unistd::Pid::from_raw(app.daemon.workers()[0]);
     nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
-    app.daemon.wait_for("worker starts again");
+    app.daemon.wait_for("restart_in=");
     let client = ask(app.port);
     eventually("it is held", seconds(5), || (app.daemon.ls()["services"][0]["held"] == 1).then_some(()));
     let begin = Instant::now();

@@ -242,7 +242,7 @@ fn a_server_behind_all_slots_that_is_given_up_is_an_error_with_what_it_said() {
             app.fault("dies");
             if before == "dying" {
                 kill(Pid::from_raw(server as i32), Signal::SIGKILL).unwrap();
-                app.daemon.wait_for_count("server gone", 2);
+                app.daemon.wait_for_count("server exited", 2);
             }
             let (code, text) = app.tell(verb).join().unwrap();
             assert_eq!(code, 1, "{what}: {text}");

@@ -102,7 +102,7 @@ fn a_server_that_dies_is_replaced_and_the_others_go_on() {
     daemon.wait_online(2);
     let server = daemon.slot(1, "server_pid").as_i64().unwrap() as i32;
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
-    daemon.wait_for("server gone: killed by SIGKILL");
+    daemon.wait_for("server exited");
     for _ in 0..20 {
         assert_eq!(slot_of(&get(daemon.port).unwrap()), 0);
     }
@@ -142,7 +142,7 @@ fn with_no_worker_alive_clients_are_held_and_then_served() {
     daemon.wait_online(1);
     assert_eq!(slot_of(&get(daemon.port).unwrap()), 0);
     kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
-    daemon.wait_for("worker gone");
+    daemon.wait_for("relay worker exited");
     let port = daemon.port;
     let clients: Vec<_> = (0..20).map(|_| std::thread::spawn(move || get(port))).collect();
     for client in clients {
@@ -158,7 +158,7 @@ fn held_clients_are_reset_after_the_queue_timeout_and_counted() {
         let daemon = Daemon::start(&with_demo(&arguments));
         daemon.wait_online(1);
         kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
-        daemon.wait_for("worker gone");
+        daemon.wait_for("relay worker exited");
         let port = daemon.port;
         let client = move || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -246,7 +246,7 @@ fn a_shared_server_that_dies_is_started_again_and_clients_wait_for_it() {
     };
     assert_eq!(pids().len(), 1, "started once");
     kill(Pid::from_raw(pids()[0]), Signal::SIGKILL).unwrap();
-    daemon.wait_for("server gone");
+    daemon.wait_for("server exited");
     get(daemon.port).expect("the client waits until the server is back");
 }
 

@@ -35,7 +35,7 @@ fn a_job_that_ends_with_0_is_done() {
     // Asked for once more it runs once more.
     let (code, text) = bounded(&daemon, &["restart", "once"]);
     assert!(code == 0 && text.contains("restarted 1 slot"), "{text}");
-    daemon.wait_for_count("server finished: exit code 0", 2);
+    daemon.wait_for_count("server finished", 2);
     write_file(dir.path(), "go", "");
     let end = daemon.finish(seconds(20));
     assert!(end.code() == 0 && end.log.contains("finished service=once, later"), "{}", end.log);
@@ -55,7 +55,7 @@ fn a_job_that_fails_is_tried_again_and_its_code_is_the_daemons() {
     );
     let end = daemon.finish(seconds(20));
     assert!(end.code() == 1 && end.log.matches("server started").count() > 1, "{}", end.log);
-    assert!(end.log.contains("exit code 0; if it is a job that is done: --on-exit ok"), "{}", end.log);
+    assert!(end.log.contains("reason=\"if it is a job that is done: --on-exit ok\""), "{}", end.log);
     // Without any option it is taken for a server.
     let options = ["-i", "1", "--backoff", "1ms..2ms", "--", "sh", "-c", "exit 0"];
     let end = Daemon::launch(roundsman(), &options, 0).finish(seconds(20));
@@ -85,7 +85,7 @@ fn restarts_are_starts_after_a_crash_and_not_reloads() {
     }
     let pid = Pid::from_raw(app.daemon.workers()[0]);
     kill(pid, Signal::SIGKILL).unwrap();
-    app.daemon.wait_for("worker starts again");
+    app.daemon.wait_for("restart_in=");
     app.daemon.wait_online(1);
     // Nor does a reload make the counter fall.
     assert_eq!(bounded(&app.daemon, &["reload"]).0, 0);
@@ -175,7 +175,7 @@ fn a_shared_server_that_was_told_to_end_has_not_finished() {
         let (code, text) = bounded(&daemon, &[verb]);
         assert!(code == 0 && text.contains(what), "{verb}: {text}");
         if verb != "start" {
-            daemon.wait_for_count("server ended: exit code 0", if verb == "reload" { 1 } else { 2 });
+            daemon.wait_for_count("server stopped", if verb == "reload" { 1 } else { 2 });
         }
     }
     daemon.wait_for_count("server started", 3);

@@ -342,7 +342,7 @@ fn scaling_down_takes_along_a_server_whose_relay_worker_has_just_died() {
     daemon.wait_online(2);
     let relay = nix::unistd::Pid::from_raw(daemon.workers()[1]);
     nix::sys::signal::kill(relay, Signal::SIGKILL).unwrap();
-    daemon.wait_for("worker gone");
+    daemon.wait_for("relay worker exited");
     let output = verb(&daemon, &["scale", "1"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(daemon.slots().len(), 1);

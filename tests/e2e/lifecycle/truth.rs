@@ -232,7 +232,7 @@ fn clients_of_a_service_that_is_given_up_are_reset_and_then_refused() {
     std::fs::remove_file(&flag).unwrap();
     let pid = nix::unistd::Pid::from_raw(daemon.workers()[0]);
     nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
-    daemon.wait_for("worker starts again");
+    daemon.wait_for("restart_in=");
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     // A client waits for 30 s by default, as long as somebody may come.
     client.set_read_timeout(Some(seconds(20))).unwrap();

@@ -22,7 +22,7 @@ fn the_life_of_a_worker_is_told() {
         "starting service=shop",
         "listening service=shop",
         "worker online service=shop slot=1",
-        "worker gone",
+        "relay worker exited service=shop slot=1",
         "stopping",
         "stopped",
     ] {

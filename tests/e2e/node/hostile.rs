@@ -37,7 +37,7 @@ fn garbage_kills_the_worker_and_nobody_else() {
         ));
         app.daemon.wait_for("killed: nonsense on its IPC channel");
         // What it had received goes with it.
-        app.daemon.wait_for("server gone");
+        app.daemon.wait_for("server exited");
         unharmed(&app);
     }
 }

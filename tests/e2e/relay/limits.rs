@@ -100,7 +100,7 @@ fn held_clients_leave_the_master_descriptors_for_a_new_worker() {
     let daemon = Daemon::launch(command, &arguments, port);
     daemon.wait_for("listening");
     kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
-    daemon.wait_for("worker gone");
+    daemon.wait_for("relay worker exited");
     let clients: Vec<_> = (0..100).map(|_| std::thread::spawn(move || get(port))).collect();
     for client in clients {
         client.join().unwrap().unwrap();

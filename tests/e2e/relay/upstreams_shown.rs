@@ -243,7 +243,7 @@ fn with_all_upstreams_dead_it_is_not_well_and_without_clients_it_gets_well_again
     for worker in daemon.workers() {
         kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     }
-    daemon.wait_for_count("worker gone", 2);
+    daemon.wait_for_count("relay worker exited", 2);
     daemon.wait_online(2);
     assert_eq!(command(&daemon, &["health"]).0, 1, "new workers know it, too");
     let _server = Server::start("back", ports[1]);
