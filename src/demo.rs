@@ -13,7 +13,7 @@ use crate::config::addr::ListenAddr;
 use crate::exit::{Exit, USAGE};
 
 /// The longest request head that the responder reads.
-const MOST_HEAD: u64 = 16 * 1024;
+const MAX_HEAD: u64 = 16 * 1024;
 
 /// The options that make a demo out of the daemon.
 ///
@@ -76,9 +76,9 @@ fn answer(stream: &TcpStream, slot: &str) -> io::Result<()> {
         let (mut first, mut close, mut read) = (String::new(), false, 0);
         loop {
             let mut line = String::new();
-            let n = io::Read::take(&mut reader, MOST_HEAD).read_line(&mut line)? as u64;
+            let n = io::Read::take(&mut reader, MAX_HEAD).read_line(&mut line)? as u64;
             read += n;
-            if n == 0 || read > MOST_HEAD {
+            if n == 0 || read > MAX_HEAD {
                 return Ok(());
             }
             if line.trim_end().is_empty() {

@@ -13,7 +13,8 @@
 //! | [`node`] | Node's IPC: its channel, cluster messages |
 //! | [`lines`] | streams taken apart into lines: the control socket's and Node's |
 //! | [`launch`] | the one place that starts processes |
-//! | [`supervisor`] | the control thread: signals, children, timers → reconcile → actions |
+//! | [`daemon`] | the control thread: signals, children, timers → reconcile → actions |
+//! | [`supervisor`] | services at run time and their workers |
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
@@ -28,6 +29,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod demo;
 pub mod direct;
 pub mod exit;

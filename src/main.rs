@@ -9,7 +9,7 @@ use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::output::follow::Of;
 use roundsman::output::servers::Servers;
-use roundsman::{admin, config, control, demo, output, relay, supervisor};
+use roundsman::{admin, config, control, daemon, demo, output, relay};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
@@ -62,8 +62,8 @@ enum Greeting {
 }
 
 fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
-    let config = Config::load(given, supervisor::inherited())?;
-    let listeners = supervisor::take_inherited(&config)?;
+    let config = Config::load(given, daemon::inherited())?;
+    let listeners = daemon::take_inherited(&config)?;
     let admin = config.admin.map(|address| {
         admin::bind(address).map_err(|error| Exit::os(&format!("cannot listen on {} (--admin)", address.0), &error))
     });
@@ -77,7 +77,7 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
         println!("{}", demo::welcome(&listener.address));
     }
     let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
-    let result = supervisor::main(config, listeners, &servers, admin);
+    let result = daemon::main(config, listeners, &servers, admin);
     servers.finish();
     log.flush();
     result

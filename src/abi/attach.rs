@@ -79,7 +79,7 @@ pub struct SocketOption {
 const _: () = assert!(core::mem::size_of::<SocketOption>() == ADDRESS_BYTES);
 
 /// The answer is an errno; 0 is success.
-pub const FAILED: u16 = 0;
+pub const STATUS: u16 = 0;
 /// The queue's receiving end, the counters page, and the queue's sending end come with the answer; the stand-in takes
 /// the socket's place. The server keeps the sending end: so its queue never ends, and it does not spin when the
 /// master is gone.
@@ -99,7 +99,7 @@ pub const YOURSELF: u16 = 6;
 pub const LATER: u16 = 7;
 
 /// The most descriptors that come with an answer.
-pub const MOST_FDS: usize = 3;
+pub const MAX_FDS: usize = 3;
 
 /// An answer.
 #[repr(C)]
@@ -107,7 +107,7 @@ pub const MOST_FDS: usize = 3;
 pub struct Reply {
     /// [`VERSION`].
     pub version: u16,
-    /// [`FAILED`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`] or [`LATER`].
+    /// [`STATUS`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`] or [`LATER`].
     pub kind: u16,
     /// The errno, the listener, or the signal.
     pub number: u32,

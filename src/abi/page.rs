@@ -70,7 +70,7 @@ pub mod upstream {
     /// Words of each.
     pub const WORDS: usize = 8;
     /// Upstreams that there is place for.
-    pub const MOST: usize = 120;
+    pub const MAX: usize = 120;
     /// Attempts to connect, ever.
     pub const ATTEMPTS: usize = 0;
     /// Of those, over: failed, or the connection is closed.

@@ -4,28 +4,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::dispatcher::{Held, RETRY, Reporter, ServiceDispatcher};
 use super::orders::{Addresses, ListenerId, Report, place};
-use super::pool::{Held, Pool, RETRY, Reporter};
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
 const BUDGET: usize = 128;
 /// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// A service whose sockets had accept(2) wait is left alone for so long; each time twice as long, up to the second number.
 const WAITED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
-impl Pool {
+impl ServiceDispatcher {
     /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
     pub(super) fn place_held(&mut self, now: Instant) {
         self.blocked = false;
-        if self.crew.is_empty() {
+        if self.workers.is_empty() {
             return;
         }
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if self.blocked || !self.crew.is_served(held.listener) {
+            if self.blocked || !self.workers.is_served(held.listener) {
                 self.held.push_back(held);
             } else if let Some(socket) = self.place(held.listener, held.socket, held.peer, now) {
                 self.held.push_back(Held { socket, ..held });
@@ -41,7 +41,7 @@ impl Pool {
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
-            let served = self.crew.is_served(id);
+            let served = self.workers.is_served(id);
             while budget > 0 && self.may_accept(at, served, now) {
                 budget -= 1;
                 self.accept_one(id, served, now, reporter);
@@ -56,9 +56,9 @@ impl Pool {
             return false;
         }
         // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
-        let free = served && !self.blocked && self.crew.any_free();
+        let free = served && !self.blocked && self.workers.any_free();
         let hold = !served || self.ends();
-        if free || (hold && self.waiting() < self.rules.most_held) {
+        if free || (hold && self.waiting() < self.rules.max_held) {
             return true;
         }
         self.paused = Some(now + RETRY);
@@ -99,7 +99,7 @@ impl Pool {
                             let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
                             reporter.send(report);
                         }
-                        listener.trouble = Some((errno, now + EXHAUSTED));
+                        listener.trouble = Some((errno, now + RETRY_AFTER));
                     }
                     libc::EINTR if sock::is_blocking(socket.as_fd()) => self.waited_for(id, reporter),
                     // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to

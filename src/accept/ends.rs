@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 
 use mio::Poll;
 
+use super::dispatcher::{Phase, Reporter, ServiceDispatcher};
 use super::orders::{AcceptedBy, Report};
-use super::pool::{Phase, Pool, Reporter};
 use super::{let_go, unwatch};
 use crate::sys::sock;
 
-impl Pool {
+impl ServiceDispatcher {
     /// Begins to stop: see [`Phase::Stopping`].
     pub fn stop(&mut self) {
         if self.phase == Phase::Serving {
@@ -66,7 +66,7 @@ impl Pool {
     }
 
     fn finish(&mut self, reporter: &Reporter) {
-        self.crew.clear();
+        self.workers.clear();
         if self.phase == Phase::Pausing {
             self.phase = Phase::Serving;
             reporter.send(Report::Paused(self.id));

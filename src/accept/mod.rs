@@ -2,14 +2,14 @@
 
 mod accepting;
 mod alarm;
-mod crew;
+mod dispatcher;
 mod ends;
 pub mod orders;
 mod pacing;
 pub mod policy;
-mod pool;
-mod roster;
 mod stalls;
+mod worker;
+mod worker_set;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,9 +24,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::handoff::rescue::{self, Job};
 use crate::sys::interrupt::impatiently;
 use alarm::Alarm;
+use dispatcher::{Reporter, ServiceDispatcher};
 use orders::{Order, Report, RescueKey, WorkerId};
 use pacing::Pacing;
-use pool::{Pool, Reporter};
 
 const WAKER: Token = Token(usize::MAX);
 /// Places of one service's listeners in a token.
@@ -60,8 +60,12 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let orders = Orders { sender, waker };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
-    let mut acceptor =
-        Acceptor { poll, orders: receiver, pools: Vec::new(), reporter: Reporter { rescue, report: Box::new(report) } };
+    let mut acceptor = Acceptor {
+        poll,
+        orders: receiver,
+        dispatchers: Vec::new(),
+        reporter: Reporter { rescue, report: Box::new(report) },
+    };
     thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
     Ok(orders)
 }
@@ -69,7 +73,7 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
 struct Acceptor {
     poll: Poll,
     orders: Receiver<Order>,
-    pools: Vec<Pool>,
+    dispatchers: Vec<ServiceDispatcher>,
     reporter: Reporter,
 }
 
@@ -92,17 +96,19 @@ impl Acceptor {
                 let Token(token) = event.token();
                 if event.token() == WAKER {
                     self.take_orders(now);
-                } else if let Some(pool) = self.pools.get_mut(token / LISTENERS) {
-                    pool.readable(token % LISTENERS);
+                } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
+                    dispatcher.readable(token % LISTENERS);
                 }
             }
-            if self.pools.iter().any(Pool::has_ready) {
+            if self.dispatchers.iter().any(ServiceDispatcher::has_ready) {
                 alarm.run();
             }
-            for pool in &mut self.pools {
-                pool.turn(&self.poll, now, &self.reporter);
+            for dispatcher in &mut self.dispatchers {
+                dispatcher.turn(&self.poll, now, &self.reporter);
             }
-            if let Some(pause) = pacing.pause(self.accepted(), now, || self.pools.iter().map(Pool::has).sum()) {
+            if let Some(pause) = pacing
+                .pause(self.accepted(), now, || self.dispatchers.iter().map(ServiceDispatcher::connection_count).sum())
+            {
                 // Not where something is due, a rest of the backlog for one.
                 thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
             }
@@ -111,97 +117,99 @@ impl Acceptor {
 
     /// Connections accepted, ever.
     fn accepted(&self) -> u64 {
-        self.pools.iter().map(Pool::accepted).sum()
+        self.dispatchers.iter().map(ServiceDispatcher::accepted).sum()
     }
 
     /// Until when there is nothing to do; `None`: until an event comes.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        let next = self.pools.iter().filter_map(|pool| pool.deadline(now)).min()?;
+        let next = self.dispatchers.iter().filter_map(|dispatcher| dispatcher.deadline(now)).min()?;
         Some(next.saturating_duration_since(now))
     }
 
     fn take_orders(&mut self, now: Instant) {
         while let Ok(order) = self.orders.try_recv() {
-            let count = self.pools.len();
+            let count = self.dispatchers.len();
             match order {
-                Order::Service { rules, stats } => self.pools.push(Pool::new(count, rules, stats)),
+                Order::Service { rules, stats } => self.dispatchers.push(ServiceDispatcher::new(count, rules, stats)),
                 Order::Listener { service, id, socket } => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.add_listener(&self.poll, id, socket);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.add_listener(&self.poll, id, socket);
                     }
                 }
                 Order::Rules(service, rules) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.set_rules(rules);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.set_rules(rules);
                     }
                 }
                 Order::CloseListener { service, id } => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.close_listener(&self.poll, id);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.close_listener(&self.poll, id);
                     }
                 }
                 Order::Forget { service, id } => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.forget_listener(&self.poll, id);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.forget_listener(&self.poll, id);
                     }
                     self.reporter.send(Report::Forgotten { service, listener: id });
                 }
-                Order::Unheard { service, id } => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.remove_listener(&self.poll, id);
+                Order::StopAccepting { service, id } => {
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.remove_listener(&self.poll, id);
                     }
                 }
                 Order::Refuse(service) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.refuse(&self.reporter);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.refuse(&self.reporter);
                     }
                 }
                 Order::Online { worker, queues, page, stats } => {
-                    if let Some(pool) = self.pools.get_mut(worker.service) {
-                        pool.online(&self.poll, worker, queues, page, stats, now);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(worker.service) {
+                        dispatcher.online(&self.poll, worker, queues, page, stats, now);
                     }
                 }
                 Order::Listens { worker, listener, queue } => {
-                    self.on(worker, |pool, _, _| pool.listens(worker, listener, queue));
+                    self.on(worker, |dispatcher, _, _| dispatcher.listens(worker, listener, queue));
                 }
                 Order::Unlistens { worker, listener } => {
-                    self.on(worker, |pool, _, reporter| pool.unlistens(worker, listener, reporter));
+                    self.on(worker, |dispatcher, _, reporter| dispatcher.unlistens(worker, listener, reporter));
                 }
-                Order::Drain(worker) => self.on(worker, |pool, poll, reporter| {
-                    pool.drain(poll, worker, reporter);
+                Order::Drain(worker) => self.on(worker, |dispatcher, poll, reporter| {
+                    dispatcher.drain(poll, worker, reporter);
                     reporter.send(Report::Drained(worker));
                 }),
-                Order::Gone(worker) => self.on(worker, |pool, poll, reporter| pool.gone(poll, worker, now, reporter)),
+                Order::WorkerDied(worker) => {
+                    self.on(worker, |dispatcher, poll, reporter| dispatcher.gone(poll, worker, now, reporter))
+                }
                 Order::Rescued { from, sockets } => {
-                    self.on(from.worker, |pool, _, reporter| pool.rescued(&from, sockets, now, reporter));
+                    self.on(from.worker, |dispatcher, _, reporter| dispatcher.rescued(&from, sockets, now, reporter));
                 }
                 Order::Stop(service) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.stop();
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.stop();
                     }
                 }
                 Order::StopNow(service) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.stop_now(&self.reporter);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.stop_now(&self.reporter);
                     }
                 }
                 Order::Pause(service) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.pause();
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.pause();
                     }
                 }
                 Order::PauseNow(service) => {
-                    if let Some(pool) = self.pools.get_mut(service) {
-                        pool.pause_now(&self.poll, &self.reporter);
+                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+                        dispatcher.pause_now(&self.poll, &self.reporter);
                     }
                 }
             }
         }
     }
 
-    fn on(&mut self, worker: WorkerId, act: impl FnOnce(&mut Pool, &Poll, &Reporter)) {
-        if let Some(pool) = self.pools.get_mut(worker.service) {
-            act(pool, &self.poll, &self.reporter);
+    fn on(&mut self, worker: WorkerId, act: impl FnOnce(&mut ServiceDispatcher, &Poll, &Reporter)) {
+        if let Some(dispatcher) = self.dispatchers.get_mut(worker.service) {
+            act(dispatcher, &self.poll, &self.reporter);
         }
     }
 }

@@ -100,7 +100,7 @@ pub struct Rules {
     /// When a worker that receives nothing while hand-offs wait counts as hung.
     pub hang_timeout: Option<Duration>,
     /// Clients held in the master while no worker is alive; more wait in the backlog.
-    pub most_held: usize,
+    pub max_held: usize,
 }
 
 impl Rules {
@@ -173,7 +173,7 @@ pub enum Order {
         listener: ListenerId,
     },
     /// A service is given up: nobody accepts on a listener.
-    Unheard {
+    StopAccepting {
         /// The service.
         service: ServiceId,
         /// The listener.
@@ -199,7 +199,7 @@ pub enum Order {
     /// Stop giving a live worker connections and take back what it has not received.
     Drain(WorkerId),
     /// A worker died: take back what it had not received.
-    Gone(WorkerId),
+    WorkerDied(WorkerId),
     /// What the rescue thread took back from one queue of a live worker.
     Rescued {
         /// Whose queue.
@@ -227,7 +227,7 @@ pub enum Report {
     /// After [`Order::Drain`]: nothing more is sent to it.
     Drained(WorkerId),
     /// A worker was handed connections and has never received one.
-    Deaf(WorkerId),
+    NeverReceived(WorkerId),
     /// Hand-offs were taken back from a worker.
     Rescued {
         /// From whom.
@@ -268,7 +268,9 @@ impl Report {
     /// The service that it is about.
     pub fn service(&self) -> ServiceId {
         match self {
-            Self::Stalled(worker) | Self::Hung(worker) | Self::Drained(worker) | Self::Deaf(worker) => worker.service,
+            Self::Stalled(worker) | Self::Hung(worker) | Self::Drained(worker) | Self::NeverReceived(worker) => {
+                worker.service
+            }
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }

@@ -52,7 +52,7 @@ pub struct Candidate {
 }
 
 /// The most turns that a worker can be owed: one that was away for long is not flooded when it is back.
-pub const MOST_OWED: u32 = 256;
+pub const MAX_OWED: u32 = 256;
 
 /// The rotation: where the next search begins, and who had the last turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,7 +96,7 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
         // connections that it held while no worker was alive.
         (Policy::Rr | Policy::None | Policy::IpHash, _) => {
             let chosen = in_turn(workers, turn.next)?;
-            settle_turns(workers, turn, chosen);
+            pass_turn(workers, turn, chosen);
             chosen
         }
     };
@@ -105,9 +105,9 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
 }
 
 /// Who is passed over is owed a turn; who is owed one gets it back as a second in a row, never more than two.
-fn settle_turns(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
+fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
-        workers[at].owed = (workers[at].owed + 1).min(MOST_OWED);
+        workers[at].owed = (workers[at].owed + 1).min(MAX_OWED);
     }
     let worker = &mut workers[chosen];
     if worker.owed > 0 && turn.last != Some(chosen) {

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::RescueJob;
+use super::dispatcher::{Phase, Reporter, ServiceDispatcher};
 use super::orders::{Report, RescueKey, SlotStats, WorkerId};
-use super::pool::{Phase, Pool, Reporter};
-use super::roster::Member;
+use super::worker::Worker;
 use crate::handoff::QueueTx;
 use crate::handoff::rescue::Mark;
 
-impl Pool {
+impl ServiceDispatcher {
     pub(super) fn rescue(&mut self, key: RescueKey, queue: Arc<QueueTx>, mark: Mark, reporter: &Reporter) {
         if reporter.rescue.send(RescueJob { key, queue, mark }).is_ok() {
             self.rescues += 1;
@@ -25,7 +25,7 @@ impl Pool {
         let sockets_taken = sockets.len();
         self.count_rescued(from.worker, &from.stats, sockets_taken, reporter);
         self.hold_rescued(from.listener, sockets, now);
-        self.crew.rescued(from.worker, sockets_taken);
+        self.workers.rescued(from.worker, sockets_taken);
         if self.phase == Phase::Stopped {
             // The stop time was up before it came back, and nobody looks after it any more.
             self.refuse(reporter);
@@ -42,22 +42,24 @@ impl Pool {
 
     pub(super) fn rescue_stalled(&mut self, now: Instant, reporter: &Reporter) {
         let hang_timeout = self.rules.hang_timeout;
-        self.crew.each_busy(|member| {
-            if hang_timeout.is_some_and(|patience| member.is_hung(patience, now)) {
-                reporter.send(Report::Hung(member.id));
+        self.workers.each_busy(|worker| {
+            if hang_timeout.is_some_and(|patience| worker.is_hung(patience, now)) {
+                reporter.send(Report::Hung(worker.id));
             }
-            if member.is_deaf(now) {
-                reporter.send(Report::Deaf(member.id));
+            if worker.never_received(now) {
+                reporter.send(Report::NeverReceived(worker.id));
             }
         });
         let patience = self.rules.rescue_after();
-        let overdue = |member: &Member| member.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
+        let overdue = |worker: &Worker| worker.waits_since().is_some_and(|since| now.duration_since(since) >= patience);
         let mut jobs = Vec::new();
-        self.crew.stall(overdue, |member| {
-            let (worker, stats) = (member.id, member.stats.clone());
-            let queues = member.stall().into_iter();
-            jobs.extend(queues.map(|(listener, queue)| (RescueKey { worker, listener, stats: stats.clone() }, queue)));
-            reporter.send(Report::Stalled(worker));
+        self.workers.stall(overdue, |worker| {
+            let (id, stats) = (worker.id, worker.stats.clone());
+            let queues = worker.stall().into_iter();
+            jobs.extend(
+                queues.map(|(listener, queue)| (RescueKey { worker: id, listener, stats: stats.clone() }, queue)),
+            );
+            reporter.send(Report::Stalled(id));
         });
         for (key, queue) in jobs {
             self.rescue(key, queue, Mark::Empty, reporter);

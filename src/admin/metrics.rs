@@ -54,9 +54,9 @@ struct OfDirection {
 }
 
 /// A metric: its name, what it is, and its value.
-type Of<T> = (&'static str, &'static str, fn(&T) -> u64);
+type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
 
-const SLOT_COUNTERS: [Of<SlotState>; 4] = [
+const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
     (
         "connections",
         "Connections handed to the slot, those that were taken back included",
@@ -69,42 +69,42 @@ const SLOT_COUNTERS: [Of<SlotState>; 4] = [
 ];
 
 /// Counted by relay workers: of servers that have the connections themselves nobody knows.
-const BYTES: [Of<SlotState>; 2] = [
+const BYTES: [Metric<SlotState>; 2] = [
     ("received_bytes", "Bytes from clients that the slot relayed", |slot| slot.counts.bytes_in),
     ("sent_bytes", "Bytes to clients that the slot relayed", |slot| slot.counts.bytes_out),
 ];
 
 /// By kind: the metric is one.
-const ERRORS: [Of<SlotState>; 2] = [
+const ERRORS: [Metric<SlotState>; 2] = [
     ("upstream_unreachable", "No upstream could be reached", |slot| slot.counts.unreachable),
     ("out_of_descriptors", "Sockets lost to a full descriptor table", |slot| slot.counts.truncated),
 ];
 
-const SLOT_GAUGES: [Of<SlotState>; 4] = [
+const SLOT_GAUGES: [Metric<SlotState>; 4] = [
     ("open", "Connections open", |slot| slot.open),
     ("pending", "Connections handed over and not yet received", |slot| slot.pending),
     ("memory_bytes", "Resident memory of the worker and its server", |slot| slot.rss_bytes),
     ("uptime_seconds", "Since the worker came online", |slot| slot.uptime_s),
 ];
 
-const SERVICE_COUNTERS: [Of<ServiceState>; 2] = [
+const SERVICE_COUNTERS: [Metric<ServiceState>; 2] = [
     ("shed", "Clients reset because no worker took them in time", |service| service.shed),
     ("reloads", "Reloads that succeeded", |service| service.reloads),
 ];
 
-const UPSTREAM_COUNTERS: [Of<UpstreamState>; 2] = [
+const UPSTREAM_COUNTERS: [Metric<UpstreamState>; 2] = [
     ("upstream_connections", "Connections established with the upstream", |upstream| upstream.connections),
     ("upstream_errors", "Attempts to connect to the upstream that failed", |upstream| upstream.errors),
 ];
 
-const UPSTREAM_GAUGES: [Of<UpstreamState>; 2] = [
+const UPSTREAM_GAUGES: [Metric<UpstreamState>; 2] = [
     ("upstream_up", "Whether the upstream accepts connections; 1 until an attempt fails", |upstream| {
         u64::from(upstream.is_up())
     }),
     ("upstream_open", "Connections open or being opened with the upstream", |upstream| upstream.open),
 ];
 
-const SERVICE_GAUGES: [Of<ServiceState>; 4] = [
+const SERVICE_GAUGES: [Metric<ServiceState>; 4] = [
     ("waiting_for_upstream", "Clients whose worker has no upstream for them", |service| service.waiting_for_upstream),
     ("held", "Clients that wait in the master for a worker", |service| service.held),
     ("slots", "Slots", |service| service.slots.len() as u64),
@@ -138,7 +138,7 @@ impl State {
         &self,
         to: &mut DescriptorEncoder<'_>,
         kind: Kind,
-        metrics: &[Of<ServiceState>],
+        metrics: &[Metric<ServiceState>],
     ) -> Result<(), Error> {
         for (name, help, value) in metrics {
             let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
@@ -153,7 +153,7 @@ impl State {
         &self,
         to: &mut DescriptorEncoder<'_>,
         kind: Kind,
-        metrics: &[Of<SlotState>],
+        metrics: &[Metric<SlotState>],
         counts: fn(&ServiceState) -> bool,
     ) -> Result<(), Error> {
         for (name, help, value) in metrics {

@@ -30,7 +30,7 @@ const BUDGET: usize = 16;
 /// The control thread is asked at most so often.
 const FRESH: Duration = Duration::from_millis(200);
 /// A control thread that does not answer within this is not alive.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Shared {
     ask: Ask,
@@ -48,7 +48,7 @@ impl Shared {
             return Some(daemon.clone());
         }
         let answer = self.ask.state()?;
-        let daemon = Arc::new(tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()?);
+        let daemon = Arc::new(tokio::time::timeout(CONTROL_TIMEOUT, answer).await.ok()?.ok()?);
         *last = Some((Instant::now(), daemon.clone()));
         Some(daemon)
     }

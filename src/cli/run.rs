@@ -283,14 +283,14 @@ pub(super) fn policy(text: &str) -> Result<Policy, String> {
 }
 
 /// The longest time: the clock can always be set forward by it.
-const MOST_TIME: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+const MAX_TIME: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| match text.parse::<f64>() {
         Ok(_) => format!("a unit is needed: {text}ms or {text}s"),
         Err(_) => error.to_string(),
     })?;
-    if time > MOST_TIME { Err("a time is at most 10 years".to_owned()) } else { Ok(time) }
+    if time > MAX_TIME { Err("a time is at most 10 years".to_owned()) } else { Ok(time) }
 }
 
 fn range(text: &str) -> Result<(Duration, Duration), String> {

@@ -147,12 +147,12 @@ fn nonzero(port: u16) -> Result<u16, String> {
 }
 
 /// The kernel's bound on a Unix socket's path (sun_path less its end).
-const MOST_PATH: usize = 107;
+const MAX_PATH: usize = 107;
 
 fn unix_path(path: &str) -> Result<PathBuf, String> {
     match path.len() {
         0 => Err("the path is missing: unix:/run/app.sock".to_owned()),
-        n if n > MOST_PATH => Err(format!("a Unix socket's path has at most {MOST_PATH} bytes, this one {n}")),
+        n if n > MAX_PATH => Err(format!("a Unix socket's path has at most {MAX_PATH} bytes, this one {n}")),
         _ if path.contains('\0') => Err("a path has no NUL byte; an abstract address is unix:@name".to_owned()),
         _ if path == "@" => Err("the name is missing: unix:@app".to_owned()),
         // As socat, systemd and /proc/net/unix write it.

@@ -13,9 +13,9 @@ use crate::cli::elsewhere;
 use crate::cli::given::{Key, Takes, keys};
 
 /// No configuration is larger.
-const MOST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 /// Mistakes of syntax that are shown one by one: a file that is no TOML at all has one in nearly every line.
-const MOST_OF_SYNTAX: usize = 10;
+const MAX_SYNTAX_ERRORS: usize = 10;
 /// Keys of the whole daemon; all others are a service's.
 pub const OF_DAEMON: [&str; 6] = ["name", "admin", "control", "output", "log-format", "log-level"];
 /// Flags that make no sense in a file.
@@ -68,7 +68,7 @@ impl File {
         if meta.is_dir() {
             return Err(fail(&"it is a directory"));
         }
-        if meta.len() > MOST {
+        if meta.len() > MAX_BYTES {
             return Err(fail(&"it is larger than 1 MiB"));
         }
         let bytes = std::fs::read(path).map_err(|error| fail(&error))?;
@@ -80,12 +80,12 @@ impl File {
     pub fn parse(path: &Path, text: String, problems: &mut Vec<Problem>) -> Self {
         let (table, errors) = DeTable::parse_recoverable(&text);
         let whole = 0..text.len().min(1);
-        problems.extend(errors.iter().take(MOST_OF_SYNTAX).map(|error| {
+        problems.extend(errors.iter().take(MAX_SYNTAX_ERRORS).map(|error| {
             let message = error.message().lines().next().unwrap_or_default();
             Problem::new(message, error.span().unwrap_or_else(|| whole.clone()))
         }));
-        if let Some(next) = errors.get(MOST_OF_SYNTAX) {
-            let more = errors.len() - MOST_OF_SYNTAX;
+        if let Some(next) = errors.get(MAX_SYNTAX_ERRORS) {
+            let more = errors.len() - MAX_SYNTAX_ERRORS;
             let message = format!("{more} more mistakes from here on; is this a file in TOML?");
             problems.push(Problem::new(message, next.span().unwrap_or(whole)));
         }

@@ -6,7 +6,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 /// The most slots of a service.
-pub const MOST: u32 = 1024;
+pub const MAX_INSTANCES: u32 = 1024;
 
 /// As people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,14 @@ impl FromStr for Instances {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let hint = || format!("1 to {MOST}, 'max' (or 0, as PM2 has it), or -1 for all CPUs but one");
+        let hint = || format!("1 to {MAX_INSTANCES}, 'max' (or 0, as PM2 has it), or -1 for all CPUs but one");
         if text == "max" || text == "0" {
             // PM2 writes 0 for max.
             return Ok(Self::Max);
         }
         match text.parse::<i64>() {
-            Ok(n @ 1..) if n <= i64::from(MOST) => Ok(Self::Exactly(n as u32)),
-            Ok(n) if n < 0 && n >= -i64::from(MOST) => Ok(Self::AllBut(n.unsigned_abs() as u32)),
+            Ok(n @ 1..) if n <= i64::from(MAX_INSTANCES) => Ok(Self::Exactly(n as u32)),
+            Ok(n) if n < 0 && n >= -i64::from(MAX_INSTANCES) => Ok(Self::AllBut(n.unsigned_abs() as u32)),
             _ => Err(hint()),
         }
     }
@@ -56,7 +56,7 @@ impl Instances {
 
 /// CPUs that this process may use: the affinity mask, bounded by the quota rounded up.
 fn cpus(affinity: u32, quota: Option<f64>) -> (u32, String) {
-    let affinity = affinity.clamp(1, MOST);
+    let affinity = affinity.clamp(1, MAX_INSTANCES);
     match quota {
         // std's available_parallelism rounds 1.5 down to 1 and so leaves a third unused.
         Some(quota) if (quota.ceil() as u32).max(1) < affinity => {

@@ -27,7 +27,7 @@ use problem::Problem;
 pub use service::{Backend, Chosen, Limits, ServiceConfig};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
-const MOST_ADDRESSES: usize = 100;
+const MAX_ADDRESSES: usize = 100;
 /// Options that say what one service is: with several in a file they cannot come from a flag.
 const OF_ONE: [&str; 4] = ["listen", "upstream", "no-listen", COMMAND];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::addr::{Listen, ListenAddr};
-use super::{Inherited, MOST_ADDRESSES, itself, usage, user, via};
+use super::{Inherited, MAX_ADDRESSES, itself, usage, user, via};
 use crate::accept::policy::Policy;
 use crate::cli::{NodeIpc, OnErrored, OnExit, Run};
 use crate::exit::Exit;
@@ -136,8 +136,8 @@ impl ServiceConfig {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
         }
-        if run.listen.len() > MOST_ADDRESSES || run.upstream.len() > MOST_ADDRESSES {
-            return Err(usage(&format!("at most {MOST_ADDRESSES} listeners and as many upstreams")));
+        if run.listen.len() > MAX_ADDRESSES || run.upstream.len() > MAX_ADDRESSES {
+            return Err(usage(&format!("at most {MAX_ADDRESSES} listeners and as many upstreams")));
         }
         for (at, address) in run.listen.iter().enumerate() {
             let same = run.listen[..at].iter().any(|other| other.address == address.address);

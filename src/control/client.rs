@@ -19,7 +19,7 @@ use crate::output::follow::Of;
 use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// A daemon's state in bytes; a slot takes some 300 of them.
 const MAX_STATE: u64 = 16 << 20;
 
@@ -29,7 +29,7 @@ const MAX_STATE: u64 = 16 << 20;
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
 pub fn ls(args: &Ls) -> Result<(), Exit> {
     let mut daemons: Vec<Daemon> = match &args.target.control {
-        Some(path) => vec![ls_of(path, PATIENCE).map_err(|error| unreachable(path, &error))?],
+        Some(path) => vec![ls_of(path, TIMEOUT).map_err(|error| unreachable(path, &error))?],
         None => live()?.into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
@@ -90,7 +90,7 @@ fn for_each(
 }
 
 fn health_of(socket: &Path, service: Option<&String>) -> Result<(), Exit> {
-    let daemon = ls_of(socket, PATIENCE).map_err(|error| unreachable(socket, &error))?;
+    let daemon = ls_of(socket, TIMEOUT).map_err(|error| unreachable(socket, &error))?;
     if daemon.stopping {
         return Err(Exit::new(1, "the daemon is stopping"));
     }
@@ -128,7 +128,7 @@ pub(super) fn names(daemons: &[Daemon]) -> String {
 pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
     let sockets =
         place::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
-    let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, PATIENCE).ok().map(|daemon| (socket, daemon)));
+    let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, TIMEOUT).ok().map(|daemon| (socket, daemon)));
     Ok(answers.collect())
 }
 
@@ -211,7 +211,7 @@ fn labelled(label: Option<&str>, text: String) -> String {
 
 fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let answers = ask(socket, request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
+    let answers = ask(socket, request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
     let bar = progress();
     let say = |text: &str| match &bar {
         Some(bar) => bar.println(text),
@@ -295,7 +295,7 @@ pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
         Of::Lines => Request::Logs { service, slot, lines, follow },
         Of::Messages => Request::Messages { service, slot, lines, follow },
     };
-    let lines = ask(&socket, &request, PATIENCE).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;
+    let lines = ask(&socket, &request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;
     let mut out = std::io::stdout().lock();
     for line in lines.lines() {
         let line = line.map_err(|error| gone(&error))?;

@@ -6,7 +6,7 @@ use super::Request;
 use crate::lines::Lines;
 
 /// The longest request.
-const MOST_REQUEST: usize = 64 * 1024;
+const MAX_REQUEST: usize = 64 * 1024;
 
 /// Lines of JSON, of bounded length.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Requests(Lines);
 
 impl Default for Requests {
     fn default() -> Self {
-        Self(Lines::up_to(MOST_REQUEST))
+        Self(Lines::up_to(MAX_REQUEST))
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_line_without_an_end_is_refused() {
         let mut requests = Requests::default();
-        let long = vec![b'x'; MOST_REQUEST];
+        let long = vec![b'x'; MAX_REQUEST];
         assert!(requests.push(&long).is_ok() && requests.next().is_none());
         assert!(requests.push(b"x").is_err());
     }

@@ -18,13 +18,13 @@ use super::{Request, Said, client, place};
 use crate::exit::{Exit, USAGE};
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
-const MOST_CLIENTS: usize = 32;
+const MAX_CLIENTS: usize = 32;
 /// Answers that may wait for a client that does not read; then nothing more is read from it.
 const HIGH: usize = 256 * 1024;
 /// What is said of something under way may wait up to this; then the client is closed.
-const MOST_ANSWER: usize = 4 * 1024 * 1024;
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// At the start, another daemon has so long to say what its services are.
-const LOOK: Duration = Duration::from_millis(500);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Requests of one client before all else has its turn.
 const BUDGET: usize = 4;
 
@@ -69,7 +69,7 @@ impl ControlServer {
         if let Ok(Some(pid)) = taken {
             let message = match asked {
                 Some(path) => format!("--control {} is taken by pid {pid}", path.display()),
-                None => match client::ls_of(&path, LOOK) {
+                None => match client::ls_of(&path, PROBE_TIMEOUT) {
                     Ok(daemon) => self::taken(name, services, &daemon),
                     Err(_) => format!("the name {name:?} is taken by pid {pid}, use --name"),
                 },
@@ -133,7 +133,7 @@ impl ControlServer {
 
     /// Whether there is room for one more, after somebody idle may have been sent away.
     fn has_room(&mut self, poll: &Poll) -> bool {
-        if self.clients.len() < MOST_CLIENTS {
+        if self.clients.len() < MAX_CLIENTS {
             return true;
         }
         let idle = self.clients.iter().filter(|(_, client)| client.awaited == 0);
@@ -169,7 +169,7 @@ impl ControlServer {
             client.awaited = client.awaited.saturating_sub(1);
         }
         client.say(said);
-        let gone = client.write().is_err() || client.answer.len() > MOST_ANSWER || client.is_over();
+        let gone = client.write().is_err() || client.answer.len() > MAX_ANSWER || client.is_over();
         if gone {
             self.close(poll, token);
         }
@@ -306,7 +306,7 @@ fn trusted(stream: &UnixStream) -> bool {
 /// No other daemon has a service of the same name: verbs find services by it.
 fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
     for path in place::all().unwrap_or_default().iter().filter(|path| *path != own) {
-        let Ok(daemon) = client::ls_of(path, LOOK) else { continue };
+        let Ok(daemon) = client::ls_of(path, PROBE_TIMEOUT) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
             return Err(Exit::new(USAGE, self::taken(&taken.name, services, &daemon)));
         }
@@ -332,7 +332,7 @@ fn taken(name: &str, services: &[&str], daemon: &Daemon) -> String {
 /// # Errors
 /// When it is another user's process, whose name is not taken from us by that.
 fn live(path: &Path) -> Result<Option<i32>, String> {
-    let stream = match client::connect(path, LOOK) {
+    let stream = match client::connect(path, PROBE_TIMEOUT) {
         Ok(stream) => stream,
         // A leftover, or nothing. Anything else may be alive, and its socket stays.
         Err(error) if [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound].contains(&error.kind()) => {

@@ -55,7 +55,7 @@ fn all() -> Result<Vec<Meant>, Exit> {
 
 /// The same of one daemon.
 fn all_of(socket: &Path) -> Meant {
-    let named = super::client::ls_of(socket, super::client::PATIENCE).is_ok_and(|daemon| has(&daemon, ALL));
+    let named = super::client::ls_of(socket, super::client::TIMEOUT).is_ok_and(|daemon| has(&daemon, ALL));
     (socket.to_owned(), named.then(|| ALL.to_owned()))
 }
 

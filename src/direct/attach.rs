@@ -22,7 +22,7 @@ use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, scm, sock};
 
 /// Connections and watched processes at once: a process each, and a slot may have many.
-const MOST: u64 = 4096;
+const MAX_CONNECTIONS: u64 = 4096;
 /// They may take this part of the master's descriptors.
 const SHARE: u64 = 4;
 /// New connections before others have their turn: fewer than may be without a proof, so that the requests of one burst are
@@ -36,9 +36,9 @@ pub type Secret = [u8; TOKEN_BYTES];
 
 /// A request, checked for form.
 #[derive(Debug)]
-pub struct Asked {
+pub struct AttachRequest {
     /// What.
-    pub what: What,
+    pub what: RequestKind,
     /// The process that asks, as the kernel says.
     pub pid: u32,
     /// Its user, as the kernel says.
@@ -65,7 +65,7 @@ pub enum Refusal {
 
 /// What a library asks.
 #[derive(Debug)]
-pub enum What {
+pub enum RequestKind {
     /// bind(2) of this socket to this address.
     Bind(OwnedFd, SocketAddr),
     /// It bound this socket to this address, or could not, for that errno.
@@ -99,7 +99,7 @@ pub enum Ended {
 
 /// What the master answers.
 #[derive(Debug)]
-pub enum Answer {
+pub enum AttachReply {
     /// An errno; 0 is success. To a lease: the stop signal.
     Errno(i32),
     /// Bind it with the kernel.
@@ -131,9 +131,9 @@ pub enum Answer {
 
 /// What a connection, or a process that is watched, brings.
 #[derive(Debug)]
-pub enum Heard {
+pub enum AttachEvent {
     /// A request.
-    Asked(Asked),
+    Request(AttachRequest),
     /// A process with a lease is gone: its pid and its proof.
     Ended(u32, Secret),
 }
@@ -172,7 +172,7 @@ impl AttachServer {
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
-        let most = (nofile / SHARE).min(MOST) as usize;
+        let most = (nofile / SHARE).min(MAX_CONNECTIONS) as usize;
         Ok(Self {
             listener,
             name,
@@ -289,10 +289,10 @@ impl AttachServer {
         poll: &Poll,
         token: usize,
         admits: impl FnOnce(&Secret, u32, u32) -> bool,
-    ) -> Result<Option<Heard>, Refusal> {
+    ) -> Result<Option<AttachEvent>, Refusal> {
         if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&token) {
             let _ = poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
-            return Ok(Some(Heard::Ended(pid, secret)));
+            return Ok(Some(AttachEvent::Ended(pid, secret)));
         }
         let Some(guest) = self.guests.get(token) else { return Ok(None) };
         match request(guest, admits) {
@@ -300,7 +300,7 @@ impl AttachServer {
                 if asked.is_some() {
                     self.guests.prove(token);
                 }
-                Ok(asked.map(Heard::Asked))
+                Ok(asked.map(AttachEvent::Request))
             }
             Err(why) => {
                 self.guests.remove(token);
@@ -310,7 +310,7 @@ impl AttachServer {
     }
 
     /// Answers. A connection that does not take it is closed.
-    pub fn answer(&mut self, token: usize, answer: &Answer) {
+    pub fn answer(&mut self, token: usize, answer: &AttachReply) {
         let Some(guest) = self.guests.get(token) else { return };
         let (bytes, fds) = encode(answer);
         if scm::send_fds(guest.socket.as_fd(), &bytes, fds.into_iter()).is_err() {
@@ -326,7 +326,10 @@ impl AttachServer {
 
 /// One request; `Err(None)` when the connection has ended. It is looked at before it is received: descriptors are taken
 /// only from processes that have shown a proof.
-fn request(guest: &Guest, admits: impl FnOnce(&Secret, u32, u32) -> bool) -> Result<Option<Asked>, Option<Refusal>> {
+fn request(
+    guest: &Guest,
+    admits: impl FnOnce(&Secret, u32, u32) -> bool,
+) -> Result<Option<AttachRequest>, Option<Refusal>> {
     let nonsense = |why: String| Some(Refusal::Nonsense(why));
     let mut bytes = [0; REQUEST_BYTES + 1];
     let descriptors = match scm::peek(guest.socket.as_fd(), &mut bytes) {
@@ -360,7 +363,7 @@ fn request(guest: &Guest, admits: impl FnOnce(&Secret, u32, u32) -> bool) -> Res
         }
     };
     match parse(&bytes[..REQUEST_BYTES], fds) {
-        Ok(what) => Ok(Some(Asked { what, pid: guest.pid, uid: guest.uid, secret, sent })),
+        Ok(what) => Ok(Some(AttachRequest { what, pid: guest.pid, uid: guest.uid, secret, sent })),
         Err(why) => Err(nonsense(why)),
     }
 }

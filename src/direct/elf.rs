@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Links of `#!` that are followed.
 const DEPTH: usize = 5;
 /// Notes larger than this are none that we look for.
-const MOST_NOTES: usize = 64 * 1024;
+const MAX_NOTES: usize = 64 * 1024;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 
@@ -96,7 +96,7 @@ fn loader(file: &File, head: &[u8]) -> Result<PathBuf, String> {
         }
         let segment = || {
             let long = |at: usize| entry.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-            let mut bytes = vec![0; usize::try_from(long(32)?).ok().filter(|&len| len <= MOST_NOTES)?];
+            let mut bytes = vec![0; usize::try_from(long(32)?).ok().filter(|&len| len <= MAX_NOTES)?];
             file.read_exact_at(&mut bytes, long(8)?).ok()?;
             Some(bytes)
         };

@@ -10,19 +10,19 @@ use crate::sys::closer::Foreign;
 use crate::sys::process;
 
 /// Connections of one process: one that stays, a lease, and one per thread that asks at the same time.
-const MOST_OF_PROCESS: usize = 64;
+const MAX_PER_PROCESS: usize = 64;
 /// Connections without a proof. One more takes the place of another one.
-const MOST_UNPROVEN: usize = 64;
+const MAX_UNPROVEN: usize = 64;
 /// A library asks at once; a connection that has not for so long is closed.
 const SILENT: Duration = Duration::from_secs(5);
 /// Looks through /proc per second for one foreign user, and at once after a pause.
 const LOOKS: f64 = 100.0;
 /// Connections of one foreign user that wait for such a look.
-const MOST_WAITING_OF_USER: usize = 16;
+const MAX_WAITING_PER_USER: usize = 16;
 /// Connections of all of them.
-const MOST_WAITING: usize = 256;
+const MAX_WAITING: usize = 256;
 /// Foreign users whose looks are counted.
-const MOST_USERS: usize = 1024;
+const MAX_USERS: usize = 1024;
 
 /// The users and processes that belong to the daemon.
 #[derive(Debug, Default)]
@@ -115,7 +115,7 @@ impl Guests {
             Verdict::Refused => Err(guest),
             Verdict::Later(_) => {
                 let same = self.waiting.iter().filter(|other| other.uid == guest.uid).count();
-                if same >= MOST_WAITING_OF_USER || self.waiting.len() >= MOST_WAITING {
+                if same >= MAX_WAITING_PER_USER || self.waiting.len() >= MAX_WAITING {
                     return Err(guest);
                 }
                 self.waiting.push_back(guest);
@@ -145,10 +145,10 @@ impl Guests {
         if ours.users.contains(&guest.uid) {
             return Verdict::LetIn;
         }
-        if self.looks.len() >= MOST_USERS && !self.looks.contains_key(&guest.uid) {
+        if self.looks.len() >= MAX_USERS && !self.looks.contains_key(&guest.uid) {
             self.looks.values_mut().for_each(|looks| looks.refill(now));
             self.looks.retain(|_, looks| looks.left < LOOKS);
-            if self.looks.len() >= MOST_USERS {
+            if self.looks.len() >= MAX_USERS {
                 return Verdict::Refused;
             }
         }
@@ -167,12 +167,12 @@ impl Guests {
     /// The connection when there is no room for it.
     pub fn enter(&mut self, token: usize, guest: Guest, others: usize) -> Result<(), Guest> {
         let of_process = self.inside.values().filter(|other| other.pid == guest.pid).count();
-        if of_process >= MOST_OF_PROCESS {
+        if of_process >= MAX_PER_PROCESS {
             return Err(guest);
         }
         let full = self.inside.len() + others >= self.most;
         let unproven = self.inside.values().filter(|other| !other.proven).count();
-        if full || unproven >= MOST_UNPROVEN {
+        if full || unproven >= MAX_UNPROVEN {
             let Some(last) = self.to_evict() else { return Err(guest) };
             self.inside.remove(&last);
         }
@@ -231,7 +231,7 @@ mod tests {
             let since = start + Duration::from_millis(n as u64);
             guests.enter(n, guest(10 + n as u32, 1000, since), 0).unwrap();
         }
-        assert_eq!(guests.count(), MOST_UNPROVEN);
+        assert_eq!(guests.count(), MAX_UNPROVEN);
         // The oldest of the user with most went.
         assert!(guests.has(0) && !guests.has(1) && guests.has(999));
     }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn one_process_has_a_share_and_a_proof_keeps_its_place() {
         let (mut guests, now) = (Guests::new(100), Instant::now());
-        for n in 0..MOST_OF_PROCESS {
+        for n in 0..MAX_PER_PROCESS {
             guests.enter(n, guest(7, 33, now), 0).unwrap();
             guests.prove(n);
         }
@@ -278,7 +278,7 @@ mod tests {
         assert!(guests.arrives(guest(own, 5, now), &ours, now).unwrap().is_some());
         assert!(guests.arrives(guest(0, 0, now), &ours, now).is_err(), "a process that cannot be seen");
         let strangers = (0..1000).filter(|_| guests.arrives(guest(parent, 6, now), &none, now).is_err()).count();
-        assert_eq!(strangers, 1000 - MOST_WAITING_OF_USER);
+        assert_eq!(strangers, 1000 - MAX_WAITING_PER_USER);
         // Another user has looks of its own.
         assert!(guests.arrives(guest(own, 5, now), &ours, now).unwrap().is_some());
         child.kill().unwrap();

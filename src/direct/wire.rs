@@ -4,9 +4,9 @@ use std::mem::offset_of;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::attach::{Answer, Ended, What};
+use super::attach::{AttachReply, Ended, RequestKind};
 use crate::abi::attach::{
-    ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, Reply, Request, SHARED,
+    ADDRESS_BYTES, BACK, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, Reply, Request, SHARED, STATUS,
     SocketOption, VALUE, VERSION, YOURSELF, ask,
 };
 
@@ -14,7 +14,7 @@ use crate::abi::attach::{
 ///
 /// # Errors
 /// Why it says nothing.
-pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<What, String> {
+pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, String> {
     let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let version = short(offset_of!(Request, version));
     if version != VERSION {
@@ -24,19 +24,19 @@ pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<What, String>
     let number = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
     let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
     Ok(match (short(offset_of!(Request, what)), fds.pop()) {
-        (ask::BIND, Some(socket)) => What::Bind(socket, decode(address).ok_or("an address of no family")?),
+        (ask::BIND, Some(socket)) => RequestKind::Bind(socket, decode(address).ok_or("an address of no family")?),
         (ask::BOUND, socket) => {
-            What::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
+            RequestKind::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
         }
-        (ask::LISTEN, None) => What::Listen(number),
-        (ask::UNLISTEN, None) => What::Unlisten(number, Ended::ByClose),
-        (ask::SHUT, None) => What::Unlisten(number, Ended::ByShutdown),
-        (ask::ADOPT, None) => What::Adopt(number),
-        (ask::LEASE, None) => What::Lease,
-        (ask::SET_OPTION, None) => What::SetOption(number, option(address).ok_or("an option")?),
-        (ask::GET_OPTION, None) => What::GetOption(number, option(address).ok_or("an option")?),
-        (ask::GIVE_BACK, None) => What::GiveBack(number),
-        (ask::RECOGNIZE, Some(socket)) => What::Recognize(socket),
+        (ask::LISTEN, None) => RequestKind::Listen(number),
+        (ask::UNLISTEN, None) => RequestKind::Unlisten(number, Ended::ByClose),
+        (ask::SHUT, None) => RequestKind::Unlisten(number, Ended::ByShutdown),
+        (ask::ADOPT, None) => RequestKind::Adopt(number),
+        (ask::LEASE, None) => RequestKind::Lease,
+        (ask::SET_OPTION, None) => RequestKind::SetOption(number, option(address).ok_or("an option")?),
+        (ask::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
+        (ask::GIVE_BACK, None) => RequestKind::GiveBack(number),
+        (ask::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
         (what, _) => return Err(format!("request {what}")),
     })
 }
@@ -63,22 +63,24 @@ fn option(bytes: &[u8]) -> Option<SocketOption> {
 }
 
 /// An answer's bytes, and the descriptors that go with them.
-pub(super) fn encode(answer: &Answer) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
+pub(super) fn encode(answer: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
     let mut bytes = [0; REPLY_BYTES];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     let at = offset_of!(Reply, address);
     let (kind, number, fds) = match answer {
-        Answer::Errno(errno) => (FAILED, *errno as u32, Vec::new()),
-        Answer::Pass => (PASS, 0, Vec::new()),
-        Answer::Yourself => (YOURSELF, 0, Vec::new()),
-        Answer::Later => (LATER, 0, Vec::new()),
-        Answer::Shared { listener, address, queue, page, keep } => {
+        AttachReply::Errno(errno) => (STATUS, *errno as u32, Vec::new()),
+        AttachReply::Pass => (PASS, 0, Vec::new()),
+        AttachReply::Yourself => (YOURSELF, 0, Vec::new()),
+        AttachReply::Later => (LATER, 0, Vec::new()),
+        AttachReply::Shared { listener, address, queue, page, keep } => {
             put_address(&mut put, at, address);
             (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])
         }
-        Answer::Listener(listener, socket, page) => (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()]),
-        Answer::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
-        Answer::Value(option) => {
+        AttachReply::Listener(listener, socket, page) => {
+            (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()])
+        }
+        AttachReply::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
+        AttachReply::Value(option) => {
             put(at, &option.level.to_ne_bytes());
             put(at + 4, &option.name.to_ne_bytes());
             put(at + 8, &option.len.to_ne_bytes());
@@ -125,7 +127,9 @@ mod tests {
     fn bound(address: SocketAddr) -> SocketAddr {
         let mut bytes = [0; ADDRESS_BYTES];
         put_address(&mut |at, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value), 0, &address);
-        let What::Bound(Err(0), address) = parse(&request(ask::BOUND, &bytes), Vec::new()).unwrap() else { panic!() };
+        let RequestKind::Bound(Err(0), address) = parse(&request(ask::BOUND, &bytes), Vec::new()).unwrap() else {
+            panic!()
+        };
         address
     }
 
@@ -145,7 +149,7 @@ mod tests {
         assert!(parse(&request(ask::RECOGNIZE, &address), Vec::new()).is_err());
         assert!(parse(&request(99, &address), Vec::new()).is_err());
         let mut other = request(ask::LISTEN, &address);
-        assert!(matches!(parse(&other, Vec::new()), Ok(What::Listen(0))));
+        assert!(matches!(parse(&other, Vec::new()), Ok(RequestKind::Listen(0))));
         other[offset_of!(Request, version)] ^= 1;
         assert!(parse(&other, Vec::new()).is_err());
         let file = std::fs::File::open("/dev/null").unwrap();

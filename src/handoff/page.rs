@@ -10,7 +10,7 @@ use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
 /// claims more is not believed.
-pub(super) const MOST_OPEN: u64 = 1 << 30;
+pub(super) const MAX_OPEN: u64 = 1 << 30;
 
 /// A worker's counters as its peer wrote them, each checked for range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl CountersPage {
     }
 
     pub(super) fn upstream_word(&self, at: usize, place: usize) -> &AtomicU64 {
-        &self.0.words()[upstream::FIRST + (at % upstream::MOST) * upstream::WORDS + place % upstream::WORDS]
+        &self.0.words()[upstream::FIRST + (at % upstream::MAX) * upstream::WORDS + place % upstream::WORDS]
     }
 
     /// Says how many clients wait for an upstream.
@@ -99,11 +99,11 @@ impl CountersPage {
 
     /// Clients that wait for an upstream.
     pub fn waiting(&self) -> u64 {
-        self.word(0, row::WAITING).load(Ordering::Relaxed).min(MOST_OPEN)
+        self.word(0, row::WAITING).load(Ordering::Relaxed).min(MAX_OPEN)
     }
 
     /// Counts hand-offs that took so long. A relay worker is the only writer of its page.
-    pub fn took(&self, handoffs: u64, ns: u64) {
+    pub fn record_latency(&self, handoffs: u64, ns: u64) {
         let words = self.0.words();
         for (place, n) in
             [(latency::FIRST + latency::bucket(ns), handoffs), (latency::SUM, ns.saturating_mul(handoffs))]
@@ -135,7 +135,7 @@ impl CountersPage {
     fn open_in(&self, at: usize) -> u64 {
         let closed = self.word(at, row::CLOSED).load(Ordering::Acquire);
         let received = self.word(at, row::RECEIVED).load(Ordering::Acquire);
-        received.saturating_sub(closed).min(MOST_OPEN)
+        received.saturating_sub(closed).min(MAX_OPEN)
     }
 
     /// Connections open.
@@ -153,7 +153,7 @@ impl CountersPage {
         self.rows().fold((0, 0), |(received, open): (u64, u64), at| {
             let word = |place| self.word(at, place).load(Ordering::Acquire);
             let (closed, lost, taken) = (word(row::CLOSED), word(row::TRUNCATED), word(row::RECEIVED));
-            let open_here = taken.saturating_sub(closed).min(MOST_OPEN);
+            let open_here = taken.saturating_sub(closed).min(MAX_OPEN);
             (received.wrapping_add(taken).wrapping_add(lost), open + open_here)
         })
     }
@@ -206,7 +206,7 @@ mod tests {
         theirs.add(row::CLOSED, u64::MAX / 2);
         assert_eq!(ours.open(), 0, "more closed than received is nonsense, not a huge number");
         theirs.add(row::RECEIVED, u64::MAX - 10);
-        assert!(ours.open() <= MOST_OPEN);
+        assert!(ours.open() <= MAX_OPEN);
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         for (ns, bucket) in [(0, 0), (8_191, 0), (8_192, 1), (16_384, 2), (500_000_000, 16), (u64::MAX / 4, 17)] {
             assert_eq!(latency::bucket(ns), bucket, "{ns}");
             assert!(bucket + 1 == latency::BUCKETS || ns < latency::bound(bucket));
-            page.took(2, ns);
+            page.record_latency(2, ns);
             assert_eq!(page.counts().latencies[bucket] % 2, 0);
         }
         let mut sum = page.counts();

@@ -17,16 +17,16 @@ pub struct QueueTx {
     /// A duplicate of the worker's end. While it is open, what is queued outlives the worker. A server can write there, too:
     /// it has a duplicate of the sending end.
     rx: Foreign,
-    carries: Carries,
+    framing: Framing,
 }
 
 /// What a queue's messages are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carries {
+pub enum Framing {
     /// To a relay worker: many sockets, a tag for each.
-    Tags,
+    Batched,
     /// To a server: one socket with its client's address.
-    Direct,
+    Single,
 }
 
 /// The worker's end.
@@ -57,7 +57,7 @@ impl QueueTx {
     pub fn to_relay() -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
-        Ok((Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), carries: Carries::Tags }, theirs))
+        Ok((Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Batched }, theirs))
     }
 
     /// A new queue to a server for one listener. Its receiving end has a name that tells the listener, so that a process
@@ -75,7 +75,7 @@ impl QueueTx {
         let since = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u32;
         let began = BEGAN.get_or_init(since);
         sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{began:x}-{unique}", std::process::id()))?;
-        Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), carries: Carries::Direct })
+        Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Single })
     }
 
     /// More descriptors of the two ends: (receiving, sending).
@@ -91,9 +91,9 @@ impl QueueTx {
         Some(nix::sys::stat::fstat(self.rx.as_fd()).ok()?.st_ino)
     }
 
-    /// Which messages it carries.
-    pub fn carries(&self) -> Carries {
-        self.carries
+    /// How its messages are framed.
+    pub fn framing(&self) -> Framing {
+        self.framing
     }
 
     /// Hands over one socket to a server.
@@ -127,9 +127,9 @@ impl QueueTx {
     /// # Errors
     /// As sendmsg(2).
     pub fn send_empty(&self) -> io::Result<()> {
-        match self.carries {
-            Carries::Tags => scm::send_fds(self.tx.as_fd(), &payload::NOTHING, std::iter::empty()),
-            Carries::Direct => {
+        match self.framing {
+            Framing::Batched => scm::send_fds(self.tx.as_fd(), &payload::NOTHING, std::iter::empty()),
+            Framing::Single => {
                 let empty = direct_payload(payload::EMPTY, &PeerAddress::default(), 0, 0);
                 scm::send_fds(self.tx.as_fd(), &empty, std::iter::empty())
             }
@@ -139,9 +139,9 @@ impl QueueTx {
     /// Hand-offs (and empty messages) not yet received by the worker.
     pub fn pending(&self) -> usize {
         let bytes = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
-        match self.carries {
-            Carries::Tags => bytes / payload::TAG_BYTES,
-            Carries::Direct => bytes / payload::DIRECT_BYTES,
+        match self.framing {
+            Framing::Batched => bytes / payload::TAG_BYTES,
+            Framing::Single => bytes / payload::DIRECT_BYTES,
         }
     }
 
@@ -174,12 +174,12 @@ impl QueueTx {
 
     /// Whether a message with so many descriptors is one that we send.
     fn is_ours(&self, bytes: &[u8], fds: usize, truncated: bool) -> bool {
-        match self.carries {
-            Carries::Tags => {
+        match self.framing {
+            Framing::Batched => {
                 let tags = bytes.chunks(payload::TAG_BYTES).filter(|&tag| tag != payload::NOTHING).count();
                 bytes.len().is_multiple_of(payload::TAG_BYTES) && (fds == tags || (truncated && fds < tags))
             }
-            Carries::Direct => bytes.len() == payload::DIRECT_BYTES && fds <= 1,
+            Framing::Single => bytes.len() == payload::DIRECT_BYTES && fds <= 1,
         }
     }
 }

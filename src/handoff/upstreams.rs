@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::page::{CountersPage, MOST_OPEN};
+use super::page::{CountersPage, MAX_OPEN};
 use crate::abi::page::upstream as counter;
 use crate::sys::mmap::SharedPage;
 
@@ -124,7 +124,7 @@ impl UpstreamTable {
 
     /// One that nobody shares.
     pub fn own() -> Self {
-        Self(Words::Own((0..ROW * (1 + counter::MOST)).map(|_| AtomicU64::new(0)).collect()))
+        Self(Words::Own((0..ROW * (1 + counter::MAX)).map(|_| AtomicU64::new(0)).collect()))
     }
 
     fn word(&self, at: usize, place: usize) -> &AtomicU64 {
@@ -132,7 +132,7 @@ impl UpstreamTable {
             Words::Shared(page) => page.words(),
             Words::Own(words) => words,
         };
-        &words[ROW * (1 + at % counter::MOST) + place % ROW]
+        &words[ROW * (1 + at % counter::MAX) + place % ROW]
     }
 
     fn header(&self) -> &AtomicU64 {
@@ -156,7 +156,7 @@ impl UpstreamTable {
     pub fn open(&self, at: usize) -> u64 {
         let open = self.word(at, OPEN).load(Relaxed);
         // Below zero, or garbage.
-        if open > MOST_OPEN { 0 } else { open }
+        if open > MAX_OPEN { 0 } else { open }
     }
 
     /// A connection is being opened.
@@ -259,7 +259,7 @@ impl CountersPage {
     pub fn upstream(&self, at: usize) -> UpstreamCounts {
         let word = |place| self.upstream_word(at, place).load(Relaxed);
         UpstreamCounts {
-            open: word(counter::ATTEMPTS).saturating_sub(word(counter::ENDED)).min(MOST_OPEN),
+            open: word(counter::ATTEMPTS).saturating_sub(word(counter::ENDED)).min(MAX_OPEN),
             connections: word(counter::CONNECTIONS),
             bytes_in: word(counter::BYTES_IN),
             bytes_out: word(counter::BYTES_OUT),
@@ -308,6 +308,6 @@ mod tests {
         let _ = table.turn();
         table.closed(8, 3);
         assert_eq!(table.open(8), 0, "more closed than opened");
-        assert_eq!(table.open(usize::MAX), table.open(usize::MAX % counter::MOST));
+        assert_eq!(table.open(usize::MAX), table.open(usize::MAX % counter::MAX));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::message::{self, Heard};
+use super::message::{self, IpcMessage};
 use crate::lines::Lines;
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{scm, sock};
@@ -15,11 +15,11 @@ pub const LONGEST: usize = 16 << 20;
 /// Bytes read before others have their turn.
 const BUDGET: usize = 64 * 1024;
 /// What may wait for a worker that does not read; beyond it, programs' messages are dropped.
-const MOST_WAITING: usize = 4 << 20;
+const MAX_WAITING: usize = 4 << 20;
 /// Beyond it, what Node itself is to be told: no worker asks so much and does not read.
-const FAR_TOO_MUCH: usize = 2 * MOST_WAITING;
+const FAR_TOO_MUCH: usize = 2 * MAX_WAITING;
 /// Sockets that came and whose messages have not.
-const MOST_SOCKETS: usize = 256;
+const MAX_SOCKETS: usize = 256;
 
 struct Waiting {
     bytes: Vec<u8>,
@@ -91,7 +91,7 @@ impl Channel {
     ///
     /// # Errors
     /// Nonsense: what the worker should not have said.
-    pub fn read(&mut self, heard: &mut Vec<Heard>) -> io::Result<More> {
+    pub fn read(&mut self, heard: &mut Vec<IpcMessage>) -> io::Result<More> {
         let nonsense = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let (mut budget, mut buffer, mut sockets) = (BUDGET, [0; 16 * 1024], Vec::new());
         while budget > 0 && !self.ended {
@@ -99,7 +99,7 @@ impl Channel {
                 Ok(received) if received.len == 0 => self.ended = true,
                 Ok(received) => {
                     self.came.extend(sockets.drain(..).map(Foreign::received));
-                    if self.came.len() > MOST_SOCKETS {
+                    if self.came.len() > MAX_SOCKETS {
                         return Err(nonsense("too many sockets without messages".to_owned()));
                     }
                     if closer::received_wait() {
@@ -109,7 +109,7 @@ impl Channel {
                     self.lines.push(&buffer[..received.len])?;
                     while let Some(line) = self.lines.next() {
                         let message = message::parse(&line).map_err(nonsense)?;
-                        if let Heard::WithHandle(_) = message {
+                        if let IpcMessage::WithHandle(_) = message {
                             // We have no use for it; whoever sent it may send the next.
                             let came = self.came.pop_front().is_some();
                             self.say(message::acknowledged(came), None)?;
@@ -140,7 +140,7 @@ impl Channel {
 
     /// Passes a program's message on, unless too much waits already. Whether it was.
     pub fn pass(&mut self, bytes: Vec<u8>) -> bool {
-        let room = self.bytes + bytes.len() <= MOST_WAITING && !self.ended;
+        let room = self.bytes + bytes.len() <= MAX_WAITING && !self.ended;
         match room {
             true => self.push(bytes, None),
             false => self.dropped += 1,
@@ -163,7 +163,7 @@ impl Channel {
                     let one = std::iter::once(socket.as_fd());
                     scm::send_some(self.socket.as_fd(), &first.bytes, one)
                 }
-                None => sock::send(self.socket.as_fd(), &first.bytes[first.written..], sock::Then::Maybe),
+                None => sock::send(self.socket.as_fd(), &first.bytes[first.written..], sock::SendHint::None),
             };
             match written {
                 Ok(n) => first.written += n,

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 /// A message of a worker.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum IpcMessage {
     /// Of its program, as JSON: `process.send(x)`.
     User(String),
     /// It came with a socket, which we have no use for: to be acknowledged.
-    WithHandle(Box<Heard>),
+    WithHandle(Box<IpcMessage>),
     /// Of Node's cluster.
     Cluster(Cluster),
     /// Of Node, about something that we do not take part in.
@@ -111,13 +111,13 @@ struct Act {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(line: &[u8]) -> Result<Heard, String> {
+pub fn parse(line: &[u8]) -> Result<IpcMessage, String> {
     let text = std::str::from_utf8(line).map_err(|_| "a message is not UTF-8".to_owned())?;
     // Most are of the program: looked at as a whole only where that is asked for.
     let whole: &RawValue = serde_json::from_str(text).map_err(|error| format!("a message is no JSON: {error}"))?;
     let Some(Envelope { cmd: Some("NODE_HANDLE"), msg }) = envelope(whole.get()) else { return inner(whole.get()) };
-    let message = msg.map_or(Ok(Heard::Ignored), |message| inner(message.get()))?;
-    Ok(Heard::WithHandle(Box::new(message)))
+    let message = msg.map_or(Ok(IpcMessage::Ignored), |message| inner(message.get()))?;
+    Ok(IpcMessage::WithHandle(Box::new(message)))
 }
 
 fn envelope(text: &str) -> Option<Envelope<'_>> {
@@ -125,12 +125,12 @@ fn envelope(text: &str) -> Option<Envelope<'_>> {
 }
 
 /// A message, with or without a socket. Node packs one into another once, and so it is unpacked once.
-fn inner(text: &str) -> Result<Heard, String> {
+fn inner(text: &str) -> Result<IpcMessage, String> {
     let internal = |cmd: &str| cmd.len() > "NODE_".len() && cmd.starts_with("NODE_");
     match envelope(text).and_then(|envelope| envelope.cmd) {
-        Some("NODE_CLUSTER") => cluster(text).map(Heard::Cluster),
-        Some(cmd) if internal(cmd) => Ok(Heard::Ignored),
-        Some(_) | None => Ok(Heard::User(text.to_owned())),
+        Some("NODE_CLUSTER") => cluster(text).map(IpcMessage::Cluster),
+        Some(cmd) if internal(cmd) => Ok(IpcMessage::Ignored),
+        Some(_) | None => Ok(IpcMessage::User(text.to_owned())),
     }
 }
 
@@ -216,7 +216,7 @@ pub fn user(text: &str) -> Vec<u8> {
 
 /// What a program's message asks of us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meant {
+pub enum Directive {
     /// `process.send('ready')`.
     Ready,
     /// `{type: 'broadcast', data}`: for every other worker.
@@ -228,7 +228,7 @@ pub enum Meant {
 }
 
 /// Looks at a program's message.
-pub fn meant(text: &str, from: usize) -> Meant {
+pub fn directive(text: &str, from: usize) -> Directive {
     #[derive(Deserialize)]
     struct Addressed<'a> {
         r#type: &'a str,
@@ -237,17 +237,17 @@ pub fn meant(text: &str, from: usize) -> Meant {
         data: Option<&'a RawValue>,
     }
     if text == "\"ready\"" {
-        return Meant::Ready;
+        return Directive::Ready;
     }
     if !text.starts_with('{') {
-        return Meant::Nothing;
+        return Directive::Nothing;
     }
-    let Ok(addressed) = serde_json::from_str::<Addressed<'_>>(text) else { return Meant::Nothing };
+    let Ok(addressed) = serde_json::from_str::<Addressed<'_>>(text) else { return Directive::Nothing };
     let data = addressed.data.map_or("null", RawValue::get);
     match (addressed.r#type, addressed.slot) {
-        ("broadcast", _) => Meant::Broadcast(format!("{{\"type\":\"broadcast\",\"from\":{from},\"data\":{data}}}")),
-        ("to", Some(slot)) => Meant::To(slot, format!("{{\"type\":\"to\",\"from\":{from},\"data\":{data}}}")),
-        _ => Meant::Nothing,
+        ("broadcast", _) => Directive::Broadcast(format!("{{\"type\":\"broadcast\",\"from\":{from},\"data\":{data}}}")),
+        ("to", Some(slot)) => Directive::To(slot, format!("{{\"type\":\"to\",\"from\":{from},\"data\":{data}}}")),
+        _ => Directive::Nothing,
     }
 }
 
@@ -258,21 +258,21 @@ mod tests {
 
     #[test]
     fn messages_of_node_and_of_programs_are_told_apart() {
-        let user = |text: &str| Ok(Heard::User(text.to_owned()));
+        let user = |text: &str| Ok(IpcMessage::User(text.to_owned()));
         for text in
             ["1", "\"ready\"", "null", "[1]", "{\"cmd\":3}", "{\"cmd\":\"NODE_\"}", "{\"cmd\":\"node_x\"}", "{}"]
         {
             assert_eq!(parse(text.as_bytes()), user(text), "{text}");
         }
-        assert_eq!(parse(b"{\"cmd\":\"NODE_SOMETHING\"}"), Ok(Heard::Ignored));
+        assert_eq!(parse(b"{\"cmd\":\"NODE_SOMETHING\"}"), Ok(IpcMessage::Ignored));
         assert_eq!(
             parse(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}"),
-            Ok(Heard::Cluster(Cluster::Online))
+            Ok(IpcMessage::Cluster(Cluster::Online))
         );
         let handle = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{\"a\":1}}";
-        assert_eq!(parse(handle), Ok(Heard::WithHandle(Box::new(Heard::User("{\"a\":1}".into())))));
+        assert_eq!(parse(handle), Ok(IpcMessage::WithHandle(Box::new(IpcMessage::User("{\"a\":1}".into())))));
         let deep = "{\"cmd\":\"NODE_HANDLE\",\"msg\":".repeat(200_000) + "1" + &"}".repeat(200_000);
-        assert_eq!(parse(deep.as_bytes()), Ok(Heard::WithHandle(Box::new(Heard::Ignored))));
+        assert_eq!(parse(deep.as_bytes()), Ok(IpcMessage::WithHandle(Box::new(IpcMessage::Ignored))));
         for bad in [&b"{"[..], b"", b"\xff", b"{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}"] {
             assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
@@ -282,7 +282,7 @@ mod tests {
     fn a_query_is_understood_and_its_data_is_nowhere_in_its_debug_text() {
         let text = r#"{"act":"queryServer","address":null,"port":443,"addressType":4,"fd":-1,"flags":0,"index":1,
             "data":{"ticketKeys":"secret"},"cmd":"NODE_CLUSTER","seq":7}"#;
-        let Ok(Heard::Cluster(Cluster::Query(query))) = parse(text.as_bytes()) else { panic!() };
+        let Ok(IpcMessage::Cluster(Cluster::Query(query))) = parse(text.as_bytes()) else { panic!() };
         assert_eq!((query.port, query.kind, query.index, query.seq), (443, Kind::Tcp, 1, 7));
         assert!(!format!("{query:?}").contains("secret"));
         let again = String::from_utf8(shared(&query, &query.data, 3)).unwrap();
@@ -292,12 +292,15 @@ mod tests {
 
     #[test]
     fn what_a_program_asks_of_us() {
-        assert_eq!(meant("\"ready\"", 0), Meant::Ready);
+        assert_eq!(directive("\"ready\"", 0), Directive::Ready);
         let data = r#"{"type":"broadcast","from":2,"data":{"a":[1, 2]}}"#;
-        assert_eq!(meant(r#"{"type":"broadcast","data":{"a":[1, 2]}}"#, 2), Meant::Broadcast(data.into()));
-        assert_eq!(meant(r#"{"slot":1,"type":"to"}"#, 0), Meant::To(1, r#"{"type":"to","from":0,"data":null}"#.into()));
+        assert_eq!(directive(r#"{"type":"broadcast","data":{"a":[1, 2]}}"#, 2), Directive::Broadcast(data.into()));
+        assert_eq!(
+            directive(r#"{"slot":1,"type":"to"}"#, 0),
+            Directive::To(1, r#"{"type":"to","from":0,"data":null}"#.into())
+        );
         for other in ["{}", "3", r#"{"type":"to"}"#, r#"{"type":3}"#, r#"{"type":"process:msg"}"#] {
-            assert_eq!(meant(other, 0), Meant::Nothing, "{other}");
+            assert_eq!(directive(other, 0), Directive::Nothing, "{other}");
         }
     }
 }

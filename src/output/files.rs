@@ -12,7 +12,7 @@ use super::queue::{Chunk, Queue};
 use crate::sys::process::Credentials;
 
 /// An error of one file is logged this often, and a file that cannot be opened or rotated is tried again this often.
-const AGAIN: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// A full FIFO is tried again this often.
 const FULL: Duration = Duration::from_millis(50);
 /// Bytes that wait for the reader of a FIFO; further lines are dropped.
@@ -113,7 +113,7 @@ impl LogFile {
     }
 
     fn may_try(&self) -> bool {
-        self.failed.is_none_or(|at| at.elapsed() >= AGAIN)
+        self.failed.is_none_or(|at| at.elapsed() >= RETRY_AFTER)
     }
 
     fn write(&mut self, path: &Path, bytes: &[u8]) {

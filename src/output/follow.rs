@@ -9,7 +9,7 @@ use mio::net::UnixStream;
 use super::line::Line;
 
 /// What may wait for one reader, in bytes.
-const MOST: usize = 4 << 20;
+const MAX_WAITING: usize = 4 << 20;
 
 /// Lines or messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Follower {
         self.bytes += bytes.len();
         self.waiting.push_back(bytes);
         // The first may be on its way in part.
-        while self.bytes > MOST && self.waiting.len() > 2 {
+        while self.bytes > MAX_WAITING && self.waiting.len() > 2 {
             if let Some(oldest) = self.waiting.remove(1) {
                 self.bytes -= oldest.len();
                 self.dropped += 1;

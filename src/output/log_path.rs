@@ -22,7 +22,7 @@ use crate::sys::process::Credentials;
 /// Links, missing directories and lost races on the way to one file. The kernel follows at most 40 links.
 const MAX_DETOURS: usize = 40;
 /// Looks a name up, and does nothing to the file.
-const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const PATH_ONLY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// Appends, and waits for nothing.
 const APPEND: OFlag =
     OFlag::O_WRONLY.union(OFlag::O_APPEND).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
@@ -110,7 +110,7 @@ impl Walk<'_> {
 
     /// Looks one name up; the file, when that was the last.
     fn step(&mut self, name: OsString) -> io::Result<Option<Opened>> {
-        let found = match openat(&self.directory, name.as_os_str(), LOOK, Mode::empty()) {
+        let found = match openat(&self.directory, name.as_os_str(), PATH_ONLY, Mode::empty()) {
             Err(Errno::ENOENT) => None,
             found => Some(found?),
         };

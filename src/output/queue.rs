@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What may wait of one service, in bytes.
-const MOST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// One piece: whole lines, or bytes as they came.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl<T> Queue<T> {
         share.bytes += chunk.bytes.len();
         let service = chunk.service.clone();
         chunks.push_back(chunk);
-        while share.bytes > MOST {
+        while share.bytes > MAX_BYTES {
             let Some(at) = chunks.iter().position(|chunk| chunk.service == service) else { break };
             let Some(oldest) = chunks.remove(at) else { break };
             share.bytes -= oldest.bytes.len();

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use super::line::{Line, Stream};
 
 /// Bytes of text kept for a service.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// Lines kept for a service.
-const MOST_LINES: usize = 10_000;
+const MAX_LINES: usize = 10_000;
 
 struct Kept {
     slot: Option<u32>,
@@ -28,7 +28,7 @@ pub struct Ring {
 impl Ring {
     /// Keeps a line.
     pub fn push(&mut self, slot: Option<u32>, pid: u32, stream: Stream, at: SystemTime, text: &[u8]) {
-        while !self.lines.is_empty() && (self.lines.len() >= MOST_LINES || self.text.len() + text.len() > MOST_BYTES) {
+        while !self.lines.is_empty() && (self.lines.len() >= MAX_LINES || self.text.len() + text.len() > MAX_BYTES) {
             let length = self.lines.pop_front().map_or(0, |line| line.length);
             self.text.drain(..length);
         }
@@ -75,10 +75,10 @@ mod tests {
         );
         let last = ring.last("web", 1, |_, pid| pid == 100);
         assert_eq!(last.first().map(Line::text), Some(&b"\xff\0"[..]));
-        assert_eq!(ring.last("web", 20_000, |_, _| true).len(), MOST_LINES);
+        assert_eq!(ring.last("web", 20_000, |_, _| true).len(), MAX_LINES);
         for _ in 0..200 {
             ring.push(Some(0), 100, Stream::Out, epoch, &[b'x'; 16 * 1024]);
         }
-        assert!(ring.text.len() <= MOST_BYTES && ring.lines.len() == 64, "{}", ring.lines.len());
+        assert!(ring.text.len() <= MAX_BYTES && ring.lines.len() == 64, "{}", ring.lines.len());
     }
 }

@@ -26,9 +26,9 @@ const BUDGET: usize = 64 * 1024;
 /// A longer line is taken in pieces.
 const LONGEST: usize = 16 * 1024;
 /// Readers at once.
-const MOST_FOLLOWERS: usize = 32;
+const MAX_FOLLOWERS: usize = 32;
 /// Bytes of messages that may wait for the thread; a longer one is not kept at all.
-const MOST_UNDER_WAY: usize = 1 << 20;
+const MAX_UNDER_WAY: usize = 1 << 20;
 const WAKER: Token = Token(usize::MAX);
 
 enum Order {
@@ -107,7 +107,7 @@ impl Servers {
     /// Keeps a message of a worker, for who reads messages. Beyond what the thread can take they are dropped.
     pub fn message(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
         let under_way = self.under_way.fetch_add(text.len(), Relaxed);
-        if under_way + text.len() > MOST_UNDER_WAY {
+        if under_way + text.len() > MAX_UNDER_WAY {
             self.under_way.fetch_sub(text.len(), Relaxed);
         } else {
             let line = Line::new(service, slot, pid, Stream::Message, SystemTime::now(), text.as_bytes());
@@ -237,7 +237,7 @@ impl Reader {
         let token = self.next;
         self.next += 1;
         let both = Interest::READABLE | Interest::WRITABLE;
-        if self.followers.len() < MOST_FOLLOWERS
+        if self.followers.len() < MAX_FOLLOWERS
             && self.poll.registry().register(&mut follower.stream, Token(token), both).is_ok()
         {
             self.followers.insert(token, follower);

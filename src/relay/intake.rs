@@ -20,7 +20,7 @@ const READD_EVERY: u32 = 16;
 /// Connections taken per turn before sessions have theirs.
 const BUDGET: usize = 64;
 /// How soon accept(2) is tried again when memory or descriptors ran out.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Descriptors besides sessions and pipes: epoll, channel, queues, standard streams.
 const FIXED: usize = 32;
 
@@ -217,7 +217,7 @@ impl Intake {
                             epoll::remove(poll, listener.socket.as_fd())?;
                             listener.watch = Watch::Paused;
                             listener.ready = false;
-                            self.retry = Some(now + EXHAUSTED);
+                            self.retry = Some(now + RETRY_AFTER);
                         }
                         _ => {}
                     },

@@ -35,7 +35,7 @@ impl Sessions {
                         session.target = target;
                         session.upstream = Stage::Connecting(end, tick);
                         self.connecting += 1;
-                        return self.settle(poll, index, now, Fate::Goes);
+                        return self.act_on(poll, index, now, Fate::Goes);
                     }
                     match end.write(&self.buffer[..first]) {
                         Ok(written) => {
@@ -52,7 +52,7 @@ impl Sessions {
                             }
                             session.upstream = Stage::Connecting(end, tick);
                             self.connecting += 1;
-                            return self.settle(poll, index, now, Fate::Goes);
+                            return self.act_on(poll, index, now, Fate::Goes);
                         }
                         Err(error) => error,
                     }
@@ -70,7 +70,7 @@ impl Sessions {
         self.waiting.push(token(index, generation, Side::Client));
         self.page.set_waiting(self.waiting.len());
         self.retry.get_or_insert(now + RETRY);
-        self.settle(poll, index, now, Fate::Goes);
+        self.act_on(poll, index, now, Fate::Goes);
     }
 
     fn established(&mut self, target: usize) {

@@ -9,7 +9,7 @@ const PIPE_BYTES: usize = 256 * 1024;
 /// A pipe smaller than this is no gain over copying (an unprivileged user past pipe-user-pages-soft gets one page).
 const USEFUL_BYTES: usize = 64 * 1024;
 /// Pipes that may exist at once; more streams than this are copied.
-const MOST: usize = 128;
+const MAX_PIPES: usize = 128;
 /// Empty pipes kept for the next stream.
 const KEPT: usize = 16;
 
@@ -88,7 +88,7 @@ pub struct Pipes {
 impl Pipes {
     /// An empty pool of at most `most` pipes.
     pub fn new(most: usize) -> Self {
-        Self { most: most.min(MOST), free: Vec::new(), existing: 0, refusals: 0 }
+        Self { most: most.min(MAX_PIPES), free: Vec::new(), existing: 0, refusals: 0 }
     }
 
     /// A pipe, unless there are too many or the system has none: then the stream is copied.
@@ -123,7 +123,7 @@ impl Pipes {
 
     /// Descriptors that the pool may come to use.
     pub const fn most_descriptors() -> usize {
-        2 * MOST
+        2 * MAX_PIPES
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_pipe_with_bytes_in_it_is_never_used_again() {
-        let mut pipes = Pipes::new(MOST);
+        let mut pipes = Pipes::new(MAX_PIPES);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"secret").unwrap();
         let mut pipe = pipes.take().unwrap();
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded_and_comes_back() {
-        let mut pipes = Pipes::new(MOST);
+        let mut pipes = Pipes::new(MAX_PIPES);
         let all: Vec<_> = std::iter::from_fn(|| pipes.take()).collect();
-        assert_eq!(all.len(), MOST);
+        assert_eq!(all.len(), MAX_PIPES);
         all.into_iter().for_each(|pipe| pipes.put(pipe));
         assert!(pipes.take().is_some());
     }

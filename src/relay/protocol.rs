@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::sys::scm;
 
 /// The longest message; a longer one is refused by the receiver.
-pub const MOST_BYTES: usize = 64 * 1024;
+pub const MAX_BYTES: usize = 64 * 1024;
 
 /// An address that a relay connects to, as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ pub fn send<T: Serialize>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedF
 /// # Errors
 /// `WouldBlock` when there is none; `InvalidData` for what is not a message of type `T`.
 pub fn receive<T: DeserializeOwned>(channel: BorrowedFd<'_>, fds: &mut Vec<OwnedFd>) -> io::Result<Option<T>> {
-    let mut text = vec![0; MOST_BYTES];
+    let mut text = vec![0; MAX_BYTES];
     let received = scm::recv_fds(channel, &mut text, fds)?;
     if received.len == 0 {
         return Ok(None);

@@ -86,10 +86,10 @@ impl End {
     /// # Errors
     /// As send(2), without `EAGAIN`.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_then(bytes, sock::Then::Maybe)
+        self.write_then(bytes, sock::SendHint::None)
     }
 
-    fn write_then(&mut self, bytes: &[u8], then: sock::Then) -> io::Result<usize> {
+    fn write_then(&mut self, bytes: &[u8], then: sock::SendHint) -> io::Result<usize> {
         self.before_write();
         loop {
             match sock::send(self.socket.as_fd(), bytes, then) {
@@ -287,7 +287,7 @@ impl Flow {
         }
         self.count_read(n == buffer.len());
         // The FIN that follows travels with the last bytes: one packet less.
-        let then = if self.ended && !self.resets { sock::Then::End } else { sock::Then::Maybe };
+        let then = if self.ended && !self.resets { sock::SendHint::FinFollows } else { sock::SendHint::None };
         let written = if to.writable { to.write_then(&buffer[..n], then).map_err(|_| Step::ToBroken)? } else { 0 };
         *moved += written as u64;
         if written < n {
@@ -332,7 +332,7 @@ impl Flow {
     }
 
     /// Ends splicing when the direction has turned to small messages.
-    pub fn settle(&mut self, pipes: &mut Pipes) {
+    pub fn stop_small_splices(&mut self, pipes: &mut Pipes) {
         if matches!(self.mode, Mode::Splice(u8::MAX, _)) {
             self.return_pipe(pipes);
             self.mode = Mode::Copy(0);

@@ -152,11 +152,11 @@ impl Session {
         let (mut again, mut forth, mut back) = (false, Step::Waits, Step::Waits);
         if self.broken != Some(Side::Upstream) {
             forth = self.forth.pump(client, upstream, buffer, pipes, &mut moved.forth);
-            self.forth.settle(pipes);
+            self.forth.stop_small_splices(pipes);
         }
         if self.broken != Some(Side::Client) {
             back = self.back.pump(upstream, client, buffer, pipes, &mut moved.back);
-            self.back.settle(pipes);
+            self.back.stop_small_splices(pipes);
         }
         let mut both = false;
         for (step, from, to) in [(forth, Side::Client, Side::Upstream), (back, Side::Upstream, Side::Client)] {

@@ -134,7 +134,7 @@ impl Sessions {
 
     /// Counts sockets that came, accepted at that time by the master.
     pub fn count_taken(&self, n: usize, accepted: u64) {
-        self.page.took(n as u64, monotonic_ns().saturating_sub(accepted));
+        self.page.record_latency(n as u64, monotonic_ns().saturating_sub(accepted));
     }
 
     pub(super) fn tick(&self, now: Instant) -> u32 {
@@ -184,11 +184,11 @@ impl Sessions {
             self.page.add(row::BYTES_OUT, moved.back);
             self.upstreams.moved(session.target, moved.forth, moved.back);
         }
-        self.settle(poll, index, now, fate);
+        self.act_on(poll, index, now, fate);
     }
 
     /// Acts on a session's fate and sees to it that epoll watches what it waits for.
-    pub(super) fn settle(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
+    pub(super) fn act_on(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
         let Some(session) = self.slab.get_mut(index) else { return };
         match fate {
             Fate::Over => return self.close(index),
@@ -255,7 +255,7 @@ impl Sessions {
                 if let Some(index) = self.live(token)
                     && let Some(fate) = self.slab.get_mut(index).map(Session::reset_when_acknowledged)
                 {
-                    self.settle(poll, index, now, fate);
+                    self.act_on(poll, index, now, fate);
                 }
             }
         }

@@ -18,12 +18,12 @@ use crate::listener::{Listener, Origin};
 use crate::sys::sock;
 
 /// Listeners that a service may have had in all: their ids are never used again.
-const MOST_LISTENERS: usize = 200;
+const MAX_LISTENERS: usize = 200;
 
 impl Service {
     /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
     /// changed, and what needs a restart and stays as it is.
-    pub(super) fn reconfigure(
+    pub fn reconfigure(
         &mut self,
         (mut config, mut settings): (ServiceConfig, Settings),
         added: Vec<Listener>,
@@ -66,7 +66,7 @@ impl Service {
             // Old workers may still start processes with the old one.
             self.preloads.push(preload);
         }
-        if self.listeners.len() + added.len() > MOST_LISTENERS {
+        if self.listeners.len() + added.len() > MAX_LISTENERS {
             keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
             config.listen.clone_from(&self.config.listen);
         } else {
@@ -134,7 +134,7 @@ impl Service {
     }
 
     /// Whether one of its listeners has this address.
-    pub(super) fn has_listener(&self, address: &ListenAddr) -> bool {
+    pub fn has_listener(&self, address: &ListenAddr) -> bool {
         self.listeners.iter().any(|listener| listener.serves(address))
     }
 

@@ -16,7 +16,7 @@ use super::worker::Server;
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
-use crate::direct::attach::{Answer, Asked, Ended, Secret, What};
+use crate::direct::attach::{AttachReply, AttachRequest, Ended, RequestKind, Secret};
 use crate::direct::options;
 use crate::listener::{self, Listener, Origin};
 use crate::sys::closer::Foreign;
@@ -24,7 +24,7 @@ use crate::sys::process::Credentials;
 use crate::sys::{process, rights, sock};
 
 /// Addresses of a service that were refused and are remembered: a server may try one after the other.
-const MOST_REFUSED: usize = 64;
+const MAX_REFUSED: usize = 64;
 
 /// At the end, so much time for finding out who has them.
 const EXPLAINING: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ impl Service {
     }
 
     /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
-    pub fn asked(&mut self, asked: Asked, tools: &Tools) -> Option<Answer> {
+    pub fn asked(&mut self, asked: AttachRequest, tools: &Tools) -> Option<AttachReply> {
         let known = |direct: &DirectWorker| direct.secret == asked.secret;
         let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
         if self.slots.iter().any(old) {
@@ -52,8 +52,8 @@ impl Service {
         }
         let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
         Some(match asked.what {
-            What::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
-            What::Bound(socket, address) => {
+            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
+            RequestKind::Bound(socket, address) => {
                 let answer = self.bound(at, socket, address, asked.pid, tools);
                 // The listener has the same file; a copy that is closed later would keep the port.
                 let inode =
@@ -62,26 +62,28 @@ impl Service {
                 asked.sent.into_iter().filter(same).for_each(Foreign::close_copy);
                 answer
             }
-            What::Listen(listener) => self.server_listens(at, listener, tools),
-            What::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
-            What::Adopt(listener) => self.adopt(at, listener, asked.pid),
-            What::Lease => self.lease(at, asked.pid),
-            What::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
-            What::GetOption(listener, option) => self.get_option(listener, &option),
-            What::GiveBack(listener) => self.give_back(at, listener),
-            What::Recognize(socket) => self.recognize(at, &socket, asked.pid),
+            RequestKind::Listen(listener) => self.server_listens(at, listener, tools),
+            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
+            RequestKind::Adopt(listener) => self.adopt(at, listener, asked.pid),
+            RequestKind::Lease => self.lease(at, asked.pid),
+            RequestKind::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
+            RequestKind::GetOption(listener, option) => self.get_option(listener, &option),
+            RequestKind::GiveBack(listener) => self.give_back(at, listener),
+            RequestKind::Recognize(socket) => self.recognize(at, &socket, asked.pid),
         })
     }
 
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
-    fn asked_by_old(&self, asked: &Asked) -> Answer {
+    fn asked_by_old(&self, asked: &AttachRequest) -> AttachReply {
         match &asked.what {
-            What::Unlisten(..) | What::Listen(_) => Answer::Errno(0),
-            What::Lease => Answer::Errno(self.config.limits.stop_signal as i32),
-            What::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
-            What::GetOption(listener, option) => self.get_option(*listener, option),
-            What::Recognize(_) => Answer::Pass,
-            What::Bind(..) | What::Bound(..) | What::Adopt(_) | What::GiveBack(_) => Answer::Errno(libc::EADDRINUSE),
+            RequestKind::Unlisten(..) | RequestKind::Listen(_) => AttachReply::Errno(0),
+            RequestKind::Lease => AttachReply::Errno(self.config.limits.stop_signal as i32),
+            RequestKind::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
+            RequestKind::GetOption(listener, option) => self.get_option(*listener, option),
+            RequestKind::Recognize(_) => AttachReply::Pass,
+            RequestKind::Bind(..) | RequestKind::Bound(..) | RequestKind::Adopt(_) | RequestKind::GiveBack(_) => {
+                AttachReply::Errno(libc::EADDRINUSE)
+            }
         }
     }
 
@@ -97,7 +99,7 @@ impl Service {
             let shown = SocketAddr::new(address.ip().to_canonical(), address.port());
             server.refused = Some(format!("cannot listen on {shown}: {why}"));
         }
-        if self.refused.len() >= MOST_REFUSED || self.refused.contains_key(&address) {
+        if self.refused.len() >= MAX_REFUSED || self.refused.contains_key(&address) {
             return;
         }
         let service = self.config.name.clone();
@@ -120,19 +122,19 @@ impl Service {
         }
     }
 
-    pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<Answer> {
+    pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<AttachReply> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
         let listener = find(&self.listeners, id).ok_or_else(lost)?;
         let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
         let page = direct.page_fd.try_clone()?;
         let answer = if self.config.policy == Policy::None {
-            Answer::Listener(id, listener.socket.as_fd().try_clone_to_owned()?, page)
+            AttachReply::Listener(id, listener.socket.as_fd().try_clone_to_owned()?, page)
         } else {
             // As the server asked for it: Node looks whether it got its port.
             let mut address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
             address.set_port(listener.served_port().unwrap_or(address.port()));
             let (queue, keep) = direct.queue(id)?.ends()?;
-            Answer::Shared { listener: id, address, queue, page, keep }
+            AttachReply::Shared { listener: id, address, queue, page, keep }
         };
         direct.bound.entry(id).or_default().insert(pid);
         direct.left.has(id);
@@ -142,9 +144,9 @@ impl Service {
     }
 
     /// A process has a stand-in that another process of its worker bound.
-    fn adopt(&mut self, at: usize, id: ListenerId, pid: u32) -> Answer {
+    fn adopt(&mut self, at: usize, id: ListenerId, pid: u32) -> AttachReply {
         if self.slots[at].direct.as_ref().is_none_or(|direct| !direct.queues.contains_key(&id)) {
-            return Answer::Errno(libc::EINVAL);
+            return AttachReply::Errno(libc::EINVAL);
         }
         let shared = self.share(at, id, pid);
         if let Some(direct) = &mut self.slots[at].direct {
@@ -154,7 +156,7 @@ impl Service {
     }
 
     /// Under none: a process listens on a socket that it got from another one (Node's cluster).
-    fn recognize(&mut self, at: usize, socket: &OwnedFd, pid: u32) -> Answer {
+    fn recognize(&mut self, at: usize, socket: &OwnedFd, pid: u32) -> AttachReply {
         let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino);
         let own = inode(socket.as_fd());
         let same = |listener: &Listener| own.is_some() && inode(listener.socket.as_fd()) == own;
@@ -163,11 +165,11 @@ impl Service {
             Some(id) if self.config.policy == Policy::None => {
                 self.share(at, id, pid).unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
             }
-            _ => Answer::Pass,
+            _ => AttachReply::Pass,
         }
     }
 
-    fn lease(&mut self, at: usize, pid: u32) -> Answer {
+    fn lease(&mut self, at: usize, pid: u32) -> AttachReply {
         let slot = &mut self.slots[at];
         if let Some(direct) = &mut slot.direct {
             direct.leased.insert(pid);
@@ -175,11 +177,11 @@ impl Service {
         }
         // What was told to stop was a child of something that replaced it.
         slot.tell_again(self.config.limits.stop_signal);
-        Answer::Errno(self.config.limits.stop_signal as i32)
+        AttachReply::Errno(self.config.limits.stop_signal as i32)
     }
 
-    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> Answer {
-        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
+    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> AttachReply {
+        let Some(listener) = find(&self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
         if !self.heard.contains(&id) {
             if let Err(error) = listener.listen() {
                 if let Some(address) = sock::local_addr(listener.socket.as_fd()) {
@@ -193,9 +195,9 @@ impl Service {
         }
         let port = listener.port;
         let slot = &mut self.slots[at];
-        let Some(direct) = &mut slot.direct else { return Answer::Errno(libc::EINVAL) };
+        let Some(direct) = &mut slot.direct else { return AttachReply::Errno(libc::EINVAL) };
         if !direct.bound.contains_key(&id) {
-            return Answer::Errno(libc::EINVAL);
+            return AttachReply::Errno(libc::EINVAL);
         }
         let again = !direct.listening.insert(id);
         direct.ports.extend(port);
@@ -208,7 +210,7 @@ impl Service {
         }
         self.listens_again(at);
         // Whether it is online now is looked at in the same turn.
-        Answer::Errno(0)
+        AttachReply::Errno(0)
     }
 
     /// A server is online when it listens: on every `--listen`, or, where it decides, anywhere.
@@ -236,14 +238,14 @@ impl Service {
     }
 
     /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.
-    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, tools: &Tools) -> Answer {
+    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, tools: &Tools) -> AttachReply {
         let now = Instant::now();
-        let Some(direct) = &mut self.slots[at].direct else { return Answer::Errno(0) };
+        let Some(direct) = &mut self.slots[at].direct else { return AttachReply::Errno(0) };
         if let Some(bound) = direct.bound.get_mut(&id) {
             bound.remove(&pid);
             bound.retain(|&pid| process::pidfd_open(pid).is_ok_and(|process| !process::has_ended(&process)));
             if !bound.is_empty() {
-                return Answer::Errno(0);
+                return AttachReply::Errno(0);
             }
         }
         match how {
@@ -251,45 +253,45 @@ impl Service {
             Ended::ByClose => {}
             Ended::ByShutdown => self.unlistened(at, id, pid, tools, now),
         }
-        Answer::Errno(0)
+        AttachReply::Errno(0)
     }
 
     /// Our rights are not lent to a server that has less of them.
-    fn set_option(&self, id: ListenerId, option: &SocketOption, uid: u32) -> Answer {
-        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
+    fn set_option(&self, id: ListenerId, option: &SocketOption, uid: u32) -> AttachReply {
+        let Some(listener) = find(&self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
         let value = &option.value[..(option.len as usize).min(OPTION_BYTES)];
         if !options::may_set(option.level, option.name) {
-            return Answer::Errno(libc::ENOPROTOOPT);
+            return AttachReply::Errno(libc::ENOPROTOOPT);
         }
         let set = || sock::set_option(listener.socket.as_fd(), option.level, option.name, value);
         match rights::as_server(Credentials::of(uid).as_ref(), set) {
-            Ok(()) => Answer::Errno(0),
+            Ok(()) => AttachReply::Errno(0),
             Err(error) => errno(&error, libc::EINVAL),
         }
     }
 
-    fn get_option(&self, id: ListenerId, option: &SocketOption) -> Answer {
-        let Some(listener) = find(&self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
+    fn get_option(&self, id: ListenerId, option: &SocketOption) -> AttachReply {
+        let Some(listener) = find(&self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
         if !options::may_get(option.level, option.name) {
             // As the kernel says it of a level that it does not know.
             let known = options::is_level(option.level);
-            return Answer::Errno(if known { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP });
+            return AttachReply::Errno(if known { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP });
         }
         let mut value = [0; OPTION_BYTES];
         match sock::option(listener.socket.as_fd(), option.level, option.name, &mut value) {
-            Ok(len) => Answer::Value(SocketOption { len: len as u32, value, ..*option }),
+            Ok(len) => AttachReply::Value(SocketOption { len: len as u32, value, ..*option }),
             Err(error) => errno(&error, libc::EINVAL),
         }
     }
 
     /// A server that bound a port and then connects: it never meant to listen there.
-    fn give_back(&mut self, at: usize, id: ListenerId) -> Answer {
+    fn give_back(&mut self, at: usize, id: ListenerId) -> AttachReply {
         let shared = self.slots.iter().enumerate().any(|(other, slot)| {
             other != at && slot.direct.as_ref().is_some_and(|direct| direct.bound.contains_key(&id))
         });
-        let Some(listener) = find_mut(&mut self.listeners, id) else { return Answer::Errno(libc::EINVAL) };
+        let Some(listener) = find_mut(&mut self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
         if listener.origin != Origin::Server || self.heard.contains(&id) || shared {
-            return Answer::Errno(libc::EADDRINUSE);
+            return AttachReply::Errno(libc::EADDRINUSE);
         }
         let socket = listener.give_back().and_then(|socket| socket.as_fd().try_clone_to_owned());
         if socket.is_ok() {
@@ -299,11 +301,11 @@ impl Service {
             direct.queues.remove(&id);
             direct.bound.remove(&id);
         }
-        let back = |socket| Answer::Back(Foreign::received(socket));
+        let back = |socket| AttachReply::Back(Foreign::received(socket));
         socket.map_or_else(|error| errno(&error, libc::EADDRINUSE), back)
     }
 }
 
-pub(super) fn errno(error: &io::Error, otherwise: i32) -> Answer {
-    Answer::Errno(error.raw_os_error().unwrap_or(otherwise))
+pub(super) fn errno(error: &io::Error, otherwise: i32) -> AttachReply {
+    AttachReply::Errno(error.raw_os_error().unwrap_or(otherwise))
 }

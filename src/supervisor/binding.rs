@@ -15,12 +15,12 @@ use tracing::warn;
 use super::attaching::errno;
 use super::service::{Service, Tools};
 use crate::accept::orders::{ListenerId, PLACES, place};
-use crate::direct::attach::Answer;
+use crate::direct::attach::AttachReply;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// So many listeners the servers of every service may make.
 const MANY: usize = 32;
@@ -43,28 +43,35 @@ impl Service {
         self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
     }
 
-    pub(super) fn bind(&mut self, at: usize, socket: &OwnedFd, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
+    pub(super) fn bind(
+        &mut self,
+        at: usize,
+        socket: &OwnedFd,
+        address: SocketAddr,
+        pid: u32,
+        tools: &Tools,
+    ) -> AttachReply {
         if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
-            return Answer::Pass;
+            return AttachReply::Pass;
         }
         self.look_now(tools);
         let listener = match self.has_flags() {
             true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
             false => match self.bound_to(address) {
-                None if self.takes_too_much(at, socket, FOR_NEW, tools) => return Answer::Errno(libc::EMFILE),
+                None if self.takes_too_much(at, socket, FOR_NEW, tools) => return AttachReply::Errno(libc::EMFILE),
                 None => return self.let_bind(address, pid, tools),
                 known => known,
             },
         };
         let Some(listener) = listener else {
             self.passes(at, address.port(), "");
-            return Answer::Pass;
+            return AttachReply::Pass;
         };
         if self.is_taken(at, listener, socket, address) {
-            return Answer::Errno(libc::EADDRINUSE);
+            return AttachReply::Errno(libc::EADDRINUSE);
         }
         if self.takes_too_much(at, socket, FOR_SHARED, tools) {
-            return Answer::Errno(libc::EMFILE);
+            return AttachReply::Errno(libc::EMFILE);
         }
         self.note_address(at, listener, address);
         let shared = self.share(at, listener, pid);
@@ -136,7 +143,7 @@ impl Service {
     }
 
     /// One process at a time binds an address that is new: the next one shares what the first one has bound.
-    fn let_bind(&mut self, address: SocketAddr, pid: u32, tools: &Tools) -> Answer {
+    fn let_bind(&mut self, address: SocketAddr, pid: u32, tools: &Tools) -> AttachReply {
         let now = Instant::now();
         self.make_way(address, tools);
         let binders = &mut self.opened.binders;
@@ -144,11 +151,11 @@ impl Service {
         let busy = |binder: &Binder| binder.address == address && binder.pid != pid;
         let busy = binders.iter().any(|binder| busy(binder) && process::pidfd_open(binder.pid).is_ok());
         if busy || self.opened.is_closing(address.port()) {
-            return Answer::Later;
+            return AttachReply::Later;
         }
         self.opened.binders.retain(|binder| binder.address != address);
-        self.opened.binders.push(Binder { address, pid, until: now + PATIENCE });
-        Answer::Yourself
+        self.opened.binders.push(Binder { address, pid, until: now + TIMEOUT });
+        AttachReply::Yourself
     }
 
     /// A server has bound its socket, or could not.
@@ -159,16 +166,18 @@ impl Service {
         address: SocketAddr,
         pid: u32,
         tools: &Tools,
-    ) -> Answer {
+    ) -> AttachReply {
         self.opened.binders.retain(|binder| binder.address != address || binder.pid != pid);
         let socket = match socket {
-            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, tools) => return Answer::Errno(libc::EMFILE),
+            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, tools) => return AttachReply::Errno(libc::EMFILE),
             Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
-            Ok(_) => return Answer::Errno(libc::EINVAL),
-            Err(libc::EADDRINUSE) if self.opened.closed_lately(address.port(), Instant::now()) => return Answer::Later,
+            Ok(_) => return AttachReply::Errno(libc::EINVAL),
+            Err(libc::EADDRINUSE) if self.opened.closed_lately(address.port(), Instant::now()) => {
+                return AttachReply::Later;
+            }
             Err(errno) => {
                 self.explain_refusal(at, address, &io::Error::from_raw_os_error(errno));
-                return Answer::Errno(errno);
+                return AttachReply::Errno(errno);
             }
         };
         let shared = self.bound_to(address).map_or_else(|| self.take(socket), Ok);

@@ -51,7 +51,7 @@ mod tests {
             counted.counts(&page);
             page.add(row::PID, 1);
             page.add(row::RECEIVED, 3);
-            page.took(3, 10_000);
+            page.record_latency(3, 10_000);
         }
         let total = counted.total();
         assert_eq!((total.received, total.latencies.iter().sum::<u64>(), total.latency_ns), (30, 30, 300_000));

@@ -37,7 +37,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When direct delivery was asked for and cannot be, or when relaying cannot be either.
-pub(super) fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Option<Preload>, Exit> {
+pub fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Option<Preload>, Exit> {
     let Backend::Direct(command) = &config.backend else { return Ok(None) };
     let preload = elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
     match (preload, config.chosen) {

@@ -62,7 +62,7 @@ impl Service {
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
         } else {
-            tools.orders.send(Order::Gone(relay.id));
+            tools.orders.send(Order::WorkerDied(relay.id));
             slot.reason = Some(slot.doomed.take().unwrap_or_else(|| format!("relay worker: {}", exit.text)));
         }
         let status = exit.text.clone();
@@ -141,7 +141,7 @@ impl Service {
             slot.retire_relay(tools);
         }
         if let Some(direct) = slot.direct.take() {
-            tools.orders.send(Order::Gone(direct.id));
+            tools.orders.send(Order::WorkerDied(direct.id));
         }
         slot.life.apply(event, now, &backoff);
         if event != Event::Finish {

@@ -107,7 +107,7 @@ impl Service {
         }
         error!(service = %self.config.name, "given up: no slot is left; clients are refused");
         for id in std::mem::take(&mut self.heard) {
-            tools.orders.send(Order::Unheard { service: self.id, id });
+            tools.orders.send(Order::StopAccepting { service: self.id, id });
             if let Some(listener) = find(&self.listeners, id) {
                 sock::stop_listening(listener.socket.as_fd());
             }

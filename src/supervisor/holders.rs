@@ -17,7 +17,7 @@ use crate::direct::attach::Secret;
 use crate::sys::{process, sock};
 
 /// A child that is about to call exec(2) has for a moment what its program will not have: it is looked at once more.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Looking takes at most one part in so many of the control thread's time.
 const SHARE: u32 = 10;
 /// A worker that listens nowhere for so long is not online.
@@ -158,7 +158,7 @@ impl Service {
                 self.opened.watch.push((pid, direct.secret));
             }
             if let Some(look) = due.get(&id).filter(|look| !look.again) {
-                direct.left.looks.insert(id, Look { due: now + AGAIN, again: true, ..*look });
+                direct.left.looks.insert(id, Look { due: now + RETRY_AFTER, again: true, ..*look });
             }
         }
         for (id, look) in due.into_iter().filter(|(id, _)| !found.contains_key(id)) {

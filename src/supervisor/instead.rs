@@ -37,7 +37,7 @@ pub fn elsewhere(pid: u32) -> Option<String> {
 
 impl Service {
     /// Whether its servers are Node's cluster scripts with a primary of their own.
-    pub(super) fn has_own_primary(&self) -> bool {
+    pub fn has_own_primary(&self) -> bool {
         let Some(command) = self.config.command() else { return false };
         self.node_mode(command) == Some(super::node::Mode::Cluster)
             && primary::forks(command, self.config.cwd.as_deref())

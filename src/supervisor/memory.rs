@@ -10,13 +10,13 @@ use crate::config::memory;
 use crate::sys::process::{rss_bytes, tree};
 
 /// How often it is looked.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Looks at all workers, when it is time.
     pub(super) fn check_memory(&mut self, tools: &Tools, now: Instant) {
         let Some(limit) = self.config.limits.max_memory else { return };
-        if self.stop.is_some() || self.memory_looked.is_some_and(|at| now.duration_since(at) < LOOK) {
+        if self.stop.is_some() || self.memory_looked.is_some_and(|at| now.duration_since(at) < POLL_INTERVAL) {
             return;
         }
         self.memory_looked = Some(now);
@@ -39,7 +39,7 @@ impl Service {
     /// When to look again.
     pub(super) fn memory_deadline(&self) -> Option<Instant> {
         self.config.limits.max_memory?;
-        self.memory_looked.map(|at| at + LOOK)
+        self.memory_looked.map(|at| at + POLL_INTERVAL)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::config::Backend;
 use crate::launch::command::CommandLine;
 use crate::node::channel::{Channel, More};
 use crate::node::command::is_node_script;
-use crate::node::message::{self, Cluster, Heard, Meant};
+use crate::node::message::{self, Cluster, Directive, IpcMessage};
 
 /// A handler of the stop signal has so long before its worker is told to disconnect.
 const HANDLER_GRACE: Duration = Duration::from_millis(500);
@@ -146,7 +146,7 @@ impl Service {
     }
 
     /// Hears what a worker says, for one turn. `None`: it is none of ours.
-    pub(super) fn hear_node(&mut self, pid: u32, tools: &Tools) -> Option<More> {
+    pub fn hear_node(&mut self, pid: u32, tools: &Tools) -> Option<More> {
         let name = self.config.name.clone();
         let (at, server, old) = self.with_channel(pid)?;
         let ipc = server.ipc.as_mut()?;
@@ -168,23 +168,23 @@ impl Service {
         read.ok()
     }
 
-    fn node_said(&mut self, at: usize, pid: u32, old: bool, heard: Heard, tools: &Tools) -> io::Result<()> {
+    fn node_said(&mut self, at: usize, pid: u32, old: bool, heard: IpcMessage, tools: &Tools) -> io::Result<()> {
         match heard {
-            Heard::WithHandle(message) => self.node_said(at, pid, old, *message, tools),
-            Heard::User(text) => {
+            IpcMessage::WithHandle(message) => self.node_said(at, pid, old, *message, tools),
+            IpcMessage::User(text) => {
                 self.program_said(at, pid, &text, tools);
                 Ok(())
             }
-            Heard::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query, tools),
-            Heard::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
+            IpcMessage::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query, tools),
+            IpcMessage::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
                 let own = ipc.channel.next_seq();
                 ipc.channel.say(message::may_leave(seq, own), None)
             }),
-            Heard::Cluster(Cluster::Listening) => self.say_to(pid, |ipc| {
+            IpcMessage::Cluster(Cluster::Listening) => self.say_to(pid, |ipc| {
                 ipc.listens = true;
                 Ok(())
             }),
-            Heard::Cluster(Cluster::Online | Cluster::Close(_) | Cluster::Other) | Heard::Ignored => Ok(()),
+            IpcMessage::Cluster(Cluster::Online | Cluster::Close(_) | Cluster::Other) | IpcMessage::Ignored => Ok(()),
         }
     }
 
@@ -196,20 +196,20 @@ impl Service {
     }
 
     fn program_said(&mut self, at: usize, pid: u32, text: &str, tools: &Tools) {
-        match message::meant(text, at) {
-            Meant::Ready => {
+        match message::directive(text, at) {
+            Directive::Ready => {
                 let _ = self.say_to(pid, |ipc| {
                     ipc.ready = true;
                     Ok(())
                 });
             }
-            Meant::Broadcast(text) => drop(self.pass_to(|_, other| other != pid, &text)),
-            Meant::To(slot, text) => {
+            Directive::Broadcast(text) => drop(self.pass_to(|_, other| other != pid, &text)),
+            Directive::To(slot, text) => {
                 if self.pass_to(|at, _| at == slot, &text) == 0 {
                     debug!(service = %self.config.name, slot, "a message for a slot that has no worker with IPC");
                 }
             }
-            Meant::Nothing => {
+            Directive::Nothing => {
                 let slot = Some(at as u32);
                 tools.launcher.outputs.message(&self.config.name, slot, pid, text);
             }
@@ -217,7 +217,7 @@ impl Service {
     }
 
     /// Passes a message to current workers; how many have got it.
-    pub(super) fn pass_to(&mut self, wanted: impl Fn(usize, u32) -> bool, text: &str) -> usize {
+    pub fn pass_to(&mut self, wanted: impl Fn(usize, u32) -> bool, text: &str) -> usize {
         let name = &self.config.name;
         let mut passed = 0;
         for (at, slot) in self.slots.iter_mut().enumerate() {

@@ -21,11 +21,11 @@ use crate::sys::process::Credentials;
 use crate::sys::rights;
 
 /// Different servers that the workers of a service may have.
-const MOST_SERVERS: usize = 1000;
+const MAX_SERVERS: usize = 1000;
 /// How soon an address that is being closed is looked at again.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Ticket keys have 48 bytes, addresses at most a path's 108: what is longer is not kept.
-const MOST_DATA: usize = 1024;
+const MAX_DATA: usize = 1024;
 
 /// What the workers of a service share.
 #[derive(Debug, Default)]
@@ -61,14 +61,14 @@ impl Service {
         let data = match self.node.data.get(&key) {
             Some(data) => data.clone(),
             None => {
-                let fits = || query.data.to_string().len() <= MOST_DATA;
-                if !query.data.is_null() && self.node.data.len() < MOST_SERVERS && key.len() <= MOST_DATA && fits() {
+                let fits = || query.data.to_string().len() <= MAX_DATA;
+                if !query.data.is_null() && self.node.data.len() < MAX_SERVERS && key.len() <= MAX_DATA && fits() {
                     self.node.data.insert(key, query.data.clone());
                 }
                 query.data.clone()
             }
         };
-        let given = match old || self.closes() || query.key().len() > MOST_DATA {
+        let given = match old || self.closes() || query.key().len() > MAX_DATA {
             // One on its way out gets nothing new, and one that makes fun of us neither.
             true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             false => self.socket_for(at, pid, &query),
@@ -112,7 +112,7 @@ impl Service {
 
     /// When that is due.
     pub(super) fn query_deadline(&self, now: Instant) -> Option<Instant> {
-        (!self.node.later.is_empty()).then(|| now + LOOK)
+        (!self.node.later.is_empty()).then(|| now + POLL_INTERVAL)
     }
 
     fn socket_for(&mut self, at: usize, pid: u32, query: &Query) -> io::Result<Arc<OwnedFd>> {
@@ -227,7 +227,7 @@ impl Service {
 
     fn has_room(&self) -> io::Result<()> {
         let all = self.node.listeners.len() + self.node.sockets.len() + self.node.datagrams.len();
-        if all < MOST_SERVERS { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
+        if all < MAX_SERVERS { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
     }
 
     /// Removes the files of its Unix sockets.
@@ -236,7 +236,7 @@ impl Service {
     }
 
     /// The same at the end, where no step of a stop has done it; then another daemon may have files there by now.
-    pub(super) fn remove_files_left(&self) {
+    pub fn remove_files_left(&self) {
         if !self.closes() {
             self.remove_files();
         }

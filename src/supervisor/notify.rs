@@ -13,7 +13,7 @@ use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, scm, sock};
 
 /// Messages are short; what is longer is cut.
-const MOST: usize = 4096;
+const MAX_MESSAGE: usize = 4096;
 /// Messages read before others have their turn.
 const MESSAGES_A_TURN: usize = 32;
 
@@ -61,7 +61,7 @@ impl Notify {
 
     /// Reads what came, for a turn; whether the server (the process `server`, or one below it) has said that it is ready.
     pub fn is_ready(&mut self, server: u32) -> bool {
-        let (mut message, mut fds) = ([0; MOST], Vec::new());
+        let (mut message, mut fds) = ([0; MAX_MESSAGE], Vec::new());
         self.more = true;
         for _ in 0..MESSAGES_A_TURN {
             if closer::received_wait() {

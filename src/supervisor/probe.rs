@@ -13,7 +13,7 @@ use crate::relay::protocol::{Resolved, Upstream};
 const FIRST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(100);
 /// An attempt without an answer is given up after so long.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tries an address until it accepts.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Probe {
             };
             match outcome(&socket) {
                 Some(Ok(())) => return self.candidates.get(at).cloned(),
-                None if now.duration_since(since) < PATIENCE => {
+                None if now.duration_since(since) < TIMEOUT => {
                     self.attempt = Some((at, socket, since));
                     break;
                 }

@@ -10,7 +10,7 @@ use super::pausing::Paused;
 use super::plan::{Facts, Failure, Leave, Reload, Step};
 use super::service::{Service, SlotProcesses, Tools};
 use super::slot::{Backoff, Event, Phase};
-use crate::config::instances::MOST;
+use crate::config::instances::MAX_INSTANCES;
 use crate::sys::process;
 
 /// Of a worker that failed, the decisive ones among so many of its last lines are shown.
@@ -97,7 +97,7 @@ impl Service {
     }
 
     /// Whether a reload is under way.
-    pub(super) fn is_reloading(&self) -> bool {
+    pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.awaited.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
     }
 
@@ -194,7 +194,7 @@ impl Service {
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn may_reload(&self) -> Result<(), String> {
+    pub fn may_reload(&self) -> Result<(), String> {
         self.is_free().map_err(|why| format!("{}: {why}", self.config.name))
     }
 
@@ -214,8 +214,8 @@ impl Service {
     pub fn scale(&mut self, to: u32, tools: &Tools, now: Instant) -> Result<(), String> {
         self.is_free()?;
         self.is_running()?;
-        if !(1..=MOST).contains(&to) {
-            return Err(format!("the number of slots is 1 to {MOST}; to end all workers: roundsman stop"));
+        if !(1..=MAX_INSTANCES).contains(&to) {
+            return Err(format!("the number of slots is 1 to {MAX_INSTANCES}; to end all workers: roundsman stop"));
         }
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");
@@ -256,7 +256,7 @@ impl Service {
     }
 
     /// Keeps a line for whoever asked.
-    pub(super) fn say(&mut self, progress: Progress) {
+    pub fn say(&mut self, progress: Progress) {
         self.said.push_back(progress);
     }
 }

@@ -45,7 +45,7 @@ impl Service {
                 old.filter(|old| old.id() == Some(*worker)).for_each(|old| old.cut_off = true);
             }
             Report::Hung(worker) => self.hung(*worker),
-            Report::Deaf(worker) => {
+            Report::NeverReceived(worker) => {
                 warn!(
                     service = %name, slot = worker.slot,
                     "worker was handed connections and has received none for 5 s: it is blocked, or it accepts by \

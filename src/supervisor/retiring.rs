@@ -114,7 +114,7 @@ impl Service {
         }
         slot.leaving.extend(slot.relay.take());
         if let Some(direct) = slot.direct.take() {
-            tools.orders.send(Order::Gone(direct.id));
+            tools.orders.send(Order::WorkerDied(direct.id));
         }
         let old = slot.retiring.swap_remove(place);
         let failed = slot.server.take();
@@ -177,7 +177,7 @@ impl Service {
     }
 
     /// The times that replacements keep to.
-    pub(super) fn times(&self) -> Times {
+    pub fn times(&self) -> Times {
         let limits = &self.config.limits;
         Times {
             min_uptime: limits.min_uptime,
@@ -215,13 +215,13 @@ impl Service {
             let serving = old.step == Leave::Serving;
             if old.relay.as_ref().is_some_and(|relay| relay.pid == pid) {
                 if let (true, Some(id)) = (serving, old.id()) {
-                    tools.orders.send(Order::Gone(id));
+                    tools.orders.send(Order::WorkerDied(id));
                 }
                 old.relay = None;
             } else {
                 process::kill_tree(pid);
                 let direct = old.direct.take();
-                direct.iter().for_each(|direct| tools.orders.send(Order::Gone(direct.id)));
+                direct.iter().for_each(|direct| tools.orders.send(Order::WorkerDied(direct.id)));
                 escaped = old.server.take().map(|server| (server.mark, direct));
                 if serving && let Some(relay) = &old.relay {
                     tools.orders.send(Order::Drain(relay.id));

@@ -15,7 +15,7 @@ const CAP: usize = 64;
 const DIRECT_CAP: usize = 16;
 
 /// Clients held in the master while no worker is alive, at most.
-const MOST_HELD: usize = 1024;
+const MAX_HELD: usize = 1024;
 /// They may take this part of the master's descriptors: a new worker needs some, too.
 const HELD_SHARE: u64 = 4;
 
@@ -40,7 +40,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         queue_timeout: config.limits.queue_timeout,
         hash_wait: config.limits.hash_wait,
         hang_timeout: config.limits.hang_timeout,
-        most_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MOST_HELD).clamp(1, MOST_HELD),
+        max_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MAX_HELD).clamp(1, MAX_HELD),
     }
 }
 

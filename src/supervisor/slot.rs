@@ -84,7 +84,7 @@ pub struct Backoff {
 }
 
 /// Deaths in a row before a slot is given up that was never online: it will not get better by itself.
-const MOST_BEFORE_ONLINE: u32 = 3;
+const MAX_BEFORE_ONLINE: u32 = 3;
 
 /// The facts about a slot.
 #[derive(Debug, Clone, Copy)]
@@ -202,7 +202,7 @@ impl Slot {
     fn fail(&mut self, now: Instant, backoff: &Backoff) -> Phase {
         self.failures = self.failures.saturating_add(1);
         self.crashed = true;
-        let most = if self.ever == Ever::Online { backoff.most } else { backoff.most.min(MOST_BEFORE_ONLINE) };
+        let most = if self.ever == Ever::Online { backoff.most } else { backoff.most.min(MAX_BEFORE_ONLINE) };
         if self.failures > most {
             return Phase::Errored;
         }

@@ -88,6 +88,11 @@ impl Opened {
 }
 
 impl Service {
+    /// Processes with stand-ins whose end nobody watches yet, each with its worker's secret.
+    pub fn take_unwatched(&mut self) -> Vec<(u32, Secret)> {
+        std::mem::take(&mut self.opened.watch)
+    }
+
     /// A process has closed a listener, and its worker has it no more.
     pub(super) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, tools: &Tools, now: Instant) {
         let by_server = find(&self.listeners, id).is_some_and(|listener| listener.origin == Origin::Server);

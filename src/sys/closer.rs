@@ -20,9 +20,9 @@ use super::interrupt::Interrupter;
 /// A close that takes longer is interrupted; the kernel then finishes it by itself.
 const LONGEST: Duration = Duration::from_millis(2);
 /// Sockets that may wait to be closed before no new ones are taken: their turn comes within `LONGEST` each.
-const MOST_SOCKETS: usize = 64;
+const MAX_SOCKETS: usize = 64;
 /// The same for descriptors that were received.
-const MOST_RECEIVED: usize = 512;
+const MAX_RECEIVED: usize = 512;
 
 /// How long a start of a process waits for closes that are under way. After that their descriptors have left our table.
 const BEFORE_A_START: Duration = Duration::from_millis(10);
@@ -152,12 +152,12 @@ fn lock_until<T>(mutex: &Mutex<T>, end: Instant) -> Option<MutexGuard<'_, T>> {
 
 /// Whether no more sockets should be taken from processes that were not asked to come.
 pub fn sockets_wait() -> bool {
-    Kind::Socket.waiting() >= MOST_SOCKETS
+    Kind::Socket.waiting() >= MAX_SOCKETS
 }
 
 /// Whether no more descriptors should be received.
 pub fn received_wait() -> bool {
-    Kind::Received.waiting() >= MOST_RECEIVED
+    Kind::Received.waiting() >= MAX_RECEIVED
 }
 
 /// A descriptor whose close can block. Dropping it does not.

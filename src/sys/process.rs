@@ -231,13 +231,13 @@ fn children_of(pid: u32) -> Option<Vec<u32>> {
 }
 
 /// Parents that [`is_below`] looks at.
-const MOST_PARENTS: usize = 32;
+const MAX_PARENTS: usize = 32;
 
 /// Whether a process is one of `roots`, below one of them, or in the session of one (a daemonized grandchild loses its
 /// parent but keeps that). Looks from the process upwards, at a bounded number of parents.
 pub fn is_below(pid: u32, roots: &[u32]) -> bool {
     let (own, mut pid) = (std::process::id(), pid);
-    for _ in 0..MOST_PARENTS {
+    for _ in 0..MAX_PARENTS {
         if roots.contains(&pid) {
             return true;
         }

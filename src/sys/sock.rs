@@ -101,19 +101,19 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// What follows a [`send`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum SendHint {
     /// Nobody knows: the bytes go at once.
-    Maybe,
+    None,
     /// shutdown(2), at once: the last bytes wait for it and travel with the FIN.
-    End,
+    FinFollows,
 }
 
 /// send(2), never blocking, never raising SIGPIPE.
 ///
 /// # Errors
 /// As send(2); `WouldBlock` when the send buffer is full or the connection is not yet established.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], then: Then) -> io::Result<usize> {
-    let more = if then == Then::End { libc::MSG_MORE } else { 0 };
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], then: SendHint) -> io::Result<usize> {
+    let more = if then == SendHint::FinFollows { libc::MSG_MORE } else { 0 };
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
     // SAFETY: pointer and length describe `bytes`, borrowed for the call.
     let n = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };

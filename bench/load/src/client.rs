@@ -13,9 +13,9 @@ use slab::Slab;
 
 pub const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 /// Nothing takes longer: what has no answer by then is an error.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this a generator would measure itself.
-const MOST_OPEN: usize = 12_000;
+const MAX_OPEN: usize = 12_000;
 
 struct Waiting {
     stream: TcpStream,
@@ -42,7 +42,7 @@ impl Load {
     }
 
     fn begin(&mut self, scheduled: Instant) {
-        if self.waiting.len() >= MOST_OPEN {
+        if self.waiting.len() >= MAX_OPEN {
             self.errors += 1;
             return;
         }
@@ -94,7 +94,7 @@ impl Load {
     }
 
     fn finish(&mut self, events: &mut Events) -> io::Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !self.waiting.is_empty() && Instant::now() < end {
             self.turn(events, end)?;
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Files that are read of one app, and bytes of each.
-const MOST_FILES: usize = 60;
-const MOST_BYTES: u64 = 256 * 1024;
+const MAX_FILES: usize = 60;
+const MAX_BYTES: u64 = 256 * 1024;
 /// Words, in small letters, of which a program that serves a port has one.
 const SERVING: [&str; 24] = [
     "listen",
@@ -85,7 +85,7 @@ pub fn of(script: &Path) -> Port {
             continue;
         };
         for module in own {
-            if known.len() >= MOST_FILES {
+            if known.len() >= MAX_FILES {
                 return Port::Unknown;
             }
             if known.insert(module.clone()) {
@@ -99,7 +99,7 @@ pub fn of(script: &Path) -> Port {
 /// A source of the app, none of its packages.
 fn read(path: &Path) -> Option<String> {
     let meta = std::fs::metadata(path).ok()?;
-    let fits = meta.is_file() && meta.len() <= MOST_BYTES;
+    let fits = meta.is_file() && meta.len() <= MAX_BYTES;
     let installed = path.components().any(|part| part.as_os_str() == "node_modules");
     if !fits || installed { None } else { std::fs::read_to_string(path).ok() }
 }

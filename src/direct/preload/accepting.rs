@@ -6,7 +6,7 @@ use super::abi::attach::ADDRESS_BYTES;
 use super::abi::payload::{DIRECT_BYTES, Direct, EMPTY, VERSION};
 use super::arch::nr;
 use super::binding::recognize;
-use super::message::{self, By};
+use super::message::{self, RecvVia};
 use super::raw::{
     EAGAIN, ECONNABORTED, EINVAL, EMFILE, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, O_RDWR, call, fcntl,
     give_address, shown_as,
@@ -15,7 +15,7 @@ use super::table::{AF_INET, AF_INET6, Address, StandIn, Stands};
 use super::{counts, fail, lease, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
-const MOST_WAKES: u32 = 200;
+const MAX_WAKES: u32 = 200;
 const MSG_DONTWAIT: usize = 0x40;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SOCK_NONBLOCK: i32 = 0o4000;
@@ -106,7 +106,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         lease::close(free as i32);
         let mut payload =
             Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
-        let (how, by) = if stand_in.waits() { (0, By::Libc) } else { (MSG_DONTWAIT, By::Kernel) };
+        let (how, by) = if stand_in.waits() { (0, RecvVia::Libc) } else { (MSG_DONTWAIT, RecvVia::Kernel) };
         let place = (&raw mut payload).cast();
         // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
         let (n, [socket, ..]) = unsafe {
@@ -158,7 +158,7 @@ fn ended() {
 /// Empty messages, so that whoever waits in accept looks again. The master may be emptying the queue at the same time, so
 /// it takes as many as it takes (a thread that was cancelled while it waited stays counted, hence the bound).
 pub fn wake_waiting(stand_in: &StandIn) {
-    for _ in 0..MOST_WAKES {
+    for _ in 0..MAX_WAKES {
         if stand_in.waiting.load(Acquire) == 0 {
             return;
         }

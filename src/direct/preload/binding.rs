@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, BACK, FAILED, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, YOURSELF, ask};
+use super::abi::attach::{ADDRESS_BYTES, BACK, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, STATUS, YOURSELF, ask};
 use super::arch::nr;
 use super::closing::genuine;
 use super::epolls;
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn bind(fd: i32, address: *const u8, len: u32) -> i32 {
     }
     let Some(answer) = asked else { return natively() };
     match answer.reply.kind {
-        FAILED => {
+        STATUS => {
             // The master had it for a moment.
             fcntl(fd, F_SETFL, flags);
             fail(answer.reply.number as i32)
@@ -241,7 +241,7 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
         }
     };
     match lease::ask(ask::LISTEN, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None) {
-        Some(answer) if answer.reply.kind == FAILED && answer.reply.number != 0 => fail(answer.reply.number as i32),
+        Some(answer) if answer.reply.kind == STATUS && answer.reply.number != 0 => fail(answer.reply.number as i32),
         _ => {
             stand_in.listens();
             0

@@ -8,7 +8,7 @@ const AT_FDCWD: usize = -100isize as usize;
 const DEL: usize = 2;
 const ADD: usize = 1;
 /// Registrations of one descriptor that are carried over.
-const MOST: usize = 16;
+const MAX_REGISTRATIONS: usize = 16;
 
 /// One registration.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ struct Registration {
 
 /// The registrations of one descriptor, taken out of their epoll instances.
 pub struct Registrations {
-    found: [Registration; MOST],
+    found: [Registration; MAX_REGISTRATIONS],
     count: usize,
 }
 
@@ -39,7 +39,8 @@ fn control(epoll: i32, what: usize, fd: i32, event: *const Event) {
 
 /// Takes a descriptor out of every epoll instance of this process that has it.
 pub fn take_out(fd: i32) -> Registrations {
-    let mut all = Registrations { found: [Registration { epoll: -1, events: 0, data: 0 }; MOST], count: 0 };
+    let mut all =
+        Registrations { found: [Registration { epoll: -1, events: 0, data: 0 }; MAX_REGISTRATIONS], count: 0 };
     each_epoll(|epoll| {
         each_line(epoll, |line| {
             if let Some((events, data)) = registration(line, fd)

@@ -4,12 +4,12 @@ use core::ffi::c_char;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{
-    ADDRESS_BYTES, FAILED, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, SocketOption, TOKEN_BYTES,
+    ADDRESS_BYTES, OPTION_BYTES, REPLY_BYTES, REQUEST_BYTES, Reply, Request, STATUS, SocketOption, TOKEN_BYTES,
     VARIABLE, VERSION, ask,
 };
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
-use super::message::{self, By, Fds};
+use super::message::{self, Fds, RecvVia};
 use super::naming::packed;
 use super::raw::SOL_SOCKET;
 
@@ -39,7 +39,7 @@ pub struct Answer {
 impl Answer {
     /// An errno, as if the master had said so.
     pub fn failed(errno: i32) -> Self {
-        let reply = Reply { version: VERSION, kind: FAILED, number: errno as u32, address: [0; ADDRESS_BYTES] };
+        let reply = Reply { version: VERSION, kind: STATUS, number: errno as u32, address: [0; ADDRESS_BYTES] };
         Self { reply, fds: message::NO_FDS }
     }
 }
@@ -190,7 +190,8 @@ fn wait(socket: i32) -> Option<Answer> {
     const CLOEXEC: usize = 0x4000_0000;
     loop {
         // SAFETY: `reply` is plain data for which every value of its bytes is valid, and REPLY_BYTES long.
-        let (n, fds) = unsafe { message::receive(socket, (&raw mut reply).cast(), REPLY_BYTES, CLOEXEC, By::Kernel) };
+        let (n, fds) =
+            unsafe { message::receive(socket, (&raw mut reply).cast(), REPLY_BYTES, CLOEXEC, RecvVia::Kernel) };
         if n == -4 {
             continue;
         }

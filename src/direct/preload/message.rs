@@ -1,13 +1,13 @@
 //! sendmsg(2) and recvmsg(2) with descriptors, by raw system calls.
 
-use super::abi::attach::MOST_FDS;
+use super::abi::attach::MAX_FDS;
 use super::arch::{nr, syscall6};
 use super::{errno, next};
 
 /// Descriptors that came with a message; -1: none.
-pub type Fds = [i32; MOST_FDS];
+pub type Fds = [i32; MAX_FDS];
 /// None.
-pub const NO_FDS: Fds = [-1; MOST_FDS];
+pub const NO_FDS: Fds = [-1; MAX_FDS];
 
 #[repr(C)]
 struct Iovec {
@@ -45,7 +45,7 @@ impl Control {
         let mut fds = NO_FDS;
         // SOL_SOCKET, SCM_RIGHTS.
         if control_len >= HEAD && self.level == 1 && self.kind == 1 {
-            let count = (self.len.saturating_sub(HEAD) / 4).min(MOST_FDS);
+            let count = (self.len.saturating_sub(HEAD) / 4).min(MAX_FDS);
             for (to, from) in fds.iter_mut().zip(&self.fds).take(count) {
                 *to = *from;
             }
@@ -56,7 +56,7 @@ impl Control {
 
 /// Who waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum RecvVia {
     /// The system call itself.
     Kernel,
     /// libc's own recvmsg, in which a thread can be cancelled.
@@ -67,7 +67,7 @@ pub enum By {
 ///
 /// # Safety
 /// `buffer` is writable for `len` bytes.
-pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by: By) -> (isize, Fds) {
+pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by: RecvVia) -> (isize, Fds) {
     let mut control = Control { len: 0, level: 0, kind: 0, fds: NO_FDS };
     let mut iov = Iovec { base: buffer as usize, len };
     let mut message = Msghdr {
@@ -83,8 +83,8 @@ pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by
     // as the kernel's on 64-bit machines.
     let result = unsafe {
         match by {
-            By::Kernel => syscall6(nr::RECVMSG, [socket as usize, &raw mut message as usize, flags, 0, 0, 0]),
-            By::Libc => match next::recvmsg(socket, &raw mut message as usize, flags as i32) {
+            RecvVia::Kernel => syscall6(nr::RECVMSG, [socket as usize, &raw mut message as usize, flags, 0, 0, 0]),
+            RecvVia::Libc => match next::recvmsg(socket, &raw mut message as usize, flags as i32) {
                 -1 => -(errno() as isize),
                 n => n,
             },

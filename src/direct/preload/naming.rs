@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, FAILED, OPTION_BYTES, SocketOption, VALUE, ask};
+use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, STATUS, SocketOption, VALUE, ask};
 use super::binding::recognize;
 use super::closing::genuine;
 use super::raw::{AF_UNIX, EINVAL, ENOPROTOOPT, ENOTCONN, SOL_SOCKET, give_address, shown_as};
@@ -139,7 +139,7 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
         let len = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
         return Some(Ok((value, len.min(OPTION_BYTES))));
     }
-    Some(Err(if answer.reply.kind == FAILED { answer.reply.number as i32 } else { EINVAL }))
+    Some(Err(if answer.reply.kind == STATUS { answer.reply.number as i32 } else { EINVAL }))
 }
 
 /// setsockopt(2): on a stand-in it is the master who sets the listener's option, and the kernel's answer comes back.

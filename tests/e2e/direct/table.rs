@@ -9,7 +9,7 @@ use crate::support::table::{Client, Server, long_table, table};
 use crate::support::{Daemon, eventually, free_port, install_dir, seconds};
 
 /// Connections per second that nobody has to exceed.
-const MOST_RATE: f64 = 3000.0;
+const MAX_RATE: f64 = 3000.0;
 
 /// `total` connections by 20 at a time, not faster than `rate`; each served, each with the client's address known.
 /// Returns how many per second it were.
@@ -69,7 +69,7 @@ fn works(policy: &str, at: usize, table: fn(&Path, u16) -> Vec<Server>) {
     }
     let before = daemon.total("connections");
     let (first, paced) = if server.client == Client::Http { (1000, 1.0) } else { (40, 0.3) };
-    let rate = (0.8 * load(server.client, port, first, None, &name)).min(MOST_RATE);
+    let rate = (0.8 * load(server.client, port, first, None, &name)).min(MAX_RATE);
     let second = (rate * paced) as usize;
     load(server.client, port, second, Some(rate), &name);
     let counted = || (daemon.total("connections") - before == (first + second) as u64).then_some(());

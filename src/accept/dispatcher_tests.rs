@@ -2,7 +2,7 @@ use std::net::TcpListener;
 
 use super::*;
 
-fn rules(most_held: usize) -> Rules {
+fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
     Rules {
         policy: Policy::Rr,
@@ -13,18 +13,18 @@ fn rules(most_held: usize) -> Rules {
         queue_timeout: 30 * second,
         hash_wait: second,
         hang_timeout: None,
-        most_held,
+        max_held,
     }
 }
 
-fn pool(most_held: usize) -> (Pool, Poll, Arc<OwnedFd>) {
+fn dispatcher(max_held: usize) -> (ServiceDispatcher, Poll, Arc<OwnedFd>) {
     let poll = Poll::new().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = Arc::new(OwnedFd::from(socket));
-    let mut pool = Pool::new(0, rules(most_held), Arc::default());
-    pool.add_listener(&poll, 0, socket.clone());
-    (pool, poll, socket)
+    let mut dispatcher = ServiceDispatcher::new(0, rules(max_held), Arc::default());
+    dispatcher.add_listener(&poll, 0, socket.clone());
+    (dispatcher, poll, socket)
 }
 
 fn reporter() -> Reporter {
@@ -33,35 +33,35 @@ fn reporter() -> Reporter {
 
 #[test]
 fn the_last_event_of_a_listener_that_has_gone_wakes_nobody_up() {
-    for leaves in [Pool::remove_listener, Pool::forget_listener] {
-        let (mut pool, poll, _socket) = pool(16);
-        leaves(&mut pool, &poll, 0);
-        pool.readable(0);
+    for leaves in [ServiceDispatcher::remove_listener, ServiceDispatcher::forget_listener] {
+        let (mut dispatcher, poll, _socket) = dispatcher(16);
+        leaves(&mut dispatcher, &poll, 0);
+        dispatcher.readable(0);
         let now = Instant::now();
-        pool.turn(&poll, now, &reporter());
-        assert_eq!(pool.deadline(now), None);
+        dispatcher.turn(&poll, now, &reporter());
+        assert_eq!(dispatcher.deadline(now), None);
     }
 }
 
 #[test]
 fn a_listener_in_trouble_whose_clients_find_no_room_is_tried_later() {
-    let (mut pool, poll, _socket) = pool(0);
+    let (mut dispatcher, poll, _socket) = dispatcher(0);
     let now = Instant::now();
-    pool.readable(0);
-    pool.listeners[0].trouble = Some((libc::EMFILE, now));
+    dispatcher.readable(0);
+    dispatcher.listeners[0].trouble = Some((libc::EMFILE, now));
     let later = now + Duration::from_secs(1);
-    pool.turn(&poll, later, &reporter());
-    assert_eq!(pool.deadline(later), Some(later + RETRY));
+    dispatcher.turn(&poll, later, &reporter());
+    assert_eq!(dispatcher.deadline(later), Some(later + RETRY));
 }
 
 #[test]
 fn what_comes_back_after_the_end_of_a_stop_is_reset() {
-    let (mut pool, _poll, _socket) = pool(16);
-    pool.stop_now(&reporter());
+    let (mut dispatcher, _poll, _socket) = dispatcher(16);
+    dispatcher.stop_now(&reporter());
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     let worker = WorkerId { service: 0, slot: 0, generation: 1 };
     let key = RescueKey { worker, listener: 0, stats: Arc::default() };
-    pool.rescued(&key, vec![server.into()], Instant::now(), &reporter());
-    assert_eq!(pool.waiting(), 0);
+    dispatcher.rescued(&key, vec![server.into()], Instant::now(), &reporter());
+    assert_eq!(dispatcher.waiting(), 0);
     drop(client);
 }

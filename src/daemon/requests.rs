@@ -6,19 +6,20 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::awaited::Verb;
-use super::configuring::Begun;
-use super::reload::Progress;
-use super::service::{Service, Tools};
-use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, worker};
+use super::reconfigure::Begun;
+use super::{ATTACHED, CLIENTS, Supervisor, WORKERS};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
-use crate::direct::attach::{Heard, Refusal, Secret, What};
+use crate::direct::attach::{AttachEvent, Refusal, RequestKind, Secret};
 use crate::direct::guests::Ours;
 use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
 use crate::relay::protocol::{self, FromWorker};
+use crate::supervisor::awaited::Verb;
+use crate::supervisor::reload::Progress;
+use crate::supervisor::service::{Service, Tools};
+use crate::supervisor::worker;
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
@@ -90,13 +91,13 @@ impl Supervisor {
             let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
             match attach.next(&self.poll, token, admits) {
                 Ok(None) => return,
-                Ok(Some(Heard::Ended(pid, secret))) => {
+                Ok(Some(AttachEvent::Ended(pid, secret))) => {
                     let now = Instant::now();
                     self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
                     return;
                 }
-                Ok(Some(Heard::Asked(asked))) => {
-                    let leases = matches!(asked.what, What::Lease).then_some((asked.pid, asked.secret));
+                Ok(Some(AttachEvent::Request(asked))) => {
+                    let leases = matches!(asked.what, RequestKind::Lease).then_some((asked.pid, asked.secret));
                     let known = |one: &&mut Service| one.admits(&asked.secret, asked.pid, asked.uid);
                     let answer = self.services.iter_mut().find(known).and_then(|one| one.asked(asked, &self.tools));
                     let Some(attach) = &mut self.tools.attach else { return };
@@ -308,8 +309,7 @@ impl Supervisor {
     /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
     pub(super) fn say_last(&mut self, now: Instant) {
         for service in &mut self.services {
-            service.step_reload(&self.tools, now);
-            service.step_awaited(&self.tools, now);
+            service.step_last(&self.tools, now);
         }
         self.tell_waiting();
     }

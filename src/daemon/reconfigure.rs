@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::awaited::{Awaited, Verb};
-use super::reload::Progress;
-use super::service::{InConfig, Service};
-use super::{ATTACH, Supervisor, direct, inherit, inherited};
+use super::{ATTACH, Supervisor, inherited, listen_fds};
 use crate::accept::orders::ServiceId;
 use crate::config::addr::Listen;
 use crate::config::file::OF_DAEMON;
@@ -17,6 +14,10 @@ use crate::direct::Preload;
 use crate::direct::attach::AttachServer;
 use crate::exit::{Exit, OS};
 use crate::listener::Listener;
+use crate::supervisor::awaited::{Awaited, Verb};
+use crate::supervisor::direct;
+use crate::supervisor::reload::Progress;
+use crate::supervisor::service::{InConfig, Service};
 
 /// What a reload, or another order, has begun.
 #[derive(Debug, Default)]
@@ -118,8 +119,9 @@ impl Supervisor {
                 known.is_some_and(|one| one.config.listen.contains(listen) || one.has_listener(&listen.address))
             };
             let new = config.listen.iter().filter(|listen| !has(listen));
-            let bind =
-                |listen| inherit::bind(listen).map_err(|exit| self.held(&config.name, listen).unwrap_or(exit.message));
+            let bind = |listen| {
+                listen_fds::bind(listen).map_err(|exit| self.held(&config.name, listen).unwrap_or(exit.message))
+            };
             let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
             let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());
             let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;

@@ -9,12 +9,12 @@ use crate::sys::sock;
 /// The first descriptor of the convention.
 const FIRST: i32 = 3;
 /// More than this is a mistake.
-const MOST: i32 = 253;
+const MAX_FDS: i32 = 253;
 
 fn count() -> i32 {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<i32>().ok());
     match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-        (Some(pid), Some(n)) if pid as u32 == std::process::id() => n.clamp(0, MOST),
+        (Some(pid), Some(n)) if pid as u32 == std::process::id() => n.clamp(0, MAX_FDS),
         _ => 0,
     }
 }

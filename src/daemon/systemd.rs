@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use super::service::Service;
-use super::slot::Wanted;
+use crate::supervisor::service::Service;
+use crate::supervisor::slot::Wanted;
 
 /// What systemd knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ impl Supervisor {
     pub(super) fn watch_holders(&mut self) {
         let now = Instant::now();
         for at in 0..self.services.len() {
-            for (pid, secret) in std::mem::take(&mut self.services[at].opened.watch) {
+            for (pid, secret) in self.services[at].take_unwatched() {
                 let Some(attach) = &mut self.tools.attach else { return };
                 if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
                     self.services[at].lease_ended(pid, secret, &self.tools, now);

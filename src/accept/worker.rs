@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::dispatcher::Held;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, Policy};
-use super::pool::Held;
 use crate::handoff::page::CountersPage;
-use crate::handoff::{Carries, QueueTx};
+use crate::handoff::{Framing, QueueTx};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::scm::MAX_FDS;
 use crate::sys::sock::PeerAddress;
@@ -24,20 +24,20 @@ pub const BEHIND: Duration = Duration::from_millis(5);
 const SLOW_START: Duration = Duration::from_secs(10);
 
 /// A worker that was handed connections and has received none for so long is named.
-const DEAF: Duration = Duration::from_secs(5);
+const FIRST_RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a worker receives at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hearing {
+enum FirstReceive {
     /// It was handed nothing yet.
-    Unknown,
+    NothingSent,
     /// It was handed something then.
-    AskedAt(Instant),
+    SentAt(Instant),
     /// It has received something, or was named.
     Settled,
 }
 
-/// One queue of a member.
+/// One queue of a worker.
 #[derive(Debug)]
 struct Lane {
     listener: ListenerId,
@@ -56,7 +56,7 @@ struct Lane {
 
 /// A worker that is online.
 #[derive(Debug)]
-pub struct Member {
+pub struct Worker {
     /// Who it is.
     pub id: WorkerId,
     /// Its slot's counters.
@@ -73,7 +73,7 @@ pub struct Member {
     stalled: bool,
     /// Rescue jobs that are under way.
     rescues: usize,
-    hearing: Hearing,
+    first_receive: FirstReceive,
     /// Since when it receives nothing of what waits for it.
     stuck: Option<Instant>,
     /// Under `ip-hash`: clients that wait in the master until this worker has room.
@@ -83,7 +83,7 @@ pub struct Member {
 /// Sockets that could not be sent, with the listener they came from.
 pub type Returned = Vec<(ListenerId, OwnedFd, PeerAddress)>;
 
-impl Member {
+impl Worker {
     /// A worker that came online at `now`.
     pub fn new(
         id: WorkerId,
@@ -93,7 +93,7 @@ impl Member {
         cap: u32,
         now: Instant,
     ) -> Self {
-        let mut member = Self {
+        let mut worker = Self {
             id,
             stats,
             lanes: Vec::new(),
@@ -104,12 +104,12 @@ impl Member {
             cap,
             stalled: false,
             rescues: 0,
-            hearing: Hearing::Unknown,
+            first_receive: FirstReceive::NothingSent,
             stuck: None,
             line: VecDeque::new(),
         };
-        queues.into_iter().for_each(|(listener, queue)| member.listens(listener, queue));
-        member
+        queues.into_iter().for_each(|(listener, queue)| worker.listens(listener, queue));
+        worker
     }
 
     /// It has a queue for one more listener.
@@ -155,8 +155,8 @@ impl Member {
         if self.pending() == 0 {
             self.stuck = None;
         }
-        if matches!(self.hearing, Hearing::AskedAt(_)) && self.page.received_and_open().0 > 0 {
-            self.hearing = Hearing::Settled;
+        if matches!(self.first_receive, FirstReceive::SentAt(_)) && self.page.received_and_open().0 > 0 {
+            self.first_receive = FirstReceive::Settled;
         }
         if self.stalled && self.rescues == 0 && self.pending() == 0 {
             self.stalled = false;
@@ -166,11 +166,15 @@ impl Member {
     /// Whether it has to be looked at in the next turn: something is on its way, or it is watched for another reason.
     pub fn is_busy(&self) -> bool {
         let waits = self.lanes.iter().flatten().any(|lane| lane.pending > 0 || !lane.ages.is_empty());
-        waits || self.stalled || self.rescues > 0 || self.stuck.is_some() || matches!(self.hearing, Hearing::AskedAt(_))
+        waits
+            || self.stalled
+            || self.rescues > 0
+            || self.stuck.is_some()
+            || matches!(self.first_receive, FirstReceive::SentAt(_))
     }
 
     /// One more than the last place of a listener that it may serve.
-    pub fn most_listeners(&self) -> usize {
+    pub fn max_listeners(&self) -> usize {
         self.lanes.len()
     }
 
@@ -181,7 +185,11 @@ impl Member {
             slot: self.id.slot,
             pending,
             cap: self.cap,
-            open: if policy == Policy::LeastConn { self.has().saturating_sub(u64::from(pending)) } else { 0 },
+            open: if policy == Policy::LeastConn {
+                self.connection_count().saturating_sub(u64::from(pending))
+            } else {
+                0
+            },
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
             owed: 0,
@@ -191,7 +199,7 @@ impl Member {
 
     /// Connections that it has, received or about to be. Between a worker's receive and its count a connection is
     /// neither pending nor open, so what is on its way is what was sent and is not yet counted as received.
-    pub fn has(&self) -> u64 {
+    pub fn connection_count(&self) -> u64 {
         let (received, open) = self.page.received_and_open();
         let coming = self.number.saturating_sub(self.back).saturating_sub(received);
         // A server's process that died in between never counts what it took.
@@ -227,19 +235,19 @@ impl Member {
     }
 
     /// Whether it was handed connections for long and has never received one; said once.
-    pub fn is_deaf(&mut self, now: Instant) -> bool {
-        if self.deaf_at().is_none_or(|at| at > now) {
+    pub fn never_received(&mut self, now: Instant) -> bool {
+        if self.first_receive_due().is_none_or(|at| at > now) {
             return false;
         }
-        self.hearing = Hearing::Settled;
+        self.first_receive = FirstReceive::Settled;
         self.page.received_and_open().0 == 0
     }
 
-    /// When [`Member::is_deaf`] is to be asked.
-    pub fn deaf_at(&self) -> Option<Instant> {
-        match self.hearing {
-            Hearing::AskedAt(since) => Some(since + DEAF),
-            Hearing::Unknown | Hearing::Settled => None,
+    /// When [`Worker::never_received`] is to be asked.
+    pub fn first_receive_due(&self) -> Option<Instant> {
+        match self.first_receive {
+            FirstReceive::SentAt(since) => Some(since + FIRST_RECEIVE_TIMEOUT),
+            FirstReceive::NothingSent | FirstReceive::Settled => None,
         }
     }
 
@@ -264,8 +272,8 @@ impl Member {
         for lane in self.lanes.iter_mut().flatten().filter(|lane| !lane.batch.is_empty()) {
             let listener = lane.listener;
             while !lane.batch.is_empty() {
-                let (count, sent) = match lane.queue.carries() {
-                    Carries::Tags => {
+                let (count, sent) = match lane.queue.framing() {
+                    Framing::Batched => {
                         let count = lane.batch.len().min(MAX_FDS);
                         (
                             count,
@@ -273,7 +281,7 @@ impl Member {
                                 .send(lane.batch[..count].iter().map(|(socket, _)| socket.as_fd()), lane.batch_since),
                         )
                     }
-                    Carries::Direct => {
+                    Framing::Single => {
                         let (socket, peer) = &lane.batch[0];
                         (1, lane.queue.send_direct(socket.as_fd(), peer, self.number + 1, lane.batch_since))
                     }
@@ -285,12 +293,12 @@ impl Member {
                 }
                 lane.batch.drain(..count);
                 self.number += count as u64;
-                if lane.queue.carries() == Carries::Direct {
+                if lane.queue.framing() == Framing::Single {
                     // Only now: a server that closes a socket waits for this number.
                     self.page.release(self.number);
                 }
-                if self.hearing == Hearing::Unknown && lane.queue.carries() == Carries::Direct {
-                    self.hearing = Hearing::AskedAt(now);
+                if self.first_receive == FirstReceive::NothingSent && lane.queue.framing() == Framing::Single {
+                    self.first_receive = FirstReceive::SentAt(now);
                 }
                 self.stuck.get_or_insert(now);
                 lane.sent += count as u64;

@@ -10,12 +10,12 @@ use crossbeam_channel::Sender;
 use mio::Poll;
 
 use super::accepting::reset;
-use super::crew::{Crew, Placed};
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
 };
 use super::policy::Policy;
-use super::roster::{Member, Returned};
+use super::worker::{Returned, Worker};
+use super::worker_set::{Placed, WorkerSet};
 use super::{RescueJob, let_go, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
@@ -70,13 +70,13 @@ pub(super) enum Phase {
 }
 
 /// A service's part of the accept thread.
-pub struct Pool {
+pub struct ServiceDispatcher {
     pub(super) id: ServiceId,
     pub(super) rules: Rules,
     pub(super) stats: Arc<ServiceStats>,
     pub(super) listeners: Vec<Listener>,
     /// Workers online.
-    pub(super) crew: Crew,
+    pub(super) workers: WorkerSet,
     pub(super) held: VecDeque<Held>,
     /// Something held has a worker that serves it, and none that has room.
     pub(super) blocked: bool,
@@ -89,14 +89,14 @@ pub struct Pool {
     pub(super) waited: Option<(Duration, Instant)>,
 }
 
-impl Pool {
+impl ServiceDispatcher {
     pub fn new(id: ServiceId, rules: Rules, stats: Arc<ServiceStats>) -> Self {
         Self {
             id,
             rules,
             stats,
             listeners: Vec::new(),
-            crew: Crew::default(),
+            workers: WorkerSet::default(),
             held: VecDeque::new(),
             blocked: false,
             rescues: 0,
@@ -131,7 +131,7 @@ impl Pool {
 
     /// Nobody is left to wait for: clients that wait are reset.
     pub fn refuse(&mut self, reporter: &Reporter) {
-        self.held.extend(self.crew.take_lines());
+        self.held.extend(self.workers.take_lines());
         let count = self.held.len();
         self.shed(count, reporter);
     }
@@ -139,11 +139,11 @@ impl Pool {
     /// A listener is gone for good; the kernel resets who is in its backlog.
     pub fn forget_listener(&mut self, poll: &Poll, id: ListenerId) {
         self.remove_listener(poll, id);
-        self.crew.forget(id);
+        self.workers.forget(id);
         if let Some(listener) = self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id)) {
             listener.id = None;
         }
-        self.held.extend(self.crew.take_lines());
+        self.held.extend(self.workers.take_lines());
         let (gone, stay): (VecDeque<Held>, _) = self.held.drain(..).partition(|held| held.listener == id);
         self.held = stay;
         gone.into_iter().for_each(|held| reset(held.socket));
@@ -176,7 +176,7 @@ impl Pool {
     fn watch_if_ours(&mut self, poll: &Poll) {
         let ours = match self.rules.by {
             AcceptedBy::Master => true,
-            AcceptedBy::Workers => self.crew.is_empty(),
+            AcceptedBy::Workers => self.workers.is_empty(),
             AcceptedBy::Servers => false,
         };
         for (at, listener) in self.listeners.iter_mut().enumerate() {
@@ -210,36 +210,36 @@ impl Pool {
         stats: Arc<SlotStats>,
         now: Instant,
     ) {
-        self.crew.insert(Member::new(id, queues, page, stats, self.rules.cap, now), self.rules.policy, now);
+        self.workers.insert(Worker::new(id, queues, page, stats, self.rules.cap, now), self.rules.policy, now);
         self.paused = None;
         self.watch_if_ours(poll);
     }
 
     /// A worker listens on one more listener.
     pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
-        self.crew.listens(id, listener, queue);
+        self.workers.listens(id, listener, queue);
     }
 
     /// A worker has closed a listener.
     pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId, reporter: &Reporter) {
-        if let Some((member, queue)) = self.crew.unlistens(id, listener) {
-            let stats = member.stats.clone();
+        if let Some((worker, queue)) = self.workers.unlistens(id, listener) {
+            let stats = worker.stats.clone();
             self.rescue(RescueKey { worker: id, listener, stats }, queue, Mark::None, reporter);
         }
     }
 
-    fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Member> {
-        let member = self.crew.remove(id)?;
+    fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Worker> {
+        let worker = self.workers.remove(id)?;
         self.watch_if_ours(poll);
-        Some(member)
+        Some(worker)
     }
 
     /// A live worker leaves: its queue is emptied by the rescue thread, then closed.
     pub fn drain(&mut self, poll: &Poll, id: WorkerId, reporter: &Reporter) {
-        if let Some(mut member) = self.remove(poll, id) {
-            self.hold_line(&mut member);
-            let stats = member.stats.clone();
-            for (listener, queue) in member.into_queues() {
+        if let Some(mut worker) = self.remove(poll, id) {
+            self.hold_line(&mut worker);
+            let stats = worker.stats.clone();
+            for (listener, queue) in worker.into_queues() {
                 self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, reporter);
             }
         }
@@ -247,11 +247,11 @@ impl Pool {
 
     /// A dead worker leaves: nobody else reads its queue, so it can be emptied here.
     pub fn gone(&mut self, poll: &Poll, id: WorkerId, now: Instant, reporter: &Reporter) {
-        if let Some(mut member) = self.remove(poll, id) {
-            self.hold_line(&mut member);
-            let stats = member.stats.clone();
+        if let Some(mut worker) = self.remove(poll, id) {
+            self.hold_line(&mut worker);
+            let stats = worker.stats.clone();
             let mut count = 0;
-            for (listener, queue) in member.into_queues() {
+            for (listener, queue) in worker.into_queues() {
                 let sockets = queue.take_back();
                 count += sockets.len();
                 self.hold_rescued(listener, sockets, now);
@@ -262,18 +262,18 @@ impl Pool {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
-        let idle = self.held.is_empty() && self.crew.in_line() == 0 && !self.has_ready();
-        let waiting = self.crew.busy().any(|member| {
-            member.waits_since().is_some()
-                || member.deaf_at().is_some_and(|at| at <= now)
-                || (self.rules.hang_timeout.is_some() && member.stuck_since().is_some())
+        let idle = self.held.is_empty() && self.workers.in_line() == 0 && !self.has_ready();
+        let waiting = self.workers.busy().any(|worker| {
+            worker.waits_since().is_some()
+                || worker.first_receive_due().is_some_and(|at| at <= now)
+                || (self.rules.hang_timeout.is_some() && worker.stuck_since().is_some())
         });
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
-        self.crew.look(self.rules.policy, now);
+        self.workers.look(self.rules.policy, now);
         self.paused = None;
-        let overdue = self.crew.serve_lines(&self.rules, now);
+        let overdue = self.workers.serve_lines(&self.rules, now);
         self.give_up(overdue, reporter);
         self.place_held(now);
         self.accept_burst(now, reporter);
@@ -282,7 +282,7 @@ impl Pool {
         self.rescue_stalled(now, reporter);
         self.stats.held.store(self.waiting() as u64, Relaxed);
         self.close_empty_listeners(poll);
-        if self.phase == Phase::Pausing && self.crew.is_empty() {
+        if self.phase == Phase::Pausing && self.workers.is_empty() {
             // No worker comes before the next start.
             self.refuse(reporter);
         }
@@ -300,12 +300,12 @@ impl Pool {
         peer: PeerAddress,
         now: Instant,
     ) -> Option<OwnedFd> {
-        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.most_held;
-        match self.crew.place(self.rules.policy, listener, socket, peer, may_wait) {
+        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
+        match self.workers.place(self.rules.policy, listener, socket, peer, may_wait) {
             Placed::Sent => None,
             Placed::NoRoom(socket) => Some(socket),
             Placed::Waits(at, socket) => {
-                self.crew.line_up(at, Held { listener, socket, peer, since: now });
+                self.workers.line_up(at, Held { listener, socket, peer, since: now });
                 None
             }
         }
@@ -313,17 +313,17 @@ impl Pool {
 
     /// Connections that wait in the master.
     pub(super) fn waiting(&self) -> usize {
-        self.held.len() + self.crew.in_line()
+        self.held.len() + self.workers.in_line()
     }
 
     /// A worker leaves: who waited for it goes elsewhere at once.
-    fn hold_line(&mut self, member: &mut Member) {
-        member.line.drain(..).rev().for_each(|held| self.held.push_front(held));
+    fn hold_line(&mut self, worker: &mut Worker) {
+        worker.line.drain(..).rev().for_each(|held| self.held.push_front(held));
     }
 
     fn flush(&mut self, now: Instant) {
         let mut returned: Returned = Vec::new();
-        let refused = self.crew.flush(now, &mut returned);
+        let refused = self.workers.flush(now, &mut returned);
         self.blocked |= !returned.is_empty();
         for (listener, socket, peer) in returned.into_iter().rev() {
             self.held.push_front(Held { listener, socket, peer, since: now });
@@ -344,8 +344,8 @@ impl Pool {
     }
 
     /// Connections that its workers have, received or about to be.
-    pub fn has(&self) -> u64 {
-        self.crew.has()
+    pub fn connection_count(&self) -> u64 {
+        self.workers.connection_count()
     }
 
     /// When the next turn is due without an event.
@@ -370,22 +370,22 @@ impl Pool {
             }
         }
         if let Some(patience) = self.rules.hang_timeout
-            && let Some(since) = self.crew.busy().filter_map(Member::stuck_since).min()
+            && let Some(since) = self.workers.busy().filter_map(Worker::stuck_since).min()
         {
             at((since + patience).max(now));
         }
-        if let Some(deaf) = self.crew.busy().filter_map(Member::deaf_at).min() {
+        if let Some(deaf) = self.workers.busy().filter_map(Worker::first_receive_due).min() {
             at(deaf.max(now));
         }
-        if self.crew.len() > 1 {
-            for since in self.crew.busy().filter_map(Member::waits_since) {
+        if self.workers.len() > 1 {
+            for since in self.workers.busy().filter_map(Worker::waits_since) {
                 // While nobody else is free it is looked at again at the same interval.
                 let due = since + self.rules.rescue_after();
                 at(if due > now { due } else { now + self.rules.stall_timeout.max(RETRY) });
             }
         }
         // Room in a worker's queue is no event.
-        if self.ends() || self.crew.in_line() > 0 {
+        if self.ends() || self.workers.in_line() > 0 {
             at(now + RETRY);
         }
         next
@@ -394,5 +394,5 @@ impl Pool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "pool_tests.rs"]
+#[path = "dispatcher_tests.rs"]
 mod tests;

@@ -5,18 +5,18 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::dispatcher::Held;
 use super::orders::{ListenerId, Rules, WorkerId, place};
-use super::policy::{Candidate, MOST_OWED, Policy, Turn, home, pick};
-use super::pool::Held;
-use super::roster::{Member, Returned};
+use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick};
+use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
 
 /// The workers of a service.
 #[derive(Default)]
-pub(super) struct Crew {
+pub(super) struct WorkerSet {
     /// By slot and generation.
-    members: Vec<Member>,
+    workers: Vec<Worker>,
     /// The policy's view of each.
     views: Vec<Candidate>,
     /// Who has to be looked at, and whether it is in that list.
@@ -49,38 +49,38 @@ enum Choice {
     Nobody,
 }
 
-impl Crew {
+impl WorkerSet {
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.workers.is_empty()
     }
 
     pub fn len(&self) -> usize {
-        self.members.len()
+        self.workers.len()
     }
 
     /// A worker came online.
-    pub fn insert(&mut self, member: Member, policy: Policy, now: Instant) {
-        let at = self.members.partition_point(|other| other.id < member.id);
-        self.views.insert(at, member.candidate(policy, now));
-        self.members.insert(at, member);
+    pub fn insert(&mut self, worker: Worker, policy: Policy, now: Instant) {
+        let at = self.workers.partition_point(|other| other.id < worker.id);
+        self.views.insert(at, worker.candidate(policy, now));
+        self.workers.insert(at, worker);
         self.turn.inserted(at);
         self.changed();
     }
 
     /// One leaves.
-    pub fn remove(&mut self, id: WorkerId) -> Option<Member> {
+    pub fn remove(&mut self, id: WorkerId) -> Option<Worker> {
         let at = self.position(id)?;
         self.views.remove(at);
-        let member = self.members.remove(at);
-        self.in_line -= member.line.len();
+        let worker = self.workers.remove(at);
+        self.in_line -= worker.line.len();
         self.turn.removed(at);
         self.changed();
-        Some(member)
+        Some(worker)
     }
 
     /// All leave.
     pub fn clear(&mut self) {
-        self.members.clear();
+        self.workers.clear();
         self.views.clear();
         self.changed();
     }
@@ -88,23 +88,23 @@ impl Crew {
     /// A worker listens on one more listener.
     pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
         if let Some(at) = self.position(id) {
-            self.members[at].listens(listener, queue);
+            self.workers[at].listens(listener, queue);
             self.changed();
         }
     }
 
     /// One has closed a listener: gives up its queue.
-    pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId) -> Option<(&Member, Arc<QueueTx>)> {
+    pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId) -> Option<(&Worker, Arc<QueueTx>)> {
         let at = self.position(id)?;
-        let queue = self.members[at].unlistens(listener)?;
+        let queue = self.workers[at].unlistens(listener)?;
         self.changed();
-        Some((&self.members[at], queue))
+        Some((&self.workers[at], queue))
     }
 
     /// A listener is gone for good.
     pub fn forget(&mut self, listener: ListenerId) {
-        for member in &mut self.members {
-            member.unlistens(listener);
+        for worker in &mut self.workers {
+            worker.unlistens(listener);
         }
         self.changed();
     }
@@ -113,20 +113,20 @@ impl Crew {
     fn changed(&mut self) {
         self.everybody_is_busy();
         self.touched.clear();
-        let most = self.members.iter().map(Member::most_listeners).max().unwrap_or(0);
+        let most = self.workers.iter().map(Worker::max_listeners).max().unwrap_or(0);
         self.serving.clear();
-        self.serving.extend((0..most).map(|at| self.members.iter().filter(|member| member.serves_at(at)).count()));
+        self.serving.extend((0..most).map(|at| self.workers.iter().filter(|worker| worker.serves_at(at)).count()));
     }
 
     fn everybody_is_busy(&mut self) {
         self.busy.clear();
-        self.busy.extend(0..self.members.len());
+        self.busy.extend(0..self.workers.len());
         self.is_busy.clear();
-        self.is_busy.resize(self.members.len(), true);
+        self.is_busy.resize(self.workers.len(), true);
     }
 
     fn position(&self, id: WorkerId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == id)
+        self.workers.iter().position(|worker| worker.id == id)
     }
 
     fn serve(&self, listener: ListenerId) -> usize {
@@ -139,13 +139,13 @@ impl Crew {
     }
 
     /// Those who have something on its way, or are watched for another reason.
-    pub fn busy(&self) -> impl Iterator<Item = &Member> {
-        self.busy.iter().filter_map(|&at| self.members.get(at))
+    pub fn busy(&self) -> impl Iterator<Item = &Worker> {
+        self.busy.iter().filter_map(|&at| self.workers.get(at))
     }
 
     /// Connections that they have, received or about to be.
-    pub fn has(&self) -> u64 {
-        self.members.iter().map(Member::has).sum()
+    pub fn connection_count(&self) -> u64 {
+        self.workers.iter().map(Worker::connection_count).sum()
     }
 
     /// Looks at who is busy; under `least-conn` at everybody, since connections end without us.
@@ -153,12 +153,12 @@ impl Crew {
         if policy == Policy::LeastConn {
             self.everybody_is_busy();
         }
-        let Self { members, views, busy, is_busy, .. } = self;
+        let Self { workers, views, busy, is_busy, .. } = self;
         busy.retain(|&at| {
-            let (member, view) = (&mut members[at], &mut views[at]);
-            member.refresh();
-            *view = Candidate { owed: view.owed, ..member.candidate(policy, now) };
-            is_busy[at] = member.is_busy();
+            let (worker, view) = (&mut workers[at], &mut views[at]);
+            worker.refresh();
+            *view = Candidate { owed: view.owed, ..worker.candidate(policy, now) };
+            is_busy[at] = worker.is_busy();
             is_busy[at]
         });
     }
@@ -194,7 +194,7 @@ impl Crew {
     }
 
     fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
-        self.members[at].push(listener, socket, peer);
+        self.workers[at].push(listener, socket, peer);
         self.touched.push(at);
         if !self.is_busy[at] {
             self.is_busy[at] = true;
@@ -204,10 +204,10 @@ impl Crew {
 
     fn choose(&mut self, policy: Policy, listener: ListenerId, peer: PeerAddress, may_wait: bool) -> Choice {
         let client = peer.ip();
-        if self.serve(listener) == self.members.len() {
+        if self.serve(listener) == self.workers.len() {
             let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
             return match own {
-                Some(at) if self.views[at].pending >= self.views[at].cap || !self.members[at].line.is_empty() => {
+                Some(at) if self.views[at].pending >= self.views[at].cap || !self.workers[at].line.is_empty() => {
                     Choice::Waits(at)
                 }
                 Some(at) => {
@@ -219,12 +219,12 @@ impl Crew {
         }
         // Rare: a server does not (yet, or any more) listen here. It counts as stalled for this choice.
         let mut those_here = self.views.clone();
-        for (view, member) in those_here.iter_mut().zip(&self.members) {
-            view.stalled |= !member.serves(listener);
+        for (view, worker) in those_here.iter_mut().zip(&self.workers) {
+            view.stalled |= !worker.serves(listener);
         }
         if may_wait
             && let Some(at) = client.and_then(|client| home(&those_here, client))
-            && (those_here[at].pending >= those_here[at].cap || !self.members[at].line.is_empty())
+            && (those_here[at].pending >= those_here[at].cap || !self.workers[at].line.is_empty())
         {
             return Choice::Waits(at);
         }
@@ -238,16 +238,16 @@ impl Crew {
         self.in_line
     }
 
-    /// A connection waits for the worker at an index that [`Crew::place`] gave.
+    /// A connection waits for the worker at an index that [`WorkerSet::place`] gave.
     pub fn line_up(&mut self, at: usize, held: Held) {
-        self.members[at].line.push_back(held);
+        self.workers[at].line.push_back(held);
         self.in_line += 1;
     }
 
     /// Empties all lines.
     pub fn take_lines(&mut self) -> Vec<Held> {
         self.in_line = 0;
-        self.members.iter_mut().flat_map(|member| member.line.drain(..)).collect()
+        self.workers.iter_mut().flat_map(|worker| worker.line.drain(..)).collect()
     }
 
     /// Connections in a worker's line go into its batch as soon as it has room; after `hash_wait`, or once the worker is
@@ -257,11 +257,11 @@ impl Crew {
         if self.in_line == 0 {
             return overdue;
         }
-        for at in 0..self.members.len() {
-            while let Some(held) = self.members[at].line.pop_front() {
+        for at in 0..self.workers.len() {
+            while let Some(held) = self.workers[at].line.pop_front() {
                 self.in_line -= 1;
                 let view = &self.views[at];
-                let own = !view.stalled && self.members[at].serves(held.listener) && rules.policy == Policy::IpHash;
+                let own = !view.stalled && self.workers[at].serves(held.listener) && rules.policy == Policy::IpHash;
                 if own && view.pending < view.cap {
                     self.views[at].pending += 1;
                     self.push(at, held.listener, held.socket, held.peer);
@@ -277,7 +277,7 @@ impl Crew {
                         overdue.push(held)
                     }
                     Choice::Waits(_) | Choice::Nobody => {
-                        self.members[at].line.push_front(held);
+                        self.workers[at].line.push_front(held);
                         self.in_line += 1;
                         break;
                     }
@@ -292,7 +292,7 @@ impl Crew {
         let mut refused = false;
         for at in self.touched.drain(..) {
             // EAGAIN and ETOOMANYREFS: the kernel's own back-pressure. Nothing is lost, all is tried again.
-            refused |= self.members[at].flush(now, returned).is_err();
+            refused |= self.workers[at].flush(now, returned).is_err();
         }
         refused
     }
@@ -300,26 +300,26 @@ impl Crew {
     /// The rescue thread has emptied a queue: turns that the worker did not have.
     pub fn rescued(&mut self, id: WorkerId, sockets: usize) {
         if let Some(at) = self.position(id) {
-            self.members[at].rescued(sockets);
-            let owed = u32::try_from(sockets).unwrap_or(MOST_OWED);
-            self.views[at].owed = self.views[at].owed.saturating_add(owed).min(MOST_OWED);
+            self.workers[at].rescued(sockets);
+            let owed = u32::try_from(sockets).unwrap_or(MAX_OWED);
+            self.views[at].owed = self.views[at].owed.saturating_add(owed).min(MAX_OWED);
         }
     }
 
     /// Calls `act` with each who is busy.
-    pub fn each_busy(&mut self, mut act: impl FnMut(&mut Member)) {
+    pub fn each_busy(&mut self, mut act: impl FnMut(&mut Worker)) {
         for &at in &self.busy {
-            act(&mut self.members[at]);
+            act(&mut self.workers[at]);
         }
     }
 
     /// The workers that `overdue` names while another one is free, marked as stalled.
-    pub fn stall(&mut self, overdue: impl Fn(&Member) -> bool, mut act: impl FnMut(&mut Member)) {
+    pub fn stall(&mut self, overdue: impl Fn(&Worker) -> bool, mut act: impl FnMut(&mut Worker)) {
         for n in 0..self.busy.len() {
             let at = self.busy[n];
-            if overdue(&self.members[at]) && self.another_is_free(at) {
+            if overdue(&self.workers[at]) && self.another_is_free(at) {
                 self.views[at].stalled = true;
-                act(&mut self.members[at]);
+                act(&mut self.workers[at]);
             }
         }
     }

@@ -1,0 +1,304 @@
+//! The control thread: signals, children, timers, channels and the control socket → slot transitions →
+//! `reconcile` → actions. It is the only thread that starts processes.
+
+mod children;
+mod listen_fds;
+mod reconfigure;
+mod requests;
+mod signals;
+mod systemd;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+use signal_hook_mio::v1_0::Signals;
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use crate::accept::{
+    self,
+    orders::{Report, ServiceId},
+};
+use crate::admin::{self, Ask};
+use crate::config::Config;
+use crate::control::server::ControlServer;
+use crate::control::snapshot::{self, Daemon};
+use crate::exit::{Exit, OS};
+use crate::launch::Launcher;
+use crate::limited::Limited;
+use crate::listener::Listener;
+use crate::output::servers::Servers;
+use crate::supervisor::probe;
+use crate::supervisor::service::{Service, SlotProcesses, Tools};
+use crate::sys::{closer, process};
+use requests::Waiting;
+use signals::Terminal;
+use systemd::Systemd;
+
+pub use listen_fds::{inherited, take_inherited};
+
+const SIGNALS: Token = Token(0);
+const REPORTS: Token = Token(1);
+const CONTROL: Token = Token(2);
+const ATTACH: Token = Token(3);
+/// Questions of the admin thread that may wait.
+const QUESTIONS: usize = 4;
+/// Control connections: from here on.
+const CLIENTS: usize = 16;
+/// Any server's ready message: only a reason to look.
+const NOTIFIED: Token = Token(4);
+/// Attach connections: from here to `WORKERS`.
+const ATTACHED: usize = 1 << 24;
+/// Channels of relay workers, by pid.
+const WORKERS: usize = 1 << 32;
+/// Channels of Node's workers, by pid.
+const NODE: usize = 1 << 33;
+
+/// The role's `main`: serves until told to stop or until nothing is left to serve with. Returns the exit code.
+///
+/// # Errors
+/// What kept it from starting, with the exit code that says so.
+pub fn main(
+    config: Config,
+    listeners: Vec<Vec<Listener>>,
+    servers: &Servers,
+    admin: Option<TcpListener>,
+) -> Result<u8, Exit> {
+    let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
+    process::become_subreaper();
+    closer::start().map_err(|error| Exit::os("cannot start a thread", &error))?;
+    let mut supervisor = Supervisor::start(config, listeners, nofile, servers, admin)?;
+    supervisor.run()
+}
+
+struct Supervisor {
+    poll: Poll,
+    signals: Signals,
+    reports: Receiver<Report>,
+    control: Option<ControlServer>,
+    /// What the admin thread asks: each gets the state.
+    questions: Option<Receiver<oneshot::Sender<Daemon>>>,
+    tools: Tools,
+    /// As it was read last; the services have their own parts of it.
+    config: Config,
+    services: Vec<Service>,
+    /// The next service's.
+    next_id: ServiceId,
+    started: Instant,
+    /// Channels that epoll watches, by the pids of their workers.
+    watched: Vec<u32>,
+    /// Workers that may have said more over Node's channel than their turn allowed.
+    talking: Vec<u32>,
+    /// Attach connections that may have asked more than their turn allowed.
+    asking: Vec<usize>,
+    /// Warnings about requests on the attach socket: from none of our workers, and without sense.
+    refused: Limited,
+    nonsense: Limited,
+    /// Control clients that wait for the end of what they asked for.
+    waiting: Vec<Waiting>,
+    terminal: Terminal,
+    /// When the stop was asked for.
+    stopping: Option<Instant>,
+    systemd: Option<Systemd>,
+}
+
+impl Supervisor {
+    fn start(
+        mut config: Config,
+        listeners: Vec<Vec<Listener>>,
+        nofile: process::NoFile,
+        servers: &Servers,
+        admin: Option<TcpListener>,
+    ) -> Result<Self, Exit> {
+        let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
+        let poll = Poll::new().map_err(os("cannot make an epoll"))?;
+        let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
+            .map_err(os("cannot take signals"))?;
+        let registry = poll.registry();
+        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(os("cannot watch signals"))?;
+        let waker = Arc::new(Waker::new(registry, REPORTS).map_err(os("cannot make a waker"))?);
+        let (sender, reports) = unbounded();
+        let wake = waker.clone();
+        let orders = accept::spawn(move |report| {
+            let _ = sender.send(report);
+            let _ = wake.wake();
+        })
+        .map_err(os("cannot start the accept thread"))?;
+        let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
+        let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
+        let ports = probe::PrivatePorts::new();
+        let tools = Tools {
+            launcher,
+            orders,
+            attach: None,
+            ports,
+            nofile: nofile.hard,
+            registry,
+            notified: NOTIFIED,
+            channels: NODE,
+        };
+        let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
+        let control = ControlServer::open(&poll, CONTROL, &config.name, &names, config.control.as_deref())?;
+        let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
+        let services = std::mem::take(&mut config.services);
+        let mut supervisor = Self {
+            poll,
+            signals,
+            reports,
+            control,
+            questions,
+            tools,
+            config,
+            services: Vec::new(),
+            next_id: 0,
+            started: Instant::now(),
+            watched: Vec::new(),
+            talking: Vec::new(),
+            asking: Vec::new(),
+            refused: Limited::default(),
+            nonsense: Limited::default(),
+            waiting: Vec::new(),
+            terminal: signals::terminal(),
+            stopping: None,
+            systemd: Systemd::find(Instant::now()),
+        };
+        for (service, listeners) in services.into_iter().zip(listeners) {
+            let service = supervisor.prepare(service, !listeners.is_empty())?;
+            supervisor.begin(service, listeners);
+        }
+        Ok(supervisor)
+    }
+
+    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Daemon>>, Exit> {
+        let (sender, questions) = bounded(QUESTIONS);
+        admin::start(listener, Ask::new(sender, waker))
+            .map_err(|error| Exit::os("cannot start the admin thread", &error))?;
+        Ok(questions)
+    }
+
+    fn answer_admin(&mut self) {
+        let Some(questions) = &self.questions else { return };
+        while let Ok(answer) = questions.try_recv() {
+            // It may have given up waiting.
+            let _ = answer.send(snapshot::daemon(&self.services, self.started, self.stopping));
+        }
+    }
+
+    fn run(&mut self) -> Result<u8, Exit> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            if let Some(code) = self.tick()? {
+                return Ok(code);
+            }
+            let now = Instant::now();
+            let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
+            let attach = self.tools.attach.as_ref().and_then(|attach| attach.deadline(now));
+            let due =
+                self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).chain(attach).min();
+            let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
+            let talking = std::mem::take(&mut self.talking);
+            let asking = std::mem::take(&mut self.asking);
+            let due = if unread.is_empty() && talking.is_empty() && asking.is_empty() { due } else { Some(now) };
+            let timeout = due.map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Exit::new(OS, format!("epoll: {error}")));
+                }
+                _ => {}
+            }
+            unread.into_iter().for_each(|token| self.serve_control(Some(token)));
+            talking.into_iter().for_each(|pid| self.hear_node(pid));
+            asking.into_iter().for_each(|token| self.serve_attached(token));
+            let mut attaches = attach.is_some_and(|due| due <= Instant::now());
+            for event in &events {
+                match event.token() {
+                    SIGNALS => {
+                        if let Some(code) = self.take_signals() {
+                            return Ok(code);
+                        }
+                    }
+                    REPORTS => {
+                        self.take_reports();
+                        self.answer_admin();
+                    }
+                    CONTROL => self.serve_control(None),
+                    // The next turn looks at all of them.
+                    NOTIFIED => {}
+                    ATTACH => attaches = true,
+                    Token(token) if token >= NODE => self.hear_node((token - NODE) as u32),
+                    Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
+                    Token(token) if token >= ATTACHED => self.serve_attached(token),
+                    Token(token) => self.serve_control(Some(token)),
+                }
+            }
+            // After the requests of those that are here already.
+            if attaches {
+                self.accept_attached();
+            }
+        }
+    }
+
+    /// Everything that follows from the facts at this time. Returns the exit code when all is over.
+    fn tick(&mut self) -> Result<Option<u8>, Exit> {
+        let now = Instant::now();
+        self.reap(now);
+        if let Some(code) = self.given_up() {
+            self.say_last(now);
+            self.end_all();
+            return Ok(Some(code));
+        }
+        for at in 0..self.services.len() {
+            self.services[at].step_stop(&self.tools, now);
+        }
+        self.drop_removed();
+        if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
+            self.services.iter().for_each(|service| info!(service = %service.config.name, "stopped"));
+            self.end_all();
+            return Ok(Some(0));
+        }
+        for at in 0..self.services.len() {
+            if let Err(exit) = self.services[at].step(&mut self.tools, now) {
+                self.end_all();
+                return Err(exit);
+            }
+        }
+        self.watch_holders();
+        self.watch_channels();
+        self.tell_waiting();
+        if let Some(systemd) = &mut self.systemd {
+            systemd.step(&self.services, self.stopping.is_some(), now);
+        }
+        Ok(None)
+    }
+
+    /// The exit code when every service has ended for good.
+    fn given_up(&self) -> Option<u8> {
+        let codes: Option<Vec<u8>> = self.services.iter().map(Service::given_up).collect();
+        let codes = codes?;
+        let code = codes.iter().rev().copied().find(|&code| code != 0).or(codes.last().copied())?;
+        let names: Vec<&str> = self.services.iter().map(|service| service.config.name.as_str()).collect();
+        match code {
+            0 => info!(service = %names.join(", "), "finished"),
+            _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
+        }
+        Some(code)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
+        self.services.iter().flat_map(|service| &service.slots)
+    }
+
+    fn take_reports(&mut self) {
+        let now = Instant::now();
+        while let Ok(report) = self.reports.try_recv() {
+            if let Some(service) = self.services.iter_mut().find(|service| service.id == report.service()) {
+                service.reported(&report, &self.tools, now);
+            }
+        }
+    }
+}
