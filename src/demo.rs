@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::cli::given::Given;
+use crate::addr::ListenAddr;
 use crate::cli::{self, Demo};
-use crate::config::addr::ListenAddr;
+use crate::config::sources::Given;
 use crate::exit::{Exit, USAGE};
 
 /// The longest request head that the responder reads.

@@ -2,8 +2,10 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`cli`] | flags and environment, parsed |
-//! | [`config`] | what the daemon shall do: one immutable value |
+//! | [`cli`] | the command line: verbs, hints, completions |
+//! | [`config`] | the validated configuration: options, file, defaults, delivery |
+//! | [`addr`] | written forms of addresses |
+//! | [`program`] | what is known of a command before it runs |
 //! | [`listener`] | listening sockets, bound or adopted |
 //! | [`accept`] | the accept thread: listeners → policy → hand-off |
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
@@ -20,11 +22,13 @@
 //! | [`output`] | the log, written by its own thread |
 //! | [`demo`] | the daemon in front of a built-in responder |
 //! | [`limited`] | warnings that others can cause, a second apart |
-//! | [`who`], [`exit`] | who holds a port; exit codes |
+//! | [`proc_net`] | look-ups in /proc: who has a port, which sockets a process has |
+//! | [`exit`] | exit codes |
 //! | [`sys`] | system calls: the only `unsafe` |
 
 pub mod abi;
 pub mod accept;
+pub mod addr;
 pub mod admin;
 pub mod cli;
 pub mod config;
@@ -40,7 +44,8 @@ pub mod lines;
 pub mod listener;
 pub mod node;
 pub mod output;
+pub mod proc_net;
+pub mod program;
 pub mod relay;
 pub mod supervisor;
 pub mod sys;
-pub mod who;

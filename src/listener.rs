@@ -7,14 +7,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 
-use crate::config::addr::ListenAddr;
-use crate::relay::protocol::unix;
+use crate::addr::{ListenAddr, unix};
 use crate::sys::interrupt::impatiently;
+use crate::sys::sock::keep_alive;
 
 /// Connections that the kernel keeps for us; it clamps this to net.core.somaxconn.
 pub const BACKLOG: i32 = 4096;
@@ -248,13 +247,6 @@ fn nothing() -> io::Result<Arc<OwnedFd>> {
     Ok(NOTHING.get_or_init(|| socket).clone())
 }
 
-/// TCP keep-alive: a peer that vanished is noticed after about 15 minutes at most, not after two hours.
-pub fn keep_alive(socket: &SockRef<'_>) {
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(75));
-    // Not TCP, or reset meanwhile: nothing to keep alive.
-    let _ = socket.set_tcp_keepalive(&keepalive);
-}
-
 /// A bound TCP socket, non-blocking; `only_v6` is for an address of IPv6.
 ///
 /// # Errors
@@ -309,7 +301,7 @@ fn explain(address: &ListenAddr, source: io::Error) -> BindError {
     };
     let address = address.to_string();
     match (source.raw_os_error(), port) {
-        (Some(libc::EADDRINUSE), _) => BindError::InUse { address, by: port.and_then(crate::who::listens_on) },
+        (Some(libc::EADDRINUSE), _) => BindError::InUse { address, by: port.and_then(crate::proc_net::listens_on) },
         (Some(libc::EACCES), Some(port)) if port < first_free_port() => {
             BindError::Privileged { address, port, limit: first_free_port() }
         }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use roundsman::cli::given::Given;
 use roundsman::cli::{self, Targets, Verb};
 use roundsman::config::Config;
+use roundsman::config::sources::Given;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::output::follow::Of;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let result = match cli.verb {
         None => run(given, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
-        Some(Verb::Check(_)) => config::check::check(given).map(|()| 0),
+        Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
         Some(Verb::Logs(options)) => control::client::logs(&options, Of::Lines).map(|()| 0),
         Some(Verb::Messages(options)) => control::client::logs(&options, Of::Messages).map(|()| 0),
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Some(Verb::Scale(scale)) => scale.meant().and_then(|(to, target)| {
             control::client::order(&target, |service| Request::Scale { service, to }).map(|()| 0)
         }),
-        Some(Verb::Import(options)) => config::import::import(&options.file, options.env.as_deref()).map(|()| 0),
+        Some(Verb::Import(options)) => cli::import::import(&options.file, options.env.as_deref()).map(|()| 0),
         Some(Verb::Completions(options)) => cli::manual::completions(options.shell).map(|()| 0),
         Some(Verb::Man(options)) => cli::manual::man(options.directory.as_deref()).map(|()| 0),
     };
@@ -70,7 +70,7 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     let admin = admin.transpose()?;
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
-    for warning in cli::given::unknown_variables() {
+    for warning in config::sources::unknown_variables() {
         tracing::warn!("{warning}");
     }
     if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first().and_then(|listeners| listeners.first())) {

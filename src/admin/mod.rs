@@ -6,8 +6,7 @@ mod places;
 mod serve;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::str::FromStr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
@@ -16,25 +15,9 @@ use mio::Waker;
 use socket2::SockRef;
 use tokio::sync::oneshot;
 
+use crate::addr::AdminAddr;
 use crate::control::snapshot::Daemon;
 use crate::listener::BACKLOG;
-
-/// Where it listens: loopback, unless an address says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Address(pub SocketAddr);
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not an address: 9900 (on 127.0.0.1), 0.0.0.0:9900, [::1]:9900");
-        let number = text.strip_prefix(':').unwrap_or(text);
-        match number.parse::<u16>() {
-            Ok(port) => Ok(Self(SocketAddr::from(([127, 0, 0, 1], port)))),
-            Err(_) => text.replace("localhost:", "127.0.0.1:").parse().map(Self).map_err(|_| wrong()),
-        }
-    }
-}
 
 /// The way to the control thread, which alone knows the state.
 #[derive(Debug, Clone)]
@@ -62,7 +45,7 @@ impl Ask {
 ///
 /// # Errors
 /// As bind(2).
-pub fn bind(address: Address) -> io::Result<TcpListener> {
+pub fn bind(address: AdminAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address.0)?;
     listener.set_nonblocking(true)?;
     // As many as the kernel allows: a probe that does not fit in is only tried again after a second.
@@ -78,24 +61,4 @@ pub fn start(listener: TcpListener, ask: Ask) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve::serve(listener, ask)))?;
     Ok(())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_alone_is_on_loopback() {
-        for (text, wanted) in [
-            ("9900", "127.0.0.1:9900"),
-            (":9900", "127.0.0.1:9900"),
-            ("localhost:9900", "127.0.0.1:9900"),
-            ("0.0.0.0:9900", "0.0.0.0:9900"),
-            ("[::1]:1", "[::1]:1"),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().0.to_string(), wanted);
-        }
-        assert!("example.org:80".parse::<Address>().is_err() && "99999".parse::<Address>().is_err());
-    }
 }

@@ -1,9 +1,8 @@
 //! The command line: flags and environment as people type them, parsed and nothing more.
 
-pub mod elsewhere;
-pub mod given;
+pub mod check;
+pub mod import;
 pub mod manual;
-pub mod run;
 mod slips;
 
 use std::path::PathBuf;
@@ -11,12 +10,11 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::accept::policy::Policy;
-use crate::config::addr::ListenAddr;
+use crate::addr::ListenAddr;
 use crate::config::instances::{Change, Instances};
+use crate::config::options::{Run, policy};
+use crate::config::sources::Given;
 use crate::exit::{Exit, USAGE};
-use given::Given;
-use run::policy;
-pub use run::{NodeIpc, OnErrored, OnExit, Run, ViaArg};
 
 /// A round-robin TCP load balancer: one port, many processes.
 ///

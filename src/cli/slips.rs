@@ -5,8 +5,9 @@ use std::ffi::{OsStr, OsString};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command, CommandFactory};
 
-use super::{Cli, elsewhere};
-use crate::config::problem::nearest;
+use super::Cli;
+use crate::config::diagnostics::nearest;
+use crate::config::other_programs;
 
 /// Options before a verb go behind it: `--control PATH ls`.
 pub fn verb_first(words: Vec<OsString>, command: &Command) -> Vec<OsString> {
@@ -69,7 +70,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
     if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
         return error;
     }
-    if let Some(answer) = elsewhere::verb(&word) {
+    if let Some(answer) = other_programs::verb(&word) {
         return refused(format!("'{word}' is not a roundsman command: {answer}"));
     }
     // `relaod` is a verb with a slip.
@@ -83,7 +84,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
     if word.ends_with(".toml") {
         return refused(format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}"));
     }
-    let runner = crate::launch::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
+    let runner = crate::program::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
     let options: String = words.iter().take(at).skip(1).map(|word| shown(word) + " ").collect();
     let rest: Vec<_> = words.iter().skip(at).map(|word| shown(word)).collect();
     refused(format!(
@@ -108,7 +109,7 @@ fn start_of_server(words: &[OsString]) -> Option<String> {
             None => server.push(word),
         }
     }
-    let runner = crate::launch::command::runner(&server.first()?.to_string_lossy());
+    let runner = crate::program::command::runner(&server.first()?.to_string_lossy());
     let runner = runner.map(|runner| format!("{runner} ")).unwrap_or_default();
     let server: Vec<_> = server.into_iter().map(|word| shown(word)).collect();
     let server = server.join(" ");
@@ -125,10 +126,10 @@ fn flag(word: &str, value: Option<&str>, verb: &str) -> Option<String> {
         return Some("to watch: watch -n1 roundsman ls".to_owned());
     }
     let name = word.trim_start_matches('-');
-    if let Some(answer) = elsewhere::flag(word).or_else(|| elsewhere::missing(name)) {
+    if let Some(answer) = other_programs::flag(word).or_else(|| other_programs::missing(name)) {
         return Some(answer.to_owned());
     }
-    let ours = elsewhere::key(name)?;
+    let ours = other_programs::key(name)?;
     let value = value.map(|value| format!(" {value}")).unwrap_or_default();
     Some(match ours {
         "listen" => format!("did you mean -l{value} (--listen)?"),

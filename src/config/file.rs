@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Problem, nearest};
-use crate::cli::elsewhere;
-use crate::cli::given::{Key, Takes, keys};
+use super::diagnostics::{Problem, nearest};
+use super::other_programs;
+use super::sources::{Key, Takes, keys};
 
 /// No configuration is larger.
 const MAX_BYTES: u64 = 1 << 20;
@@ -194,7 +194,7 @@ fn entry(
             };
             array.iter().filter_map(each).collect()
         }
-        (Takes::Several, DeValue::String(_)) if name == crate::cli::given::COMMAND => {
+        (Takes::Several, DeValue::String(_)) if name == crate::config::sources::COMMAND => {
             let message = "`command` is a list, a string for each word: [\"node\", \"app.js\"]";
             problems.push(Problem::new(message, value.span()));
             return None;
@@ -236,10 +236,10 @@ fn unknown(name: &str, keys: &[Key], level: Level) -> String {
     if level == Level::Daemon && nearest(name, ["service"]).is_some() {
         return format!("unknown key `{name}`; did you mean [service.NAME]?");
     }
-    if let Some(why) = elsewhere::missing(name) {
+    if let Some(why) = other_programs::missing(name) {
         return format!("unknown key `{name}`: {why}");
     }
-    let near = elsewhere::key(name)
+    let near = other_programs::key(name)
         .or_else(|| nearest(name, valid))
         .or_else(|| nearest(name, keys.iter().map(|key| key.name.as_str())));
     match (near, level) {

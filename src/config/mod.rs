@@ -1,30 +1,30 @@
 //! What the daemon shall do: one immutable value. A `Config` that exists is valid.
 
-pub mod addr;
-pub mod check;
+pub mod delivery;
+pub mod diagnostics;
 pub mod file;
-pub mod import;
 pub mod instances;
-mod itself;
-pub mod layers;
 pub mod memory;
-pub mod problem;
+pub mod merge;
+pub mod options;
+pub mod other_programs;
+mod proxy_loop;
 pub mod service;
-pub mod user;
-pub mod via;
+pub mod sources;
+mod user;
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::Address;
-use crate::cli::Run;
-use crate::cli::given::{COMMAND, Given, Origin, Setting};
+use crate::addr::AdminAddr;
 use crate::exit::{CONFIG, Exit, USAGE};
 use crate::output::LogFormat;
 use crate::output::passing::Format;
+use diagnostics::Problem;
 use file::{Entry, File, OF_DAEMON, Section};
-use layers::Settings;
-use problem::Problem;
+use merge::Settings;
+use options::Run;
 pub use service::{Backend, Chosen, Limits, ServiceConfig};
+use sources::{COMMAND, Given, Origin, Setting};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MAX_ADDRESSES: usize = 100;
@@ -41,7 +41,7 @@ pub struct Config {
     /// What is in force for the daemon.
     pub settings: Settings,
     /// `--admin`.
-    pub admin: Option<Address>,
+    pub admin: Option<AdminAddr>,
     /// `--control`.
     pub control: Option<PathBuf>,
     /// `--output`; `None`: what is usual.
@@ -67,14 +67,14 @@ impl Config {
     /// From what was given, and the file that it names.
     ///
     /// # Errors
-    /// [`USAGE`], or the codes of [`crate::launch::command::CommandLine::find`], for flags; [`CONFIG`] with all mistakes
+    /// [`USAGE`], or the codes of [`crate::program::command::CommandLine::find`], for flags; [`CONFIG`] with all mistakes
     /// of a file.
     pub fn load(given: Given, inherited: Inherited) -> Result<Self, Exit> {
         match given.0.get("config").and_then(|setting| setting.values.first()).map(PathBuf::from) {
             Some(path) => Self::from_file(given, &path, inherited),
             None => {
-                let settings = layers::lay(&given, None);
-                let run = layers::run(&settings).map_err(|error| usage(&error))?;
+                let settings = merge::lay(&given, None);
+                let run = merge::run(&settings).map_err(|error| usage(&error))?;
                 let service = ServiceConfig::new(run.clone(), inherited)?;
                 Ok(Self::new(given, run, settings.clone(), vec![(service, settings)]))
             }
@@ -107,11 +107,11 @@ impl Config {
             let flag = if *key == COMMAND { "a command".to_owned() } else { format!("--{key}") };
             return Err(usage(&format!("{flag} is for one service, {} has several: say it there", path.display())));
         }
-        layers::try_each(&daemon, &mut problems);
+        merge::try_each(&daemon, &mut problems);
         let mut loaded = Vec::new();
         for section in services {
             let before = problems.len();
-            section.iter().for_each(|section| layers::try_each(&section.entries, &mut problems));
+            section.iter().for_each(|section| merge::try_each(&section.entries, &mut problems));
             // What is right by itself may still be wrong together.
             if problems.len() == before && section.is_none_or(|section| section.clean) {
                 match one(&given, &file, section, inherited) {
@@ -126,8 +126,8 @@ impl Config {
             }
         }
         twice(&file, &loaded, &mut problems);
-        let settings = layers::lay(&of_daemon(&given), Some((&file, &daemon)));
-        match layers::run(&settings) {
+        let settings = merge::lay(&of_daemon(&given), Some((&file, &daemon)));
+        match merge::run(&settings) {
             Ok(mut run) if problems.is_empty() => {
                 let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
                 let name = run.name.take().or_else(stem).unwrap_or_default();
@@ -137,7 +137,7 @@ impl Config {
             _ => {
                 let count = problems.len();
                 let shown = path.display().to_string();
-                let report = problem::report(&shown, &file.text, &mut problems);
+                let report = diagnostics::report(&shown, &file.text, &mut problems);
                 let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
                 Err(Exit::new(CONFIG, format!("{shown} has {errors}\n\n{report}")))
             }
@@ -164,13 +164,13 @@ fn one(
     section: Option<&Section>,
     inherited: Inherited,
 ) -> Result<(ServiceConfig, Settings), Exit> {
-    let mut settings = layers::lay(given, section.map(|section| (file, section.entries.as_slice())));
+    let mut settings = merge::lay(given, section.map(|section| (file, section.entries.as_slice())));
     let alone = file.services.len() < 2;
     if let Some(section) = section.filter(|_| !(alone && given.0.contains_key("name"))) {
         let origin = Origin::File { path: file.path.display().to_string(), line: file.line(&section.span) };
         settings.insert("name".to_owned(), Setting { values: vec![section.name.clone().into()], origin });
     }
-    let run = layers::run(&settings).map_err(|error| usage(&error))?;
+    let run = merge::run(&settings).map_err(|error| usage(&error))?;
     Ok((ServiceConfig::new(run, inherited)?, settings))
 }
 

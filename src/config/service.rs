@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::addr::{Listen, ListenAddr};
-use super::{Inherited, MAX_ADDRESSES, itself, usage, user, via};
+use super::options::{NodeIpc, OnErrored, OnExit, Run};
+use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, usage, user};
 use crate::accept::policy::Policy;
-use crate::cli::{NodeIpc, OnErrored, OnExit, Run};
+use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::exit::Exit;
-use crate::launch::command::{CommandLine, Place};
 use crate::output::files::Files;
-use crate::relay::protocol::Upstream;
+use crate::program::command::{CommandLine, Place};
 use crate::sys::process::Credentials;
 
 /// One service.
@@ -145,7 +144,7 @@ impl ServiceConfig {
                 return Err(usage(&format!("--listen {} is given twice", address.address)));
             }
         }
-        itself::refuse(&run.listen, &run.upstream)?;
+        proxy_loop::refuse(&run.listen, &run.upstream)?;
         let cwd = run.cwd.map(directory).transpose()?;
         let environment = environment(&run.env_file, run.env)?;
         let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
@@ -162,8 +161,8 @@ impl ServiceConfig {
                 Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
             },
         };
-        let via::Choice { backend, reason: via_reason, chosen } =
-            via::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
+        let delivery::Choice { backend, reason: via_reason, chosen } =
+            delivery::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(usage("--node-ipc cluster is for direct delivery; behind a relay use plain"));
         }
@@ -231,7 +230,7 @@ impl ServiceConfig {
 }
 
 /// A name becomes a file name and a label.
-pub(super) fn checked(name: String) -> Result<String, Exit> {
+pub fn checked(name: String) -> Result<String, Exit> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && name.len() <= 64 && name.chars().all(valid) && !name.starts_with('.') {
         Ok(name)

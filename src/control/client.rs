@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::snapshot::Daemon;
 use super::which::{self, nobody, unreachable};
-use super::{Request, Said, place, render};
+use super::{Request, Said, render, socket_path};
 use crate::cli::{Logs, Ls, Send, Target, Targets};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
 use crate::output::follow::Of;
@@ -127,7 +127,7 @@ pub(super) fn names(daemons: &[Daemon]) -> String {
 /// [`NO_DAEMON`] when their directory is somebody else's.
 pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
     let sockets =
-        place::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
+        socket_path::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
     let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, TIMEOUT).ok().map(|daemon| (socket, daemon)));
     Ok(answers.collect())
 }
@@ -165,7 +165,7 @@ pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<Unix
     stream.set_write_timeout(Some(patience))?;
     stream.connect(&SockAddr::unix(socket)?)?;
     let uid = getsockopt(&stream, PeerCredentials)?.uid();
-    if !place::is_ours(uid) && !nix::unistd::geteuid().is_root() {
+    if !socket_path::is_ours(uid) && !nix::unistd::geteuid().is_root() {
         let why = format!("the process that listens there runs as uid {uid}");
         return Err(std::io::Error::other(why));
     }

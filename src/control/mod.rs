@@ -1,11 +1,11 @@
 //! The control socket: newline-delimited JSON between the daemon and `roundsman ls`, `reload`, `scale` and the like.
 
 pub mod client;
-pub mod place;
 pub mod render;
 pub mod requests;
 pub mod server;
 pub mod snapshot;
+pub mod socket_path;
 mod which;
 
 use serde::{Deserialize, Serialize};

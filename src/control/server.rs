@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::requests::Requests;
 use super::snapshot::Daemon;
-use super::{Request, Said, client, place};
+use super::{Request, Said, client, socket_path};
 use crate::exit::{Exit, USAGE};
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
@@ -62,9 +62,9 @@ impl ControlServer {
         services: &[&str],
         asked: Option<&Path>,
     ) -> Result<Option<Self>, Exit> {
-        let path = place::socket(name, asked);
+        let path = socket_path::socket(name, asked);
         // What lies in somebody else's directory says nothing about our daemons.
-        let ready = place::prepare(&path, asked.is_some());
+        let ready = socket_path::prepare(&path, asked.is_some());
         let taken = ready.and_then(|()| live(&path));
         if let Ok(Some(pid)) = taken {
             let message = match asked {
@@ -305,7 +305,7 @@ fn trusted(stream: &UnixStream) -> bool {
 
 /// No other daemon has a service of the same name: verbs find services by it.
 fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
-    for path in place::all().unwrap_or_default().iter().filter(|path| *path != own) {
+    for path in socket_path::all().unwrap_or_default().iter().filter(|path| *path != own) {
         let Ok(daemon) = client::ls_of(path, PROBE_TIMEOUT) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
             return Err(Exit::new(USAGE, self::taken(&taken.name, services, &daemon)));
@@ -341,7 +341,11 @@ fn live(path: &Path) -> Result<Option<i32>, String> {
         Err(error) => return Err(error.to_string()),
     };
     let peer = getsockopt(&stream, PeerCredentials).map_err(|error| error.to_string())?;
-    if place::is_ours(peer.uid()) { Ok(Some(peer.pid())) } else { Err(format!("uid {} listens there", peer.uid())) }
+    if socket_path::is_ours(peer.uid()) {
+        Ok(Some(peer.pid()))
+    } else {
+        Err(format!("uid {} listens there", peer.uid()))
+    }
 }
 
 /// Device and inode.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, geteuid};
 
 use super::client::{live, names};
-use super::place;
 use super::snapshot::Daemon;
+use super::socket_path;
 use crate::cli::{Target, Targets};
 use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
 
@@ -87,7 +87,7 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
         return Ok((socket.clone(), Some(name.clone())));
     }
     // A daemon of several services has a name, too.
-    let socket = place::socket(name, None);
+    let socket = socket_path::socket(name, None);
     if live.iter().any(|(path, _)| *path == socket) {
         return Ok((socket, None));
     }
@@ -95,7 +95,7 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     if let Some((service, _)) = slot.filter(|(service, _)| live.iter().any(|(_, daemon)| has(daemon, service))) {
         return Err(Exit::new(USAGE, format!("{name} is a slot; this is for the whole service: {service}")));
     }
-    let runner = crate::launch::command::runner(name);
+    let runner = crate::program::command::runner(name);
     if runner.is_some() || Path::new(name).exists() || name.contains('/') {
         let run = runner.map_or_else(|| name.clone(), |runner| format!("{runner} {name}"));
         let run = if name.ends_with(".toml") { format!("-c {name}") } else { format!("-- {run}") };
@@ -112,20 +112,20 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
 
 /// No daemon answers: there is none, or it is another user's.
 pub fn nobody() -> Exit {
-    let directory = place::directory();
+    let directory = socket_path::directory();
     if let Err(error) = std::fs::read_dir(&directory)
         && error.kind() == io::ErrorKind::PermissionDenied
     {
         return unreachable(&directory, &error);
     }
     let refused = |socket: PathBuf| UnixStream::connect(&socket).err().map(|error| (socket, error));
-    let refused = place::all().unwrap_or_default().into_iter().filter_map(refused);
+    let refused = socket_path::all().unwrap_or_default().into_iter().filter_map(refused);
     if let Some((socket, error)) =
         refused.into_iter().find(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
     {
         return unreachable(&socket, &error);
     }
-    let of_root = if !geteuid().is_root() && Path::new(place::OF_ROOT).exists() {
+    let of_root = if !geteuid().is_root() && Path::new(socket_path::OF_ROOT).exists() {
         "; for daemons of root: sudo roundsman ls"
     } else {
         ""

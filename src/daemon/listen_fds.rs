@@ -1,6 +1,6 @@
 //! Listening sockets passed by systemd or another supervisor (LISTEN_FDS, see sd_listen_fds(3)).
 
-use crate::config::addr::Listen;
+use crate::addr::Listen;
 use crate::config::{Config, Inherited};
 use crate::exit::{Exit, USAGE};
 use crate::listener::Listener;

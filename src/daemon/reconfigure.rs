@@ -6,14 +6,15 @@ use tracing::{info, warn};
 
 use super::{ATTACH, Supervisor, inherited, listen_fds};
 use crate::accept::orders::ServiceId;
-use crate::config::addr::Listen;
+use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
-use crate::config::layers::{Settings, changes};
-use crate::config::{Config, ServiceConfig};
+use crate::config::merge::{Settings, changes};
+use crate::config::{Backend, Config, ServiceConfig};
 use crate::direct::Preload;
 use crate::direct::attach::AttachServer;
 use crate::exit::{Exit, OS};
 use crate::listener::Listener;
+use crate::program::hints::package_manager;
 use crate::supervisor::awaited::{Awaited, Verb};
 use crate::supervisor::direct;
 use crate::supervisor::reload::Progress;
@@ -65,7 +66,9 @@ impl Supervisor {
             via = config.backend.via(), via_reason = %config.via_reason,
             "starting"
         );
-        if let Some(hint) = crate::launch::hint::of(config) {
+        if let Backend::Direct(command) | Backend::Relayed(command) = &config.backend
+            && let Some(hint) = package_manager(command, config.cwd.as_deref())
+        {
             warn!(service = %config.name, "{hint}");
         }
         let id = self.next_id;

@@ -1,7 +1,7 @@
 //! Direct delivery: the server process itself gets the accepted sockets, through the preload library.
 
 pub mod attach;
-pub mod elf;
+
 pub mod guests;
 pub mod options;
 mod places;
@@ -17,9 +17,9 @@ use std::process::Command;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::launch;
+use crate::program::elf::Dynamic;
 use crate::sys::mmap;
 use crate::sys::process::Credentials;
-use elf::Dynamic;
 
 /// The preload library, built beside this program.
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));

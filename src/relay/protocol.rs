@@ -1,49 +1,16 @@
 //! What master and relay worker say to each other on the worker's channel: one JSON text per SEQPACKET message.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::addr::Upstream;
 use crate::sys::scm;
 
 /// The longest message; a longer one is refused by the receiver.
 pub const MAX_BYTES: usize = 64 * 1024;
-
-/// An address that a relay connects to, as the user wrote it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Upstream {
-    /// A name or address and a port; a name may stand for several addresses.
-    Host {
-        /// Name, IPv4 or IPv6 address without brackets.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// A Unix socket; an abstract one's name begins with a NUL byte.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Host { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => f.write_str(&unix(path)),
-        }
-    }
-}
-
-/// A Unix address as it is written: `unix:/path`, or `unix:@name` for an abstract one, which begins with a NUL byte.
-pub fn unix(path: &Path) -> String {
-    match path.as_os_str().as_bytes().strip_prefix(b"\0") {
-        Some(name) => format!("unix:@{}", String::from_utf8_lossy(name)),
-        None => format!("unix:{}", path.display()),
-    }
-}
 
 /// An upstream with the addresses that the master found for it at start.
 #[derive(Debug, Clone, Serialize, Deserialize)]

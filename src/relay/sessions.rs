@@ -304,7 +304,7 @@ impl Sessions {
                         idlers.push(index);
                     } else if session.keepalive == Keepalive::Due && tick.saturating_sub(session.begun) >= old {
                         session.keepalive = Keepalive::Set;
-                        crate::listener::keep_alive(&socket2::SockRef::from(&end.socket));
+                        sock::keep_alive(&socket2::SockRef::from(&end.socket));
                     }
                 }
                 _ => {}

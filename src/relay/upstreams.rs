@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
-use super::protocol::{Resolved, Upstream};
+use super::protocol::Resolved;
 use crate::abi::page::upstream as counter;
+use crate::addr::Upstream;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Skip, UNRESOLVED, UpstreamTable, ns};
 
@@ -49,7 +50,7 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address, _) => write!(f, "{address}"),
-            Self::Unix(path, _) => f.write_str(&super::protocol::unix(path)),
+            Self::Unix(path, _) => f.write_str(&crate::addr::unix(path)),
         }
     }
 }

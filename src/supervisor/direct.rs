@@ -16,14 +16,15 @@ use super::stop::Step;
 use super::worker::Server;
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
-use crate::config::{Backend, Chosen, ServiceConfig, via};
+use crate::config::{Backend, Chosen, ServiceConfig, delivery};
+use crate::direct::Preload;
 use crate::direct::attach::{Secret, secret};
-use crate::direct::{Preload, elf};
 use crate::exit::{Exit, USAGE};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
-use crate::launch::command::CommandLine;
 use crate::listener::Origin;
+use crate::program::command::CommandLine;
+use crate::program::elf;
 use crate::sys::{process, sock};
 
 /// The same where /proc has to be asked.
@@ -46,7 +47,7 @@ pub fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Optio
             Err(Exit::new(USAGE, format!("--via direct cannot be: {reason}; use --via relay")))
         }
         (Err(reason), Chosen::ByUs) => {
-            via::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
+            delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
             config.backend = Backend::Relayed(command.clone());
             config.via_reason = reason;
             Ok(None)
@@ -241,7 +242,7 @@ impl DirectWorker {
         {
             return open;
         }
-        let open = root.is_some_and(|root| crate::who::has_connections(root, &self.ports));
+        let open = root.is_some_and(|root| crate::proc_net::has_connections(root, &self.ports));
         self.looked = Some((now, open));
         open
     }

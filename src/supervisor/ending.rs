@@ -14,8 +14,8 @@ use super::slot::{Event, Phase};
 use super::stop::{Step, Stop};
 use super::worker::{Server, Told};
 use crate::accept::orders::Order;
-use crate::cli::{OnErrored, OnExit};
 use crate::config::Backend;
+use crate::config::options::{OnErrored, OnExit};
 use crate::sys::process;
 
 /// The unexpected end of a process, for the log.

@@ -78,7 +78,7 @@ impl Service {
         let slot = &mut self.slots[at];
         let (Some(server), None) = (&slot.server, &slot.doomed) else { return };
         let served = slot.direct.as_ref().is_some_and(|direct| !direct.listening.is_empty());
-        if served || !crate::who::ports_of(server.pid).contains(&port) {
+        if served || !crate::proc_net::ports_of(server.pid).contains(&port) {
             return;
         }
         let pid = server.pid;
@@ -120,6 +120,6 @@ impl Service {
 fn listens_elsewhere(slot: &SlotProcesses) -> Option<u16> {
     let server = slot.server.as_ref()?;
     let own = server.address?.port();
-    let ports = crate::who::ports_of(server.pid);
+    let ports = crate::proc_net::ports_of(server.pid);
     if ports.contains(&own) { None } else { ports.first().copied() }
 }

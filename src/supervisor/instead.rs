@@ -2,19 +2,19 @@
 
 use super::service::Service;
 use crate::abi::attach::VARIABLE;
-use crate::node::primary;
+use crate::proc_net;
+use crate::program::primary;
 use crate::sys::process;
-use crate::who;
 
 /// Where a process, or one below it, listens.
 pub fn listens_on(pid: u32) -> Option<String> {
-    let ports: Vec<_> = who::ports_of(pid).iter().map(|port| format!(":{port}")).collect();
+    let ports: Vec<_> = proc_net::ports_of(pid).iter().map(|port| format!(":{port}")).collect();
     (!ports.is_empty()).then(|| ports.join(", "))
 }
 
 /// It listens there, and the preload library has no part in it.
 pub fn by_itself(pid: u32, ports: &str) -> String {
-    let why = if who::lacks_variable(pid, VARIABLE) {
+    let why = if proc_net::lacks_variable(pid, VARIABLE) {
         "it was started without the environment that it got (env -i, sudo, su), and so lost the preload library"
     } else {
         "what listens there cannot be preloaded"
@@ -25,12 +25,12 @@ pub fn by_itself(pid: u32, ports: &str) -> String {
 /// It listens, and nobody comes there by way of a port of ours.
 pub fn elsewhere(pid: u32) -> Option<String> {
     let pids = process::tree(pid);
-    if who::is_in_another_network(&pids) {
+    if proc_net::is_in_another_network(&pids) {
         return Some(
             "it runs in another network namespace, and what listens there cannot be reached from here".to_owned(),
         );
     }
-    let sockets = who::unix_sockets_of(&pids);
+    let sockets = proc_net::unix_sockets_of(&pids);
     (!sockets.is_empty())
         .then(|| format!("it listens on the Unix socket {} instead; let it listen on a port", sockets.join(", ")))
 }

@@ -13,12 +13,12 @@ use super::plan::Leave;
 use super::service::{Service, Tools};
 use super::worker::Server;
 use crate::accept::policy::Policy;
-use crate::cli::NodeIpc;
 use crate::config::Backend;
-use crate::launch::command::CommandLine;
+use crate::config::options::NodeIpc;
 use crate::node::channel::{Channel, More};
-use crate::node::command::is_node_script;
 use crate::node::message::{self, Cluster, Directive, IpcMessage};
+use crate::program::command::CommandLine;
+use crate::program::node::is_node_script;
 
 /// A handler of the stop signal has so long before its worker is told to disconnect.
 const HANDLER_GRACE: Duration = Duration::from_millis(500);

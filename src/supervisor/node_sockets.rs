@@ -14,7 +14,7 @@ use super::binding::find;
 use super::service::{Service, Tools};
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
-use crate::config::addr::ListenAddr;
+use crate::addr::ListenAddr;
 use crate::listener::{self, BindError, Listener, Origin};
 use crate::node::message::{self, Kind, Query};
 use crate::sys::process::Credentials;

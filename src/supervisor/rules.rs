@@ -6,8 +6,9 @@ use tracing::warn;
 
 use crate::accept::orders::{AcceptedBy, Addresses, Rules};
 use crate::accept::policy::Policy;
+use crate::addr::Upstream;
 use crate::config::{Backend, ServiceConfig};
-use crate::relay::protocol::{Resolved, Upstream};
+use crate::relay::protocol::Resolved;
 
 /// Hand-offs that may be pending for one relay worker.
 const CAP: usize = 64;

@@ -25,7 +25,7 @@ use super::upstreams::Upstreams;
 use super::worker::{Readiness, Relay, Server};
 use crate::accept::Orders;
 use crate::accept::orders::{Order, ServiceId, ServiceStats, SlotStats};
-use crate::config::layers::Settings;
+use crate::config::merge::Settings;
 use crate::config::{Backend, ServiceConfig};
 use crate::direct::Preload;
 use crate::direct::attach::AttachServer;

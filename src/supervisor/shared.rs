@@ -13,8 +13,8 @@ use super::service::{LastExit, Service, SlotProcesses, Tools};
 use super::silence;
 use super::slot::{Event, Phase, Slot, Wanted};
 use super::worker::{Server, Told};
-use crate::cli::OnExit;
 use crate::config::Backend;
+use crate::config::options::OnExit;
 use crate::sys::process;
 
 /// A server that all slots share.

@@ -11,7 +11,7 @@ use super::service::Service;
 use super::slot::Phase;
 use super::worker::Server;
 use crate::listener::Origin;
-use crate::who;
+use crate::proc_net;
 
 /// A server that listens, but elsewhere, is named this soon.
 pub(super) const SOON: Duration = Duration::from_secs(2);
@@ -136,7 +136,7 @@ impl Service {
         if direct.passed.is_empty() {
             return None;
         }
-        who::ports_of(server.pid).into_iter().find(|port| direct.passed.contains(port))
+        proc_net::ports_of(server.pid).into_iter().find(|port| direct.passed.contains(port))
     }
 
     /// That a server does not listen, what it does instead, and what to do about it.

@@ -15,12 +15,13 @@ use super::slot::Event;
 use super::worker::{Relay, Server, Told};
 use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
+use crate::addr::Upstream;
 use crate::config::Backend;
 use crate::exit::Exit;
 use crate::launch;
-use crate::launch::command::CommandLine;
-use crate::node::command::inspect_port;
-use crate::relay::protocol::{Resolved, Setup, Source, Upstream};
+use crate::program::command::CommandLine;
+use crate::program::node::inspect_port;
+use crate::relay::protocol::{Resolved, Setup, Source};
 use crate::sys::scm;
 
 /// The environment variable by which the processes of one server are known, wherever they went.

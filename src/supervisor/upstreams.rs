@@ -9,10 +9,11 @@ use tracing::{info, warn};
 
 use super::service::Service;
 use super::worker::{Readiness, Relay};
+use crate::addr::Upstream;
 use crate::config::Backend;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
-use crate::relay::protocol::{ToWorker, Upstream};
+use crate::relay::protocol::ToWorker;
 use crate::sys::clock::monotonic_ns;
 
 /// While all upstreams are down, one of them is tried this often: at the end of its skip time, within these bounds.

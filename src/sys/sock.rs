@@ -32,6 +32,15 @@ pub fn unblock(socket: BorrowedFd<'_>) {
     let _ = socket2::SockRef::from(&socket).set_nonblocking(true);
 }
 
+/// TCP keep-alive: a peer that vanished is noticed after about 15 minutes at most, not after two hours.
+pub fn keep_alive(socket: &socket2::SockRef<'_>) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(std::time::Duration::from_secs(300))
+        .with_interval(std::time::Duration::from_secs(75));
+    // Not TCP, or reset meanwhile: nothing to keep alive.
+    let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
 /// A peer's address as accept(2) gave it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerAddress {

@@ -5,9 +5,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
+use roundsman::addr::Upstream;
 use roundsman::handoff::QueueTx;
 use roundsman::handoff::page::CountersPage;
-use roundsman::relay::protocol::{self, FromWorker, Resolved, Setup, Source, ToWorker, Upstream};
+use roundsman::relay::protocol::{self, FromWorker, Resolved, Setup, Source, ToWorker};
 use roundsman::sys::{clock, sock};
 
 use crate::support::{self, eventually, seconds};

@@ -55,7 +55,7 @@ http.server.ThreadingHTTPServer(('127.0.0.1', port), http.server.SimpleHTTPReque
         assert_eq!(daemon.stop().code(), 0, "{name}");
     }
     let text = std::fs::read_to_string(dir.path().join("full.toml")).unwrap();
-    for key in roundsman::cli::given::keys().iter().filter(|key| key.name != "config") {
+    for key in roundsman::config::sources::keys().iter().filter(|key| key.name != "config") {
         let said = text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{} = ", key.name)));
         assert!(said, "full.toml says nothing of {}", key.name);
     }

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use roundsman::config::file::File;
-use roundsman::config::{layers, problem};
+use roundsman::config::{diagnostics, merge};
 
 fuzz_target!(|text: &str| {
     let mut problems = Vec::new();
     let file = File::parse(Path::new("fuzz.toml"), text.to_owned(), &mut problems);
     for section in &file.services {
-        layers::try_each(&section.entries, &mut problems);
-        let _ = layers::run(&layers::lay(&Default::default(), Some((&file, &section.entries))));
+        merge::try_each(&section.entries, &mut problems);
+        let _ = merge::run(&merge::lay(&Default::default(), Some((&file, &section.entries))));
     }
-    let shown = problem::report("fuzz.toml", text, &mut problems);
+    let shown = diagnostics::report("fuzz.toml", text, &mut problems);
     assert_eq!(shown.is_empty(), problems.is_empty());
 });

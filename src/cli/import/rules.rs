@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::draft::Draft;
 use super::options::{Options, plain};
 use super::words::Words;
-use crate::config::check::command;
+use crate::cli::check::command;
 
 /// Times, signals, restarts.
 pub fn starts_and_stops(options: &mut Options<'_>, draft: &mut Draft) {

@@ -9,7 +9,7 @@ use super::options::{Options, plain};
 use super::port::{self, Port};
 use super::rules;
 use super::words::{self, Words};
-use crate::config::check::{command, quoted_key};
+use crate::cli::check::{command, quoted_key};
 
 /// PM2's options that have no effect here and need none.
 const NOT_NEEDED: [&str; 12] = [

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue};
 
+use super::diagnostics::Problem;
 use super::file::{Entry, File};
-use super::problem::Problem;
-use crate::cli::Run;
-use crate::cli::given::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
+use super::options::Run;
+use super::sources::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
 
 /// Values that are paths: those of a file are relative to its directory.
 const PATHS: [&str; 5] = ["cwd", "env-file", "out", "error", "control"];

@@ -1,8 +1,5 @@
 //! The one place that starts processes.
 
-pub mod command;
-pub mod hint;
-
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +11,14 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::exit::{Exit, NOT_EXECUTABLE};
-use crate::node::command::with_inspect_port;
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
+use crate::program::command::CommandLine;
+use crate::program::node::with_inspect_port;
 use crate::sys::closer;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::sock;
-use command::CommandLine;
 
 /// Starts children with what they all have in common.
 #[derive(Debug)]

@@ -3,10 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::addr::{Listen, ListenAddr};
 use super::usage;
+use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::exit::Exit;
-use crate::relay::protocol::Upstream;
 
 /// Refuses upstreams that are listeners of the same service.
 ///

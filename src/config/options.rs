@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::instances::Instances;
+use super::memory::{MaxMemory, size};
 use crate::accept::policy::Policy;
-use crate::admin::Address;
-use crate::config::addr::{Listen, ListenAddr};
-use crate::config::instances::Instances;
-use crate::config::memory::{MaxMemory, size};
+use crate::addr::{AdminAddr, Listen, ListenAddr, Upstream};
 use crate::output::LogFormat;
 use crate::output::passing::Format as OutputFormat;
-use crate::relay::protocol::Upstream;
 
 /// `--via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -253,7 +251,7 @@ pub struct Run {
     ///
     /// /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone is on 127.0.0.1.
     #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
-    pub admin: Option<Address>,
+    pub admin: Option<AdminAddr>,
     /// The control socket
     ///
     /// Default: NAME.sock in the runtime directory.
@@ -264,7 +262,8 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-pub(super) fn policy(text: &str) -> Result<Policy, String> {
+/// As [`Policy`]'s own parser, with hints for the names that other programs have.
+pub fn policy(text: &str) -> Result<Policy, String> {
     if let Ok(policy) = Policy::from_str(text, true) {
         return Ok(policy);
     }

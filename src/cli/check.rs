@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 
-use super::file::OF_DAEMON;
-use super::layers::Settings;
-use super::service::ServiceConfig;
-use super::{Config, Inherited};
-use crate::cli::given::{COMMAND, Given, Key, Origin, Takes, keys};
+use crate::config::file::OF_DAEMON;
+use crate::config::merge::Settings;
+use crate::config::service::ServiceConfig;
+use crate::config::sources::{COMMAND, Given, Key, Origin, Takes, keys};
+use crate::config::{Config, Inherited};
 use crate::exit::Exit;
 
 /// Validates and prints.
@@ -16,7 +16,7 @@ use crate::exit::Exit;
 /// As [`Config::load`].
 pub fn check(given: Given) -> Result<(), Exit> {
     let config = Config::load(given, Inherited::None)?;
-    for warning in crate::cli::given::unknown_variables() {
+    for warning in crate::config::sources::unknown_variables() {
         eprintln!("roundsman: warning: {warning}");
     }
     let mut out = std::io::stdout().lock();
@@ -90,7 +90,7 @@ fn table(pairs: &[OsString]) -> String {
 }
 
 /// A TOML value: a number where it is one, else a string.
-pub(super) fn quoted(value: &OsString) -> String {
+pub fn quoted(value: &OsString) -> String {
     let text = value.to_string_lossy();
     match text.parse::<u32>() {
         Ok(number) if number.to_string() == text => text.into_owned(),
@@ -99,14 +99,14 @@ pub(super) fn quoted(value: &OsString) -> String {
 }
 
 /// A TOML key, quoted where it has to be.
-pub(super) fn quoted_key(key: &str) -> String {
+pub fn quoted_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     // A key is on one line: JSON's escapes are TOML's, except for DEL.
     if bare { key.to_owned() } else { serde_json::Value::from(key).to_string().replace('\u{7f}', "\\u007f") }
 }
 
 /// The words of a command as a TOML list.
-pub(super) fn command(words: &[String]) -> String {
+pub fn command(words: &[String]) -> String {
     let words: Vec<_> = words.iter().map(|word| toml::Value::String(word.clone()).to_string()).collect();
     format!("{COMMAND} = [{}]", words.join(", "))
 }

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::convert;
-use crate::cli::given::{COMMAND, Given};
 use crate::config::file::File;
-use crate::config::layers;
+use crate::config::merge;
+use crate::config::sources::{COMMAND, Given};
 
 /// Every name that PM2 knows, aliases and all, and some that nobody does.
 const KEYS: &str = "script exec name name_prefix filter_env namespace install_url cwd args exec_interpreter interpreter \
@@ -92,15 +92,15 @@ fn app() -> impl Strategy<Value = Value> {
 
 /// Reads a text as `check` does, as far as it does not ask the system; the services by name.
 #[track_caller]
-fn read(text: &str) -> Vec<(String, layers::Settings)> {
+fn read(text: &str) -> Vec<(String, merge::Settings)> {
     let mut problems = Vec::new();
     let file = File::parse(Path::new("roundsman.toml"), text.to_owned(), &mut problems);
-    file.services.iter().for_each(|section| layers::try_each(&section.entries, &mut problems));
+    file.services.iter().for_each(|section| merge::try_each(&section.entries, &mut problems));
     assert!(problems.is_empty(), "{problems:?} in\n{text}");
-    let settings = |entries| layers::lay(&Given::default(), Some((&file, entries)));
+    let settings = |entries| merge::lay(&Given::default(), Some((&file, entries)));
     let all: Vec<_> = file.services.iter().map(|one| (one.name.clone(), settings(one.entries.as_slice()))).collect();
     for (name, settings) in &all {
-        layers::run(settings).unwrap_or_else(|why| panic!("{name}: {why} in\n{text}"));
+        merge::run(settings).unwrap_or_else(|why| panic!("{name}: {why} in\n{text}"));
         crate::config::service::checked(name.clone()).unwrap();
     }
     all

@@ -1,11 +1,12 @@
-//! Addresses as people write them.
+//! The written forms of addresses: `--listen`, `--upstream`, `--admin`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::relay::protocol::{Upstream, unix};
+use serde::{Deserialize, Serialize};
 
 /// `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,38 @@ impl FromStr for ListenAddr {
     }
 }
 
+/// An address that a relay connects to, as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upstream {
+    /// A name or address and a port; a name may stand for several addresses.
+    Host {
+        /// Name, IPv4 or IPv6 address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket; an abstract one's name begins with a NUL byte.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => f.write_str(&unix(path)),
+        }
+    }
+}
+
+/// A Unix address as it is written: `unix:/path`, or `unix:@name` for an abstract one, which begins with a NUL byte.
+pub fn unix(path: &Path) -> String {
+    match path.as_os_str().as_bytes().strip_prefix(b"\0") {
+        Some(name) => format!("unix:@{}", String::from_utf8_lossy(name)),
+        None => format!("unix:{}", path.display()),
+    }
+}
+
 impl FromStr for Upstream {
     type Err = String;
 
@@ -126,6 +159,23 @@ impl FromStr for Upstream {
             return Err(format!("'{host}' is not a host name"));
         }
         Ok(Self::Host { host: host.to_owned(), port: nonzero(port)? })
+    }
+}
+
+/// `--admin`: a port alone is on loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminAddr(pub SocketAddr);
+
+impl FromStr for AdminAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not an address: 9900 (on 127.0.0.1), 0.0.0.0:9900, [::1]:9900");
+        let number = text.strip_prefix(':').unwrap_or(text);
+        match number.parse::<u16>() {
+            Ok(port) => Ok(Self(SocketAddr::from(([127, 0, 0, 1], port)))),
+            Err(_) => text.replace("localhost:", "127.0.0.1:").parse().map(Self).map_err(|_| wrong()),
+        }
     }
 }
 
@@ -215,5 +265,19 @@ mod tests {
             let error = text.parse::<Upstream>().unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_port_alone_is_on_loopback() {
+        for (text, wanted) in [
+            ("9900", "127.0.0.1:9900"),
+            (":9900", "127.0.0.1:9900"),
+            ("localhost:9900", "127.0.0.1:9900"),
+            ("0.0.0.0:9900", "0.0.0.0:9900"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(text.parse::<AdminAddr>().unwrap().0.to_string(), wanted);
+        }
+        assert!("example.org:80".parse::<AdminAddr>().is_err() && "99999".parse::<AdminAddr>().is_err());
     }
 }

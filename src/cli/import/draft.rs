@@ -2,9 +2,9 @@
 
 use clap::Command;
 
-use crate::cli::given::{Key, Takes, keys, parser};
-use crate::config::check::quoted;
-use crate::config::layers::fits;
+use crate::cli::check::quoted;
+use crate::config::merge::fits;
+use crate::config::sources::{Key, Takes, keys, parser};
 
 /// Characters of a comment; what is longer is cut.
 const WIDTH: usize = 160;

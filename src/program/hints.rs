@@ -2,24 +2,20 @@
 
 use std::path::Path;
 
-use crate::config::ServiceConfig;
-use crate::config::service::Backend;
+use super::command::CommandLine;
 
 /// Programs that start the server below themselves, and stay.
 const MANAGERS: [&str; 5] = ["npm", "npx", "yarn", "pnpm", "bunx"];
 
 /// What to write instead, where the command is a package manager's.
-pub fn of(service: &ServiceConfig) -> Option<String> {
-    let (Backend::Direct(_) | Backend::Relayed(_), Some(command)) = (&service.backend, service.command()) else {
-        return None;
-    };
+pub fn package_manager(command: &CommandLine, cwd: Option<&Path>) -> Option<String> {
     let words: Vec<String> = command.words().iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let manager = Path::new(words.first()?).file_name()?.to_str()?;
     if !MANAGERS.contains(&manager) {
         return None;
     }
     let rest: Vec<&str> = words.iter().skip(1).map(String::as_str).filter(|word| *word != "run").collect();
-    let directory = service.cwd.clone().or_else(|| std::env::current_dir().ok())?;
+    let directory = cwd.map(Path::to_owned).or_else(|| std::env::current_dir().ok())?;
     let better = match (manager, rest.as_slice()) {
         ("npx" | "bunx", [program, ..]) => Some(format!("./node_modules/.bin/{program}")),
         (_, [script, ..]) => script_of(&directory, script),

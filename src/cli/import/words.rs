@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::options::{Options, plain};
-use crate::launch::command::runner;
+use crate::program::command::runner;
 
 /// What an app runs.
 pub struct Words {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::launch::command::CommandLine;
+use super::command::CommandLine;
 
 /// Programs in Node that start the server below themselves: the channel would be theirs.
 const WRAPPERS: [&str; 18] = [
@@ -174,7 +174,7 @@ pub fn with_inspect_port(word: OsString, port: u16) -> OsString {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::launch::command::Place;
+    use crate::program::command::Place;
 
     fn is(words: &[&str]) -> bool {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();

@@ -8,8 +8,9 @@ use std::fmt;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 
-use super::{Run, elsewhere};
-use crate::config::problem::nearest;
+use super::diagnostics::nearest;
+use super::options::Run;
+use super::other_programs;
 
 /// The command's key: it is no flag, but what stands behind `--`.
 pub const COMMAND: &str = "command";
@@ -120,10 +121,10 @@ pub fn unknown_variables() -> Vec<String> {
 fn unknown_variable(name: &str, known: &[&str]) -> String {
     let key = &name[PREFIX.len()..];
     let variable = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase().replace('-', "_"));
-    if let Some(why) = elsewhere::missing(key) {
+    if let Some(why) = other_programs::missing(key) {
         return format!("unknown variable {name}: {why}");
     }
-    let near = elsewhere::key(key).map(variable).filter(|near| known.contains(&near.as_str()));
+    let near = other_programs::key(key).map(variable).filter(|near| known.contains(&near.as_str()));
     // All have the prefix in common, which says nothing.
     let keys: Vec<String> =
         known.iter().map(|name| name[PREFIX.len()..].to_ascii_lowercase().replace('_', "-")).collect();

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::command::script;
-use crate::launch::command::CommandLine;
+use super::command::CommandLine;
+use super::node::script;
 
 /// So much of a script is looked at.
 const LOOKED_AT: u64 = 256 * 1024;
@@ -35,7 +35,7 @@ fn is_own_primary(text: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::launch::command::Place;
+    use crate::program::command::Place;
 
     #[test]
     fn a_script_that_forks_in_its_primary_is_told_apart() {

@@ -1,12 +1,11 @@
 //! `--via`: how connections reach the server, as far as the command's file tells.
 
-use super::addr::{Listen, ListenAddr};
+use super::options::ViaArg;
 use super::{Backend, Chosen, Inherited, usage};
-use crate::cli::ViaArg;
-use crate::direct::elf;
+use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::exit::Exit;
-use crate::launch::command::CommandLine;
-use crate::relay::protocol::Upstream;
+use crate::program::command::CommandLine;
+use crate::program::elf;
 
 /// A delivery, and why.
 #[derive(Debug)]
