@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::abi::page::latency;
-use crate::control::snapshot::{Daemon, ServiceState, SlotState, UpstreamState};
+use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
 
 /// What [`text`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::sync::oneshot;
 
 use crate::addr::AdminAddr;
-use crate::control::snapshot::Daemon;
+use crate::control::status::Daemon;
 use crate::listener::BACKLOG;
 
 /// The way to the control thread, which alone knows the state.

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::places::Places;
 use super::{Ask, metrics};
-use crate::control::snapshot::{Daemon, ServiceState};
+use crate::control::status::{Daemon, ServiceState};
 
 /// A request's head has to come within this.
 const HEAD: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::snapshot::Daemon;
+use super::status::Daemon;
 use super::which::{self, nobody, unreachable};
 use super::{Request, Said, render, socket_path};
 use crate::cli::{Logs, Ls, Send, Target, Targets};

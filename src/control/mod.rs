@@ -4,8 +4,8 @@ pub mod client;
 pub mod render;
 pub mod requests;
 pub mod server;
-pub mod snapshot;
 pub mod socket_path;
+pub mod status;
 mod which;
 
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Color, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::snapshot::{Daemon, ServiceState, SlotState, UpstreamState};
+use super::status::{Daemon, ServiceState, SlotState, UpstreamState};
 
 /// A daemon as text: a line per service and a table of its slots.
 pub fn table(daemon: &Daemon) -> String {

@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
 use super::requests::Requests;
-use super::snapshot::Daemon;
+use super::status::Daemon;
 use super::{Request, Said, client, socket_path};
 use crate::exit::{Exit, USAGE};
 

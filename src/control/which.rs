@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, geteuid};
 
 use super::client::{live, names};
-use super::snapshot::Daemon;
 use super::socket_path;
+use super::status::Daemon;
 use crate::cli::{Target, Targets};
 use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
 

@@ -6,6 +6,7 @@ mod listen_fds;
 mod reconfigure;
 mod requests;
 mod signals;
+mod status;
 mod systemd;
 
 use std::io;
@@ -27,7 +28,7 @@ use crate::accept::{
 use crate::admin::{self, Ask};
 use crate::config::Config;
 use crate::control::server::ControlServer;
-use crate::control::snapshot::{self, Daemon};
+use crate::control::status::Daemon;
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::limited::Limited;
@@ -185,7 +186,7 @@ impl Supervisor {
         let Some(questions) = &self.questions else { return };
         while let Ok(answer) = questions.try_recv() {
             // It may have given up waiting.
-            let _ = answer.send(snapshot::daemon(&self.services, self.started, self.stopping));
+            let _ = answer.send(status::daemon(&self.services, self.started, self.stopping));
         }
     }
 

@@ -7,10 +7,10 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::reconfigure::Begun;
-use super::{ATTACHED, CLIENTS, Supervisor, WORKERS};
+use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, status};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
-use crate::control::{Hello, PROTOCOL, Request, Said, snapshot};
+use crate::control::{Hello, PROTOCOL, Request, Said};
 use crate::direct::attach::{AttachEvent, Refusal, RequestKind, Secret};
 use crate::direct::guests::Ours;
 use crate::node::channel::More;
@@ -144,7 +144,7 @@ impl Supervisor {
                 return self.tell(token, &Hello { protocol: PROTOCOL, version });
             }
             Request::Ls {} => {
-                let daemon = snapshot::daemon(&self.services, self.started, self.stopping);
+                let daemon = status::daemon(&self.services, self.started, self.stopping);
                 return self.tell(token, &daemon);
             }
             Request::Logs { service, slot, lines, follow } => {

@@ -1,0 +1,108 @@
+//! The daemon's state, gathered for `ls`, health and metrics.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::accept::policy::Policy;
+use crate::config::Backend;
+use crate::control::status::{Daemon, ListenState, ServiceState, SlotState, UpstreamState};
+use crate::listener::{Listener, Origin};
+use crate::supervisor::binding::ids;
+use crate::supervisor::pausing::Paused;
+use crate::supervisor::service::{Service, SlotProcesses};
+use crate::supervisor::slot::Phase;
+use crate::supervisor::upstreams::{State, Upstreams};
+use crate::sys::clock::monotonic_ns;
+use crate::sys::process::rss_bytes;
+
+pub(super) fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>) -> Daemon {
+    Daemon {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: started.elapsed().as_secs(),
+        stopping: stopping.is_some(),
+        services: services.iter().map(state).collect(),
+    }
+}
+
+fn state(service: &Service) -> ServiceState {
+    let online = service.online();
+    let command = service.config.command().map(ToString::to_string);
+    let direct = matches!(service.config.backend, Backend::Direct(_));
+    let listen = |(id, listener): (usize, &Listener)| {
+        let from = match listener.origin {
+            Origin::Flag | Origin::Leaving => "flag",
+            Origin::Server => "server",
+            Origin::GivenBack => return None,
+        };
+        let listening = service.slots.iter().filter(|slot| slot.listens(id)).count();
+        let workers = if direct { listening } else { online };
+        Some(ListenState { addr: listener.address.clone(), from: from.to_owned(), workers })
+    };
+    ServiceState {
+        name: service.config.name.clone(),
+        command,
+        policy: service.config.policy.to_string(),
+        via: service.config.backend.via().to_owned(),
+        via_reason: service.config.via_reason.clone(),
+        listen: ids(&service.listeners).filter_map(listen).collect(),
+        held: service.stats.held.load(Relaxed),
+        shed: service.stats.shed.load(Relaxed),
+        reloads: service.reloads,
+        waiting_for_upstream: service.upstreams.as_ref().map_or(0, Upstreams::waiting),
+        upstreams: service.upstreams.iter().flat_map(Upstreams::states).map(upstream_state).collect(),
+        stopped: service.paused != Paused::No,
+        slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
+    }
+}
+
+fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
+    let ago = || monotonic_ns().saturating_sub(health.error_at) / 1_000_000_000;
+    UpstreamState {
+        addr: address,
+        state: if health.down { "down" } else { "up" }.to_owned(),
+        open: counts.open,
+        connections: counts.connections,
+        bytes_in: counts.bytes_in,
+        bytes_out: counts.bytes_out,
+        errors: health.errors,
+        last_error: health.error(),
+        last_error_s: health.errno.map(|_| ago()),
+    }
+}
+
+fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
+    let uptime_s = match slot.life.phase {
+        Phase::Online { since } => since.elapsed().as_secs(),
+        _ => 0,
+    };
+    let pid = slot.pid();
+    let server_pid = slot.server_pid();
+    let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
+    let counts = slot.counted.total();
+    let connections = match policy {
+        Policy::None => counts.received,
+        _ => slot.stats.connections.load(Relaxed),
+    };
+    SlotState {
+        slot: at,
+        // One that has closed its listeners is where it was before it listened.
+        state: if slot.is_silent() { Phase::LAUNCHING } else { slot.life.phase.name() }.to_owned(),
+        pid,
+        server_pid,
+        generation: slot.generation,
+        restarts: slot.life.restarts,
+        uptime_s,
+        open: slot.open(),
+        open_is_estimate: slot.direct.as_ref().is_some_and(|direct| direct.page.is_estimate()),
+        pending: pending as u64,
+        connections,
+        counts,
+        rescued: slot.stats.rescued.load(Relaxed),
+        rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
+        finished: slot.life.phase == Phase::Finished,
+        reason: slot.trouble().map(str::to_owned).or_else(|| slot.reason.clone()),
+        last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
+    }
+}
