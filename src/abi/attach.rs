@@ -14,8 +14,8 @@ pub const ADDRESS_BYTES: usize = 28;
 /// a process knows a stand-in that it got by exec or over a Unix socket.
 pub const QUEUE_NAME: &str = "roundsman-queue:";
 
-/// What the library asks.
-pub mod ask {
+/// What the library asks for.
+pub mod op {
     /// bind(2) on the socket that comes with the message.
     pub const BIND: u16 = 1;
     /// listen(2) on a listener that an earlier bind named.
@@ -47,8 +47,8 @@ pub mod ask {
 pub struct Request {
     /// [`VERSION`].
     pub version: u16,
-    /// One of [`ask`].
-    pub what: u16,
+    /// One of [`op`].
+    pub op: u16,
     /// The process that asks.
     pub pid: u32,
     /// Proof that it is one of ours.
@@ -66,13 +66,13 @@ pub const OPTION_BYTES: usize = 16;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct SocketOption {
-    /// The level.
+    /// As in setsockopt(2).
     pub level: i32,
-    /// The option.
+    /// As in setsockopt(2): the option.
     pub name: i32,
     /// Bytes of `value` in use.
     pub len: u32,
-    /// The value.
+    /// Its first `len` bytes are the value.
     pub value: [u8; OPTION_BYTES],
 }
 
@@ -93,7 +93,7 @@ pub const BACK: u16 = 4;
 /// The address is a [`SocketOption`] with its value.
 pub const VALUE: u16 = 5;
 /// Nobody has the address yet: the server binds its socket by itself, with the rights that it has, and says how that
-/// went ([`ask::BOUND`]).
+/// went ([`op::BOUND`]).
 pub const YOURSELF: u16 = 6;
 /// Another process binds that address at this moment, or it is being closed: to be asked again soon.
 pub const LATER: u16 = 7;

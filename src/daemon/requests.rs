@@ -96,14 +96,15 @@ impl Supervisor {
                     self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
                     return;
                 }
-                Ok(Some(AttachEvent::Request(asked))) => {
-                    let leases = matches!(asked.what, RequestKind::Lease).then_some((asked.pid, asked.secret));
-                    let known = |one: &&mut Service| one.admits(&asked.secret, asked.pid, asked.uid);
-                    let answer = self.services.iter_mut().find(known).and_then(|one| one.asked(asked, &self.tools));
+                Ok(Some(AttachEvent::Request(request))) => {
+                    let leases = matches!(request.kind, RequestKind::Lease).then_some((request.pid, request.secret));
+                    let known = |one: &&mut Service| one.admits(&request.secret, request.pid, request.uid);
+                    let reply =
+                        self.services.iter_mut().find(known).and_then(|one| one.attach_request(request, &self.tools));
                     let Some(attach) = &mut self.tools.attach else { return };
-                    match answer {
-                        Some(answer) => {
-                            attach.answer(token, &answer);
+                    match reply {
+                        Some(reply) => {
+                            attach.reply(token, &reply);
                             if let Some((pid, secret)) = leases {
                                 attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret);
                             }

@@ -16,20 +16,20 @@ use tracing::warn;
 
 use super::guests::{Guest, Guests, Ours};
 use super::wire::{encode, parse};
-use crate::abi::attach::{REQUEST_BYTES, Request, SocketOption, TOKEN_BYTES};
+use crate::abi::attach::{self as abi, REQUEST_BYTES, SocketOption, TOKEN_BYTES};
 use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
-use crate::sys::{process, scm, sock};
+use crate::sys::{process, random, scm, sock};
 
 /// Connections and watched processes at once: a process each, and a slot may have many.
 const MAX_CONNECTIONS: u64 = 4096;
 /// They may take this part of the master's descriptors.
-const SHARE: u64 = 4;
+const FD_SHARE: u64 = 4;
 /// New connections before others have their turn: fewer than may be without a proof, so that the requests of one burst are
 /// read before the next burst takes places.
 const BURST: usize = 32;
 /// When accept(2) is tried again after it failed, or while too many sockets wait to be closed.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// A worker's proof.
 pub type Secret = [u8; TOKEN_BYTES];
@@ -37,13 +37,13 @@ pub type Secret = [u8; TOKEN_BYTES];
 /// A request, checked for form.
 #[derive(Debug)]
 pub struct AttachRequest {
-    /// What.
-    pub what: RequestKind,
-    /// The process that asks, as the kernel says.
+    /// What the library asks for.
+    pub kind: RequestKind,
+    /// The process that asks, as SO_PEERCRED says.
     pub pid: u32,
-    /// Its user, as the kernel says.
+    /// Its user, as SO_PEERCRED says.
     pub uid: u32,
-    /// Its proof.
+    /// The proof that it showed.
     pub secret: Secret,
     /// The descriptors that came along, once more: whatever happens to them, the last close is not the caller's.
     pub sent: Vec<Foreign>,
@@ -54,37 +54,37 @@ pub struct AttachRequest {
 pub enum Refusal {
     /// The process is none of the worker's whose proof it showed, or showed none.
     NotOurs {
-        /// The process.
+        /// As SO_PEERCRED says.
         pid: u32,
-        /// Its user.
+        /// As SO_PEERCRED says.
         uid: u32,
     },
     /// What was wrong with its request.
     Nonsense(String),
 }
 
-/// What a library asks.
+/// What a library asks for; numbers are listener ids.
 #[derive(Debug)]
 pub enum RequestKind {
-    /// bind(2) of this socket to this address.
+    /// Where to bind this socket, for this address.
     Bind(OwnedFd, SocketAddr),
-    /// It bound this socket to this address, or could not, for that errno.
+    /// The server bound this socket to this address, or failed with this errno.
     Bound(Result<OwnedFd, i32>, SocketAddr),
-    /// listen(2) on a listener.
+    /// The server called listen(2).
     Listen(usize),
-    /// It was closed, or shut down.
+    /// The server closed it or shut it down.
     Unlisten(usize, Ended),
     /// A process found a stand-in that another one bound.
     Adopt(usize),
-    /// It lives as long as this connection.
+    /// The connection lasts as long as the process.
     Lease,
     /// setsockopt(2) on a listener.
     SetOption(usize, SocketOption),
     /// getsockopt(2) on a listener.
     GetOption(usize, SocketOption),
-    /// It wants the socket back that it bound.
+    /// The server wants the socket back that it bound, to connect it.
     GiveBack(usize),
-    /// It listens on this socket, which another process bound.
+    /// The server listens on this socket, which another process bound: is it ours?
     Recognize(OwnedFd),
 }
 
@@ -97,22 +97,22 @@ pub enum Ended {
     ByShutdown,
 }
 
-/// What the master answers.
+/// The master's answer to a request.
 #[derive(Debug)]
 pub enum AttachReply {
     /// An errno; 0 is success. To a lease: the stop signal.
     Errno(i32),
-    /// Bind it with the kernel.
+    /// Not ours: the server binds its socket by itself.
     Pass,
-    /// The same, and pass it to us then.
+    /// The server binds its socket by itself and then passes it to the master.
     Yourself,
-    /// Ask again.
+    /// Another process is binding this address: ask again in a moment.
     Later,
     /// The worker's queue takes the socket's place.
     Shared {
-        /// The listener.
+        /// Its listener id.
         listener: usize,
-        /// Its address.
+        /// The address that the listener is bound to.
         address: SocketAddr,
         /// The queue's receiving end.
         queue: OwnedFd,
@@ -125,14 +125,14 @@ pub enum AttachReply {
     Listener(usize, OwnedFd, OwnedFd),
     /// The server's own socket.
     Back(Foreign),
-    /// An option's value.
+    /// The value of a listener's option.
     Value(SocketOption),
 }
 
-/// What a connection, or a process that is watched, brings.
+/// What comes from a connection or from the pidfd of a process with a lease.
 #[derive(Debug)]
 pub enum AttachEvent {
-    /// A request.
+    /// A request, checked for form.
     Request(AttachRequest),
     /// A process with a lease is gone: its pid and its proof.
     Ended(u32, Secret),
@@ -172,7 +172,7 @@ impl AttachServer {
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
-        let most = (nofile / SHARE).min(MAX_CONNECTIONS) as usize;
+        let most = (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize;
         Ok(Self {
             listener,
             name,
@@ -202,7 +202,7 @@ impl AttachServer {
         for _ in 0..BURST {
             // Each is closed within milliseconds, so nobody waits here for long.
             if closer::sockets_wait() {
-                self.again = Some(now + RETRY);
+                self.again = Some(now + RETRY_AFTER);
                 return;
             }
             let connection = match self.listener.accept() {
@@ -214,7 +214,7 @@ impl AttachServer {
                         if let Some(suppressed) = self.trouble.pass(now) {
                             warn!(suppressed, "cannot accept on the attach socket for now: {error}");
                         }
-                        self.again = Some(now + RETRY);
+                        self.again = Some(now + RETRY_AFTER);
                         return;
                     }
                 },
@@ -296,11 +296,11 @@ impl AttachServer {
         }
         let Some(guest) = self.guests.get(token) else { return Ok(None) };
         match request(guest, admits) {
-            Ok(asked) => {
-                if asked.is_some() {
+            Ok(request) => {
+                if request.is_some() {
                     self.guests.prove(token);
                 }
-                Ok(asked.map(AttachEvent::Request))
+                Ok(request.map(AttachEvent::Request))
             }
             Err(why) => {
                 self.guests.remove(token);
@@ -309,10 +309,10 @@ impl AttachServer {
         }
     }
 
-    /// Answers. A connection that does not take it is closed.
-    pub fn answer(&mut self, token: usize, answer: &AttachReply) {
+    /// Sends the reply to a connection's request. A connection that does not take it is closed.
+    pub fn reply(&mut self, token: usize, reply: &AttachReply) {
         let Some(guest) = self.guests.get(token) else { return };
-        let (bytes, fds) = encode(answer);
+        let (bytes, fds) = encode(reply);
         if scm::send_fds(guest.socket.as_fd(), &bytes, fds.into_iter()).is_err() {
             self.guests.remove(token);
         }
@@ -341,7 +341,7 @@ fn request(
         _ => return Err(None),
     };
     let mut secret = Secret::default();
-    secret.copy_from_slice(&bytes[offset_of!(Request, token)..][..TOKEN_BYTES]);
+    secret.copy_from_slice(&bytes[offset_of!(abi::Request, token)..][..TOKEN_BYTES]);
     if !admits(&secret, guest.pid, guest.uid) {
         return Err(Some(Refusal::NotOurs { pid: guest.pid, uid: guest.uid }));
     }
@@ -363,19 +363,18 @@ fn request(
         }
     };
     match parse(&bytes[..REQUEST_BYTES], fds) {
-        Ok(what) => Ok(Some(AttachRequest { what, pid: guest.pid, uid: guest.uid, secret, sent })),
+        Ok(kind) => Ok(Some(AttachRequest { kind, pid: guest.pid, uid: guest.uid, secret, sent })),
         Err(why) => Err(nonsense(why)),
     }
 }
 
-/// A fresh proof.
+/// A new random secret.
 ///
 /// # Errors
 /// As getrandom(2).
 pub fn secret() -> io::Result<Secret> {
-    use std::io::Read;
     let mut secret = Secret::default();
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    random::fill(&mut secret)?;
     Ok(secret)
 }
 

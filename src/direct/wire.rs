@@ -1,4 +1,4 @@
-//! Requests and answers of the attach socket as bytes.
+//! Requests and replies of the attach socket as bytes.
 
 use std::mem::offset_of;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -6,37 +6,37 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::attach::{AttachReply, Ended, RequestKind};
 use crate::abi::attach::{
-    ADDRESS_BYTES, BACK, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, Reply, Request, SHARED, STATUS,
-    SocketOption, VALUE, VERSION, YOURSELF, ask,
+    self as abi, ADDRESS_BYTES, BACK, LATER, LISTENER, OPTION_BYTES, PASS, REPLY_BYTES, SHARED, STATUS, SocketOption,
+    VALUE, VERSION, YOURSELF, op,
 };
 
-/// What a request says.
+/// RequestKind a request says.
 ///
 /// # Errors
 /// Why it says nothing.
 pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, String> {
     let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let version = short(offset_of!(Request, version));
+    let version = short(offset_of!(abi::Request, version));
     if version != VERSION {
         return Err(format!("version {version}"));
     }
-    let at = offset_of!(Request, number);
+    let at = offset_of!(abi::Request, number);
     let number = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
-    let address = &bytes[offset_of!(Request, address)..][..ADDRESS_BYTES];
-    Ok(match (short(offset_of!(Request, what)), fds.pop()) {
-        (ask::BIND, Some(socket)) => RequestKind::Bind(socket, decode(address).ok_or("an address of no family")?),
-        (ask::BOUND, socket) => {
+    let address = &bytes[offset_of!(abi::Request, address)..][..ADDRESS_BYTES];
+    Ok(match (short(offset_of!(abi::Request, op)), fds.pop()) {
+        (op::BIND, Some(socket)) => RequestKind::Bind(socket, decode(address).ok_or("an address of no family")?),
+        (op::BOUND, socket) => {
             RequestKind::Bound(socket.ok_or(number as i32), decode(address).ok_or("an address of no family")?)
         }
-        (ask::LISTEN, None) => RequestKind::Listen(number),
-        (ask::UNLISTEN, None) => RequestKind::Unlisten(number, Ended::ByClose),
-        (ask::SHUT, None) => RequestKind::Unlisten(number, Ended::ByShutdown),
-        (ask::ADOPT, None) => RequestKind::Adopt(number),
-        (ask::LEASE, None) => RequestKind::Lease,
-        (ask::SET_OPTION, None) => RequestKind::SetOption(number, option(address).ok_or("an option")?),
-        (ask::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
-        (ask::GIVE_BACK, None) => RequestKind::GiveBack(number),
-        (ask::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
+        (op::LISTEN, None) => RequestKind::Listen(number),
+        (op::UNLISTEN, None) => RequestKind::Unlisten(number, Ended::ByClose),
+        (op::SHUT, None) => RequestKind::Unlisten(number, Ended::ByShutdown),
+        (op::ADOPT, None) => RequestKind::Adopt(number),
+        (op::LEASE, None) => RequestKind::Lease,
+        (op::SET_OPTION, None) => RequestKind::SetOption(number, option(address).ok_or("an option")?),
+        (op::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
+        (op::GIVE_BACK, None) => RequestKind::GiveBack(number),
+        (op::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
         (what, _) => return Err(format!("request {what}")),
     })
 }
@@ -62,12 +62,12 @@ fn option(bytes: &[u8]) -> Option<SocketOption> {
     Some(SocketOption { level: word(0)?, name: word(4)?, len, value: bytes.get(12..)?.try_into().ok()? })
 }
 
-/// An answer's bytes, and the descriptors that go with them.
-pub(super) fn encode(answer: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
+/// A reply's bytes, and the descriptors that go with them.
+pub(super) fn encode(reply: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<'_>>) {
     let mut bytes = [0; REPLY_BYTES];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-    let at = offset_of!(Reply, address);
-    let (kind, number, fds) = match answer {
+    let at = offset_of!(abi::Reply, address);
+    let (kind, number, fds) = match reply {
         AttachReply::Errno(errno) => (STATUS, *errno as u32, Vec::new()),
         AttachReply::Pass => (PASS, 0, Vec::new()),
         AttachReply::Yourself => (YOURSELF, 0, Vec::new()),
@@ -88,9 +88,9 @@ pub(super) fn encode(answer: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd
             (VALUE, 0, Vec::new())
         }
     };
-    put(offset_of!(Reply, version), &VERSION.to_ne_bytes());
-    put(offset_of!(Reply, kind), &kind.to_ne_bytes());
-    put(offset_of!(Reply, number), &number.to_ne_bytes());
+    put(offset_of!(abi::Reply, version), &VERSION.to_ne_bytes());
+    put(offset_of!(abi::Reply, kind), &kind.to_ne_bytes());
+    put(offset_of!(abi::Reply, number), &number.to_ne_bytes());
     (bytes, fds)
 }
 
@@ -116,18 +116,18 @@ mod tests {
     use super::*;
 
     fn request(what: u16, address: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; size_of::<Request>()];
+        let mut bytes = vec![0; size_of::<abi::Request>()];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(offset_of!(Request, version), &VERSION.to_ne_bytes());
-        put(offset_of!(Request, what), &what.to_ne_bytes());
-        put(offset_of!(Request, address), address);
+        put(offset_of!(abi::Request, version), &VERSION.to_ne_bytes());
+        put(offset_of!(abi::Request, op), &what.to_ne_bytes());
+        put(offset_of!(abi::Request, address), address);
         bytes
     }
 
     fn bound(address: SocketAddr) -> SocketAddr {
         let mut bytes = [0; ADDRESS_BYTES];
         put_address(&mut |at, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value), 0, &address);
-        let RequestKind::Bound(Err(0), address) = parse(&request(ask::BOUND, &bytes), Vec::new()).unwrap() else {
+        let RequestKind::Bound(Err(0), address) = parse(&request(op::BOUND, &bytes), Vec::new()).unwrap() else {
             panic!()
         };
         address
@@ -145,14 +145,14 @@ mod tests {
     #[test]
     fn a_request_without_its_descriptor_or_of_another_version_is_refused() {
         let address = [2, 0, 0, 80];
-        assert!(parse(&request(ask::BIND, &address), Vec::new()).is_err());
-        assert!(parse(&request(ask::RECOGNIZE, &address), Vec::new()).is_err());
+        assert!(parse(&request(op::BIND, &address), Vec::new()).is_err());
+        assert!(parse(&request(op::RECOGNIZE, &address), Vec::new()).is_err());
         assert!(parse(&request(99, &address), Vec::new()).is_err());
-        let mut other = request(ask::LISTEN, &address);
+        let mut other = request(op::LISTEN, &address);
         assert!(matches!(parse(&other, Vec::new()), Ok(RequestKind::Listen(0))));
-        other[offset_of!(Request, version)] ^= 1;
+        other[offset_of!(abi::Request, version)] ^= 1;
         assert!(parse(&other, Vec::new()).is_err());
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(parse(&request(ask::LISTEN, &address), vec![file.into()]).is_err());
+        assert!(parse(&request(op::LISTEN, &address), vec![file.into()]).is_err());
     }
 }

@@ -44,41 +44,41 @@ impl Service {
     }
 
     /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
-    pub fn asked(&mut self, asked: AttachRequest, tools: &Tools) -> Option<AttachReply> {
-        let known = |direct: &DirectWorker| direct.secret == asked.secret;
+    pub fn attach_request(&mut self, request: AttachRequest, tools: &Tools) -> Option<AttachReply> {
+        let known = |direct: &DirectWorker| direct.secret == request.secret;
         let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
         if self.slots.iter().any(old) {
-            return Some(self.asked_by_old(&asked));
+            return Some(self.request_of_old(&request));
         }
         let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
-        Some(match asked.what {
-            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, asked.pid, tools),
+        Some(match request.kind {
+            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, request.pid, tools),
             RequestKind::Bound(socket, address) => {
-                let answer = self.bound(at, socket, address, asked.pid, tools);
+                let answer = self.bound(at, socket, address, request.pid, tools);
                 // The listener has the same file; a copy that is closed later would keep the port.
                 let inode =
                     self.bound_to(address).and_then(|id| sock::inode(find(&self.listeners, id)?.socket.as_fd()));
                 let same = |copy: &Foreign| inode.is_some() && sock::inode(copy.as_fd()) == inode;
-                asked.sent.into_iter().filter(same).for_each(Foreign::close_copy);
+                request.sent.into_iter().filter(same).for_each(Foreign::close_copy);
                 answer
             }
             RequestKind::Listen(listener) => self.server_listens(at, listener, tools),
-            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, asked.pid, tools),
-            RequestKind::Adopt(listener) => self.adopt(at, listener, asked.pid),
-            RequestKind::Lease => self.lease(at, asked.pid),
-            RequestKind::SetOption(listener, option) => self.set_option(listener, &option, asked.uid),
+            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid, tools),
+            RequestKind::Adopt(listener) => self.adopt(at, listener, request.pid),
+            RequestKind::Lease => self.lease(at, request.pid),
+            RequestKind::SetOption(listener, option) => self.set_option(listener, &option, request.uid),
             RequestKind::GetOption(listener, option) => self.get_option(listener, &option),
             RequestKind::GiveBack(listener) => self.give_back(at, listener),
-            RequestKind::Recognize(socket) => self.recognize(at, &socket, asked.pid),
+            RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),
         })
     }
 
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
-    fn asked_by_old(&self, asked: &AttachRequest) -> AttachReply {
-        match &asked.what {
+    fn request_of_old(&self, request: &AttachRequest) -> AttachReply {
+        match &request.kind {
             RequestKind::Unlisten(..) | RequestKind::Listen(_) => AttachReply::Errno(0),
             RequestKind::Lease => AttachReply::Errno(self.config.limits.stop_signal as i32),
-            RequestKind::SetOption(listener, option) => self.set_option(*listener, option, asked.uid),
+            RequestKind::SetOption(listener, option) => self.set_option(*listener, option, request.uid),
             RequestKind::GetOption(listener, option) => self.get_option(*listener, option),
             RequestKind::Recognize(_) => AttachReply::Pass,
             RequestKind::Bind(..) | RequestKind::Bound(..) | RequestKind::Adopt(_) | RequestKind::GiveBack(_) => {

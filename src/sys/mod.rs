@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod interrupt;
 pub mod mmap;
 pub mod process;
+pub mod random;
 pub mod rights;
 pub mod scm;
 pub mod sock;

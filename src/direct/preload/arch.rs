@@ -3,7 +3,6 @@
 
 use core::arch::{asm, naked_asm};
 
-/// Numbers of the system calls in use.
 #[cfg(target_arch = "x86_64")]
 pub mod nr {
     pub const CLOSE: usize = 3;
@@ -50,7 +49,6 @@ pub mod nr {
     pub const TGKILL: usize = 234;
 }
 
-/// Numbers of the system calls in use.
 #[cfg(target_arch = "aarch64")]
 pub mod nr {
     pub const CLOSE: usize = 57;
@@ -133,7 +131,6 @@ pub fn pid() -> u32 {
     (unsafe { syscall6(nr::GETPID, [0; 6]) }) as u32
 }
 
-/// Ends the process.
 pub fn exit_group(code: i32) -> ! {
     loop {
         // SAFETY: exit_group takes an integer and does not return.
@@ -224,8 +221,8 @@ pub unsafe extern "C" fn syscall() -> isize {
         "3:",
         "mov rdi, rax",
         "jmp {failed}",
-        close = sym super::closing::close_widened,
-        accept = sym super::accepting::accept_widened,
+        close = sym super::close::close_widened,
+        accept = sym super::accept::accept_widened,
         failed = sym failed,
     )
 }
@@ -265,8 +262,8 @@ pub unsafe extern "C" fn syscall() -> isize {
         "ret",
         "3:",
         "b {failed}",
-        close = sym super::closing::close_widened,
-        accept = sym super::accepting::accept_widened,
+        close = sym super::close::close_widened,
+        accept = sym super::accept::accept_widened,
         failed = sym failed,
     )
 }

@@ -5,11 +5,21 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, row};
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
-use super::next;
+use super::{next, raw};
+
+/// A counters page that is mapped.
+#[derive(Clone, Copy)]
+pub struct Page(usize);
+
+impl Page {
+    /// Never 0.
+    pub fn address(self) -> usize {
+        self.0
+    }
+}
 
 /// Where the page of this process's worker is mapped (all its stand-ins share one); 0 before there is one.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
-/// The file behind it.
 static FILE: Identity = Identity::none();
 
 /// A page that is zeroed at fork: word 0 is the pid of the process that this memory belongs to, word 1 its row. 0 before
@@ -18,26 +28,26 @@ static PROCESS: AtomicUsize = AtomicUsize::new(0);
 const OWNER: usize = 0;
 const ROW: usize = 1;
 
-/// Maps a counters page; 0 when the system refuses. One that is mapped already is mapped once: a server may bind again and
+/// Maps a counters page, unless the system refuses. One that is mapped already is mapped once: a server may bind again and
 /// again.
-pub fn map(fd: i32) -> usize {
+pub fn map(fd: i32) -> Option<Page> {
     let known = PAGE.load(Acquire);
     if known != 0 && FILE.is_at(fd) {
-        return known;
+        return Some(Page(known));
     }
     // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
     let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
     if (-4095..=0).contains(&at) {
-        return 0;
+        return None;
     }
     FILE.remember(fd);
-    at as usize
+    Some(Page(at as usize))
 }
 
 /// From now on this is the page that counts.
-pub fn use_page(page: usize) {
+pub fn use_page(page: Page) {
     mark_process();
-    PAGE.store(page, Release);
+    PAGE.store(page.0, Release);
 }
 
 fn mark_process() {
@@ -143,9 +153,7 @@ fn sweep() {
 }
 
 fn dead(pid: u64) -> bool {
-    const ESRCH: isize = 3;
-    // SAFETY: signal 0 only asks whether there is such a process.
-    pid != 0 && unsafe { syscall6(nr::KILL, [pid as u32 as usize, 0, 0, 0, 0, 0]) } == -ESRCH
+    pid != 0 && raw::is_gone(pid as u32)
 }
 
 fn count(row_at: Option<usize>, place: usize) {
@@ -158,7 +166,8 @@ fn count(row_at: Option<usize>, place: usize) {
 pub fn took(accepted: u64) {
     let mut now = [0u64; 2];
     const CLOCK_MONOTONIC: i32 = 1;
-    if next::clock_gettime(CLOCK_MONOTONIC, now.as_mut_ptr()) != 0 {
+    // SAFETY: the time goes into the local.
+    if unsafe { next::clock_gettime(CLOCK_MONOTONIC, now.as_mut_ptr()) } != 0 {
         return;
     }
     let ns = (now[0].wrapping_mul(1_000_000_000).wrapping_add(now[1])).saturating_sub(accepted);
@@ -171,7 +180,6 @@ pub fn took(accepted: u64) {
     }
 }
 
-/// A connection was received.
 pub fn received() {
     count(claim_row(), row::RECEIVED);
 }

@@ -1,8 +1,10 @@
 //! The epoll instances of this process, from /proc: a registration belongs to an open file, and a stand-in is another one
 //! than the socket whose place it takes.
 
+use core::ffi::CStr;
+
 use super::arch::{nr, syscall6};
-use super::lease;
+use super::raw::close;
 
 const AT_FDCWD: usize = -100isize as usize;
 const DEL: usize = 2;
@@ -10,7 +12,6 @@ const ADD: usize = 1;
 /// Registrations of one descriptor that are carried over.
 const MAX_REGISTRATIONS: usize = 16;
 
-/// One registration.
 #[derive(Clone, Copy)]
 struct Registration {
     epoll: i32,
@@ -32,9 +33,9 @@ struct Event {
     data: u64,
 }
 
-fn control(epoll: i32, what: usize, fd: i32, event: *const Event) {
-    // SAFETY: the event is a local of the caller, or null where the kernel ignores it.
-    unsafe { syscall6(nr::EPOLL_CTL, [epoll as usize, what, fd as usize, event as usize, 0, 0]) };
+fn control(epoll: i32, what: usize, fd: i32, event: &Event) {
+    // SAFETY: the kernel reads the event.
+    unsafe { syscall6(nr::EPOLL_CTL, [epoll as usize, what, fd as usize, &raw const *event as usize, 0, 0]) };
 }
 
 /// Takes a descriptor out of every epoll instance of this process that has it.
@@ -52,7 +53,7 @@ pub fn take_out(fd: i32) -> Registrations {
         });
     });
     for one in all.found.iter().take(all.count) {
-        control(one.epoll, DEL, fd, core::ptr::null());
+        control(one.epoll, DEL, fd, &Event { events: 0, data: 0 });
     }
     all
 }
@@ -62,7 +63,7 @@ impl Registrations {
     pub fn put_back(&self, fd: i32) {
         for one in self.found.iter().take(self.count) {
             let event = Event { events: one.events, data: one.data };
-            control(one.epoll, ADD, fd, &raw const event);
+            control(one.epoll, ADD, fd, &event);
         }
     }
 }
@@ -81,6 +82,9 @@ fn registration(line: &[u8], fd: i32) -> Option<(u32, u64)> {
 }
 
 fn number(text: &[u8], base: u64) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
     let mut value: u64 = 0;
     for &byte in text {
         let digit = (byte as char).to_digit(base as u32)?;
@@ -89,15 +93,15 @@ fn number(text: &[u8], base: u64) -> Option<u64> {
     Some(value)
 }
 
-fn open(path: &[u8]) -> i32 {
+fn open(path: &CStr) -> i32 {
     const O_CLOEXEC: usize = 0o2_000_000;
-    // SAFETY: callers pass a path that ends with NUL.
+    // SAFETY: the path ends with NUL.
     (unsafe { syscall6(nr::OPENAT, [AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0]) }) as i32
 }
 
 /// Calls `each` with every descriptor that is an epoll instance.
 fn each_epoll(mut each: impl FnMut(i32)) {
-    let directory = open(b"/proc/self/fd\0");
+    let directory = open(c"/proc/self/fd");
     if directory < 0 {
         return;
     }
@@ -109,24 +113,29 @@ fn each_epoll(mut each: impl FnMut(i32)) {
         if n <= 0 {
             break;
         }
-        let mut rest = entries.get(..n as usize).unwrap_or(&[]);
-        // linux_dirent64: inode (8), offset (8), record length (2), type (1), name with NUL.
-        while let Some((&low, &high)) = rest.get(16).zip(rest.get(17)) {
-            let len = usize::from(u16::from_ne_bytes([low, high]));
-            let name = rest.get(19..len).and_then(|name| name.split(|&byte| byte == 0).next());
-            if let Some(fd) = name.filter(|name| !name.is_empty()).and_then(|name| number(name, 10))
-                && is_epoll(directory, fd as i32)
-            {
+        each_name(entries.get(..n as usize).unwrap_or(&[]), |name| {
+            if let Some(fd) = number(name, 10).filter(|&fd| is_epoll(directory, fd as i32)) {
                 each(fd as i32);
             }
-            rest = rest.get(len.max(1)..).unwrap_or(&[]);
-        }
+        });
     }
-    lease::close(directory);
+    close(directory);
 }
 
-/// Writes `number` in decimal, with a NUL behind it; the length without that.
-fn decimal(number: i32, to: &mut [u8]) -> usize {
+/// Calls `each` with the names in what getdents64(2) gave, records of linux_dirent64: inode (8), offset (8), length of the
+/// record (2), type (1), name with NUL.
+fn each_name(mut records: &[u8], mut each: impl FnMut(&[u8])) {
+    while let Some((&low, &high)) = records.get(16).zip(records.get(17)) {
+        let len = usize::from(u16::from_ne_bytes([low, high]));
+        if let Some(name) = records.get(19..len).and_then(|name| name.split(|&byte| byte == 0).next()) {
+            each(name);
+        }
+        records = records.get(len.max(1)..).unwrap_or(&[]);
+    }
+}
+
+/// Writes `number` in decimal, with a NUL behind it, as far as there is room.
+fn decimal(number: i32, to: &mut [u8]) {
     let (mut digits, mut count, mut rest) = ([0u8; 10], 0, number.max(0) as u32);
     loop {
         if let Some(place) = digits.get_mut(count) {
@@ -144,7 +153,6 @@ fn decimal(number: i32, to: &mut [u8]) -> usize {
     if let Some(place) = to.get_mut(count) {
         *place = 0;
     }
-    count
 }
 
 fn is_epoll(directory: i32, fd: i32) -> bool {
@@ -164,14 +172,13 @@ fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) {
         *place = *byte;
     }
     decimal(epoll, path.get_mut(head.len()..).unwrap_or(&mut []));
-    let file = open(&path);
+    let file = CStr::from_bytes_until_nul(&path).map_or(-1, open);
     if file < 0 {
         return;
     }
     let mut buffer = [0u8; 1024];
     let mut kept = 0;
-    loop {
-        let Some(room) = buffer.get_mut(kept..).filter(|room| !room.is_empty()) else { break };
+    while let Some(room) = buffer.get_mut(kept..).filter(|room| !room.is_empty()) {
         // SAFETY: the kernel writes at most the room's length.
         let n = unsafe { syscall6(nr::READ, [file as usize, room.as_mut_ptr() as usize, room.len(), 0, 0, 0]) };
         if n <= 0 {
@@ -186,5 +193,75 @@ fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) {
         buffer.copy_within(start.min(len)..len, 0);
         kept = len - start.min(len);
     }
-    lease::close(file);
+    close(file);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_is_read_from_a_line_of_fdinfo() {
+        let line = b"tfd:       12 events: 80000019 data:         ffffffff0000000c  pos:0 ino:7 sdev:8";
+        assert_eq!(registration(line, 12), Some((0x8000_0019, 0xffff_ffff_0000_000c)));
+        assert_eq!(registration(line, 1), None);
+        for other in
+            [&b"pos:\t0"[..], b"flags:\t02", b"tfd: 12", b"tfd: x events: 1 data: 1", b"tfd: 12 data: 1 events: 1", b""]
+        {
+            assert_eq!(registration(other, 12), None);
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_and_read() {
+        for (fd, text) in [(0, "0"), (7, "7"), (10, "10"), (65_535, "65535"), (i32::MAX, "2147483647"), (-3, "0")] {
+            let mut room = [b'x'; 12];
+            decimal(fd, &mut room);
+            assert_eq!(
+                CStr::from_bytes_until_nul(&room),
+                Ok(std::ffi::CString::new(text).unwrap_or_default().as_c_str())
+            );
+        }
+        assert_eq!(
+            (number(b"ff", 16), number(b"ff", 10), number(b"", 10), number(b".", 10)),
+            (Some(255), None, None, None)
+        );
+    }
+
+    #[test]
+    fn spoilt_directory_records_end() {
+        let record = |name: &[u8], len: u16| {
+            let mut bytes = vec![0u8; 24];
+            bytes[16..18].copy_from_slice(&len.to_ne_bytes());
+            bytes[19..19 + name.len()].copy_from_slice(name);
+            bytes
+        };
+        let names = |records: &[u8]| {
+            let mut names = Vec::new();
+            each_name(records, |name| names.push(name.to_vec()));
+            names
+        };
+        assert_eq!(names(&[record(b"3", 24), record(b"12", 24)].concat()), [b"3".to_vec(), b"12".to_vec()]);
+        assert_eq!(names(&record(b"3", 0)), Vec::<Vec<u8>>::new());
+        assert_eq!(names(&record(b"3", u16::MAX)), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn this_process_s_registrations_are_found_and_put_back() -> std::io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let poll = mio::Poll::new()?;
+        let (socket, other) = std::os::unix::net::UnixStream::pair()?;
+        let fd = socket.as_raw_fd();
+        let register =
+            |token| poll.registry().register(&mut mio::unix::SourceFd(&fd), mio::Token(token), mio::Interest::READABLE);
+        register(5)?;
+        let taken = take_out(fd);
+        assert_eq!(taken.count, 1);
+        assert_eq!((taken.found[0].epoll, taken.found[0].data), (poll.as_raw_fd(), 5));
+        register(6)?;
+        assert_eq!((take_out(fd).count, take_out(fd).count, take_out(other.as_raw_fd()).count), (1, 0, 0));
+        taken.put_back(fd);
+        assert!(register(7).is_err(), "it is registered again");
+        Ok(())
+    }
 }

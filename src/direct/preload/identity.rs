@@ -4,23 +4,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::arch::nr;
-use super::raw::call;
-
-/// Words of the kernel's `struct stat`, and some more; device and inode come first on every 64-bit architecture.
-const STAT_WORDS: usize = 32;
+use super::raw::device_and_inode;
 
 /// Device and inode of a file that was at a descriptor once.
 pub struct Identity {
     device: AtomicU64,
     inode: AtomicU64,
-}
-
-/// Device and inode of the file at a descriptor now.
-fn at(fd: i32) -> Option<(u64, u64)> {
-    let mut stat = [0u64; STAT_WORDS];
-    let done = call(nr::FSTAT, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) == 0;
-    done.then_some((stat[0], stat[1]))
 }
 
 impl Identity {
@@ -29,15 +18,36 @@ impl Identity {
         Self { device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
-    /// Remembers the file that is at a descriptor.
     pub fn remember(&self, fd: i32) {
-        let (device, inode) = at(fd).unwrap_or((0, 0));
+        let (device, inode) = device_and_inode(fd).unwrap_or((0, 0));
         self.device.store(device, Relaxed);
         self.inode.store(inode, Relaxed);
     }
 
     /// Whether the remembered file is at this descriptor. Costs one system call.
     pub fn is_at(&self, fd: i32) -> bool {
-        at(fd) == Some((self.device.load(Relaxed), self.inode.load(Relaxed)))
+        device_and_inode(fd) == Some((self.device.load(Relaxed), self.inode.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn another_file_at_the_number_is_noticed() -> io::Result<()> {
+        let (zero, null) = (File::open("/dev/zero")?, File::open("/dev/null")?);
+        let identity = Identity::none();
+        assert!(!identity.is_at(zero.as_raw_fd()) && !identity.is_at(-1));
+        identity.remember(zero.as_raw_fd());
+        assert!(identity.is_at(zero.as_raw_fd()) && identity.is_at(zero.try_clone()?.as_raw_fd()));
+        assert!(!identity.is_at(null.as_raw_fd()) && !identity.is_at(-1));
+        identity.remember(-1);
+        assert!(!identity.is_at(-1), "a closed descriptor is no file");
+        Ok(())
     }
 }

@@ -1,13 +1,25 @@
-//! sendmsg(2) and recvmsg(2) with descriptors, by raw system calls.
+//! sendmsg(2) and recvmsg(2) with descriptors.
 
-use super::abi::attach::MAX_FDS;
+use super::abi::attach::{MAX_FDS, Reply, Request};
+use super::abi::payload::Direct;
 use super::arch::{nr, syscall6};
 use super::{errno, next};
 
-/// Descriptors that came with a message; -1: none.
+/// Descriptors that came with a message; -1 where there are fewer.
 pub type Fds = [i32; MAX_FDS];
-/// None.
 pub const NO_FDS: Fds = [-1; MAX_FDS];
+
+/// What may be sent and received as its bytes.
+///
+/// # Safety
+/// Every value of its bytes is valid, and it has no padding.
+pub unsafe trait Plain {}
+// SAFETY: `repr(C)`, integers and arrays of them only, and sizes that leave no gap (`sizes_leave_no_gap` below).
+unsafe impl Plain for Request {}
+// SAFETY: as above.
+unsafe impl Plain for Reply {}
+// SAFETY: as above.
+unsafe impl Plain for Direct {}
 
 #[repr(C)]
 struct Iovec {
@@ -15,7 +27,7 @@ struct Iovec {
     len: usize,
 }
 
-/// The kernel's msghdr on 64-bit machines.
+/// The kernel's msghdr on 64-bit machines, and the one of both libcs.
 #[repr(C)]
 struct Msghdr {
     name: usize,
@@ -27,7 +39,6 @@ struct Msghdr {
     flags: i32,
 }
 
-/// One control message.
 #[repr(C, align(8))]
 struct Control {
     len: usize,
@@ -38,13 +49,13 @@ struct Control {
 
 /// The length of a control message's head (`cmsghdr`).
 const HEAD: usize = 16;
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
 
 impl Control {
-    /// The descriptors that the kernel put here.
     fn received(&self, control_len: usize) -> Fds {
         let mut fds = NO_FDS;
-        // SOL_SOCKET, SCM_RIGHTS.
-        if control_len >= HEAD && self.level == 1 && self.kind == 1 {
+        if control_len >= HEAD && self.level == SOL_SOCKET && self.kind == SCM_RIGHTS {
             let count = (self.len.saturating_sub(HEAD) / 4).min(MAX_FDS);
             for (to, from) in fds.iter_mut().zip(&self.fds).take(count) {
                 *to = *from;
@@ -54,7 +65,7 @@ impl Control {
     }
 }
 
-/// Who waits.
+/// Who waits for a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum RecvVia {
     /// The system call itself.
@@ -64,12 +75,9 @@ pub enum RecvVia {
 }
 
 /// One recvmsg: (result or negative errno, descriptors).
-///
-/// # Safety
-/// `buffer` is writable for `len` bytes.
-pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by: RecvVia) -> (isize, Fds) {
+pub fn receive<T: Plain>(socket: i32, to: &mut T, flags: usize, by: RecvVia) -> (isize, Fds) {
     let mut control = Control { len: 0, level: 0, kind: 0, fds: NO_FDS };
-    let mut iov = Iovec { base: buffer as usize, len };
+    let mut iov = Iovec { base: &raw mut *to as usize, len: size_of::<T>() };
     let mut message = Msghdr {
         name: 0,
         name_len: 0,
@@ -79,8 +87,7 @@ pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by
         control_len: size_of::<Control>(),
         flags: 0,
     };
-    // SAFETY: all pointers in the header are to locals, or to `buffer` by the caller's word; libc's msghdr is laid out
-    // as the kernel's on 64-bit machines.
+    // SAFETY: the header points to locals and to `to`, for which every value of its bytes is valid.
     let result = unsafe {
         match by {
             RecvVia::Kernel => syscall6(nr::RECVMSG, [socket as usize, &raw mut message as usize, flags, 0, 0, 0]),
@@ -95,15 +102,12 @@ pub unsafe fn receive(socket: i32, buffer: *mut u8, len: usize, flags: usize, by
 }
 
 /// One sendmsg with at most one descriptor; the result or negative errno.
-///
-/// # Safety
-/// `bytes` is readable for `len` bytes.
-pub unsafe fn send(socket: i32, bytes: *const u8, len: usize, fd: Option<i32>, flags: usize) -> isize {
+pub fn send<T: Plain>(socket: i32, from: &T, fd: Option<i32>, flags: usize) -> isize {
     const NOSIGNAL: usize = 0x4000;
     let mut fds = NO_FDS;
     fds[0] = fd.unwrap_or(-1);
-    let mut control = Control { len: HEAD + 4, level: 1, kind: 1, fds };
-    let mut iov = Iovec { base: bytes as usize, len };
+    let mut control = Control { len: HEAD + 4, level: SOL_SOCKET, kind: SCM_RIGHTS, fds };
+    let mut iov = Iovec { base: &raw const *from as usize, len: size_of::<T>() };
     let message = Msghdr {
         name: 0,
         name_len: 0,
@@ -113,6 +117,30 @@ pub unsafe fn send(socket: i32, bytes: *const u8, len: usize, fd: Option<i32>, f
         control_len: if fd.is_some() { HEAD + 8 } else { 0 },
         flags: 0,
     };
-    // SAFETY: all pointers in the header are to locals, or to `bytes` by the caller's word.
+    // SAFETY: the header points to locals and to `from`, which has no padding that could be uninitialised.
     unsafe { syscall6(nr::SENDMSG, [socket as usize, &raw const message as usize, NOSIGNAL | flags, 0, 0, 0]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_descriptors_that_came_count() {
+        let came = |len, level, kind| Control { len, level, kind, fds: [7, 8, 9] }.received(HEAD + 16);
+        assert_eq!(came(HEAD + 4, SOL_SOCKET, SCM_RIGHTS), [7, -1, -1]);
+        assert_eq!(came(HEAD + 12, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9]);
+        assert_eq!(came(usize::MAX, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9]);
+        // A shorter head than a head, credentials, another level.
+        assert_eq!(came(0, SOL_SOCKET, SCM_RIGHTS), NO_FDS);
+        assert_eq!(came(HEAD + 12, SOL_SOCKET, 2), NO_FDS);
+        assert_eq!(came(HEAD + 12, 41, SCM_RIGHTS), NO_FDS);
+        assert_eq!(Control { len: HEAD + 4, level: 1, kind: 1, fds: [7, 8, 9] }.received(0), NO_FDS);
+    }
+
+    #[test]
+    fn sizes_leave_no_gap() {
+        assert_eq!(size_of::<Request>(), 2 + 2 + 4 + 16 + 4 + 28);
+        assert_eq!(size_of::<Reply>(), 2 + 2 + 4 + 28);
+    }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use super::arch::{self, nr, syscall6};
 use super::libc_result;
-use super::messages::Part;
+use super::transfer::Part;
 
 /// dlsym(3)'s handle for "behind this library", in glibc and musl.
 const RTLD_NEXT: usize = usize::MAX;
@@ -15,8 +15,7 @@ const RTLD_NEXT: usize = usize::MAX;
 type Lookup = unsafe extern "C" fn(usize, *const c_char) -> *mut ();
 
 macro_rules! next {
-    ($($name:ident = $symbol:literal, $number:expr, ($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
-        /// Where each one is.
+    ($([$($unsafe:tt)?] $name:ident = $symbol:literal, $number:expr, ($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
         mod place {
             use super::{AtomicPtr, by_the_kernel};
             $(#[allow(non_upper_case_globals)]
@@ -27,12 +26,12 @@ macro_rules! next {
         mod by_the_kernel {
             #[allow(unused_imports)]
             use super::{Part, nr, system_call};
-            $(pub extern "C" fn $name($($argument: $kind),*) -> $result {
-                system_call($number, &[$($argument as usize),*]) as $result
+            $(pub unsafe extern "C" fn $name($($argument: $kind),*) -> $result {
+                // SAFETY: as the call demands, by the caller's word.
+                unsafe { system_call($number, &[$($argument as usize),*]) as $result }
             })*
         }
 
-        /// Looks all of them up.
         extern "C" fn look_up() {
             let dlsym = arch::dlsym();
             if dlsym == 0 {
@@ -52,12 +51,13 @@ macro_rules! next {
 
         $(
             /// The call, without us.
+            #[allow(clippy::missing_safety_doc, reason = "as the call of this name in section 2 of the manual")]
             #[inline]
-            pub fn $name($($argument: $kind),*) -> $result {
+            pub $($unsafe)? fn $name($($argument: $kind),*) -> $result {
                 let next = place::$name.load(Relaxed);
-                // SAFETY: the definition behind ours has libc's type for this name, as the one here has, and gets what the
-                // server gave.
-                unsafe { transmute::<*mut (), extern "C" fn($($kind),*) -> $result>(next)($($argument),*) }
+                // SAFETY: the definition behind ours has libc's type for this name, as the one here has; where it can
+                // touch memory, this function is unsafe as well.
+                unsafe { transmute::<*mut (), unsafe extern "C" fn($($kind),*) -> $result>(next)($($argument),*) }
             }
         )*
     };
@@ -65,45 +65,49 @@ macro_rules! next {
 
 /// A system call as libc's wrappers do it. None that is listed below gives more than an i32 holds: the kernel moves less
 /// than 2 GiB at a time.
-fn system_call(number: usize, given: &[usize]) -> i32 {
+///
+/// # Safety
+/// As the system call demands.
+unsafe fn system_call(number: usize, given: &[usize]) -> i32 {
     let mut arguments = [0usize; 6];
     for (place, value) in arguments.iter_mut().zip(given) {
         *place = *value;
     }
-    // SAFETY: the arguments are those that the server gave.
+    // SAFETY: by the caller's word.
     libc_result(unsafe { syscall6(number, arguments) })
 }
 
+// `unsafe`: it reads or writes memory, or its arguments say whether it does.
 next! {
-    bind = c"bind", nr::BIND, (fd: i32, address: *const u8, len: u32) -> i32;
-    listen = c"listen", nr::LISTEN, (fd: i32, backlog: i32) -> i32;
-    accept4 = c"accept4", nr::ACCEPT4, (fd: i32, address: *mut u8, len: *mut u32, flags: i32) -> i32;
-    connect = c"connect", nr::CONNECT, (fd: i32, address: *const u8, len: u32) -> i32;
-    getsockname = c"getsockname", nr::GETSOCKNAME, (fd: i32, address: *mut u8, len: *mut u32) -> i32;
-    getpeername = c"getpeername", nr::GETPEERNAME, (fd: i32, address: *mut u8, len: *mut u32) -> i32;
-    getsockopt = c"getsockopt", nr::GETSOCKOPT, (fd: i32, level: i32, name: i32, value: *mut u8, len: *mut u32) -> i32;
-    setsockopt = c"setsockopt", nr::SETSOCKOPT, (fd: i32, level: i32, name: i32, value: *const u8, len: u32) -> i32;
-    shutdown = c"shutdown", nr::SHUTDOWN, (fd: i32, how: i32) -> i32;
-    close = c"close", nr::CLOSE, (fd: i32) -> i32;
-    dup3 = c"dup3", nr::DUP3, (from: i32, to: i32, flags: i32) -> i32;
-    close_range = c"close_range", nr::CLOSE_RANGE, (first: u32, last: u32, flags: i32) -> i32;
-    fcntl = c"fcntl", nr::FCNTL, (fd: i32, command: i32, argument: usize) -> i32;
-    clock_gettime = c"clock_gettime", nr::CLOCK_GETTIME, (clock: i32, time: *mut u64) -> i32;
-    ioctl = c"ioctl", nr::IOCTL, (fd: i32, request: usize, argument: usize) -> i32;
-    read = c"read", nr::READ, (fd: i32, to: usize, len: usize) -> isize;
-    readv = c"readv", nr::READV, (fd: i32, parts: *const Part, count: i32) -> isize;
-    recv = c"recv", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32) -> isize;
-    recvfrom = c"recvfrom", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize;
-    recvmsg = c"recvmsg", nr::RECVMSG, (fd: i32, message: usize, flags: i32) -> isize;
-    recvmmsg = c"recvmmsg", nr::RECVMMSG, (fd: i32, messages: usize, count: u32, flags: i32, limit: usize) -> i32;
-    write = c"write", nr::WRITE, (fd: i32, from: usize, len: usize) -> isize;
-    writev = c"writev", nr::WRITEV, (fd: i32, parts: *const Part, count: i32) -> isize;
-    send = c"send", nr::SENDTO, (fd: i32, from: usize, len: usize, flags: i32) -> isize;
-    sendto = c"sendto", nr::SENDTO, (fd: i32, from: usize, len: usize, flags: i32, to: usize, to_len: u32) -> isize;
-    sendmsg = c"sendmsg", nr::SENDMSG, (fd: i32, message: usize, flags: i32) -> isize;
-    sendmmsg = c"sendmmsg", nr::SENDMMSG, (fd: i32, messages: usize, count: u32, flags: i32) -> i32;
-    sendfile = c"sendfile", nr::SENDFILE, (fd: i32, from: i32, offset: usize, len: usize) -> isize;
-    splice = c"splice", nr::SPLICE, (from: i32, at: usize, to: i32, to_at: usize, len: usize, flags: u32) -> isize;
+    [unsafe] bind = c"bind", nr::BIND, (fd: i32, address: *const u8, len: u32) -> i32;
+    [] listen = c"listen", nr::LISTEN, (fd: i32, backlog: i32) -> i32;
+    [unsafe] accept4 = c"accept4", nr::ACCEPT4, (fd: i32, address: *mut u8, len: *mut u32, flags: i32) -> i32;
+    [unsafe] connect = c"connect", nr::CONNECT, (fd: i32, address: *const u8, len: u32) -> i32;
+    [unsafe] getsockname = c"getsockname", nr::GETSOCKNAME, (fd: i32, address: *mut u8, len: *mut u32) -> i32;
+    [unsafe] getpeername = c"getpeername", nr::GETPEERNAME, (fd: i32, address: *mut u8, len: *mut u32) -> i32;
+    [unsafe] getsockopt = c"getsockopt", nr::GETSOCKOPT, (fd: i32, level: i32, name: i32, value: *mut u8, len: *mut u32) -> i32;
+    [unsafe] setsockopt = c"setsockopt", nr::SETSOCKOPT, (fd: i32, level: i32, name: i32, value: *const u8, len: u32) -> i32;
+    [] shutdown = c"shutdown", nr::SHUTDOWN, (fd: i32, how: i32) -> i32;
+    [] close = c"close", nr::CLOSE, (fd: i32) -> i32;
+    [] dup3 = c"dup3", nr::DUP3, (from: i32, to: i32, flags: i32) -> i32;
+    [] close_range = c"close_range", nr::CLOSE_RANGE, (first: u32, last: u32, flags: i32) -> i32;
+    [unsafe] fcntl = c"fcntl", nr::FCNTL, (fd: i32, command: i32, argument: usize) -> i32;
+    [unsafe] clock_gettime = c"clock_gettime", nr::CLOCK_GETTIME, (clock: i32, time: *mut u64) -> i32;
+    [unsafe] ioctl = c"ioctl", nr::IOCTL, (fd: i32, request: usize, argument: usize) -> i32;
+    [unsafe] read = c"read", nr::READ, (fd: i32, to: usize, len: usize) -> isize;
+    [unsafe] readv = c"readv", nr::READV, (fd: i32, parts: *const Part, count: i32) -> isize;
+    [unsafe] recv = c"recv", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32) -> isize;
+    [unsafe] recvfrom = c"recvfrom", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize;
+    [unsafe] recvmsg = c"recvmsg", nr::RECVMSG, (fd: i32, message: usize, flags: i32) -> isize;
+    [unsafe] recvmmsg = c"recvmmsg", nr::RECVMMSG, (fd: i32, messages: usize, count: u32, flags: i32, limit: usize) -> i32;
+    [unsafe] write = c"write", nr::WRITE, (fd: i32, from: usize, len: usize) -> isize;
+    [unsafe] writev = c"writev", nr::WRITEV, (fd: i32, parts: *const Part, count: i32) -> isize;
+    [unsafe] send = c"send", nr::SENDTO, (fd: i32, from: usize, len: usize, flags: i32) -> isize;
+    [unsafe] sendto = c"sendto", nr::SENDTO, (fd: i32, from: usize, len: usize, flags: i32, to: usize, to_len: u32) -> isize;
+    [unsafe] sendmsg = c"sendmsg", nr::SENDMSG, (fd: i32, message: usize, flags: i32) -> isize;
+    [unsafe] sendmmsg = c"sendmmsg", nr::SENDMMSG, (fd: i32, messages: usize, count: u32, flags: i32) -> i32;
+    [unsafe] sendfile = c"sendfile", nr::SENDFILE, (fd: i32, from: i32, offset: usize, len: usize) -> isize;
+    [unsafe] splice = c"splice", nr::SPLICE, (from: i32, at: usize, to: i32, to_at: usize, len: usize, flags: u32) -> isize;
 }
 
 /// Run by the loader before the program's own code.

@@ -1,17 +1,16 @@
-//! A few raw calls that several parts need.
+//! System calls that several parts need, without libc and without the library's own bookkeeping.
 
-use super::abi::attach::ADDRESS_BYTES;
-use super::arch::{nr, syscall6};
-use super::table::{AF_INET, AF_INET6, Address};
+use super::arch::{nr, pid, syscall6};
 
-pub const EINVAL: i32 = 22;
-pub const EAGAIN: i32 = 11;
-pub const EMFILE: i32 = 24;
-pub const ECONNABORTED: i32 = 103;
-pub const EADDRINUSE: i32 = 98;
-pub const ENOPROTOOPT: i32 = 92;
+pub const ESRCH: i32 = 3;
 pub const EBADF: i32 = 9;
+pub const EAGAIN: i32 = 11;
+pub const EINVAL: i32 = 22;
+pub const EMFILE: i32 = 24;
 pub const EPIPE: i32 = 32;
+pub const ENOPROTOOPT: i32 = 92;
+pub const EADDRINUSE: i32 = 98;
+pub const ECONNABORTED: i32 = 103;
 pub const EISCONN: i32 = 106;
 pub const ENOTCONN: i32 = 107;
 
@@ -19,75 +18,144 @@ pub const F_DUPFD: i32 = 0;
 pub const F_GETFD: i32 = 1;
 pub const F_GETFL: i32 = 3;
 pub const F_SETFL: i32 = 4;
+pub const F_SETOWN: i32 = 8;
+pub const F_SETSIG: i32 = 10;
 pub const F_DUPFD_CLOEXEC: i32 = 1030;
-pub const O_NONBLOCK: usize = 0o4000;
-pub const O_CLOEXEC: usize = 0o2_000_000;
 pub const O_RDWR: usize = 2;
+pub const O_NONBLOCK: usize = 0o4000;
+pub const O_ASYNC: usize = 0o20_000;
+pub const O_CLOEXEC: usize = 0o2_000_000;
 
 pub const SOL_SOCKET: i32 = 1;
-pub const AF_UNIX: u16 = 1;
+pub const SO_TYPE: i32 = 3;
+pub const SOCK_STREAM: i32 = 1;
 
-/// A system call.
-pub fn call(nr: usize, arguments: [usize; 6]) -> isize {
-    // SAFETY: callers pass what the server gave to the wrapper of the same call, or pointers to locals.
-    unsafe { syscall6(nr, arguments) }
+/// Descriptors from here on are seldom looked at by servers that count theirs.
+const HIGH_FD: usize = 900;
+
+/// close(2), whatever the descriptor was.
+pub fn close(fd: i32) {
+    // SAFETY: closing a descriptor number touches no memory.
+    unsafe { syscall6(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// fcntl(2) with an integer.
-pub fn fcntl(fd: i32, command: i32, argument: usize) -> isize {
-    call(nr::FCNTL, [fd as usize, command as usize, argument, 0, 0, 0])
+/// One of the fcntl(2) commands of this file, all of which take an integer; the result or negative errno.
+fn integer_fcntl(fd: i32, command: i32, argument: usize) -> isize {
+    // SAFETY: no command that callers pass takes a pointer.
+    unsafe { syscall6(nr::FCNTL, [fd as usize, command as usize, argument, 0, 0, 0]) }
 }
 
-/// A whole-number option of level SOL_SOCKET, as the kernel has it; -1 for none.
-pub fn option(fd: i32, name: usize) -> i32 {
+pub fn is_open(fd: i32) -> bool {
+    integer_fcntl(fd, F_GETFD, 0) >= 0
+}
+
+/// O_CLOEXEC where the descriptor has FD_CLOEXEC, else 0.
+pub fn cloexec_of(fd: i32) -> usize {
+    let flags = integer_fcntl(fd, F_GETFD, 0);
+    if flags > 0 && flags & 1 != 0 { O_CLOEXEC } else { 0 }
+}
+
+/// The open file's status flags; 0 where there is no such file.
+pub fn status_flags(fd: i32) -> usize {
+    integer_fcntl(fd, F_GETFL, 0).max(0) as usize
+}
+
+pub fn set_status_flags(fd: i32, flags: usize) {
+    integer_fcntl(fd, F_SETFL, flags);
+}
+
+pub fn is_nonblocking(fd: i32) -> bool {
+    status_flags(fd) & O_NONBLOCK != 0
+}
+
+/// Whether this process may have one more descriptor.
+pub fn has_free_fd(any_open: i32) -> bool {
+    let free = integer_fcntl(any_open, F_DUPFD_CLOEXEC, 0);
+    if free >= 0 {
+        close(free as i32);
+    }
+    free >= 0
+}
+
+/// Moves a descriptor of the library to a number that servers seldom use, with close-on-exec set; the same number where
+/// there is none.
+pub fn move_to_high_fd(fd: i32) -> i32 {
+    let high = integer_fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD);
+    if high < 0 {
+        return fd;
+    }
+    close(fd);
+    high as i32
+}
+
+/// Has the kernel send this process `signal` whenever something arrives at, or closes the other end of, a socket.
+pub fn signal_on_input(socket: i32, signal: i32) {
+    integer_fcntl(socket, F_SETSIG, signal as usize);
+    integer_fcntl(socket, F_SETOWN, pid() as usize);
+    integer_fcntl(socket, F_SETFL, O_RDWR | O_ASYNC);
+}
+
+/// dup3(2); whether it succeeded.
+pub fn dup3(from: i32, to: i32, flags: usize) -> bool {
+    // SAFETY: duplicating a descriptor touches no memory.
+    unsafe { syscall6(nr::DUP3, [from as usize, to as usize, flags, 0, 0, 0]) >= 0 }
+}
+
+/// getsockname(2) of any family, cut to the room in `name`; its length.
+pub fn socket_name(fd: i32, name: &mut [u8]) -> Option<usize> {
+    let mut len = name.len() as u32;
+    let at = [fd as usize, name.as_mut_ptr() as usize, &raw mut len as usize, 0, 0, 0];
+    // SAFETY: the kernel writes at most `len` bytes into `name`, and the length.
+    let result = unsafe { syscall6(nr::GETSOCKNAME, at) };
+    (result == 0).then_some((len as usize).min(name.len()))
+}
+
+/// A whole-number option of level SOL_SOCKET, as the kernel has it; -1 where there is none.
+pub fn socket_option(fd: i32, name: i32) -> i32 {
     let (mut value, mut len) = (-1i32, 4u32);
-    let place = (&raw mut value as usize, &raw mut len as usize);
-    if call(nr::GETSOCKOPT, [fd as usize, SOL_SOCKET as usize, name, place.0, place.1, 0]) == 0 { value } else { -1 }
+    let (at, room) = (&raw mut value as usize, &raw mut len as usize);
+    // SAFETY: the kernel writes at most four bytes into the value, and the length.
+    let result = unsafe { syscall6(nr::GETSOCKOPT, [fd as usize, SOL_SOCKET as usize, name as usize, at, room, 0]) };
+    if result == 0 { value } else { -1 }
 }
 
-/// SO_TYPE is SOCK_STREAM.
 pub fn is_stream(fd: i32) -> bool {
-    option(fd, 3) == 1
+    socket_option(fd, SO_TYPE) == SOCK_STREAM
 }
 
-/// Copies an address to where a server wants it, cut to its room, as the kernel does.
-///
-/// # Safety
-/// As accept(2): `to` is writable for `*len` bytes, or null.
-pub unsafe fn give_address(address: &Address, to: *mut u8, len: *mut u32) {
-    if to.is_null() || len.is_null() {
-        return;
-    }
-    let have = (address.len as usize).min(ADDRESS_BYTES);
-    // SAFETY: by the caller's word; at most `*len` and at most ADDRESS_BYTES bytes are copied.
+/// Device and inode of the file at a descriptor.
+pub fn device_and_inode(fd: i32) -> Option<(u64, u64)> {
+    // The kernel's `struct stat` and some more; device and inode come first on every 64-bit architecture.
+    let mut stat = [0u64; 32];
+    // SAFETY: the kernel writes a `struct stat`, which is shorter than the local.
+    let result = unsafe { syscall6(nr::FSTAT, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    (result == 0).then_some((stat[0], stat[1]))
+}
+
+/// nanosleep(2) for less than a second; a signal ends it early.
+pub fn sleep_ms(ms: u64) {
+    let pause: [u64; 2] = [0, ms * 1_000_000];
+    // SAFETY: the kernel reads the local, and writes nothing to a null pointer.
+    unsafe { syscall6(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]) };
+}
+
+pub fn yield_now() {
+    // SAFETY: sched_yield has no arguments.
+    unsafe { syscall6(nr::SCHED_YIELD, [0; 6]) };
+}
+
+/// Whether there is no process of this number (any more).
+pub fn is_gone(pid: u32) -> bool {
+    // SAFETY: signal 0 only asks whether there is such a process.
+    unsafe { syscall6(nr::KILL, [pid as usize, 0, 0, 0, 0, 0]) == -(ESRCH as isize) }
+}
+
+/// Sends the calling thread SIGPIPE.
+pub fn raise_sigpipe() {
+    const SIGPIPE: usize = 13;
+    // SAFETY: both calls take integers; a handler runs as if the server's own call had failed.
     unsafe {
-        core::ptr::copy_nonoverlapping(address.bytes.as_ptr(), to, have.min(*len as usize));
-        *len = have as u32;
+        let thread = syscall6(nr::GETTID, [0; 6]);
+        syscall6(nr::TGKILL, [pid() as usize, thread as usize, SIGPIPE, 0, 0, 0]);
     }
-}
-
-/// An address in another family: IPv4 as v4-mapped IPv6, and the reverse. An IPv6 client has no IPv4 address: a server
-/// that only knows IPv4 sees 0.0.0.0 and the client's port.
-pub fn shown_as(address: &Address, family: u16) -> Address {
-    let mut shown = Address { bytes: [0; ADDRESS_BYTES], len: 0 };
-    let (from, to) = (&address.bytes, &mut shown.bytes);
-    to[..2].copy_from_slice(&family.to_ne_bytes());
-    to[2..4].copy_from_slice(&from[2..4]);
-    match (address.family(), family) {
-        (AF_INET6, AF_INET) => {
-            const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-            if from[8..20] == MAPPED {
-                to[4..8].copy_from_slice(&from[20..24]);
-            }
-            shown.len = 16;
-        }
-        (AF_INET, AF_INET6) => {
-            to[18] = 0xff;
-            to[19] = 0xff;
-            to[20..24].copy_from_slice(&from[4..8]);
-            shown.len = ADDRESS_BYTES as u32;
-        }
-        _ => return *address,
-    }
-    shown
 }

@@ -3,39 +3,24 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::arch::{nr, pid, syscall6};
+use super::address::{AF_INET, AF_INET6, Address};
+use super::arch::pid;
+use super::counts::{self, Page};
 use super::identity::Identity;
-use super::{counts, lease};
+use super::raw;
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
 pub const TRACKED: usize = 65_536;
 /// Stand-ins that one process may have.
 pub const STAND_INS: usize = 64;
 
-/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, CONNECTION and up a connection: how its addresses are to
-/// look, and its number.
+/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, CONNECTION and up a connection: the family in which its
+/// addresses are shown, and its number.
 static KINDS: [AtomicU32; TRACKED] = [const { AtomicU32::new(0) }; TRACKED];
 const CONNECTION: u32 = 1 << 31;
 const AS_V4: u32 = 1 << 30;
 const AS_V6: u32 = 1 << 29;
 const NUMBER: u32 = AS_V6 - 1;
-
-pub const AF_INET: u16 = 2;
-pub const AF_INET6: u16 = 10;
-
-/// A socket address as the kernel lays it out.
-#[derive(Clone, Copy)]
-pub struct Address {
-    pub bytes: [u8; ADDRESS_BYTES],
-    pub len: u32,
-}
-
-impl Address {
-    /// Its family.
-    pub fn family(&self) -> u16 {
-        u16::from_ne_bytes([self.bytes[0], self.bytes[1]])
-    }
-}
 
 /// What stands in a listening socket's place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,17 +78,14 @@ static PLACES: [StandIn; STAND_INS] = [const {
 }; STAND_INS];
 
 impl StandIn {
-    /// Whether the server waits in accept(2).
     pub fn waits(&self) -> bool {
         self.waits.load(Relaxed) != 0
     }
 
-    /// It does.
     pub fn waits_from_now(&self) {
         self.waits.store(1, Relaxed);
     }
 
-    /// What it is.
     pub fn stands(&self) -> Stands {
         if self.shared.load(Relaxed) != 0 { Stands::Listener } else { Stands::Queue }
     }
@@ -113,7 +95,6 @@ impl StandIn {
         self.nonblock.load(Relaxed) != 0
     }
 
-    /// See [`StandIn::nonblock`].
     pub fn set_nonblock(&self, on: bool) {
         self.nonblock.store(u32::from(on), Relaxed);
     }
@@ -123,12 +104,11 @@ impl StandIn {
         self.shut.load(Acquire) != 0
     }
 
-    /// It is shut down; `false` when it was already.
+    /// Marks it as shut down; `false` when it was already.
     pub fn shut(&self) -> bool {
         self.shut.swap(1, AcqRel) == 0
     }
 
-    /// It listens (again).
     pub fn listens(&self) {
         self.shut.store(0, Release);
     }
@@ -170,10 +150,9 @@ pub fn is_stand_in(fd: i32) -> bool {
     kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < STAND_INS as u32)
 }
 
-/// What a new stand-in is.
 pub struct New<'a> {
     pub listener: u32,
-    pub page: usize,
+    pub page: Page,
     pub keep: i32,
     pub stands: Stands,
     pub nonblock: bool,
@@ -185,7 +164,7 @@ pub struct New<'a> {
 pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
     let slot = kind(fd)?;
     for (at, place) in PLACES.iter().enumerate() {
-        if place.page.compare_exchange(0, new.page, AcqRel, Relaxed).is_ok() {
+        if place.page.compare_exchange(0, new.page.address(), AcqRel, Relaxed).is_ok() {
             place.listener.store(new.listener, Relaxed);
             place.owner.store(pid(), Relaxed);
             place.waits.store(0, Relaxed);
@@ -256,7 +235,7 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
     let listener = stand_in.listener.load(Relaxed);
     let keep = stand_in.keep.swap(-1, AcqRel);
     if keep >= 0 && stand_in.kept.is_at(keep) {
-        lease::close(keep);
+        raw::close(keep);
     }
     stand_in.page.store(0, Release);
     let another = |place: &StandIn| place.page.load(Acquire) != 0 && place.listener.load(Relaxed) == listener;
@@ -304,8 +283,7 @@ pub fn closing(fd: i32) {
         if counts::released().wrapping_sub(value) & NUMBER < NUMBER / 2 {
             break;
         }
-        // SAFETY: sched_yield has no arguments.
-        unsafe { syscall6(nr::SCHED_YIELD, [0; 6]) };
+        raw::yield_now();
     }
     counts::closed();
 }

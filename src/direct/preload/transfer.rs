@@ -4,9 +4,9 @@
 //! These are called for every byte that a server moves, so all other descriptors cost one load, one comparison and the
 //! jump to libc's own function, which stays a cancellation point. Pointers are passed on unchanged.
 
-use super::arch::{self, nr, pid};
-use super::closing::genuine;
-use super::raw::{EAGAIN, ENOTCONN, EPIPE, call};
+use super::arch;
+use super::close::genuine;
+use super::raw::{EAGAIN, ENOTCONN, EPIPE, raise_sigpipe};
 use super::table::{Stands, is_stand_in};
 use super::{fail, next};
 
@@ -37,34 +37,40 @@ fn no_send(fd: i32, flags: i32) -> Option<i32> {
         return None;
     }
     if flags & MSG_NOSIGNAL == 0 {
-        const SIGPIPE: usize = 13;
-        let thread = call(nr::GETTID, [0; 6]) as usize;
-        call(nr::TGKILL, [pid() as usize, thread, SIGPIPE, 0, 0, 0]);
+        raise_sigpipe();
     }
     Some(fail(EPIPE))
 }
 
 /// Whether these parts have no byte in all: then the kernel does not even ask the socket.
-fn is_empty(parts: *const Part, count: i32) -> bool {
-    // SAFETY: as readv(2) and writev(2): `count` parts lie there.
+///
+/// # Safety
+/// As readv(2) and writev(2): `count` parts lie there, or `parts` is null.
+unsafe fn is_empty(parts: *const Part, count: i32) -> bool {
+    // SAFETY: by the caller's word.
     parts.is_null() || (0..count.max(0) as usize).all(|at| unsafe { (*parts.add(at)).len } == 0)
 }
 
 /// Calls that fail on a stand-in: under which condition, and how; else they are libc's.
 macro_rules! fail_on_a_stand_in {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $how:ident($fd:ident, $flags:expr) if $moves:expr;)*) => {$(
+        #[allow(clippy::missing_safety_doc, reason = "as the call of this name in section 2 of the manual")]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $name($($argument: $kind),*) -> $result {
+        pub unsafe extern "C" fn $name($($argument: $kind),*) -> $result {
             // Of the same type, so that all arguments stay where they are: two jumps, and no frame for the fast one.
             #[cold]
             #[inline(never)]
-            extern "C" fn marked($($argument: $kind),*) -> $result {
-                if $moves && let Some(failed) = $how($fd, $flags) {
-                    return failed as $result;
+            unsafe extern "C" fn marked($($argument: $kind),*) -> $result {
+                // SAFETY: as the call of this name.
+                unsafe {
+                    if $moves && let Some(failed) = $how($fd, $flags) {
+                        return failed as $result;
+                    }
+                    next::$name($($argument),*)
                 }
-                next::$name($($argument),*)
             }
-            if is_stand_in($fd) { marked($($argument),*) } else { next::$name($($argument),*) }
+            // SAFETY: as the call of this name.
+            unsafe { if is_stand_in($fd) { marked($($argument),*) } else { next::$name($($argument),*) } }
         }
     )*};
 }
@@ -87,14 +93,21 @@ fail_on_a_stand_in! {
 }
 
 /// sendfile(2) under its name for large files.
+///
+/// # Safety
+/// As sendfile(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn sendfile64(fd: i32, from: i32, offset: usize, len: usize) -> isize {
-    sendfile(fd, from, offset, len)
+pub unsafe extern "C" fn sendfile64(fd: i32, from: i32, offset: usize, len: usize) -> isize {
+    // SAFETY: as sendfile(2).
+    unsafe { sendfile(fd, from, offset, len) }
 }
 
 /// splice(2): either end may be a stand-in.
+///
+/// # Safety
+/// As splice(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn splice(from: i32, at: usize, to: i32, to_at: usize, len: usize, flags: u32) -> isize {
+pub unsafe extern "C" fn splice(from: i32, at: usize, to: i32, to_at: usize, len: usize, flags: u32) -> isize {
     let failed = match len {
         0 => None,
         _ if is_stand_in(from) => no_receive(from, 0),
@@ -103,31 +116,43 @@ pub extern "C" fn splice(from: i32, at: usize, to: i32, to_at: usize, len: usize
     };
     match failed {
         Some(failed) => failed as isize,
-        None => next::splice(from, at, to, to_at, len, flags),
+        // SAFETY: as splice(2).
+        None => unsafe { next::splice(from, at, to, to_at, len, flags) },
     }
 }
 
 /// read(2) as programs call it that glibc's headers fortify: with the buffer's size.
+///
+/// # Safety
+/// As read(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn __read_chk(fd: i32, to: usize, len: usize, room: usize) -> isize {
+pub unsafe extern "C" fn __read_chk(fd: i32, to: usize, len: usize, room: usize) -> isize {
     if len > room {
         arch::chk_fail();
     }
-    read(fd, to, len)
+    // SAFETY: as read(2).
+    unsafe { read(fd, to, len) }
 }
 
 /// recv(2), fortified.
+///
+/// # Safety
+/// As recv(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn __recv_chk(fd: i32, to: usize, len: usize, room: usize, flags: i32) -> isize {
+pub unsafe extern "C" fn __recv_chk(fd: i32, to: usize, len: usize, room: usize, flags: i32) -> isize {
     if len > room {
         arch::chk_fail();
     }
-    recv(fd, to, len, flags)
+    // SAFETY: as recv(2).
+    unsafe { recv(fd, to, len, flags) }
 }
 
 /// recvfrom(2), fortified.
+///
+/// # Safety
+/// As recvfrom(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn __recvfrom_chk(
+pub unsafe extern "C" fn __recvfrom_chk(
     fd: i32,
     to: usize,
     len: usize,
@@ -139,5 +164,25 @@ pub extern "C" fn __recvfrom_chk(
     if len > room {
         arch::chk_fail();
     }
-    recvfrom(fd, to, len, flags, from, from_len)
+    // SAFETY: as recvfrom(2).
+    unsafe { recvfrom(fd, to, len, flags, from, from_len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_without_a_byte_are_empty() {
+        let part = |len| Part { at: 0, len };
+        let of = |parts: &[Part], count| {
+            // SAFETY: callers pass no larger count than there are parts.
+            unsafe { is_empty(parts.as_ptr(), count) }
+        };
+        let parts = [part(0), part(0), part(1)];
+        assert!(of(&parts, 2) && of(&parts, 0) && of(&parts, -1));
+        assert!(!of(&parts, 3));
+        // SAFETY: null is allowed.
+        assert!(unsafe { is_empty(core::ptr::null(), 3) });
+    }
 }

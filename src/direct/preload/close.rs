@@ -2,14 +2,14 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, ask};
-use super::raw::{EBADF, EINVAL, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, O_NONBLOCK};
+use super::abi::attach::op;
+use super::raw::{EBADF, EINVAL, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, is_open};
 use super::table::{StandIn, Stands};
-use super::{accepting, counts, epolls, fail, lease, next, raw, table};
+use super::{accept, client, counts, epolls, fail, next, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
-        let _ = lease::ask(ask::UNLISTEN, listener, [0; ADDRESS_BYTES], None);
+        let _ = client::request(op::UNLISTEN, listener);
     }
 }
 
@@ -79,14 +79,15 @@ pub extern "C" fn closefrom(first: i32) {
 /// dup(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn dup(fd: i32) -> i32 {
-    fcntl(fd, F_DUPFD, 0)
+    // SAFETY: F_DUPFD takes an integer.
+    unsafe { fcntl(fd, F_DUPFD, 0) }
 }
 
 /// dup2(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn dup2(from: i32, to: i32) -> i32 {
     if from == to {
-        return if raw::fcntl(from, F_GETFD, 0) < 0 { fail(EBADF) } else { to };
+        return if is_open(from) { to } else { fail(EBADF) };
     }
     dup3(from, to, 0)
 }
@@ -98,7 +99,7 @@ pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
         return next::dup3(from, to, flags);
     }
     // Only what is there to be duplicated ends what is at `to`.
-    let ended = if raw::fcntl(from, F_GETFD, 0) >= 0 && table::knows(to) { before_close(to) } else { None };
+    let ended = if is_open(from) && table::knows(to) { before_close(to) } else { None };
     let result = next::dup3(from, to, flags);
     if result >= 0 {
         table::copy(from, to);
@@ -108,24 +109,29 @@ pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
 }
 
 /// fcntl(2). Variadic in C; on the architectures we serve a third argument lies where a fixed one would.
+///
+/// # Safety
+/// As fcntl(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
+pub unsafe extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
+    // SAFETY: as fcntl(2).
+    let natively = |argument| unsafe { next::fcntl(fd, command, argument) };
     if !table::knows(fd) {
-        return next::fcntl(fd, command, argument);
+        return natively(argument);
     }
     let shared = genuine(fd).filter(|stand_in| stand_in.stands() == Stands::Listener);
     match (command, shared) {
         (F_SETFL, Some(stand_in)) => {
             // All workers share the open file, and it has to stay non-blocking for each of them.
             stand_in.set_nonblock(argument & O_NONBLOCK != 0);
-            next::fcntl(fd, command, argument | O_NONBLOCK)
+            natively(argument | O_NONBLOCK)
         }
         (F_GETFL, Some(stand_in)) if !stand_in.nonblock() => {
-            let flags = next::fcntl(fd, command, argument);
+            let flags = natively(argument);
             if flags < 0 { flags } else { flags & !(O_NONBLOCK as i32) }
         }
         _ => {
-            let result = next::fcntl(fd, command, argument);
+            let result = natively(argument);
             if result >= 0 && matches!(command, F_DUPFD | F_DUPFD_CLOEXEC) && counts::ours() {
                 table::copy(fd, result);
             }
@@ -135,9 +141,13 @@ pub extern "C" fn fcntl(fd: i32, command: i32, argument: usize) -> i32 {
 }
 
 /// fcntl(2) under its name for large files.
+///
+/// # Safety
+/// As fcntl(2).
 #[unsafe(no_mangle)]
-pub extern "C" fn fcntl64(fd: i32, command: i32, argument: usize) -> i32 {
-    fcntl(fd, command, argument)
+pub unsafe extern "C" fn fcntl64(fd: i32, command: i32, argument: usize) -> i32 {
+    // SAFETY: as fcntl(2).
+    unsafe { fcntl(fd, command, argument) }
 }
 
 /// ioctl(2): FIONBIO on a socket that all workers share; how many bytes wait in a queue is nothing that a server knows.
@@ -149,8 +159,10 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
     const FIONBIO: u32 = 0x5421;
     const FIONREAD: u32 = 0x541b;
     const TIOCOUTQ: u32 = 0x5411;
+    // SAFETY: as ioctl(2).
+    let natively = || unsafe { next::ioctl(fd, request, argument) };
     if !matches!(request as u32, FIONBIO | FIONREAD | TIOCOUTQ) || argument == 0 {
-        return next::ioctl(fd, request, argument);
+        return natively();
     }
     let number = argument as *mut i32;
     match genuine(fd).map(|stand_in| (stand_in, stand_in.stands(), request as u32)) {
@@ -165,7 +177,7 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
             0
         }
         Some((_, Stands::Queue, FIONREAD | TIOCOUTQ)) => fail(EINVAL),
-        _ => next::ioctl(fd, request, argument),
+        _ => natively(),
     }
 }
 
@@ -177,8 +189,8 @@ pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     match genuine(fd) {
         Some(stand_in) => {
             if how != SHUT_WR && stand_in.shut() {
-                let _ = lease::ask(ask::SHUT, stand_in.listener.load(Relaxed), [0; ADDRESS_BYTES], None);
-                accepting::wake_waiting(stand_in);
+                let _ = client::request(op::SHUT, stand_in.listener.load(Relaxed));
+                accept::wake_waiting(stand_in);
             }
             0
         }

@@ -2,14 +2,14 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, STATUS, SocketOption, VALUE, ask};
-use super::binding::recognize;
-use super::closing::genuine;
-use super::raw::{AF_UNIX, EINVAL, ENOPROTOOPT, ENOTCONN, SOL_SOCKET, give_address, shown_as};
-use super::table::{Address, StandIn, Stands};
-use super::{fail, lease, next, table};
+use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, SocketOption, VALUE, op};
+use super::address::{AF_UNIX, Address};
+use super::bind::recognize;
+use super::close::genuine;
+use super::raw::{self, EINVAL, ENOPROTOOPT, ENOTCONN, SO_TYPE, SOL_SOCKET};
+use super::table::{StandIn, Stands};
+use super::{client, fail, next, table};
 
-const SO_TYPE: i32 = 3;
 const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
 const SO_ATTACH_FILTER: i32 = 26;
@@ -28,16 +28,17 @@ const SO_RCVTIMEO_NEW: i32 = 66;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getsockname(fd: i32, address: *mut u8, len: *mut u32) -> i32 {
     if address.is_null() || len.is_null() {
-        return next::getsockname(fd, address, len);
+        // SAFETY: as getsockname(2).
+        return unsafe { next::getsockname(fd, address, len) };
     }
     let stand_in = genuine(fd).or_else(|| {
-        let mut name = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
-        let known = next::getsockname(fd, name.bytes.as_mut_ptr(), &raw mut name.len);
-        if known == 0 && name.family() == AF_UNIX { recognize(fd) } else { None }
+        let mut name = Address::empty();
+        raw::socket_name(fd, &mut name.bytes)?;
+        if name.family() == AF_UNIX { recognize(fd) } else { None }
     });
     if let Some(stand_in) = stand_in {
         // SAFETY: as getsockname(2).
-        unsafe { give_address(&stand_in.address(), address, len) };
+        unsafe { stand_in.address().write_to(address, len) };
         return 0;
     }
     // SAFETY: as getsockname(2).
@@ -66,17 +67,20 @@ pub unsafe extern "C" fn getpeername(fd: i32, address: *mut u8, len: *mut u32) -
 ///
 /// # Safety
 /// As getsockname(2).
-unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: fn(i32, *mut u8, *mut u32) -> i32) -> i32 {
+unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: unsafe fn(i32, *mut u8, *mut u32) -> i32) -> i32 {
     let Some(family) = table::shown_family(fd).filter(|_| !to.is_null() && !len.is_null()) else {
-        return ask(fd, to, len);
-    };
-    let mut own = Address { bytes: [0; ADDRESS_BYTES], len: ADDRESS_BYTES as u32 };
-    let result = ask(fd, own.bytes.as_mut_ptr(), &raw mut own.len);
-    if result == 0 {
         // SAFETY: as getsockname(2).
-        unsafe { give_address(&shown_as(&own, family), to, len) };
+        return unsafe { ask(fd, to, len) };
+    };
+    let mut own = Address::empty();
+    // SAFETY: the first goes into the local, the second is as getsockname(2).
+    unsafe {
+        let result = ask(fd, own.bytes.as_mut_ptr(), &raw mut own.len);
+        if result == 0 {
+            own.shown_as(family).write_to(to, len);
+        }
+        result
     }
-    result
 }
 
 /// getsockopt(2): a stand-in answers for the socket that it stands for.
@@ -85,7 +89,8 @@ unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: fn(i32, *mut u8, *mut u
 /// As getsockopt(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getsockopt(fd: i32, level: i32, option: i32, value: *mut u8, len: *mut u32) -> i32 {
-    let natively = || next::getsockopt(fd, level, option, value, len);
+    // SAFETY: as getsockopt(2).
+    let natively = || unsafe { next::getsockopt(fd, level, option, value, len) };
     if value.is_null() || len.is_null() {
         return natively();
     }
@@ -131,7 +136,7 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
         _ => {}
     }
     let wanted = SocketOption { level, name: option, len: OPTION_BYTES as u32, value: [0; OPTION_BYTES] };
-    let answer = lease::ask(ask::GET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None)?;
+    let answer = client::request_with(op::GET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None)?;
     if answer.reply.kind == VALUE {
         let bytes = answer.reply.address;
         let mut value = [0; OPTION_BYTES];
@@ -139,7 +144,7 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
         let len = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
         return Some(Ok((value, len.min(OPTION_BYTES))));
     }
-    Some(Err(if answer.reply.kind == STATUS { answer.reply.number as i32 } else { EINVAL }))
+    Some(Err(answer.errno().unwrap_or(EINVAL)))
 }
 
 /// setsockopt(2): on a stand-in it is the master who sets the listener's option, and the kernel's answer comes back.
@@ -148,7 +153,8 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
 /// As setsockopt(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *const u8, len: u32) -> i32 {
-    let natively = || next::setsockopt(fd, level, option, value, len);
+    // SAFETY: as setsockopt(2).
+    let natively = || unsafe { next::setsockopt(fd, level, option, value, len) };
     let Some(stand_in) = genuine(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
         return natively();
     };
@@ -164,10 +170,8 @@ pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *co
     let mut wanted = SocketOption { level, name: option, len, value: [0; OPTION_BYTES] };
     // SAFETY: as setsockopt(2): `len` bytes are readable, and they fit.
     unsafe { core::ptr::copy_nonoverlapping(value, wanted.value.as_mut_ptr(), len as usize) };
-    match lease::ask(ask::SET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None) {
-        Some(answer) if answer.reply.number != 0 => fail(answer.reply.number as i32),
-        _ => 0,
-    }
+    let answer = client::request_with(op::SET_OPTION, stand_in.listener.load(Relaxed), packed(&wanted), None);
+    answer.and_then(|answer| answer.errno()).map_or(0, fail)
 }
 
 /// An option as it travels.

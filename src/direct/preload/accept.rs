@@ -3,16 +3,13 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::abi::payload::{DIRECT_BYTES, Direct, EMPTY, VERSION};
-use super::arch::nr;
-use super::binding::recognize;
+use super::abi::payload::{Direct, EMPTY, VERSION};
+use super::address::{Address, is_ip};
+use super::bind::recognize;
 use super::message::{self, RecvVia};
-use super::raw::{
-    EAGAIN, ECONNABORTED, EINVAL, EMFILE, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, O_RDWR, call, fcntl,
-    give_address, shown_as,
-};
-use super::table::{AF_INET, AF_INET6, Address, StandIn, Stands};
-use super::{counts, fail, lease, libc_result, next, table};
+use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, O_RDWR};
+use super::table::{StandIn, Stands};
+use super::{counts, fail, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -49,7 +46,8 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     let stand_in = match table::stand_in(fd) {
         Some(stand_in) => stand_in,
         None => {
-            let result = next::accept4(fd, address, len, flags);
+            // SAFETY: as accept4(2).
+            let result = unsafe { next::accept4(fd, address, len, flags) };
             match if result < 0 { recognize(fd) } else { None } {
                 Some(stand_in) => stand_in,
                 None => return result,
@@ -71,9 +69,9 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     match taken {
         Ok(taken) => {
             let shown = other_family(stand_in, taken.peer.family());
-            let peer = shown.map_or(taken.peer, |family| shown_as(&taken.peer, family));
+            let peer = shown.map_or(taken.peer, |family| taken.peer.shown_as(family));
             // SAFETY: as accept4(2).
-            unsafe { give_address(&peer, address, len) };
+            unsafe { peer.write_to(address, len) };
             table::received(taken.socket, taken.number, shown);
             taken.socket
         }
@@ -90,8 +88,8 @@ struct Taken {
 
 /// The family of the server's own socket, where a client's is another.
 fn other_family(stand_in: &StandIn, client: u16) -> Option<u16> {
-    let own = stand_in.address().family();
-    (own != client && matches!(own, AF_INET | AF_INET6) && matches!(client, AF_INET | AF_INET6)).then_some(own)
+    let own = stand_in.address();
+    (own.family() != client && own.is_ip() && is_ip(client)).then_some(own.family())
 }
 
 fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
@@ -99,23 +97,16 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
     let mut saw_empty = false;
     loop {
         // A receiver without a free descriptor would get the message without its socket: the connection would be lost.
-        let free = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-        if free < 0 {
+        if !raw::has_free_fd(fd) {
             return Err(fail(EMFILE));
         }
-        lease::close(free as i32);
         let mut payload =
             Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
         let (how, by) = if stand_in.waits() { (0, RecvVia::Libc) } else { (MSG_DONTWAIT, RecvVia::Kernel) };
-        let place = (&raw mut payload).cast();
-        // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
-        let (n, [socket, ..]) = unsafe {
-            stand_in.waiting.fetch_add(1, AcqRel);
-            let received = message::receive(fd, place, DIRECT_BYTES, cloexec | how, by);
-            stand_in.waiting.fetch_sub(1, AcqRel);
-            received
-        };
-        if n == -(EAGAIN as isize) && how != 0 && fcntl(fd, F_GETFL, 0) as usize & O_NONBLOCK == 0 {
+        stand_in.waiting.fetch_add(1, AcqRel);
+        let (n, [socket, ..]) = message::receive(fd, &mut payload, cloexec | how, by);
+        stand_in.waiting.fetch_sub(1, AcqRel);
+        if n == -(EAGAIN as isize) && how != 0 && !raw::is_nonblocking(fd) {
             if saw_empty {
                 // It polled, saw something, and must not be left waiting here.
                 return Err(fail(ECONNABORTED));
@@ -140,7 +131,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         }
         if flags & SOCK_NONBLOCK == 0 {
             // The master accepts non-blocking; this server wants it blocking.
-            fcntl(socket, F_SETFL, O_RDWR);
+            raw::set_status_flags(socket, O_RDWR);
         }
         counts::took(payload.accepted);
         let len = u32::from(payload.address_len);
@@ -151,8 +142,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
 /// The queue has ended: only when somebody closed the end that we keep, and the master is gone. A server that tries
 /// again at once shall not take a whole CPU for it.
 fn ended() {
-    let pause: [u64; 2] = [0, 50_000_000];
-    call(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]);
+    raw::sleep_ms(50);
 }
 
 /// Empty messages, so that whoever waits in accept looks again. The master may be emptying the queue at the same time, so
@@ -163,8 +153,7 @@ pub fn wake_waiting(stand_in: &StandIn) {
             return;
         }
         wake_one(stand_in);
-        let pause: [u64; 2] = [0, 1_000_000];
-        call(nr::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0, 0]);
+        raw::sleep_ms(1);
     }
 }
 
@@ -174,8 +163,7 @@ fn wake_one(stand_in: &StandIn) {
     if stand_in.stands() == Stands::Queue
         && let Some(queue) = stand_in.sending_end()
     {
-        // SAFETY: the payload is plain data of DIRECT_BYTES bytes.
-        unsafe { message::send(queue, (&raw const empty).cast(), DIRECT_BYTES, None, MSG_DONTWAIT) };
+        message::send(queue, &empty, None, MSG_DONTWAIT);
     }
 }
 
@@ -191,8 +179,9 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
     }
     loop {
-        let mut peer = Address { bytes: [0; ADDRESS_BYTES], len: 28 };
-        let socket = next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags);
+        let mut peer = Address::empty();
+        // SAFETY: the address goes into the local.
+        let socket = unsafe { next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags) };
         if socket >= 0 {
             return Ok(Taken { socket, peer, number: counts::released() });
         }

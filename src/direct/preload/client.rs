@@ -1,0 +1,228 @@
+//! The library's end of the attach socket: a request, a reply.
+
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
+
+use super::abi::attach::{ADDRESS_BYTES, Reply, Request, STATUS, TOKEN_BYTES, VARIABLE, VERSION};
+use super::arch::{nr, pid, syscall6};
+use super::identity::Identity;
+use super::message::{self, Fds, RecvVia};
+use super::raw::{close, move_to_high_fd};
+
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// The connection to the master and the process that opened it: one that was forked since needs its own.
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
+static OWNER: AtomicU32 = AtomicU32::new(0);
+static FILE: Identity = Identity::none();
+/// The process one of whose threads uses it at this moment; 0: none.
+static IN_USE_BY: AtomicU32 = AtomicU32::new(0);
+
+const EINTR: isize = 4;
+
+/// A reply with the descriptors that came with it (-1 where there are fewer).
+pub struct Answer {
+    pub reply: Reply,
+    pub fds: Fds,
+}
+
+impl Answer {
+    /// As if the master had answered with this errno.
+    pub fn failed(errno: i32) -> Self {
+        let reply = Reply { version: VERSION, kind: STATUS, number: errno as u32, address: [0; ADDRESS_BYTES] };
+        Self { reply, fds: message::NO_FDS }
+    }
+
+    /// The errno of a refusal.
+    pub fn errno(&self) -> Option<i32> {
+        (self.reply.kind == STATUS && self.reply.number != 0).then_some(self.reply.number as i32)
+    }
+}
+
+fn close_all(fds: &[i32]) {
+    fds.iter().filter(|&&fd| fd >= 0).for_each(|&fd| close(fd));
+}
+
+/// Where the master is, and the proof that this process is one of its workers.
+#[cfg_attr(test, derive(Debug, PartialEq))]
+pub struct Master {
+    /// A `sockaddr_un`.
+    address: [u8; 110],
+    address_len: usize,
+    token: [u8; TOKEN_BYTES],
+}
+
+impl Master {
+    /// From the environment; `None`: this process has none.
+    pub fn find() -> Option<Self> {
+        Self::parse(variable()?.to_bytes())
+    }
+
+    /// The variable's value: name, `:`, token.
+    fn parse(value: &[u8]) -> Option<Self> {
+        let colon = value.iter().position(|&byte| byte == b':')?;
+        let (name, token) = (value.get(..colon)?, value.get(colon + 1..)?);
+        // AF_UNIX, then a NUL byte: an abstract name.
+        let mut master = Self { address: [0; 110], address_len: 3 + name.len(), token: [0; TOKEN_BYTES] };
+        master.address[0] = 1;
+        master.address.get_mut(3..3 + name.len())?.copy_from_slice(name);
+        if token.len() != 2 * TOKEN_BYTES {
+            return None;
+        }
+        for (byte, digits) in master.token.iter_mut().zip(token.chunks_exact(2)) {
+            *byte = digit(*digits.first()?)? << 4 | digit(*digits.get(1)?)?;
+        }
+        Some(master)
+    }
+
+    pub fn connect(&self) -> Option<i32> {
+        const AF_UNIX: usize = 1;
+        const SEQPACKET_CLOEXEC: usize = 5 | 0o2_000_000;
+        // SAFETY: both calls read the address alone, which outlives them.
+        unsafe {
+            let fd = syscall6(nr::SOCKET, [AF_UNIX, SEQPACKET_CLOEXEC, 0, 0, 0, 0]);
+            if fd < 0 {
+                return None;
+            }
+            let socket = move_to_high_fd(fd as i32);
+            let address = self.address.as_ptr() as usize;
+            if syscall6(nr::CONNECT, [socket as usize, address, self.address_len, 0, 0, 0]) < 0 {
+                close(socket);
+                return None;
+            }
+            Some(socket)
+        }
+    }
+
+    pub fn request(&self, op: u16, number: u32, address: [u8; ADDRESS_BYTES]) -> Request {
+        Request { version: VERSION, op, pid: pid(), token: self.token, number, address }
+    }
+}
+
+fn variable() -> Option<&'static CStr> {
+    // SAFETY: libc keeps `environ` a null-terminated list of NUL-terminated strings (or null); a thread that changes it
+    // while another one reads it breaks getenv(3), too.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let text = CStr::from_ptr(*entry);
+            if let Some(rest) = text.to_bytes_with_nul().strip_prefix(VARIABLE.as_bytes())
+                && let Some(value) = rest.strip_prefix(b"=")
+            {
+                return CStr::from_bytes_with_nul(value).ok();
+            }
+            entry = entry.add(1);
+        }
+    }
+    None
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// A request about a listener.
+pub fn request(op: u16, listener: u32) -> Option<Answer> {
+    request_with(op, listener, [0; ADDRESS_BYTES], None)
+}
+
+/// Asks the master and waits for its reply; `None` when there is no master (then all is as without this library).
+pub fn request_with(op: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>) -> Option<Answer> {
+    let master = Master::find()?;
+    let request = master.request(op, number, address);
+    let own = request.pid;
+    // One at a time over the connection that stays. Whoever finds it in use (another thread, the code that this signal
+    // handler interrupted) opens another; a mark that came by fork is nobody's.
+    let taken = IN_USE_BY.compare_exchange(0, own, AcqRel, Acquire);
+    if taken.is_err_and(|by| by == own || IN_USE_BY.compare_exchange(by, own, AcqRel, Acquire).is_err()) {
+        let socket = master.connect()?;
+        let answer = exchange(socket, &request, fd);
+        close(socket);
+        return answer;
+    }
+    let answer = over_the_kept_connection(&master, &request, fd);
+    IN_USE_BY.store(0, Release);
+    answer
+}
+
+fn over_the_kept_connection(master: &Master, request: &Request, fd: Option<i32>) -> Option<Answer> {
+    // A connection that the server has closed (it closes what it does not know) is opened again; its number may be that
+    // of one of the server's own by now, which gets and loses no byte by us.
+    for _ in 0..2 {
+        let known = if OWNER.load(Acquire) == request.pid { SOCKET.load(Acquire) } else { -1 };
+        let socket = if known >= 0 && FILE.is_at(known) {
+            known
+        } else {
+            let new = master.connect()?;
+            FILE.remember(new);
+            SOCKET.store(new, Release);
+            OWNER.store(request.pid, Release);
+            new
+        };
+        if message::send(socket, request, fd, 0) >= 0 {
+            return receive(socket);
+        }
+        SOCKET.store(-1, Release);
+    }
+    None
+}
+
+/// A request over a connection of its own.
+pub fn exchange(socket: i32, request: &Request, fd: Option<i32>) -> Option<Answer> {
+    if message::send(socket, request, fd, 0) >= 0 { receive(socket) } else { None }
+}
+
+fn receive(socket: i32) -> Option<Answer> {
+    const CLOEXEC: usize = 0x4000_0000;
+    let mut reply = Reply { version: 0, kind: 0, number: 0, address: [0; ADDRESS_BYTES] };
+    loop {
+        let (n, fds) = message::receive(socket, &mut reply, CLOEXEC, RecvVia::Kernel);
+        if n == -EINTR {
+            continue;
+        }
+        if n != size_of::<Reply>() as isize || reply.version != VERSION {
+            close_all(&fds);
+            return None;
+        }
+        return Some(Answer { reply, fds });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "000102030405060708090a0b0c0d0eff";
+
+    #[test]
+    fn the_variable_has_a_name_and_a_token() {
+        let master = Master::parse(format!("roundsman-1-ab:{TOKEN}").as_bytes());
+        let (token, name) = master.map(|m| (m.token, m.address[..m.address_len].to_vec())).unwrap_or_default();
+        assert_eq!(token, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(name, b"\x01\0\0roundsman-1-ab");
+    }
+
+    #[test]
+    fn a_spoilt_variable_is_none() {
+        let long = "x".repeat(200);
+        for value in [
+            String::new(),
+            ":".to_owned(),
+            "name".to_owned(),
+            format!("name:{}", &TOKEN[1..]),
+            format!("name:{TOKEN}0"),
+            format!("name:{}", TOKEN.replace('f', "g")),
+            format!("{long}:{TOKEN}"),
+        ] {
+            assert_eq!(Master::parse(value.as_bytes()), None, "{value}");
+        }
+        assert!(Master::parse(format!("{}:{TOKEN}", &long[..107]).as_bytes()).is_some());
+        assert!(Master::parse(format!("{}:{TOKEN}", &long[..108]).as_bytes()).is_none());
+    }
+}
