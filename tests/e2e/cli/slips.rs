@@ -197,8 +197,8 @@ impl Two {
             let state: serde_json::Value = serde_json::from_str(&self.ask(&["ls", service, "--json"], 0)).ok()?;
             let slots = state["services"][0]["slots"].as_array()?.clone();
             let online = slots.len() == count && slots.iter().all(|slot| slot["state"] == "online");
-            online
-                .then(|| slots.iter().filter_map(|slot| slot["server_pid"].as_i64().or(slot["pid"].as_i64())).collect())
+            let pid = |slot: &serde_json::Value| slot["server_pid"].as_i64().or(slot["pid"].as_i64()).unwrap();
+            online.then(|| slots.iter().map(pid).collect())
         })
     }
 }
@@ -251,6 +251,7 @@ fn answers_of_several_daemons_are_labelled() {
     let other = Daemon::launch(command, &["-n", "c", "--no-listen", "-i", "1", "--", "sleep", "1000"], 0);
     other.wait_for("worker online");
     let text = two.ask(&["restart", "all"], 0);
+    assert!(text.contains("two: ") && text.contains("c: "), "{text}");
     assert!(text.lines().all(|line| line.starts_with("two: ") || line.starts_with("c: ")), "{text}");
     let text = two.ask(&["restart", "a", "c"], 0);
     assert!(text.contains("a: restarted 1 slot") && text.contains("c: restarted 1 slot"), "{text}");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Daemon, eventually, free_port, get, install_dir, roundsman, seconds, write_file};
+use crate::support::{Daemon, eventually, free_port, get, install_dir, refused, roundsman, seconds, write_file};
 
 /// An app that answers with its service, its slot and a greeting, on a second port, too, if it is told one.
 pub const APP: &str =
@@ -100,7 +100,7 @@ fn several_services_come_change_and_go_with_the_file_and_no_request_is_lost() {
     assert!(!said.contains("hello"), "variables may be secrets: {said}");
     shop.wait_online("web", 3);
     shop.wait_online("new", 1);
-    assert!(shop.service("api").is_none() && get(api).is_err());
+    assert!(shop.service("api").is_none() && refused(api));
     assert!(
         get(web).unwrap().contains(" hello ")
             && get(moved).unwrap().starts_with("web ")
@@ -112,7 +112,7 @@ fn several_services_come_change_and_go_with_the_file_and_no_request_is_lost() {
         format!("[service.web]\ncommand = [\"node\", \"app.js\"]\nlisten = [\"127.0.0.1:{web}\"]\ninstances = 3\n");
     shop.write(&with(shut + &service("new", new, "instances = 1")));
     shop.reload();
-    eventually("the listener is gone", seconds(5), || get(moved).is_err().then_some(()));
+    eventually("the listener is gone", seconds(5), || refused(moved).then_some(()));
     stop.store(true, Ordering::Relaxed);
     load.join().unwrap();
     assert!(served.load(Ordering::Relaxed) > 100);
@@ -133,7 +133,7 @@ fn a_listener_that_comes_and_one_that_goes_work_by_relay_too() {
     for _ in 0..10 {
         assert!(get(new).unwrap().starts_with("web "));
     }
-    eventually("the old one is closed", seconds(5), || get(old).is_err().then_some(()));
+    eventually("the old one is closed", seconds(5), || refused(old).then_some(()));
     assert_eq!(shop.service("web").unwrap()["policy"], "rr");
     // And back, on an id of its own.
     shop.write(&relay(old));
@@ -161,7 +161,7 @@ fn a_listener_stays_while_the_reload_that_takes_it_away_fails() {
     shop.write(&service("web", new, "instances = 1"));
     shop.reload();
     get(new).unwrap();
-    eventually("the old one is closed", seconds(5), || get(old).is_err().then_some(()));
+    eventually("the old one is closed", seconds(5), || refused(old).then_some(()));
 }
 
 #[test]
@@ -267,6 +267,7 @@ fn many_reloads_leave_no_descriptors_behind() {
         assert!(get(port).unwrap().contains(&format!(" {n} ")));
         counts.push(eventually("descriptors settle", seconds(5), || {
             let before = fds();
+            // Between two looks.
             std::thread::sleep(std::time::Duration::from_millis(100));
             (fds() == before).then_some(before)
         }));
@@ -342,7 +343,7 @@ fn verbs_take_the_name_of_one_service_and_mean_all_without() {
     let (code, said) = shop.ask(&["health"]);
     assert!(code == 1 && said.contains("a: none of 1 workers is online"), "{said}");
     assert_eq!(shop.ask(&["health", "b"]).0, 0);
-    assert!(get(a).is_err() && get(b).is_ok());
+    assert!(refused(a) && get(b).is_ok());
     let (code, said) = shop.ask(&["restart"]);
     assert!(code == 0 && said.contains("a: it was stopped; started") && said.contains("b: restarted"), "{said}");
     assert_eq!(shop.ask(&["stop", "a"]).0, 0);

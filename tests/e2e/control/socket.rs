@@ -164,8 +164,7 @@ fn nonsense_and_slow_peers_get_an_error_or_are_closed_and_ls_still_works() {
     let rss = daemon.ls()["pid"].as_u64().map(|pid| roundsman::sys::process::rss_bytes(pid as u32)).unwrap();
     assert!(rss < 40 << 20, "{rss}");
     get(daemon.port).unwrap();
-    let mut rest = Vec::new();
-    let _ = deaf.read(&mut rest);
+    drop(deaf);
 }
 
 #[test]
@@ -218,6 +217,7 @@ fn idle_clients_make_room_and_a_flood_of_requests_holds_up_nobody() {
                 let _ = drain.join().unwrap();
             });
         }
+        // The three are at it by then; that they are is no state to be asked for.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let begin = std::time::Instant::now();
         let pid = daemon.workers()[0];
@@ -248,7 +248,8 @@ fn states_have_colours_on_a_terminal_unless_no_color_is_set() {
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
     };
     assert!(ls("").contains("\u{1b}[32monline\u{1b}[0m"), "{:?}", ls(""));
-    assert!(!ls("NO_COLOR=1").contains('\u{1b}'));
+    let plain = ls("NO_COLOR=1");
+    assert!(plain.contains("online") && !plain.contains('\u{1b}'), "{plain:?}");
     let piped = roundsman().arg("ls").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
-    assert!(!piped.stdout.contains(&0x1b));
+    assert!(piped.status.success() && !piped.stdout.contains(&0x1b));
 }

@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, eventually, free_port, get, install_dir, roundsman, seconds, write_file};
+use crate::support::{Daemon, eventually, free_port, get, install_dir, refused, roundsman, seconds, write_file};
 
 #[test]
 fn the_workers_of_a_server_end_with_it() {
@@ -29,5 +29,5 @@ fn the_workers_of_a_server_end_with_it() {
         procfs::process::Process::new(*pid as i32).and_then(|it| it.stat()).is_ok_and(|stat| stat.state != 'Z')
     };
     eventually("all are gone", seconds(20), || (!parts.iter().any(is_alive)).then_some(()));
-    assert!(get(behind).is_err());
+    assert!(refused(behind));
 }

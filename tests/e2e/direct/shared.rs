@@ -82,6 +82,7 @@ fn a_socket_that_lingers_holds_up_nobody() {
             assert_eq!(ask(harmless).unwrap(), "served", "{what}\n{}", daemon.log());
             assert_eq!(ask(hostile).unwrap(), "served", "{what}\n{}", daemon.log());
             assert!(!daemon.ls().is_null(), "{what}");
+            // A close that lingers would do so for all of this time.
             std::thread::sleep(seconds(1) / 3);
         }
     }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, eventually, free_port, install_dir, read_all, roundsman, seconds, servers, write_file};
+use crate::support::{
+    Daemon, eventually, free_port, install_dir, read_all, roundsman, seconds, servers, unsaid, write_file,
+};
 
 /// Answers at once, but for /slow: half of its body now, half of it a second later.
 const NODE: &str = "
@@ -193,6 +195,7 @@ impl Cell {
     pub fn tell(&mut self, verb: Verb, what: &str) {
         match verb {
             Verb::Signal(signal) => {
+                assert_ne!(self.processes(), Vec::<PathBuf>::new(), "{what}: the mark is not found");
                 self.daemon.signal(signal);
                 let end = self.daemon.finish(seconds(20));
                 assert_eq!(end.code(), 0, "{what}: {}", end.log);
@@ -257,7 +260,7 @@ impl Cell {
         assert_eq!(failed, 0, "{what}: answers were lost\n{log}");
         if open != Open::RequestsAndIdle {
             // Whatever the machine's speed: nothing was waited for in vain, and nobody was cut or killed.
-            assert!(!log.contains("time is up") && !log.contains("killed: "), "{what}: {log}");
+            unsaid(&log, &["time is up", "killed: "]);
         }
         if let Verb::Reload | Verb::Restart = verb {
             for (at, slot) in self.daemon.slots().iter().enumerate() {
@@ -266,7 +269,10 @@ impl Cell {
         }
         if !matches!(verb, Verb::Signal(_)) {
             let kept = if verb == Verb::ScaleDown { 1 } else { 0 };
-            for pid in before[kept..].iter().flat_map(|(pid, server)| [pid, server]).filter_map(|pid| pid.as_i64()) {
+            let pids = before[kept..].iter().flat_map(|(pid, server)| [pid, server]).filter_map(|pid| pid.as_i64());
+            let pids: Vec<_> = pids.collect();
+            assert!(pids.len() >= 2 - kept, "{what}: {before:?}");
+            for pid in pids {
                 let path = format!("/proc/{pid}");
                 eventually(&format!("{what}: {pid} is gone"), seconds(5), || {
                     (!Path::new(&path).exists()).then_some(())

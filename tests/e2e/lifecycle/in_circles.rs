@@ -29,6 +29,7 @@ fn command(dir: &Path, port: u16, script: &str) -> Vec<String> {
 fn ran(daemon: &Daemon) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();
+    assert_ne!(fields[0], "Z", "it has ended: {}", daemon.log());
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
@@ -52,6 +53,7 @@ fn while_a_server_has_closed_its_port_and_is_not_online() {
     let daemon = Daemon::launch(roundsman(), &arguments, port);
     let closed = dir.path().join("server.py.closed");
     eventually("it has closed it", seconds(20), || closed.exists().then_some(()));
+    // More than the second after which a worker is said to listen nowhere.
     std::thread::sleep(millis(1200));
     rests(&daemon, "launching");
     daemon.wait_online(1);
@@ -72,6 +74,7 @@ except Told: s.close(); time.sleep(5)
     let mut daemon = start_with(port, "1", &["--via", "direct"], &command(dir.path(), port, script));
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for("draining");
+    // Past the second in which it may listen anew.
     std::thread::sleep(millis(1500));
     rests(&daemon, "stopping");
     assert_eq!(daemon.finish(seconds(20)).code(), 0);
@@ -134,6 +137,7 @@ fn a_relay_worker_rests_when_a_listener_has_left_the_file() {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
         line.trim().parse::<u64>().unwrap()
     };
+    // What the reload leaves to be done is done by then.
     std::thread::sleep(millis(500));
     let before = sleeps();
     std::thread::sleep(seconds(1));

@@ -31,6 +31,7 @@ fn a_hundred_reloads_lose_nothing() {
                 assert!(output.status.success(), "{via} {round}: {}", String::from_utf8_lossy(&output.stderr));
             }
         });
+        assert!(served > 1000, "{via}: {served}");
         println!("{via}: {served} served over 100 reloads, none refused, reset, cut or hung");
     }
 }
@@ -84,6 +85,7 @@ fn a_thousand_killed_workers_take_along_only_what_they_had_received() {
             over.store(true, SeqCst);
         });
         let lost = lost.into_inner().unwrap();
+        assert!(served.load(SeqCst) > 1000, "{via}: {}", served.load(SeqCst));
         let refused = lost.iter().filter(|kind| **kind == std::io::ErrorKind::ConnectionRefused).count();
         println!("{via}: {} served, {} lost, the dead had received {received}", served.load(SeqCst), lost.len());
         assert_eq!(refused, 0, "{via}");
@@ -103,6 +105,7 @@ fn a_crash_loop_follows_the_back_off() {
     let all =
         ["--no-listen", "-i", "1", "--min-uptime", "500ms", "--max-restarts", "100", "--backoff", "100ms..3s", "--"];
     let _daemon = Daemon::launch(roundsman(), &[&all[..], &["sh", "-c", &line]].concat(), port);
+    // What is measured: the starts of half a minute.
     std::thread::sleep(seconds(30));
     let text = std::fs::read_to_string(&times).unwrap();
     let times: Vec<i64> = text.lines().map(|line| line.parse().unwrap()).collect();
@@ -216,6 +219,7 @@ fn chaos(via: &str, seed: u64, length: Duration) {
         served.load(SeqCst),
         lost.len()
     );
+    assert!(done.iter().all(|&times| times > 0), "{via}: too short for everything to happen: {done:?}");
     let refused = lost.iter().filter(|kind| **kind == std::io::ErrorKind::ConnectionRefused).count();
     assert_eq!(refused, 0, "{via}: refused");
     assert!(lost.len() as u64 <= received, "{via}: {} lost, {received} received\n{}", lost.len(), daemon.log());

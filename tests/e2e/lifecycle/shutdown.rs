@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -100,27 +101,38 @@ fn what_lies_in_the_backlog_is_taken() {
     }
 }
 
-#[test]
-fn a_stop_under_load_loses_no_accepted_connection() {
+/// Stops a daemon under load; how many of its eight clients were cut.
+fn cut_by_a_stop() -> usize {
     let mut daemon = demo(&["-i", "2"]);
     daemon.wait_online(2);
     let port = daemon.port;
-    let client = move || {
-        let mut served = 0;
-        loop {
-            // Refused is the end; whoever got through is served.
-            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return served };
-            match http_get(&mut stream) {
-                Ok(_) => served += 1,
-                // The instant between the last look at the backlog and the close belongs to nobody.
-                Err(error) => return if served > 0 { served } else { panic!("{error}") },
+    let served = [const { AtomicUsize::new(0) }; 8];
+    let client = |served: &AtomicUsize| {
+        // Refused is the end; whoever got through is served.
+        while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            if let Err(error) = http_get(&mut stream) {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                return true;
             }
+            served.fetch_add(1, SeqCst);
         }
+        false
     };
-    let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(client)).collect();
-    std::thread::sleep(millis(300));
-    assert_eq!(daemon.stop().code(), 0);
-    assert!(clients.into_iter().all(|client| client.join().unwrap() > 10));
+    std::thread::scope(|scope| {
+        let clients = served.each_ref().map(|served| scope.spawn(move || client(served)));
+        let all_served = || served.iter().all(|served| served.load(SeqCst) > 10);
+        eventually("the load is on", seconds(20), || all_served().then_some(()));
+        assert_eq!(daemon.stop().code(), 0);
+        clients.map(|client| client.join().unwrap()).iter().filter(|cut| **cut).count()
+    })
+}
+
+#[test]
+fn a_stop_under_load_loses_no_accepted_connection() {
+    let cut: Vec<_> = (0..8).map(|_| cut_by_a_stop()).collect();
+    // The instant between the last look at the backlog and the close belongs to nobody: on a busy machine a few may fall
+    // into it at one of the stops.
+    assert!(cut.iter().sum::<usize>() <= 8, "cut, of 8 each: {cut:?}");
 }
 
 #[test]
@@ -149,6 +161,7 @@ fn a_second_signal_ends_at_once() {
         daemon.wait_for("draining");
         // The same signal a moment later is the first one twice (timeout(1) does that).
         daemon.signal(Signal::SIGTERM);
+        // That moment (250 ms) is over.
         std::thread::sleep(millis(300));
         let begin = Instant::now();
         daemon.signal(second);

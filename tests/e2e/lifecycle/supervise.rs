@@ -85,6 +85,7 @@ fn a_worker_that_grows_too_large_is_replaced() {
         let (daemon, _dir) = start(via, &["-i", "1", "--max-memory", "150MiB"], NODE);
         daemon.wait_online(1);
         let before = get(daemon.port).unwrap();
+        // It is looked at once a second.
         std::thread::sleep(millis(1500));
         assert_eq!(get(daemon.port).unwrap(), before, "{via}: small enough");
         let grow = || {

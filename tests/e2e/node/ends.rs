@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::{App, eventually, get, millis, read_all, seconds};
+use crate::support::{App, eventually, get, read_all, seconds};
 
 #[test]
 fn ready_is_said_by_message_and_until_then_a_worker_gets_nothing() {
@@ -68,7 +68,7 @@ require('http').createServer((request, response) => setTimeout(() => response.en
     assert!(idle.read(&mut head).unwrap() > 0);
     let mut busy = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    std::thread::sleep(millis(100));
+    eventually("both are open", seconds(10), || (app.daemon.total("open") == 2).then_some(()));
     let took = app.reload();
     // Before version 20 Node leaves them for its keep-alive time-out, 5 s.
     let version = std::process::Command::new("node").arg("--version").output().unwrap().stdout;

@@ -252,7 +252,7 @@ http.createServer((request, response) => {
     eventually("both listen", seconds(5), || get(second).ok());
     ask("/close");
     let waiting = std::thread::spawn(move || get(second).unwrap());
-    std::thread::sleep(millis(200));
+    eventually("it is held", seconds(10), || (app.daemon.ls()["services"][0]["held"] == 1).then_some(()));
     let begin = std::time::Instant::now();
     for _ in 0..20 {
         assert_eq!(get(app.port).unwrap(), "first");

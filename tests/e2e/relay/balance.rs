@@ -38,14 +38,21 @@ fn load(port: u16, total: usize, at_once: usize, check: impl Fn(&str) + Sync) {
 #[test]
 fn rr_one_after_the_other_goes_in_strict_turns() {
     let daemon = four("rr", &[]);
-    let order: Vec<_> = (0..10_000).map(|_| slot_of(&get(daemon.port).unwrap())).collect();
-    let out_of_turn = order.windows(2).filter(|pair| pair[1] != (pair[0] + 1) % 4).count() as u64;
     // A worker that the machine itself held up is passed over until it is back, and gets those turns (256 at most) back as
-    // seconds in a row: each such rescue, which `ls` counts, explains a run of places. Without one the turns are strict.
-    let rescued = daemon.total("rescued");
-    assert!(out_of_turn <= 600 * rescued, "{out_of_turn} out of turn, {rescued} rescued");
-    assert!(rescued <= 20, "{rescued} rescued one after the other");
-    assert_eq!(daemon.total("connections"), 10_000);
+    // seconds in a row: a rescue, which `ls` counts, explains what is out of turn in its round and in the next one.
+    let (mut strict, mut rounds, mut rescued, mut quiet) = (0, 0, 0, true);
+    while strict < 10 {
+        let order: Vec<_> = (0..1_000).map(|_| slot_of(&get(daemon.port).unwrap())).collect();
+        let out_of_turn = order.windows(2).filter(|pair| pair[1] != (pair[0] + 1) % 4).count();
+        let before = std::mem::replace(&mut rescued, daemon.total("rescued"));
+        if std::mem::replace(&mut quiet, rescued == before) && quiet {
+            assert_eq!(out_of_turn, 0, "no rescue: {order:?}");
+            strict += 1;
+        }
+        rounds += 1;
+        assert!(rounds < 50, "only {strict} of {rounds} rounds without a rescue: {rescued}");
+    }
+    assert_eq!(daemon.total("connections"), rounds * 1_000);
     eventually("open is back to 0", seconds(5), || (daemon.total("open") == 0).then_some(()));
 }
 

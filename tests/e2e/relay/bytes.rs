@@ -37,6 +37,7 @@ fn a_client_that_does_not_read_costs_bounded_memory() {
     // As long as it takes for all buffers to be full.
     let mut last = 0;
     eventually("memory settles", seconds(20), || {
+        // Between two looks.
         std::thread::sleep(millis(200));
         let now = rss();
         (std::mem::replace(&mut last, now) == now).then_some(())
@@ -171,7 +172,8 @@ fn a_listener_that_vanishes_between_connections_is_no_matter() {
     drop(first);
     let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
     stream.write_all(b"kept").unwrap();
-    std::thread::sleep(millis(300));
+    let waiting = || daemon.ls()["services"][0]["waiting_for_upstream"] == 1;
+    eventually("it waits for an upstream", seconds(10), || waiting().then_some(()));
     let second = TcpListener::bind(address).unwrap();
     let (mut served, _) = second.accept().unwrap();
     let mut word = [0; 4];
@@ -181,10 +183,11 @@ fn a_listener_that_vanishes_between_connections_is_no_matter() {
 
 #[test]
 fn the_last_bytes_before_a_fin_that_a_reset_follows_come_at_once() {
-    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let ((go, wait), (arrived, at_upstream)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
     let wait = std::sync::Mutex::new(wait);
     let upstream = Upstream::start(move |mut stream| {
         stream.read_exact(&mut [0; 4])?;
+        arrived.send(()).unwrap();
         wait.lock().unwrap().recv().unwrap();
         stream.write_all(b"the answer")?;
         stream.shutdown(Shutdown::Write)?;
@@ -197,12 +200,12 @@ fn the_last_bytes_before_a_fin_that_a_reset_follows_come_at_once() {
     let took = (0..10).map(|_| {
         let mut client = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
         client.write_all(b"ping").unwrap();
-        eventually("at the upstream", seconds(5), || (daemon.total("pending") == 0).then_some(()));
-        std::thread::sleep(millis(20));
+        at_upstream.recv_timeout(seconds(20)).unwrap();
         // The worker finds it all at once: the answer, its end, the reset, and bytes that it cannot pass on any more.
         nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGSTOP).unwrap();
         go.send(()).unwrap();
         client.write_all(b"more").unwrap();
+        // The upstream's thread has done its part by then; what is in a stopped process's sockets is no state to wait for.
         std::thread::sleep(millis(20));
         nix::sys::signal::kill(worker, nix::sys::signal::Signal::SIGCONT).unwrap();
         let begin = Instant::now();

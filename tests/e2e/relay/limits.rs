@@ -153,8 +153,13 @@ fn too_many_descriptors_in_flight_is_back_pressure_for_an_unprivileged_daemon() 
         kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     }
     let mut clients: Vec<_> = (0..600).map(|_| connect(port)).collect();
-    std::thread::sleep(millis(300));
-    let pending = daemon.total("pending");
+    let mut last = 0;
+    let pending = eventually("no more are taken", seconds(20), || {
+        // Between two looks.
+        std::thread::sleep(millis(100));
+        let now = daemon.total("pending");
+        (std::mem::replace(&mut last, now) == now && now > 0).then_some(now)
+    });
     assert!((80..=110).contains(&pending), "{pending} pending at a limit of 100");
     for pid in daemon.workers() {
         kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
@@ -201,6 +206,7 @@ fn an_idle_daemon_makes_no_system_call() {
         echoes(&mut connect(daemon.port));
         daemon.wait_online(2);
         eventually("it is idle", seconds(5), || (daemon.total("open") == 0).then_some(()));
+        // Whatever a connection's end leaves to be done is done by then.
         std::thread::sleep(millis(500));
         let mut pids = daemon.workers();
         pids.push(daemon.pid() as i32);
@@ -226,7 +232,7 @@ fn an_idle_daemon_makes_no_system_call() {
         let all = threads.len();
         threads.sort_unstable();
         threads.dedup();
-        assert!(all <= 2 * threads.len(), "{policy}: {text}");
+        assert!(threads.len() >= pids.len() && all <= 2 * threads.len(), "{policy}: {text}");
         assert!(!calls.iter().any(|line| line.contains("epoll_wait") && line.contains(") = ")), "{policy}: {text}");
     }
 }

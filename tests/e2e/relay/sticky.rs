@@ -163,6 +163,7 @@ fn clients_of_a_worker_that_wakes_up_in_time_stay_with_it() {
     let stopped = Stopped::start(&["--hash-wait", "15s"]);
     let mut clients = stopped.requests();
     eventually("all wait for it", seconds(10), || (stopped.waiting() == (64, 36)).then_some(()));
+    // Long enough for a rescue (5 ms), which ip-hash puts off, and far from the end of the hash wait.
     std::thread::sleep(Duration::from_millis(200));
     kill(stopped.worker, Signal::SIGCONT).unwrap();
     for client in &mut clients {

@@ -112,7 +112,8 @@ fn a_black_hole_is_given_up_after_the_connect_timeout_for_the_next() {
             client
         })
         .collect();
-    std::thread::sleep(millis(50));
+    let full = || std::net::TcpStream::connect_timeout(&hole, millis(100)).is_err();
+    eventually("its backlog is full", seconds(10), || full().then_some(()));
     let good = Upstream::echo();
     let daemon = Daemon::start(&["-i", "1", "-u", &hole.to_string(), "-u", &good.arg(), "--connect-timeout", "400ms"]);
     for _ in 0..4 {

@@ -7,12 +7,14 @@ mod install;
 mod net;
 mod server;
 pub mod table;
+mod unsaid;
 
 pub use app::App;
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use install::{c_server, certificate, listener_programs, musl_server, servers, source, static_server};
-pub use net::{answers, free_port, get, http_get, read_all, reset, slot_of};
+pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use server::{Killed, Process, Upstream, install_dir, write_file};
+pub use unsaid::unsaid;
 
 use std::time::{Duration, Instant};
 

@@ -43,6 +43,19 @@ pub fn http_get(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
+/// Nobody listens there. (A server that takes a connection and does not answer is something else.)
+pub fn refused(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The other side closes or resets the connection; false if it is still open at the end of the read time-out.
+pub fn is_closed(stream: &mut impl Read) -> bool {
+    match read_all(stream) {
+        Ok(_) => true,
+        Err(error) => [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].contains(&error.kind()),
+    }
+}
+
 /// The slot that the demo's responder names.
 pub fn slot_of(body: &str) -> usize {
     let rest = body.strip_prefix("hello from slot ").unwrap_or_else(|| panic!("unexpected body {body:?}"));
