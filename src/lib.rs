@@ -16,7 +16,8 @@
 //! | [`lines`] | streams taken apart into lines: the control socket's and Node's |
 //! | [`launch`] | the one place that starts processes |
 //! | [`daemon`] | the control thread: signals, children, timers → reconcile → actions |
-//! | [`supervisor`] | services at run time and their workers |
+//! | [`service`] | one service at run time: its slots, reloads, stops |
+//! | [`worker`] | one generation of a slot: its processes, and what connects them to us |
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
@@ -47,5 +48,6 @@ pub mod output;
 pub mod proc_net;
 pub mod program;
 pub mod relay;
-pub mod supervisor;
+pub mod service;
 pub mod sys;
+pub mod worker;

@@ -34,9 +34,9 @@ use crate::launch::Launcher;
 use crate::limited::Limited;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
-use crate::supervisor::probe;
-use crate::supervisor::service::{Service, SlotProcesses, Tools};
+use crate::service::{Service, SlotProcesses, Tools};
 use crate::sys::{closer, process};
+use crate::worker::probe;
 use requests::Waiting;
 use signals::Terminal;
 use systemd::Systemd;
@@ -132,7 +132,7 @@ impl Supervisor {
         .map_err(os("cannot start the accept thread"))?;
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
-        let ports = probe::PrivatePorts::new();
+        let ports = probe::PrivatePorts::default();
         let tools = Tools {
             launcher,
             orders,

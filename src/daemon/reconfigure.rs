@@ -15,10 +15,9 @@ use crate::direct::attach::AttachServer;
 use crate::exit::{Exit, OS};
 use crate::listener::Listener;
 use crate::program::hints::package_manager;
-use crate::supervisor::awaited::{Awaited, Verb};
-use crate::supervisor::direct;
-use crate::supervisor::reload::Progress;
-use crate::supervisor::service::{InConfig, Service};
+use crate::service::awaited::{Awaited, Verb};
+use crate::service::reload::Progress;
+use crate::service::{InConfig, Service};
 
 /// What a reload, or another order, has begun.
 #[derive(Debug, Default)]
@@ -47,7 +46,7 @@ impl Supervisor {
         (mut config, settings): (ServiceConfig, Settings),
         listens: bool,
     ) -> Result<Prepared, Exit> {
-        let preload = direct::find_preload(&mut config, listens)?;
+        let preload = crate::service::direct::find_preload(&mut config, listens)?;
         if preload.is_some() && self.tools.attach.is_none() {
             let server = AttachServer::open(&self.poll, ATTACH, self.tools.nofile)
                 .map_err(|error| Exit::os("cannot open the attach socket", &error))?;

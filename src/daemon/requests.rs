@@ -16,10 +16,9 @@ use crate::direct::guests::Ours;
 use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
 use crate::relay::protocol::{self, FromWorker};
-use crate::supervisor::awaited::Verb;
-use crate::supervisor::reload::Progress;
-use crate::supervisor::service::{Service, Tools};
-use crate::supervisor::worker;
+use crate::service::awaited::Verb;
+use crate::service::reload::Progress;
+use crate::service::{Service, Tools};
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
@@ -39,7 +38,7 @@ pub struct Waiting {
 impl Supervisor {
     /// A relay worker says something. One that talks nonsense is killed, and so replaced.
     pub(super) fn hear(&mut self, pid: u32) {
-        let of = |relay: &worker::Relay| relay.pid == pid;
+        let of = |relay: &crate::worker::relay::Relay| relay.pid == pid;
         let found = self.services.iter_mut().find_map(|service| {
             let at = service.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(of))?;
             Some((service, at))

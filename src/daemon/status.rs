@@ -8,11 +8,11 @@ use crate::accept::policy::Policy;
 use crate::config::Backend;
 use crate::control::status::{Daemon, ListenState, ServiceState, SlotState, UpstreamState};
 use crate::listener::{Listener, Origin};
-use crate::supervisor::binding::ids;
-use crate::supervisor::pausing::Paused;
-use crate::supervisor::service::{Service, SlotProcesses};
-use crate::supervisor::slot::Phase;
-use crate::supervisor::upstreams::{State, Upstreams};
+use crate::service::binding::ids;
+use crate::service::lifecycle::Phase;
+use crate::service::pausing::Paused;
+use crate::service::upstreams::{State, Upstreams};
+use crate::service::{Service, SlotProcesses};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::process::rss_bytes;
 

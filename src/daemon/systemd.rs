@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use crate::supervisor::service::Service;
-use crate::supervisor::slot::Wanted;
+use crate::service::Service;
+use crate::service::lifecycle::Wanted;
 
 /// What systemd knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

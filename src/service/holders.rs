@@ -1,0 +1,187 @@
+//! Who has a worker's stand-ins open, where those who bound them have closed them: a parent that binds, forks the process
+//! that accepts, and closes its own copy. The worker listens as long as any of its processes can.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::binding::find;
+use super::lifecycle::Phase;
+use super::{Service, SlotProcesses, Tools};
+use crate::accept::orders::{ListenerId, Order};
+use crate::direct::attach::Secret;
+use crate::sys::{process, sock};
+use crate::worker::direct::DirectWorker;
+use crate::worker::server::Told;
+use crate::worker::stand_ins::Look;
+
+/// A child that is about to call exec(2) has for a moment what its program will not have: it is looked at once more.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Looking takes at most one part in so many of the control thread's time.
+const SHARE: u32 = 10;
+/// A worker that listens nowhere for so long is not online.
+const SILENCE: Duration = Duration::from_secs(1);
+
+impl SlotProcesses {
+    /// When [`Service::step_holders`] has something to do for it by the clock alone.
+    pub(super) fn holders_deadline(&self, stopping: bool) -> Option<Instant> {
+        let look = self.direct.as_ref().and_then(DirectWorker::look_deadline);
+        look.into_iter().chain(self.silence_due().filter(|_| !stopping)).min()
+    }
+
+    /// When its worker is said to listen nowhere; `None` where it listens, that was said, or it need not listen: it is not
+    /// online (yet), or was told to end.
+    fn silence_due(&self) -> Option<Instant> {
+        let (direct, server) = (self.direct.as_ref()?, self.server.as_ref()?);
+        let (since, said) = direct.left.silent?;
+        // A worker of Node's cluster may listen on what only its like share.
+        let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
+        let listens = matches!(self.life.phase, Phase::Online { .. }) && server.told == Told::Nothing && !elsewhere;
+        (listens && !said).then_some(since + SILENCE)
+    }
+
+    /// Whether its worker is online and somebody receives there.
+    pub fn is_online(&self) -> bool {
+        matches!(self.life.phase, Phase::Online { .. }) && !self.is_silent()
+    }
+
+    /// Whether its worker has closed all that it listened on.
+    pub fn is_silent(&self) -> bool {
+        self.direct.as_ref().is_some_and(|direct| direct.left.silent.is_some_and(|(_, said)| said))
+    }
+}
+
+impl Service {
+    /// A process has closed a stand-in, and no other one is known that bound it: who else has it?
+    pub(super) fn look_for_holders(&mut self, at: usize, id: ListenerId, closer: u32, tools: &Tools, now: Instant) {
+        if let Some(direct) = &mut self.slots[at].direct {
+            direct.left.looks.insert(id, Look { closer, due: now, again: false });
+        }
+        self.step_looks(at, tools, now);
+    }
+
+    /// Before a bind: what the workers have closed is known then.
+    pub(super) fn look_now(&mut self, tools: &Tools) {
+        for at in 0..self.slots.len() {
+            if let Some(direct) = &mut self.slots[at].direct {
+                direct.left.not_before = None;
+            }
+            self.step_looks(at, tools, Instant::now());
+        }
+    }
+
+    /// Looks at what is due, and notices workers that listen nowhere.
+    pub(super) fn step_holders(&mut self, tools: &Tools, now: Instant) {
+        for at in 0..self.slots.len() {
+            self.step_looks(at, tools, now);
+            self.step_silence(at, now);
+        }
+    }
+
+    fn step_looks(&mut self, at: usize, tools: &Tools, now: Instant) {
+        let slot = &mut self.slots[at];
+        let (Some(direct), Some(server)) = (&mut slot.direct, &slot.server) else { return };
+        if direct.left.looks.is_empty() || direct.left.not_before.is_some_and(|not_before| now < not_before) {
+            return;
+        }
+        let looks = std::mem::take(&mut direct.left.looks);
+        let (due, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = looks.into_iter().partition(|(_, look)| look.due <= now);
+        direct.left.looks = rest;
+        if due.is_empty() {
+            return;
+        }
+        let begin = Instant::now();
+        // Before the look: whoever closes it after that says so.
+        direct.page.report_closes(true);
+        let inode = |id: ListenerId| match direct.queues.get(&id) {
+            Some(queue) => queue.inode(),
+            None => sock::inode(find(&self.listeners, id)?.socket.as_fd()),
+        };
+        let mut wanted: Vec<_> = due.iter().filter_map(|(&id, look)| Some((inode(id)?, id, look.closer))).collect();
+        let mut found: BTreeMap<ListenerId, u32> = BTreeMap::new();
+        for pid in process::descendants(server.pid) {
+            if wanted.iter().all(|&(_, _, closer)| closer == pid) {
+                continue;
+            }
+            for open in process::sockets(pid) {
+                wanted.retain(|&(inode, id, closer)| {
+                    let has = inode == open && closer != pid;
+                    if has {
+                        found.insert(id, pid);
+                    }
+                    !has
+                });
+            }
+        }
+        direct.left.inherited |= !found.is_empty();
+        direct.page.report_closes(direct.left.inherited);
+        direct.left.not_before = Some(now + begin.elapsed() * SHARE);
+        for (&id, &pid) in &found {
+            direct.bound.insert(id, BTreeSet::from([pid]));
+            if direct.leased.insert(pid) {
+                self.opened.watch.push((pid, direct.secret));
+            }
+            if let Some(look) = due.get(&id).filter(|look| !look.again) {
+                direct.left.looks.insert(id, Look { due: now + RETRY_AFTER, again: true, ..*look });
+            }
+        }
+        for (id, look) in due.into_iter().filter(|(id, _)| !found.contains_key(id)) {
+            self.unlistened(at, id, look.closer, tools, now);
+        }
+    }
+
+    /// Nobody of a worker has a stand-in any more.
+    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, closer: u32, tools: &Tools, now: Instant) {
+        let slot = &mut self.slots[at];
+        let Some(direct) = &mut slot.direct else { return };
+        direct.bound.remove(&id);
+        direct.queues.remove(&id);
+        if direct.listening.remove(&id) {
+            tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
+        }
+        if direct.listening.is_empty() && direct.left.silent.is_none() {
+            direct.left.silent = Some((now, false));
+        }
+        slot.queues.retain(|queue| queue.strong_count() > 0);
+        self.closed(at, id, closer, tools, now);
+    }
+
+    /// A process is gone that had stand-ins open.
+    pub(super) fn holder_ended(&mut self, pid: u32, secret: Secret, tools: &Tools, now: Instant) {
+        let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
+        let Some(at) = self.slots.iter().position(of) else { return };
+        // Of the end of what we started we hear otherwise.
+        if self.slots[at].server.as_ref().is_none_or(|server| server.pid == pid) {
+            return;
+        }
+        let Some(direct) = &mut self.slots[at].direct else { return };
+        let left =
+            direct.bound.iter_mut().filter_map(|(&id, pids)| (pids.remove(&pid) && pids.is_empty()).then_some(id));
+        for id in left.collect::<Vec<_>>() {
+            self.look_for_holders(at, id, pid, tools, now);
+        }
+    }
+
+    /// It listens (again).
+    pub(super) fn listens_again(&mut self, at: usize) {
+        let Some(direct) = &mut self.slots[at].direct else { return };
+        if let Some((_, true)) = direct.left.silent.take() {
+            self.slots[at].reason = None;
+            info!(service = %self.config.name, slot = at, "worker listens again");
+        }
+    }
+
+    fn step_silence(&mut self, at: usize, now: Instant) {
+        let slot = &mut self.slots[at];
+        if self.stop.is_some() || slot.silence_due().is_none_or(|due| now < due) {
+            return;
+        }
+        let Some((_, said)) = slot.direct.as_mut().and_then(|direct| direct.left.silent.as_mut()) else { return };
+        *said = true;
+        slot.reason = Some("it has closed what it listened on".to_owned());
+        let pid = slot.server.as_ref().map(|server| server.pid);
+        warn!(service = %self.config.name, slot = at, pid, "worker has closed what it listened on; nobody receives there");
+    }
+}

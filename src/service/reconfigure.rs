@@ -1,0 +1,161 @@
+//! A service whose configuration changes while it runs.
+
+use std::mem::{discriminant, replace};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use tracing::info;
+
+use super::rules::{resolved, rules};
+use super::{Service, Tools};
+use crate::accept::orders::Order;
+use crate::accept::policy::Policy;
+use crate::addr::{Listen, ListenAddr};
+use crate::config::merge::{Settings, changes};
+use crate::config::{Backend, ServiceConfig};
+use crate::direct::Preload;
+use crate::listener::{Listener, Origin};
+use crate::sys::sock;
+
+/// Listeners that a service may have had in all: their ids are never used again.
+const MAX_LISTENERS: usize = 200;
+
+impl Service {
+    /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
+    /// changed, and what needs a restart and stays as it is.
+    pub fn reconfigure(
+        &mut self,
+        (mut config, mut settings): (ServiceConfig, Settings),
+        added: Vec<Listener>,
+        preload: Option<Preload>,
+        tools: &Tools,
+        now: Instant,
+    ) -> Vec<String> {
+        let name = self.config.name.clone();
+        let mut notes: Vec<String> = Vec::new();
+        let mut keep = |key: &str, settings: &mut Settings, old: &Settings, why: &str| {
+            notes.push(format!("{name}: {key} needs a restart of the daemon ({why})"));
+            match old.get(key) {
+                Some(setting) => settings.insert(key.to_owned(), setting.clone()),
+                None => settings.remove(key),
+            };
+        };
+        if (config.policy == Policy::None) != (self.config.policy == Policy::None) {
+            keep("policy", &mut settings, &self.settings, "who accepts is settled at the start");
+            config.policy = self.config.policy;
+        }
+        let loses_port = matches!(config.backend, Backend::NoPort(_))
+            && matches!(self.config.backend, Backend::Direct(_) | Backend::Relayed(_));
+        if loses_port {
+            // Its workers roll over to such without a port; then the listeners have nobody any more.
+            self.listeners.iter_mut().filter(|listener| listener.origin != Origin::GivenBack).for_each(|listener| {
+                listener.origin = Origin::Leaving;
+            });
+        } else if shape(&config.backend) != shape(&self.config.backend) {
+            let from_to = format!("{} now, {} then", self.config.backend.via(), config.backend.via());
+            for key in ["via", "command", "upstream", "no-listen"] {
+                if settings.get(key).map(|setting| &setting.values)
+                    != self.settings.get(key).map(|setting| &setting.values)
+                {
+                    keep(key, &mut settings, &self.settings, &from_to);
+                }
+            }
+            config.backend = self.config.backend.clone();
+            config.via_reason.clone_from(&self.config.via_reason);
+        } else if let Some(preload) = preload.filter(|_| self.runs_otherwise(&settings)) {
+            // Old workers may still start processes with the old one.
+            self.preloads.push(preload);
+        }
+        if self.listeners.len() + added.len() > MAX_LISTENERS {
+            keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
+            config.listen.clone_from(&self.config.listen);
+        } else {
+            self.change_listeners(&config, added);
+        }
+        if loses_port {
+            notes
+                .push(format!("{name}: serves no port from now on; its listeners close when its workers are replaced"));
+        }
+        let changed = changes(&self.settings, &settings, |key| key != "name");
+        notes.extend(changed.iter().map(|change| format!("{name}: {change}")));
+        // A number that somebody set by hand holds until the file says another one.
+        let values = |settings: &Settings| settings.get("instances").map(|setting| setting.values.clone());
+        let instances = replace(&mut config.instances, self.config.instances);
+        let scale = values(&settings) != values(&self.settings) && instances != self.config.instances;
+        let upstreams = |settings: &Settings| settings.get("upstream").map(|setting| setting.values.clone());
+        let elsewhere = upstreams(&settings) != upstreams(&self.settings);
+        self.config = config;
+        self.settings = settings;
+        // Looking names up takes its time, and may fail where it went well before.
+        if elsewhere {
+            self.resolved = resolved(&self.config);
+            if let (Some(upstreams), Backend::Upstreams(addresses, _)) = (&mut self.upstreams, &self.config.backend)
+                && let Err(error) = upstreams.replace(addresses)
+            {
+                notes.push(format!("{name}: the state of upstreams is not shared: {error}"));
+                self.upstreams = None;
+            }
+        }
+        // Until they close, the listeners go on by the old rules.
+        if !loses_port {
+            tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
+        }
+        if scale && let Err(why) = self.scale(instances, tools, now) {
+            notes.push(format!("{name}: not scaled: {why}"));
+            // The next reload tries again.
+            self.settings.remove("instances");
+        }
+        notes
+    }
+
+    /// Whether its servers will be other programs, or run as somebody else: then the library may need another place.
+    fn runs_otherwise(&self, settings: &Settings) -> bool {
+        let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());
+        ["command", "user", "cwd", "env", "env-file"]
+            .iter()
+            .any(|key| values(settings, key) != values(&self.settings, key))
+    }
+
+    /// Those that are no longer wanted stay until the workers that serve them are replaced.
+    fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>) {
+        for listener in &mut self.listeners {
+            let asked = |listens: &[Listen]| listens.iter().find(|listen| listener.serves(&listen.address)).cloned();
+            match (listener.origin, asked(&self.config.listen), asked(&config.listen)) {
+                (Origin::Flag | Origin::Leaving, _, Some(wanted)) => {
+                    listener.origin = Origin::Flag;
+                    listener.app_port = wanted.app_port;
+                }
+                // What was passed to us without being asked for stays.
+                (Origin::Flag, Some(_), None) => listener.origin = Origin::Leaving,
+                _ => {}
+            }
+        }
+        self.listeners.extend(added);
+    }
+
+    /// Whether one of its listeners has this address.
+    pub fn has_listener(&self, address: &ListenAddr) -> bool {
+        self.listeners.iter().any(|listener| listener.serves(address))
+    }
+
+    /// All workers are new: what they do not serve is closed, and what only those before them needed goes.
+    pub(super) fn close_leaving(&mut self, tools: &Tools) {
+        let spent = self.preloads.len().saturating_sub(1);
+        self.preloads.drain(..spent);
+        for (id, listener) in self.listeners.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
+            info!(service = %self.config.name, address = %listener.address, "closing");
+            self.heard.remove(&id);
+            tools.orders.send(Order::CloseListener { service: self.id, id });
+            if self.config.policy == Policy::None {
+                sock::stop_listening(listener.socket.as_fd());
+            }
+            // Fails only without descriptors; then the socket lives until the daemon ends.
+            let _ = listener.close();
+        }
+    }
+}
+
+/// What about the way to the servers cannot change while the service runs.
+fn shape(backend: &Backend) -> (std::mem::Discriminant<Backend>, bool) {
+    (discriminant(backend), matches!(backend, Backend::Upstreams(_, Some(_))))
+}

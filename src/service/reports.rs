@@ -1,0 +1,86 @@
+//! What the accept thread says.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::binding::find;
+use super::{Service, Tools};
+use crate::accept::orders::{Report, WorkerId};
+use crate::sys::process;
+
+/// Stalls of one worker are written to the log at most this often; `ls` counts them all.
+const STALL_LOG: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// A worker hangs: it serves nobody, so nothing is gained by a successor first.
+    fn hung(&mut self, worker: WorkerId) {
+        let seconds = self.config.limits.hang_timeout.unwrap_or_default().as_secs_f32();
+        let Some(slot) = self.slots.get_mut(worker.slot as usize) else { return };
+        let relay = slot.relay.as_ref().filter(|relay| relay.id == worker).map(|relay| relay.pid);
+        let direct = slot.direct.as_ref().filter(|direct| direct.id == worker);
+        let server = direct.and(slot.server.as_ref()).map(|server| server.pid);
+        let Some(pid) = relay.or(server) else { return };
+        let reason = format!("hung: it took nothing for {seconds} s while connections waited");
+        warn!(service = %self.config.name, slot = worker.slot, pid, "worker {reason}: killed");
+        slot.replaced_for = Some(reason.clone());
+        slot.doomed = Some(reason);
+        process::kill_tree(pid);
+    }
+
+    /// What the accept thread says.
+    pub fn reported(&mut self, report: &Report, tools: &Tools, now: Instant) {
+        let name = self.config.name.clone();
+        match report {
+            Report::Stalled(worker) => {
+                if let Some(slot) = self.slots.get_mut(worker.slot as usize)
+                    && slot.stall_logged.is_none_or(|at| now.duration_since(at) >= STALL_LOG)
+                {
+                    slot.stall_logged = Some(now);
+                    warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
+                }
+            }
+            Report::Drained(worker) => {
+                let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
+                old.filter(|old| old.id() == Some(*worker)).for_each(|old| old.cut_off = true);
+            }
+            Report::Hung(worker) => self.hung(*worker),
+            Report::NeverReceived(worker) => {
+                warn!(
+                    service = %name, slot = worker.slot,
+                    "worker was handed connections and has received none for 5 s: it is blocked, or it accepts by \
+                     io_uring or raw system calls; in that case use --via relay"
+                );
+            }
+            Report::Rescued { worker, count } => {
+                let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.stall_logged);
+                if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
+                    info!(service = %name, slot = worker.slot, count, "connections rescued");
+                }
+            }
+            Report::Shed { count, .. } => {
+                warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
+            }
+            Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
+                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                warn!(
+                    service = %name, address,
+                    "a process that has this listening socket, too, makes it blocking; connections are accepted less often"
+                );
+            }
+            Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
+            }
+            Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
+            Report::Forgotten { listener, .. } => self.opened.is_closed(*listener),
+            Report::Paused(_) => self.paused_intake(tools, now),
+            Report::Stopped(_) => {
+                self.handed = true;
+                self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).for_each(|old| old.cut_off = true);
+                debug!(service = %name, "listeners closed");
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What is to be done for workers that are replaced: pure decisions over plain facts. The clock is an argument; a seeded
+//! simulation (`rollout_tests.rs`) drives them through random histories.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::lifecycle::{Phase, Slot};
+
+/// How far a worker is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It still gets connections: its successor has not proved itself.
+    Serving,
+    /// It finishes what it has.
+    Draining(Instant),
+    /// Its server got the stop signal.
+    Stopping(Instant),
+    /// Killed.
+    Killed,
+}
+
+/// Times that a replacement keeps to.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// A successor has proved itself when it was online for so long.
+    pub min_uptime: Duration,
+    /// A successor has to be ready within this.
+    pub listen_timeout: Duration,
+    /// The old worker has so long to finish its connections.
+    pub drain_timeout: Duration,
+    /// And so long to end after its stop signal.
+    pub kill_timeout: Duration,
+    /// Slots that are replaced at once.
+    pub max_surge: usize,
+}
+
+/// What is due for one worker on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// No more connections for it.
+    Cut,
+    /// The stop signal; `late`: with connections left.
+    Tell {
+        /// Its drain time is up.
+        late: bool,
+    },
+    /// The end.
+    Kill,
+    /// Its successor takes too long: that one ends, and this one stays.
+    GiveUpSuccessor,
+}
+
+/// What is due for a worker on its way out whose slot is in `phase`.
+pub fn due(now: Instant, times: &Times, phase: Phase, step: Leave, drained: bool) -> Due {
+    let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+    match (step, phase) {
+        (Leave::Serving, Phase::Online { since }) if over(since, times.min_uptime) => Due::Cut,
+        // It has done its work already.
+        (Leave::Serving, Phase::Finished) => Due::Cut,
+        (Leave::Serving, Phase::Launching { since }) if over(since, times.listen_timeout) => Due::GiveUpSuccessor,
+        (Leave::Draining(_), _) if drained => Due::Tell { late: false },
+        (Leave::Draining(since), _) if over(since, times.drain_timeout) => Due::Tell { late: true },
+        (Leave::Stopping(since), _) if over(since, times.kill_timeout) => Due::Kill,
+        (Leave::Serving | Leave::Draining(_) | Leave::Stopping(_) | Leave::Killed, _) => Due::Nothing,
+    }
+}
+
+/// What a reload looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The slot.
+    pub life: Slot,
+    /// Workers on their way out.
+    pub old: usize,
+    /// One of them still serves.
+    pub serving: bool,
+    /// Its successor has failed.
+    pub failed: bool,
+}
+
+/// What a reload wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Make room in a slot for a successor.
+    Replace(usize),
+    /// A worker that was never online runs the old code: end it, then start its successor.
+    Relaunch(usize),
+    /// A slot that has no worker gets one at once.
+    Revive(usize),
+    /// A slot is done.
+    Done(usize),
+    /// All are.
+    Over,
+    /// The reload ends here.
+    Failed(usize, Failure),
+}
+
+/// Why a reload fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A successor failed, and the worker before it is back.
+    Successor,
+    /// A worker that replaced none is not ready in time.
+    Late,
+    /// A worker that replaced none has ended.
+    Ended,
+}
+
+/// A rolling reload under way.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    began: Instant,
+    /// Slots that have not had their turn.
+    todo: VecDeque<usize>,
+    /// Slots whose successor is coming, or whose old worker is still leaving.
+    running: Vec<usize>,
+    /// Slots that are done.
+    pub done: usize,
+    /// All slots.
+    pub of: usize,
+}
+
+impl Reload {
+    /// Of so many slots.
+    pub fn new(slots: usize, now: Instant) -> Self {
+        Self { began: now, todo: (0..slots).collect(), running: Vec::new(), done: 0, of: slots }
+    }
+
+    /// Goes as far as it goes now. After [`Step::Over`] and [`Step::Failed`] it has ended.
+    pub fn step(&mut self, now: Instant, times: &Times, slots: &[Facts]) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(at) = slots.iter().position(|slot| slot.failed) {
+            return vec![Step::Failed(at, Failure::Successor)];
+        }
+        let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+        for at in std::mem::take(&mut self.running) {
+            let Some(slot) = slots.get(at) else { continue };
+            match slot.life.phase {
+                Phase::Online { since } if slot.old == 0 && over(since, times.min_uptime) => {
+                    self.done += 1;
+                    steps.push(Step::Done(at));
+                    continue;
+                }
+                Phase::Finished if slot.old == 0 => {
+                    self.done += 1;
+                    steps.push(Step::Done(at));
+                    continue;
+                }
+                Phase::Stopping | Phase::Gone => {
+                    self.done += 1;
+                    continue;
+                }
+                // Where an old worker serves, it comes back, which is a failure of its own.
+                Phase::Launching { since } if !slot.serving && over(since, times.listen_timeout) => {
+                    return vec![Step::Failed(at, Failure::Late)];
+                }
+                Phase::Errored if !slot.serving => return vec![Step::Failed(at, Failure::Ended)],
+                Phase::Waiting { .. } if !slot.serving && slot.old == 0 && slot.life.is_failing() => {
+                    return vec![Step::Failed(at, Failure::Ended)];
+                }
+                _ => {}
+            }
+            self.running.push(at);
+        }
+        // A reload that failed may have left replacements under way.
+        let others = slots.iter().enumerate().filter(|(at, slot)| slot.serving && !self.running.contains(at)).count();
+        while self.running.len() + others < times.max_surge {
+            let Some(at) = self.todo.pop_front() else { break };
+            if slots.get(at).is_some_and(|slot| slot.serving) {
+                // It is being replaced already; it has its turn when that is over.
+                self.todo.push_front(at);
+                break;
+            }
+            let step = match slots.get(at).map(|slot| slot.life.phase) {
+                Some(Phase::Online { .. }) => Some(Step::Replace(at)),
+                Some(Phase::Launching { since }) if since <= self.began => Some(Step::Relaunch(at)),
+                // It is new already, and has to come online.
+                Some(Phase::Launching { .. }) => None,
+                Some(Phase::Waiting { .. } | Phase::Errored | Phase::Finished) => Some(Step::Revive(at)),
+                Some(Phase::Stopping | Phase::Gone) => {
+                    self.done += 1;
+                    continue;
+                }
+                None => continue,
+            };
+            steps.extend(step);
+            self.running.push(at);
+        }
+        if self.todo.is_empty() && self.running.is_empty() {
+            steps.push(Step::Over);
+        }
+        steps
+    }
+
+    /// When it has something to do by the clock alone.
+    pub fn deadline(&self, times: &Times, slots: &[Facts]) -> Option<Instant> {
+        let due = |slot: &Facts| match slot.life.phase {
+            Phase::Online { since } if slot.old == 0 => Some(since + times.min_uptime),
+            Phase::Launching { since } if !slot.serving => Some(since + times.listen_timeout),
+            _ => None,
+        };
+        self.running.iter().filter_map(|&at| due(slots.get(at)?)).min()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+#[path = "rollout_tests.rs"]
+mod tests;

@@ -1,0 +1,93 @@
+//! Servers that do not listen where they are expected: named.
+
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::Service;
+use super::binding::ids;
+use super::lifecycle::Phase;
+use crate::listener::Origin;
+use crate::proc_net;
+use crate::worker::instead;
+use crate::worker::listen_watch::{Complained, LATE};
+
+impl Service {
+    /// Names, once, a server that gets its connections directly and does not listen.
+    pub(super) fn complain_of_silence(&mut self, at: usize, now: Instant) {
+        let timeout = self.config.limits.listen_timeout;
+        let slot = &mut self.slots[at];
+        let (Some(direct), Some(server), Phase::Launching { since }) =
+            (&slot.direct, &mut slot.server, slot.life.phase)
+        else {
+            return;
+        };
+        let (pid, bound) = (server.pid, direct.pid.is_some());
+        let text = match server.complained.step(since, timeout, now) {
+            Some(Complained::Silence) => {
+                self.give_up_insisting(at);
+                self.silence(at, timeout.min(LATE).as_secs_f32())
+            }
+            Some(_) => {
+                self.give_up_insisting(at);
+                // Ports that it may bind by itself have been named, with what to type.
+                if bound || self.slots[at].doomed.is_some() || self.passed_port(at).is_some() {
+                    return;
+                }
+                let Some(ports) = instead::listens_on(pid) else { return };
+                instead::by_itself(pid, &ports)
+            }
+            None => return,
+        };
+        warn!(service = %self.config.name, slot = at, pid, "{text}; still waiting");
+        // Where it listens says more than that it does not.
+        if let Some(server) = self.slots[at].server.as_mut().filter(|server| server.trouble.is_none()) {
+            server.trouble = Some(text);
+        }
+    }
+
+    /// The port, served by no `--listen`, on which a preloaded server listens.
+    fn passed_port(&self, at: usize) -> Option<u16> {
+        let slot = &self.slots[at];
+        let (server, direct) = (slot.server.as_ref()?, slot.direct.as_ref()?);
+        if direct.passed.is_empty() {
+            return None;
+        }
+        proc_net::ports_of(server.pid).into_iter().find(|port| direct.passed.contains(port))
+    }
+
+    /// That a server does not listen, what it does instead, and what to do about it.
+    fn silence(&mut self, at: usize, seconds: f32) -> String {
+        let passed = self.passed_port(at);
+        let instead = passed.map(|port| format!("it listens on :{port} instead; {}", self.serve_instead(port)));
+        let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
+        let slot = &mut self.slots[at];
+        let (Some(server), Some(direct)) = (&mut slot.server, &slot.direct) else { return String::new() };
+        let missing = ids(&self.listeners)
+            .filter(|(id, listener)| listener.origin == Origin::Flag && !direct.listening.contains(id));
+        let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
+        if !direct.listening.is_empty() && missing.is_empty() && !server.has_said_ready() {
+            return format!("server listens, and has not said that it is ready after {seconds} s (--wait-ready)");
+        }
+        let silent = format!("server does not listen after {seconds} s");
+        let (pid, bound) = (server.pid, direct.pid.is_some());
+        let on = if missing.is_empty() { String::new() } else { format!(" on {}", missing.join(", ")) };
+        if let Some(instead) = instead.or_else(|| instead::elsewhere(pid)) {
+            return format!("{silent}{on}: {instead}");
+        }
+        if self.has_own_primary() {
+            return format!(
+                "{silent}{on}: cluster.isPrimary is false here, and so that branch of its script does not run; if it is the \
+                 primary that listens, use --node-ipc plain -i 1"
+            );
+        }
+        match (bound, by_flag) {
+            (false, false) => format!(
+                "{silent}; if it serves no port, use --no-listen; if a script starts a statically linked program, --via \
+                 relay"
+            ),
+            (false, true) => format!("{silent}{on}; if a script starts a statically linked program, use --via relay"),
+            (true, _) => format!("{silent}{on}"),
+        }
+    }
+}

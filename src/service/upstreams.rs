@@ -1,0 +1,242 @@
+//! The upstreams of a service, over all its relay workers: which are down, and what was counted for each.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::Service;
+use crate::addr::Upstream;
+use crate::config::Backend;
+use crate::handoff::page::CountersPage;
+use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
+use crate::relay::protocol::ToWorker;
+use crate::sys::clock::monotonic_ns;
+use crate::worker::relay::{Readiness, Relay};
+
+/// While all upstreams are down, one of them is tried this often: at the end of its skip time, within these bounds.
+const PROBE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Upstreams may be given twice, to get two turns: an address, and how many of the same are before it.
+type Name = (Upstream, usize);
+
+/// The table that the workers share, and what they count.
+#[derive(Debug)]
+pub struct Upstreams {
+    names: Arc<[Name]>,
+    table: Arc<UpstreamTable>,
+    /// The table's descriptor, for workers.
+    fd: OwnedFd,
+    workers: Vec<Counting>,
+    /// What workers that are gone have counted, by upstream; errors also by tables that are gone.
+    past: Vec<(Name, UpstreamCounts, u64)>,
+    /// Which were down when the log last told of it.
+    down: Vec<bool>,
+    /// When the next attempt is due, while all are down.
+    probe: Option<Instant>,
+    /// Which slot made the last attempt.
+    prober: usize,
+}
+
+/// A worker that counts.
+#[derive(Debug)]
+struct Counting {
+    pid: u32,
+    page: Arc<CountersPage>,
+    names: Arc<[Name]>,
+    table: Arc<UpstreamTable>,
+}
+
+/// An upstream now.
+#[derive(Debug)]
+pub struct State {
+    /// As the user wrote it.
+    pub address: String,
+    /// Whether it accepts, and the last error.
+    pub health: Health,
+    /// Over all workers.
+    pub counts: UpstreamCounts,
+}
+
+fn names(upstreams: &[Upstream]) -> Arc<[Name]> {
+    let before = |at: usize| upstreams[..at].iter().filter(|other| **other == upstreams[at]).count();
+    upstreams.iter().enumerate().map(|(at, upstream)| (upstream.clone(), before(at))).collect()
+}
+
+impl Upstreams {
+    /// Of a service that has any. Without a table (no memory, no descriptors) workers go on by themselves.
+    pub(super) fn of(behind: &Backend) -> Option<Self> {
+        let Backend::Upstreams(upstreams, _) = behind else { return None };
+        match UpstreamTable::create() {
+            Ok((table, fd)) => Some(Self::new(upstreams, table, fd)),
+            Err(error) => {
+                warn!("cannot share the state of upstreams among workers: {error}");
+                None
+            }
+        }
+    }
+
+    fn new(upstreams: &[Upstream], table: UpstreamTable, fd: OwnedFd) -> Self {
+        Self {
+            names: names(upstreams),
+            table: Arc::new(table),
+            fd,
+            workers: Vec::new(),
+            past: Vec::new(),
+            down: vec![false; upstreams.len()],
+            probe: None,
+            prober: 0,
+        }
+    }
+
+    /// Other upstreams, for workers that start from now on.
+    pub(super) fn replace(&mut self, upstreams: &[Upstream]) -> io::Result<()> {
+        let (table, fd) = UpstreamTable::create()?;
+        for at in 0..self.names.len() {
+            let errors = self.table.health(at).errors;
+            self.remember(self.names[at].clone(), UpstreamCounts::default(), errors);
+        }
+        let new = Self::new(upstreams, table, fd);
+        *self = Self { workers: std::mem::take(&mut self.workers), past: std::mem::take(&mut self.past), ..new };
+        Ok(())
+    }
+
+    fn remember(&mut self, name: Name, counts: UpstreamCounts, errors: u64) {
+        match self.past.iter_mut().find(|(known, ..)| *known == name) {
+            Some((_, sum, known)) => {
+                *sum += counts;
+                *known = known.saturating_add(errors);
+            }
+            None => self.past.push((name, counts, errors)),
+        }
+    }
+
+    /// A worker is set up with the table, whose descriptor this is.
+    pub(super) fn joined(&mut self, pid: u32, page: Arc<CountersPage>) -> BorrowedFd<'_> {
+        self.workers.push(Counting { pid, page, names: self.names.clone(), table: self.table.clone() });
+        self.fd.as_fd()
+    }
+
+    /// A worker is gone: what it counted stays, what it had open is over.
+    pub(super) fn left(&mut self, pid: u32) {
+        let Some(at) = self.workers.iter().position(|worker| worker.pid == pid) else { return };
+        let worker = self.workers.swap_remove(at);
+        for (at, name) in worker.names.iter().enumerate() {
+            let counts = worker.page.upstream(at);
+            // One that was killed has not said so itself.
+            worker.table.closed(at, counts.open);
+            self.remember(name.clone(), UpstreamCounts { open: 0, ..counts }, 0);
+        }
+    }
+
+    /// All of them, in the configuration's order.
+    pub fn states(&self) -> Vec<State> {
+        let mut states: Vec<_> = (0..self.names.len())
+            .map(|at| {
+                let past = self.past.iter().find(|(known, ..)| *known == self.names[at]);
+                let (counts, errors) = past.map_or_else(Default::default, |(_, counts, errors)| (*counts, *errors));
+                let mut health = self.table.health(at);
+                health.errors = health.errors.saturating_add(errors);
+                State { address: self.names[at].0.to_string(), health, counts }
+            })
+            .collect();
+        for worker in &self.workers {
+            for (at, name) in worker.names.iter().enumerate() {
+                let place = if Arc::ptr_eq(&worker.names, &self.names) {
+                    Some(at)
+                } else {
+                    self.names.iter().position(|known| known == name)
+                };
+                if let Some(state) = place.and_then(|place| states.get_mut(place)) {
+                    state.counts += worker.page.upstream(at);
+                }
+            }
+        }
+        states
+    }
+
+    /// Clients whose worker has no upstream for them now.
+    pub fn waiting(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.page.waiting()).sum()
+    }
+
+    /// Looks which are down, and says what has changed: once for the service, whichever worker found it out.
+    fn look(&mut self, service: &str, now: Instant) {
+        let before = self.all_down();
+        for (at, (upstream, _)) in self.names.iter().enumerate() {
+            let health = self.table.health(at);
+            if health.down == self.down[at] {
+                continue;
+            }
+            self.down[at] = health.down;
+            if health.down {
+                let error = health.error().unwrap_or_default();
+                warn!(%service, %upstream, %error, "upstream down");
+            } else {
+                info!(%service, %upstream, "upstream up again");
+            }
+        }
+        if self.all_down() && !before {
+            warn!(%service, waiting = self.waiting(), "all upstreams are down");
+        }
+        if self.all_down() {
+            self.probe.get_or_insert(now + PROBE.0);
+        } else {
+            self.probe = None;
+        }
+    }
+
+    fn all_down(&self) -> bool {
+        self.down.iter().all(|down| *down)
+    }
+
+    /// How long until one may be tried again.
+    fn pause(&self) -> Duration {
+        let now = monotonic_ns();
+        let until = (0..self.names.len()).map(|at| self.table.skip(at, now).until).min().unwrap_or(0);
+        Duration::from_nanos(until.saturating_sub(now)).clamp(PROBE.0, PROBE.1)
+    }
+}
+
+impl Service {
+    /// A worker found a change, or may have died before it could say so.
+    pub(super) fn look_at_upstreams(&mut self, now: Instant) {
+        if let Some(upstreams) = &mut self.upstreams {
+            upstreams.look(&self.config.name, now);
+        }
+    }
+
+    /// While all upstreams are down one worker after the other tries one: no client may come to do it, since health checks
+    /// keep them away.
+    pub(super) fn step_probe(&mut self, now: Instant) {
+        if self.probe_deadline().is_none_or(|due| due > now) {
+            return;
+        }
+        self.look_at_upstreams(now);
+        let Some(upstreams) = self.upstreams.as_mut().filter(|upstreams| upstreams.probe.is_some()) else { return };
+        upstreams.probe = Some(now + upstreams.pause());
+        // Clients that wait try by themselves, and an upstream shall not see a connection without a client then.
+        if upstreams.waiting() > 0 {
+            return;
+        }
+        let slots = self.slots.len();
+        let mut order = (upstreams.prober + 1..upstreams.prober + 1 + slots).map(|at| at % slots);
+        let ready = |at: usize| Some((at, self.slots[at].relay.as_ref().filter(|relay| is_ready(relay))?));
+        if let Some((at, relay)) = order.find_map(ready) {
+            relay.order(ToWorker::Probe);
+            upstreams.prober = at;
+        }
+    }
+
+    /// When [`Service::step_probe`] has something to do by the clock alone.
+    pub(super) fn probe_deadline(&self) -> Option<Instant> {
+        let due = self.upstreams.as_ref()?.probe?;
+        self.slots.iter().any(|slot| slot.relay.as_ref().is_some_and(is_ready)).then_some(due)
+    }
+}
+
+fn is_ready(relay: &Relay) -> bool {
+    relay.readiness == Readiness::Ready
+}

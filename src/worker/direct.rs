@@ -1,0 +1,155 @@
+//! Direct delivery at the supervisor: servers with the preload library, and what connects each to the master.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ipc::Ipc;
+use super::server::Server;
+use super::stand_ins::Left;
+use crate::accept::orders::{ListenerId, WorkerId};
+use crate::direct::attach::Secret;
+use crate::handoff::QueueTx;
+use crate::handoff::page::CountersPage;
+use crate::sys::process;
+
+/// The same where /proc has to be asked.
+const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
+/// Between a receive and its count a connection is neither pending nor open. Where the counts cannot tell that there is no
+/// such one (some were taken back, or a process died) a worker has to be seen empty for so long.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// What connects one server (and the processes that it forks) to the master.
+#[derive(Debug)]
+pub struct DirectWorker {
+    /// Which generation of which slot.
+    pub id: WorkerId,
+    /// Its proof.
+    pub secret: Secret,
+    /// Its counters.
+    pub page: Arc<CountersPage>,
+    /// For its processes.
+    pub page_fd: OwnedFd,
+    /// Its queues.
+    pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,
+    /// Where it listens.
+    pub listening: BTreeSet<ListenerId>,
+    /// Which of its processes bound a listener.
+    pub bound: BTreeMap<ListenerId, BTreeSet<u32>>,
+    /// The addresses that they gave for a `--listen`, which is one listener for all of its port.
+    pub addresses: BTreeMap<ListenerId, BTreeSet<SocketAddr>>,
+    /// The ports that it listens on.
+    pub ports: BTreeSet<u16>,
+    /// Ports, no `--listen`'s, that were left to the kernel.
+    pub passed: BTreeSet<u16>,
+    /// The process that attached first and lives: it gets the stop signal.
+    pub pid: Option<u32>,
+    /// Its processes that hold a lease.
+    pub leased: BTreeSet<u32>,
+    /// Those that got a stand-in from another process (exec, SCM_RIGHTS): they may be its successors.
+    pub adopted: BTreeSet<u32>,
+    /// What it attached with is gone, and what we started lives on: until then.
+    pub abandoned: Option<Instant>,
+    /// What its processes have closed.
+    pub left: Left,
+    looked: Option<(Instant, bool)>,
+    /// Since when nothing is pending or open.
+    empty: Option<Instant>,
+}
+
+impl DirectWorker {
+    /// For a server that has just been started.
+    pub fn new(id: WorkerId, secret: Secret, page: Arc<CountersPage>, page_fd: OwnedFd) -> Self {
+        Self {
+            id,
+            secret,
+            page,
+            page_fd,
+            queues: BTreeMap::new(),
+            listening: BTreeSet::new(),
+            bound: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            ports: BTreeSet::new(),
+            passed: BTreeSet::new(),
+            pid: None,
+            leased: BTreeSet::new(),
+            adopted: BTreeSet::new(),
+            abandoned: None,
+            left: Left::default(),
+            looked: None,
+            empty: None,
+        }
+    }
+
+    /// Its queue for a listener, made when it is asked for first.
+    ///
+    /// # Errors
+    /// As socketpair(2) and bind(2).
+    pub fn queue(&mut self, id: ListenerId) -> io::Result<Arc<QueueTx>> {
+        if let Some(queue) = self.queues.get(&id) {
+            return Ok(queue.clone());
+        }
+        let queue = Arc::new(QueueTx::to_server(id)?);
+        self.queues.insert(id, queue.clone());
+        Ok(queue)
+    }
+
+    /// Whether one of its processes has a listener.
+    pub fn has(&self, id: ListenerId) -> bool {
+        self.bound.contains_key(&id)
+    }
+
+    /// Whether the master hands it connections: not under none (no queues), nor when it has closed its listeners.
+    pub fn receives(&self) -> bool {
+        !self.listening.is_empty() && !self.queues.is_empty()
+    }
+
+    /// Whether a worker that is sent nothing more may get its stop signal: nothing is pending or open. One that has closed
+    /// its listeners may still have connections.
+    pub fn is_drained(&mut self, server: Option<&Server>, now: Instant) -> bool {
+        // Under none it goes on accepting until it is told; Node's own workers can be told to close their listeners first.
+        let accepts_itself = !self.listening.is_empty() && self.queues.is_empty();
+        let can_close = server.and_then(|server| server.ipc.as_ref()).is_some_and(Ipc::can_disconnect);
+        if accepts_itself && !can_close {
+            return true;
+        }
+        let pending = self.queues.values().any(|queue| queue.pending() > 0);
+        // In this order: what was received is counted before it can be closed.
+        let all_counted = self.page.all_received();
+        if pending || self.has_open(server.map(|server| server.pid), now) {
+            self.empty = None;
+            return false;
+        }
+        let empty = *self.empty.get_or_insert(now);
+        all_counted || now.duration_since(empty) >= SETTLED
+    }
+
+    /// The process that attached, where it is the only one.
+    pub fn only_process(&self) -> Option<u32> {
+        self.pid.filter(|_| self.leased.len() == 1)
+    }
+
+    /// Whether connections are open: by its page, or, where that may not know of all, by /proc: a child that serves what its
+    /// parent received and closed is seen by the page only when it closes its first one.
+    fn has_open(&mut self, root: Option<u32>, now: Instant) -> bool {
+        if !self.page.is_estimate() {
+            if self.page.open_alive() > 0 {
+                return true;
+            }
+            if self.ports.is_empty() || root.is_none_or(|root| process::tree(root).len() < 2) {
+                return false;
+            }
+        }
+        if let Some((at, open)) = self.looked
+            && now.duration_since(at) < DRAIN_LOOK_PROC
+        {
+            return open;
+        }
+        let open = root.is_some_and(|root| crate::proc_net::has_connections(root, &self.ports));
+        self.looked = Some((now, open));
+        open
+    }
+}

@@ -1,0 +1,101 @@
+//! Node's own workers: what they say over their IPC channels, and what they are told.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use serde_json::Value;
+
+use crate::node::channel::Channel;
+use crate::node::message::{self};
+
+/// How a worker takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As a worker of Node's cluster, of which we are the primary.
+    Cluster,
+    /// With messages alone.
+    Plain,
+}
+
+/// A worker's channel.
+#[derive(Debug)]
+pub struct Ipc {
+    pub channel: Channel,
+    mode: Mode,
+    /// It was told to close its servers.
+    pub disconnected: bool,
+    /// It has said `ready`.
+    pub ready: bool,
+    /// A server of it listens, perhaps where the library has no part: a Unix path, UDP.
+    pub listens: bool,
+    /// `--stop-message`, as JSON.
+    stop: Option<String>,
+    /// It went.
+    stop_sent: bool,
+}
+
+impl Ipc {
+    /// A channel, and the worker's end of it.
+    ///
+    /// # Errors
+    /// As socketpair(2).
+    pub fn new(mode: Mode, stop: Option<&str>) -> io::Result<(Self, OwnedFd)> {
+        let (channel, theirs) = Channel::pair()?;
+        let stop = stop.map(|text| Value::from(text).to_string());
+        Ok((Self { channel, mode, disconnected: false, ready: false, listens: false, stop, stop_sent: false }, theirs))
+    }
+
+    /// What tells Node of it.
+    pub fn environment(&self, slot: u32) -> Vec<(&'static str, String)> {
+        let mut all = vec![
+            ("NODE_CHANNEL_FD", crate::sys::process::CHANNEL.to_string()),
+            ("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned()),
+        ];
+        if self.mode == Mode::Cluster {
+            // Node counts from 1.
+            all.push(("NODE_UNIQUE_ID", (slot + 1).to_string()));
+        }
+        all
+    }
+
+    /// Has epoll watch it.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let fd = self.channel.socket().as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Passes a program's message on; whether there was room.
+    pub fn pass(&mut self, text: &str) -> bool {
+        self.channel.pass(message::user(text))
+    }
+
+    /// Sends the stop message, once; whether there is one and it went.
+    pub fn stop(&mut self) -> bool {
+        if !self.stop_sent
+            && let Some(text) = self.stop.clone()
+        {
+            self.stop_sent = self.pass(&text);
+        }
+        self.stop_sent
+    }
+
+    /// Whether it can be told to close its servers.
+    pub fn can_disconnect(&self) -> bool {
+        self.mode == Mode::Cluster
+    }
+
+    /// Close your servers, finish, and end; once.
+    pub fn disconnect(&mut self) {
+        if self.mode == Mode::Cluster && !self.disconnected {
+            self.disconnected = true;
+            let seq = self.channel.next_seq();
+            let _ = self.channel.say(message::disconnect(seq), None);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A relay worker: its process, and the master's ends of what connects it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::accept::orders::WorkerId;
+use crate::config::ServiceConfig;
+use crate::handoff::QueueTx;
+use crate::handoff::page::CountersPage;
+use crate::launch::Launcher;
+use crate::relay::protocol::{self, Setup, Source, ToWorker};
+use crate::sys::closer::Foreign;
+use crate::sys::{process, sock};
+
+/// A relay worker's process and the master's ends of what connects it.
+#[derive(Debug)]
+pub struct Relay {
+    /// Which generation of which slot.
+    pub id: WorkerId,
+    /// Its process.
+    pub pid: u32,
+    /// Its channel.
+    pub channel: Foreign,
+    /// Its queues, until the accept thread gets them.
+    pub queues: Vec<Arc<QueueTx>>,
+    /// Its counters.
+    pub page: Arc<CountersPage>,
+    /// The worker's ends of page and queues, until they are sent.
+    ends: Vec<OwnedFd>,
+    /// Whether it said that it is set up.
+    pub readiness: Readiness,
+    /// When it was started.
+    pub since: Instant,
+}
+
+/// Whether a relay worker is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It waits for its setup.
+    NotSetUp,
+    /// It has its setup.
+    Awaited,
+    /// Yes.
+    Ready,
+}
+
+impl Relay {
+    /// Starts a relay worker with a queue for each of `listeners`; it waits for its setup.
+    ///
+    /// # Errors
+    /// When the system refuses sockets, memory or a process.
+    pub fn start(
+        launcher: &Launcher,
+        service: &ServiceConfig,
+        id: WorkerId,
+        listeners: usize,
+        now: Instant,
+    ) -> io::Result<Self> {
+        let (channel, theirs) = sock::seqpacket_pair()?;
+        let (page, page_fd) = CountersPage::create()?;
+        let mut queues = Vec::new();
+        let mut ends = vec![page_fd];
+        for _ in 0..listeners {
+            let (queue, end) = QueueTx::to_relay()?;
+            queues.push(Arc::new(queue));
+            ends.push(end);
+        }
+        let pid = launcher.relay(&service.name, id.slot, service.user.as_ref(), theirs)?;
+        let page = Arc::new(page);
+        let channel = Foreign::socket(channel);
+        Ok(Self { id, pid, channel, queues, page, ends, readiness: Readiness::NotSetUp, since: now })
+    }
+
+    /// Sends the setup, once: only when the server accepts it is known where.
+    ///
+    /// # Errors
+    /// As sendmsg(2); the worker is of no use then.
+    pub fn set_up(
+        &mut self,
+        setup: &Setup,
+        listeners: &[BorrowedFd<'_>],
+        table: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let ends = std::mem::take(&mut self.ends);
+        let mut fds: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
+        if setup.source == Source::Listeners {
+            fds.extend_from_slice(listeners);
+        }
+        fds.extend(table);
+        self.readiness = Readiness::Awaited;
+        protocol::send(self.channel.as_fd(), setup, &fds)
+    }
+
+    /// Sends an order. A worker whose channel is full or gone is on its way out anyhow.
+    pub fn order(&self, order: ToWorker) {
+        let _ = protocol::send(self.channel.as_fd(), &order, &[]);
+    }
+
+    /// Lets it finish what it has; one that was not set up has nothing to finish.
+    pub fn drain(&self) {
+        match self.readiness {
+            Readiness::NotSetUp => process::kill_tree(self.pid),
+            Readiness::Awaited | Readiness::Ready => self.order(ToWorker::Drain),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the workers of a slot counted, over all of them: no restart and no reload lets a total fall.
+
+use std::sync::Arc;
+
+use crate::handoff::page::{CountersPage, Counts};
+
+/// A slot's totals.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// Of workers that are gone.
+    past: Counts,
+    /// Pages that somebody may still write to.
+    pages: Vec<Arc<CountersPage>>,
+}
+
+impl Counted {
+    /// A new worker counts on this page.
+    pub fn counts(&mut self, page: &Arc<CountersPage>) {
+        let past = &mut self.past;
+        self.pages.retain(|page| {
+            // Nobody but us has it any more: its worker is gone.
+            let ended = Arc::strong_count(page) == 1;
+            if ended {
+                *past += page.counts();
+            }
+            !ended
+        });
+        self.pages.push(page.clone());
+    }
+
+    /// All that was counted so far; `open` in it means nothing.
+    pub fn total(&self) -> Counts {
+        self.pages.iter().fold(self.past, |mut sum, page| {
+            sum += page.counts();
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::abi::page::row;
+
+    #[test]
+    fn totals_outlive_their_workers_and_only_pages_in_use_are_kept() {
+        let mut counted = Counted::default();
+        for _ in 0..10 {
+            let page = Arc::new(CountersPage::create().unwrap().0);
+            counted.counts(&page);
+            page.add(row::PID, 1);
+            page.add(row::RECEIVED, 3);
+            page.record_latency(3, 10_000);
+        }
+        let total = counted.total();
+        assert_eq!((total.received, total.latencies.iter().sum::<u64>(), total.latency_ns), (30, 30, 300_000));
+        assert_eq!(counted.pages.len(), 1);
+    }
+}
