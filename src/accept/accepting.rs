@@ -1,23 +1,24 @@
-//! Taking connections out of the backlog, and holding those that have no worker yet.
+//! Takes connections out of the backlog, and holds those that no worker can take yet.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::dispatcher::{Held, RETRY, Reporter, ServiceDispatcher};
+use super::Context;
+use super::dispatcher::{Held, RETRY, ServiceDispatcher};
 use super::orders::{Addresses, ListenerId, Report, place};
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
 
-/// Connections that one turn accepts before it looks at other events; the loop comes back by itself.
+/// Connections accepted per turn before other events are handled; the loop comes back by itself.
 const BUDGET: usize = 128;
-/// How soon accept(2) is tried again when descriptors or memory ran out: no new edge will come for it.
+/// Delay until accept(2) is called again after descriptors or memory ran out: no new edge comes for that.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// A service whose sockets had accept(2) wait is left alone for so long; each time twice as long, up to the second number.
-const WAITED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// Break for a service on whose listeners accept(2) blocked: the first, doubled each time up to the second.
+const BREAK: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
 impl ServiceDispatcher {
-    /// Places what is held, in its order. What waits for a listener that nobody serves lets the others go past.
+    /// Places held connections, oldest first. Connections held for an unserved listener do not block the others.
     pub(super) fn place_held(&mut self, now: Instant) {
         self.blocked = false;
         if self.workers.is_empty() {
@@ -35,8 +36,8 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Accepts from every listener that has something, as long as there is somebody to take it.
-    pub(super) fn accept_burst(&mut self, now: Instant, reporter: &Reporter) {
+    /// Accepts from every ready listener while a worker has room.
+    pub(super) fn accept_burst(&mut self, now: Instant, cx: &Context) {
         let mut budget = BUDGET;
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
@@ -44,18 +45,18 @@ impl ServiceDispatcher {
             let served = self.workers.is_served(id);
             while budget > 0 && self.may_accept(at, served, now) {
                 budget -= 1;
-                self.accept_one(id, served, now, reporter);
+                self.accept_one(id, served, now, cx);
             }
         }
     }
 
-    /// Whether the listener has something and there is somebody (or room) to take it.
+    /// Whether the listener is ready and a connection could be placed or held.
     fn may_accept(&mut self, at: usize, served: bool, now: Instant) -> bool {
         let listener = &self.listeners[at];
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
-        // What is held for those who serve goes first. While nobody does, or at the end, connections are held here.
+        // Held connections go before new ones. With no worker, or while the intake ends, new ones are held, too.
         let free = served && !self.blocked && self.workers.any_free();
         let hold = !served || self.ends();
         if free || (hold && self.waiting() < self.rules.max_held) {
@@ -65,10 +66,11 @@ impl ServiceDispatcher {
         false
     }
 
-    fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, reporter: &Reporter) {
+    fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, cx: &Context) {
         let listener = &mut self.listeners[place(id)];
         let closing = listener.closing;
         let Some(socket) = &listener.socket else { return };
+        let trouble = |errno| Report::AcceptTrouble { service: self.id, listener: id, errno };
         let accepted = match self.rules.addresses {
             Addresses::Wanted => sock::accept_with_peer(socket.as_fd()),
             Addresses::Ignored => sock::accept(socket.as_fd()).map(|socket| (socket, PeerAddress::default())),
@@ -76,32 +78,29 @@ impl ServiceDispatcher {
         match accepted {
             Ok((socket, peer)) => {
                 if listener.trouble.take().is_some() {
-                    reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: None });
+                    cx.report(trouble(None));
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
                 let Some(socket) = self.place(id, socket, peer, now) else { return };
+                let held = Held { listener: id, socket, peer, since: now };
                 if closing && !served {
-                    // Nobody will ever come for it.
-                    reset(socket);
-                    self.stats.shed.fetch_add(1, Relaxed);
-                    reporter.send(Report::Shed { service: self.id, count: 1 });
-                    return;
+                    // No worker will ever serve this listener.
+                    return self.give_up(vec![held], cx);
                 }
                 self.blocked |= served;
-                self.held.push_back(Held { listener: id, socket, peer, since: now });
+                self.held.push_back(held);
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
                 match errno {
                     libc::EAGAIN => listener.ready = false,
                     libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL => {
-                        if listener.trouble.is_none() {
-                            let report = Report::AcceptTrouble { service: self.id, listener: id, errno: Some(errno) };
-                            reporter.send(report);
+                        let is_new = listener.trouble.replace((errno, now + RETRY_AFTER)).is_none();
+                        if is_new {
+                            cx.report(trouble(Some(errno)));
                         }
-                        listener.trouble = Some((errno, now + RETRY_AFTER));
                     }
-                    libc::EINTR if sock::is_blocking(socket.as_fd()) => self.waited_for(id, reporter),
+                    libc::EINTR if sock::is_blocking(socket.as_fd()) => self.accept_blocked(id, cx),
                     // ECONNABORTED, EINTR, EPROTO and the network errors that accept(2) passes on belong to
                     // one connection: the next one may be fine.
                     _ => {}
@@ -110,52 +109,52 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Somebody who has a listening socket, too, has made it blocking. Whoever does that again and again takes little of
-    /// the other services' time.
-    fn waited_for(&mut self, id: ListenerId, reporter: &Reporter) {
+    /// Another process that has a listening socket made it blocking. One that does so repeatedly must not slow down the
+    /// other services, hence the growing break.
+    fn accept_blocked(&mut self, id: ListenerId, cx: &Context) {
         let now = Instant::now();
         let pause = match self.waited {
-            Some((pause, until)) if now.duration_since(until) < WAITED[1] => (pause * 2).min(WAITED[1]),
-            _ => WAITED[0],
+            Some((pause, until)) if now.duration_since(until) < BREAK[1] => (pause * 2).min(BREAK[1]),
+            _ => BREAK[0],
         };
         self.waited = Some((pause, now + pause));
         for listener in &mut self.listeners {
             let Some(socket) = &listener.socket else { continue };
             sock::unblock(socket.as_fd());
             if listener.id == Some(id) && listener.trouble.is_none() {
-                reporter.send(Report::AcceptTrouble { service: self.id, listener: id, errno: Some(libc::EINTR) });
+                cx.report(Report::AcceptTrouble { service: self.id, listener: id, errno: Some(libc::EINTR) });
             }
             listener.trouble = Some((libc::EINTR, now + pause));
         }
     }
 
-    /// Resets clients that have waited too long.
-    pub(super) fn shed_overdue(&mut self, now: Instant, reporter: &Reporter) {
+    /// Resets clients held for longer than the queue timeout.
+    pub(super) fn shed_overdue(&mut self, now: Instant, cx: &Context) {
         let overdue = |held: &Held| now.duration_since(held.since) >= self.rules.queue_timeout;
         let count = self.held.iter().take_while(|held| overdue(held)).count();
-        self.shed(count, reporter);
+        self.shed(count, cx);
     }
 
     /// Resets the first `count` held connections.
-    pub(super) fn shed(&mut self, count: usize, reporter: &Reporter) {
+    pub(super) fn shed(&mut self, count: usize, cx: &Context) {
         let first = self.held.drain(..count).collect();
-        self.give_up(first, reporter);
+        self.give_up(first, cx);
     }
 
-    /// Resets connections that wait no longer.
-    pub(super) fn give_up(&mut self, connections: Vec<Held>, reporter: &Reporter) {
+    /// Resets connections that were taken out of the held ones, and counts them.
+    pub(super) fn give_up(&mut self, connections: Vec<Held>, cx: &Context) {
         let count = connections.len();
         if count > 0 {
             connections.into_iter().for_each(|held| reset(held.socket));
             self.stats.shed.fetch_add(count as u64, Relaxed);
             self.stats.held.store(self.waiting() as u64, Relaxed);
-            reporter.send(Report::Shed { service: self.id, count });
+            cx.report(Report::Shed { service: self.id, count });
         }
     }
 
     /// Rescued connections have waited longest: they go first, in their order.
     pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
-        if self.has_forgotten(listener) {
+        if self.listener(listener).is_none() {
             sockets.into_iter().for_each(reset);
             return;
         }
@@ -170,7 +169,7 @@ impl ServiceDispatcher {
 }
 
 /// Resets a connection that no worker gets. A client of a Unix listener may have passed descriptors, and a server may have
-/// left a socket of its own in its queue: the close is not ours to wait for.
+/// left a socket of its own in its queue, so the close can block: a closer thread does it.
 pub(super) fn reset(socket: OwnedFd) {
     sock::reset_on_close(socket.as_fd());
     drop(Foreign::socket(socket));

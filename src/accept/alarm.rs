@@ -1,39 +1,39 @@
 //! accept(2) never blocks for long, whatever a socket's flags say.
 //!
-//! O_NONBLOCK belongs to the open file, and others have that, too: the server that bound the socket, whoever passed it to
-//! us. One of them that clears it would have the accept thread wait for a next client, and all services with it.
+//! O_NONBLOCK belongs to the open file, which other processes share: the server that bound the socket, or the one that
+//! passed it to us. If one of them clears it, accept(2) would wait for the next client, and all services with it.
 
 use std::time::Duration;
 
 use crate::sys::interrupt::Interrupter;
 
-/// A wait in accept(2) ends at the latest after so long.
-const LONGEST: Duration = Duration::from_millis(50);
+/// The longest wait in accept(2).
+const MAX_WAIT: Duration = Duration::from_millis(50);
 
-/// The timer: it runs while connections come, and costs no system call per connection.
+/// A timer that runs while connections come, so that it costs no system call per connection.
 #[derive(Debug)]
 pub(super) struct Alarm {
-    /// `None`: this system has no timers for threads.
+    /// `None` where the system has no timers for threads.
     interrupter: Option<Interrupter>,
     runs: bool,
-    /// Connections accepted ever when it last rang in a wait for events.
+    /// Connections accepted since the start when it last rang in a wait for events.
     accepted: u64,
 }
 
 impl Alarm {
-    /// For the calling thread.
+    /// An alarm for the calling thread.
     pub fn new() -> Self {
         Self { interrupter: Interrupter::new().ok(), runs: false, accepted: 0 }
     }
 
-    /// Before accept(2).
+    /// Starts the timer. To be called before accept(2).
     pub fn run(&mut self) {
         if !self.runs {
-            self.set(LONGEST);
+            self.set(MAX_WAIT);
         }
     }
 
-    /// A wait for events was interrupted: without new connections since the last time it is not needed any more.
+    /// A wait for events was interrupted: stops the timer unless connections came since the last time.
     pub fn rang(&mut self, accepted: u64) {
         if self.runs && self.accepted == accepted {
             self.set(Duration::ZERO);

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use mio::Poll;
-
+use super::Context;
 use super::accepting::reset;
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
@@ -16,38 +14,39 @@ use super::orders::{
 use super::policy::Policy;
 use super::worker::{Returned, Worker};
 use super::worker_set::{Placed, WorkerSet};
-use super::{RescueJob, let_go, unwatch, watch};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
+use crate::sys::interrupt::impatiently;
 use crate::sys::sock::PeerAddress;
 
-/// How soon a full house is tried again.
+/// Retry delay while every worker is at its cap.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
-/// Where the accept thread sends what it learns.
-pub struct Reporter {
-    pub rescue: Sender<RescueJob>,
-    pub report: Box<dyn Fn(Report) + Send>,
-}
 
-impl Reporter {
-    pub(super) fn send(&self, report: Report) {
-        (self.report)(report);
-    }
-}
-
+/// A place for a listener. Places are used again, ids are not.
+#[derive(Default)]
 pub(super) struct Listener {
-    /// Who has this place.
+    /// The present owner of this place.
     pub(super) id: Option<ListenerId>,
     /// `None` once closed.
     pub(super) socket: Option<Arc<OwnedFd>>,
     pub(super) watched: bool,
-    /// It leaves the service, once its backlog is empty.
+    /// To be closed as soon as its backlog is empty.
     pub(super) closing: bool,
-    /// An edge came and WouldBlock has not been seen since.
+    /// An edge came and accept(2) has not returned WouldBlock since.
     pub(super) ready: bool,
-    /// accept(2) failed with this errno and is tried again then.
+    /// accept(2) failed with this errno; it is called again at that time.
     pub(super) trouble: Option<(i32, Instant)>,
+}
+
+impl Listener {
+    pub(super) fn close(&mut self, cx: &Context) {
+        if let Some(socket) = self.socket.take() {
+            cx.unwatch(&socket);
+            impatiently(|| drop(socket));
+            (self.watched, self.ready) = (false, false);
+        }
+    }
 }
 
 /// A connection that was accepted (or taken back) and has no worker yet.
@@ -62,10 +61,10 @@ pub(super) struct Held {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Serving,
-    /// The backlog is being taken; the listeners close at its end.
+    /// The backlog is being taken; each listener closes when its backlog is empty.
     Stopping,
     Stopped,
-    /// As `Stopping`; at its end the service may begin anew.
+    /// As `Stopping`, but afterwards the service may be started again.
     Pausing,
 }
 
@@ -74,18 +73,19 @@ pub struct ServiceDispatcher {
     pub(super) id: ServiceId,
     pub(super) rules: Rules,
     pub(super) stats: Arc<ServiceStats>,
+    /// By [`place`].
     pub(super) listeners: Vec<Listener>,
     /// Workers online.
     pub(super) workers: WorkerSet,
     pub(super) held: VecDeque<Held>,
-    /// Something held has a worker that serves it, and none that has room.
+    /// A held connection has workers that serve its listener, but all of them are full.
     pub(super) blocked: bool,
     /// Jobs that the rescue thread has not finished.
     pub(super) rescues: usize,
-    /// No worker can take more: tried again then.
+    /// Every worker is full: the next attempt is at this time.
     pub(super) paused: Option<Instant>,
     pub(super) phase: Phase,
-    /// How long nothing was accepted after the last time that accept(2) waited, and until when.
+    /// accept(2) blocked on a listener: the length and the end of the break taken from all of them.
     pub(super) waited: Option<(Duration, Instant)>,
 }
 
@@ -106,74 +106,67 @@ impl ServiceDispatcher {
         }
     }
 
-    pub fn add_listener(&mut self, poll: &Poll, id: ListenerId, socket: Arc<OwnedFd>) {
-        let (watched, closing, ready, trouble) = (false, false, false, None);
-        let new = |id, socket| Listener { id, socket, watched, closing, ready, trouble };
+    pub fn add_listener(&mut self, cx: &Context, id: ListenerId, socket: Arc<OwnedFd>) {
         let at = place(id);
         if self.listeners.len() <= at {
-            self.listeners.resize_with(at + 1, || new(None, None));
+            self.listeners.resize_with(at + 1, Listener::default);
         }
-        self.listeners[at] = new(Some(id), Some(socket));
-        self.watch_if_ours(poll);
+        self.listeners[at] = Listener { id: Some(id), socket: Some(socket), ..Listener::default() };
+        self.watch_if_ours(cx);
     }
 
-    /// Nobody accepts there for now.
-    pub fn remove_listener(&mut self, poll: &Poll, id: ListenerId) {
-        if let Some(listener) = self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id))
-            && let Some(socket) = listener.socket.take()
-        {
-            unwatch(poll, &socket);
-            let_go(socket);
-            listener.watched = false;
-            listener.ready = false;
+    pub(super) fn listener(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id))
+    }
+
+    pub fn remove_listener(&mut self, cx: &Context, id: ListenerId) {
+        if let Some(listener) = self.listener(id) {
+            listener.close(cx);
         }
     }
 
-    /// Nobody is left to wait for: clients that wait are reset.
-    pub fn refuse(&mut self, reporter: &Reporter) {
+    /// Resets all clients that wait for a worker.
+    pub fn refuse(&mut self, cx: &Context) {
         self.held.extend(self.workers.take_lines());
         let count = self.held.len();
-        self.shed(count, reporter);
+        self.shed(count, cx);
     }
 
-    /// A listener is gone for good; the kernel resets who is in its backlog.
-    pub fn forget_listener(&mut self, poll: &Poll, id: ListenerId) {
-        self.remove_listener(poll, id);
-        self.workers.forget(id);
-        if let Some(listener) = self.listeners.get_mut(place(id)).filter(|listener| listener.id == Some(id)) {
+    /// Closes a listener for good and resets the clients held for it; the kernel resets those in its backlog.
+    pub fn forget_listener(&mut self, cx: &Context, id: ListenerId) {
+        if let Some(listener) = self.listener(id) {
+            listener.close(cx);
             listener.id = None;
         }
+        self.workers.forget(id);
         self.held.extend(self.workers.take_lines());
         let (gone, stay): (VecDeque<Held>, _) = self.held.drain(..).partition(|held| held.listener == id);
         self.held = stay;
         gone.into_iter().for_each(|held| reset(held.socket));
         self.stats.held.store(self.held.len() as u64, Relaxed);
+        cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 
-    /// Whether a listener is gone for good.
-    pub(super) fn has_forgotten(&self, id: ListenerId) -> bool {
-        self.listeners.get(place(id)).is_none_or(|listener| listener.id != Some(id))
-    }
-
-    /// Other rules; who accepts stays as it is.
+    /// `by` stays what it was: workers and listeners were set up for it.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = Rules { by: self.rules.by, ..rules };
     }
 
-    /// A listener leaves the service: what lies in its backlog is taken first, where that is ours.
-    pub fn close_listener(&mut self, poll: &Poll, id: ListenerId) {
-        match (self.rules.by, self.listeners.get_mut(place(id))) {
-            (AcceptedBy::Master, Some(listener)) if listener.socket.is_some() => {
+    /// Closes a listener that left the configuration, where the master accepts only after its backlog was taken.
+    pub fn close_listener(&mut self, cx: &Context, id: ListenerId) {
+        let master_accepts = self.rules.by == AcceptedBy::Master;
+        match self.listener(id) {
+            Some(listener) if master_accepts && listener.socket.is_some() => {
                 listener.closing = true;
                 // One look at the backlog, whether or not an edge came.
                 listener.ready = true;
             }
-            _ => self.remove_listener(poll, id),
+            _ => self.remove_listener(cx, id),
         }
     }
 
-    /// Under `none` the listeners are the workers' own, as long as there is one.
-    fn watch_if_ours(&mut self, poll: &Poll) {
+    /// Under `none` the workers accept by themselves, and the master only while there is no worker.
+    fn watch_if_ours(&mut self, cx: &Context) {
         let ours = match self.rules.by {
             AcceptedBy::Master => true,
             AcceptedBy::Workers => self.workers.is_empty(),
@@ -182,28 +175,28 @@ impl ServiceDispatcher {
         for (at, listener) in self.listeners.iter_mut().enumerate() {
             let Some(socket) = &listener.socket else { continue };
             if ours && !listener.watched {
-                match watch(poll, socket, self.id, at) {
+                match cx.watch(socket, self.id, at) {
                     Ok(()) => listener.watched = true,
                     Err(error) => listener.trouble = Some((error.raw_os_error().unwrap_or(0), Instant::now())),
                 }
             } else if !ours && listener.watched {
-                unwatch(poll, socket);
-                listener.watched = false;
-                listener.ready = false;
+                cx.unwatch(socket);
+                (listener.watched, listener.ready) = (false, false);
             }
         }
     }
 
+    /// Notes an edge of the listener at a place.
     pub fn readable(&mut self, place: usize) {
         if let Some(listener) = self.listeners.get_mut(place) {
-            // The same look at events may have brought the order to close it: what is closed is never accepted from.
+            // An order that came with the same events may have closed it: then `watched` is false.
             listener.ready |= listener.watched;
         }
     }
 
     pub fn online(
         &mut self,
-        poll: &Poll,
+        cx: &Context,
         id: WorkerId,
         queues: Vec<(ListenerId, Arc<QueueTx>)>,
         page: Arc<CountersPage>,
@@ -212,43 +205,39 @@ impl ServiceDispatcher {
     ) {
         self.workers.insert(Worker::new(id, queues, page, stats, self.rules.cap, now), self.rules.policy, now);
         self.paused = None;
-        self.watch_if_ours(poll);
+        self.watch_if_ours(cx);
     }
 
-    /// A worker listens on one more listener.
-    pub fn listens(&mut self, id: WorkerId, listener: ListenerId, queue: Arc<QueueTx>) {
-        self.workers.listens(id, listener, queue);
-    }
-
-    /// A worker has closed a listener.
-    pub fn unlistens(&mut self, id: WorkerId, listener: ListenerId, reporter: &Reporter) {
+    /// A live worker has closed a listener: the rescue thread empties its queue.
+    pub fn unlistens(&mut self, cx: &Context, id: WorkerId, listener: ListenerId) {
         if let Some((worker, queue)) = self.workers.unlistens(id, listener) {
             let stats = worker.stats.clone();
-            self.rescue(RescueKey { worker: id, listener, stats }, queue, Mark::None, reporter);
+            self.rescue(RescueKey { worker: id, listener, stats }, queue, Mark::None, cx);
         }
     }
 
-    fn remove(&mut self, poll: &Poll, id: WorkerId) -> Option<Worker> {
-        let worker = self.workers.remove(id)?;
-        self.watch_if_ours(poll);
+    /// Removes a worker. The clients waiting for it alone go first to others.
+    fn remove(&mut self, cx: &Context, id: WorkerId) -> Option<Worker> {
+        let mut worker = self.workers.remove(id)?;
+        self.watch_if_ours(cx);
+        worker.line.drain(..).rev().for_each(|held| self.held.push_front(held));
         Some(worker)
     }
 
-    /// A live worker leaves: its queue is emptied by the rescue thread, then closed.
-    pub fn drain(&mut self, poll: &Poll, id: WorkerId, reporter: &Reporter) {
-        if let Some(mut worker) = self.remove(poll, id) {
-            self.hold_line(&mut worker);
+    /// A live worker leaves: its queues are emptied by the rescue thread, then closed.
+    pub fn drain(&mut self, cx: &Context, id: WorkerId) {
+        if let Some(worker) = self.remove(cx, id) {
             let stats = worker.stats.clone();
             for (listener, queue) in worker.into_queues() {
-                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, reporter);
+                self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, cx);
             }
         }
+        cx.report(Report::Drained(id));
     }
 
-    /// A dead worker leaves: nobody else reads its queue, so it can be emptied here.
-    pub fn gone(&mut self, poll: &Poll, id: WorkerId, now: Instant, reporter: &Reporter) {
-        if let Some(mut worker) = self.remove(poll, id) {
-            self.hold_line(&mut worker);
+    /// A dead worker leaves. No other process reads its queues, so they can be emptied here without blocking.
+    pub fn worker_died(&mut self, cx: &Context, id: WorkerId, now: Instant) {
+        if let Some(worker) = self.remove(cx, id) {
             let stats = worker.stats.clone();
             let mut count = 0;
             for (listener, queue) in worker.into_queues() {
@@ -256,12 +245,12 @@ impl ServiceDispatcher {
                 count += sockets.len();
                 self.hold_rescued(listener, sockets, now);
             }
-            self.count_rescued(id, &stats, count, reporter);
+            self.count_rescued(id, &stats, count, cx);
         }
     }
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
-    pub fn turn(&mut self, poll: &Poll, now: Instant, reporter: &Reporter) {
+    pub fn turn(&mut self, cx: &Context, now: Instant) {
         let idle = self.held.is_empty() && self.workers.in_line() == 0 && !self.has_ready();
         let waiting = self.workers.busy().any(|worker| {
             worker.waits_since().is_some()
@@ -271,28 +260,28 @@ impl ServiceDispatcher {
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
-        self.workers.look(self.rules.policy, now);
+        self.workers.refresh(self.rules.policy, now);
         self.paused = None;
         let overdue = self.workers.serve_lines(&self.rules, now);
-        self.give_up(overdue, reporter);
+        self.give_up(overdue, cx);
         self.place_held(now);
-        self.accept_burst(now, reporter);
+        self.accept_burst(now, cx);
         self.flush(now);
-        self.shed_overdue(now, reporter);
-        self.rescue_stalled(now, reporter);
+        self.shed_overdue(now, cx);
+        self.rescue_stalled(now, cx);
         self.stats.held.store(self.waiting() as u64, Relaxed);
-        self.close_empty_listeners(poll);
+        self.close_empty_listeners(cx);
         if self.phase == Phase::Pausing && self.workers.is_empty() {
             // No worker comes before the next start.
-            self.refuse(reporter);
+            self.refuse(cx);
         }
         if self.ends() {
-            self.finish_when_empty(reporter);
+            self.finish_when_empty(cx);
         }
     }
 
-    /// Puts a connection into a worker's batch, or gives it back when no worker may get one.
-    /// One that is to wait for its own worker gets into that worker's line.
+    /// Puts a connection into a worker's batch or, under `ip-hash`, into the line of the worker that its client belongs
+    /// to. Returns it when no worker may get it.
     pub(super) fn place(
         &mut self,
         listener: ListenerId,
@@ -316,11 +305,6 @@ impl ServiceDispatcher {
         self.held.len() + self.workers.in_line()
     }
 
-    /// A worker leaves: who waited for it goes elsewhere at once.
-    fn hold_line(&mut self, worker: &mut Worker) {
-        worker.line.drain(..).rev().for_each(|held| self.held.push_front(held));
-    }
-
     fn flush(&mut self, now: Instant) {
         let mut returned: Returned = Vec::new();
         let refused = self.workers.flush(now, &mut returned);
@@ -333,22 +317,22 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Whether a listener may have something.
+    /// Whether accept(2) on some listener may return a connection.
     pub fn has_ready(&self) -> bool {
         self.listeners.iter().any(|listener| listener.ready)
     }
 
-    /// Connections accepted by the master, ever.
+    /// Connections accepted by the master since the start.
     pub fn accepted(&self) -> u64 {
         self.stats.accepted.load(Relaxed)
     }
 
-    /// Connections that its workers have, received or about to be.
+    /// Connections of its workers, in flight or open.
     pub fn connection_count(&self) -> u64 {
-        self.workers.connection_count()
+        self.workers.iter().map(Worker::connection_count).sum()
     }
 
-    /// When the next turn is due without an event.
+    /// The time of the next turn if no event comes before.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.phase == Phase::Stopped {
             return None;
@@ -357,34 +341,34 @@ impl ServiceDispatcher {
         let mut at = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
         for listener in self.listeners.iter().filter(|listener| listener.ready) {
             match listener.trouble {
-                // At that time there may have been no room.
+                // Every worker may be full at that time.
                 Some((_, retry)) => at(self.paused.map_or(retry, |paused| retry.max(paused))),
                 None => at(self.paused.unwrap_or(now)),
             }
         }
         if let Some(oldest) = self.held.front() {
             at(oldest.since + self.rules.queue_timeout);
-            // While no worker listens there, time alone changes nothing.
+            // While no worker serves the listener, only an order changes anything.
             if self.blocked {
                 at(self.paused.unwrap_or(now));
             }
         }
-        if let Some(patience) = self.rules.hang_timeout
+        if let Some(timeout) = self.rules.hang_timeout
             && let Some(since) = self.workers.busy().filter_map(Worker::stuck_since).min()
         {
-            at((since + patience).max(now));
+            at((since + timeout).max(now));
         }
-        if let Some(deaf) = self.workers.busy().filter_map(Worker::first_receive_due).min() {
-            at(deaf.max(now));
+        if let Some(due) = self.workers.busy().filter_map(Worker::first_receive_due).min() {
+            at(due.max(now));
         }
         if self.workers.len() > 1 {
             for since in self.workers.busy().filter_map(Worker::waits_since) {
-                // While nobody else is free it is looked at again at the same interval.
+                // An overdue worker without a free one to take over is checked again at the stall timeout's interval.
                 let due = since + self.rules.rescue_after();
                 at(if due > now { due } else { now + self.rules.stall_timeout.max(RETRY) });
             }
         }
-        // Room in a worker's queue is no event.
+        // A worker that receives makes room without an event.
         if self.ends() || self.workers.in_line() > 0 {
             at(now + RETRY);
         }

@@ -17,51 +17,48 @@ fn rules(max_held: usize) -> Rules {
     }
 }
 
-fn dispatcher(max_held: usize) -> (ServiceDispatcher, Poll, Arc<OwnedFd>) {
-    let poll = Poll::new().unwrap();
+fn dispatcher(max_held: usize) -> (ServiceDispatcher, Context, Arc<OwnedFd>) {
+    let rescue = crossbeam_channel::unbounded().0;
+    let cx = Context { poll: mio::Poll::new().unwrap(), rescue, report: Box::new(|_| {}) };
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = Arc::new(OwnedFd::from(socket));
     let mut dispatcher = ServiceDispatcher::new(0, rules(max_held), Arc::default());
-    dispatcher.add_listener(&poll, 0, socket.clone());
-    (dispatcher, poll, socket)
-}
-
-fn reporter() -> Reporter {
-    Reporter { rescue: crossbeam_channel::unbounded().0, report: Box::new(|_| {}) }
+    dispatcher.add_listener(&cx, 0, socket.clone());
+    (dispatcher, cx, socket)
 }
 
 #[test]
-fn the_last_event_of_a_listener_that_has_gone_wakes_nobody_up() {
+fn the_last_event_of_a_closed_listener_wakes_no_one_up() {
     for leaves in [ServiceDispatcher::remove_listener, ServiceDispatcher::forget_listener] {
-        let (mut dispatcher, poll, _socket) = dispatcher(16);
-        leaves(&mut dispatcher, &poll, 0);
+        let (mut dispatcher, cx, _socket) = dispatcher(16);
+        leaves(&mut dispatcher, &cx, 0);
         dispatcher.readable(0);
         let now = Instant::now();
-        dispatcher.turn(&poll, now, &reporter());
+        dispatcher.turn(&cx, now);
         assert_eq!(dispatcher.deadline(now), None);
     }
 }
 
 #[test]
 fn a_listener_in_trouble_whose_clients_find_no_room_is_tried_later() {
-    let (mut dispatcher, poll, _socket) = dispatcher(0);
+    let (mut dispatcher, cx, _socket) = dispatcher(0);
     let now = Instant::now();
     dispatcher.readable(0);
     dispatcher.listeners[0].trouble = Some((libc::EMFILE, now));
     let later = now + Duration::from_secs(1);
-    dispatcher.turn(&poll, later, &reporter());
+    dispatcher.turn(&cx, later);
     assert_eq!(dispatcher.deadline(later), Some(later + RETRY));
 }
 
 #[test]
 fn what_comes_back_after_the_end_of_a_stop_is_reset() {
-    let (mut dispatcher, _poll, _socket) = dispatcher(16);
-    dispatcher.stop_now(&reporter());
+    let (mut dispatcher, cx, _socket) = dispatcher(16);
+    dispatcher.stop_now(&cx);
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     let worker = WorkerId { service: 0, slot: 0, generation: 1 };
     let key = RescueKey { worker, listener: 0, stats: Arc::default() };
-    dispatcher.rescued(&key, vec![server.into()], Instant::now(), &reporter());
+    dispatcher.rescued(&cx, &key, vec![server.into()], Instant::now());
     assert_eq!(dispatcher.waiting(), 0);
     drop(client);
 }

@@ -1,16 +1,14 @@
-//! How a service's intake ends, for good or for now: the backlog is taken, the listeners close, what is held is handed over.
+//! The end of a service's intake, final or for a pause: the backlog is taken, the listeners close, held connections are
+//! handed over.
 
 use std::os::fd::AsFd;
 
-use mio::Poll;
-
-use super::dispatcher::{Phase, Reporter, ServiceDispatcher};
+use super::Context;
+use super::dispatcher::{Phase, ServiceDispatcher};
 use super::orders::{AcceptedBy, Report};
-use super::{let_go, unwatch};
 use crate::sys::sock;
 
 impl ServiceDispatcher {
-    /// Begins to stop: see [`Phase::Stopping`].
     pub fn stop(&mut self) {
         if self.phase == Phase::Serving {
             self.take_backlog();
@@ -20,7 +18,6 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Begins to stop for now: see [`Phase::Pausing`].
     pub fn pause(&mut self) {
         if self.phase == Phase::Serving {
             self.take_backlog();
@@ -28,76 +25,69 @@ impl ServiceDispatcher {
         }
     }
 
-    /// One look at the backlog, whether or not an edge came.
+    /// One look at each backlog, whether or not an edge came.
     fn take_backlog(&mut self) {
         for listener in &mut self.listeners {
             listener.ready = listener.socket.is_some() && self.rules.by != AcceptedBy::Servers;
         }
     }
 
-    /// Whether it stops, for good or for now: what lies in the backlog is taken and nothing after it.
+    /// Whether listeners close once their backlog is empty.
     pub(super) fn ends(&self) -> bool {
         matches!(self.phase, Phase::Stopping | Phase::Pausing)
     }
 
-    /// Ends the stop: what is still held is reset.
-    pub fn stop_now(&mut self, reporter: &Reporter) {
+    /// Ends a stop at once: held connections are reset.
+    pub fn stop_now(&mut self, cx: &Context) {
         if self.phase != Phase::Stopped {
-            self.refuse(reporter);
-            self.listeners.iter_mut().filter_map(|listener| listener.socket.take()).for_each(let_go);
-            self.finish(reporter);
+            self.refuse(cx);
+            self.listeners.iter_mut().for_each(|listener| listener.close(cx));
+            self.finish(cx);
         }
     }
 
-    /// Ends the pause's beginning: what is still held is reset.
-    pub fn pause_now(&mut self, poll: &Poll, reporter: &Reporter) {
+    /// Ends a pause at once: the listeners refuse clients, held connections are reset.
+    pub fn pause_now(&mut self, cx: &Context) {
         if self.phase == Phase::Pausing {
-            self.refuse(reporter);
+            self.refuse(cx);
             for listener in &mut self.listeners {
-                if let Some(socket) = listener.socket.take() {
+                if let Some(socket) = &listener.socket {
                     sock::stop_listening(socket.as_fd());
-                    unwatch(poll, &socket);
-                    let_go(socket);
-                    (listener.watched, listener.ready) = (false, false);
                 }
+                listener.close(cx);
             }
-            self.finish(reporter);
+            self.finish(cx);
         }
     }
 
-    fn finish(&mut self, reporter: &Reporter) {
+    fn finish(&mut self, cx: &Context) {
         self.workers.clear();
         if self.phase == Phase::Pausing {
             self.phase = Phase::Serving;
-            reporter.send(Report::Paused(self.id));
+            cx.report(Report::Paused(self.id));
         } else {
             self.phase = Phase::Stopped;
-            reporter.send(Report::Stopped(self.id));
+            cx.report(Report::Stopped(self.id));
         }
     }
 
-    pub(super) fn close_empty_listeners(&mut self, poll: &Poll) {
+    pub(super) fn close_empty_listeners(&mut self, cx: &Context) {
         let ends = self.ends();
-        for listener in &mut self.listeners {
-            if !listener.ready
-                && (listener.closing || ends)
-                && let Some(socket) = listener.socket.take()
+        for listener in self.listeners.iter_mut().filter(|listener| !listener.ready && (listener.closing || ends)) {
+            if self.phase == Phase::Pausing
+                && let Some(socket) = &listener.socket
             {
-                if self.phase == Phase::Pausing {
-                    // Others have it, too. At once: who comes later would wait in vain.
-                    sock::stop_listening(socket.as_fd());
-                }
-                unwatch(poll, &socket);
-                let_go(socket);
-                listener.watched = false;
+                // The control thread keeps the socket bound for the next start; without this, clients would wait.
+                sock::stop_listening(socket.as_fd());
             }
+            listener.close(cx);
         }
     }
 
-    pub(super) fn finish_when_empty(&mut self, reporter: &Reporter) {
+    pub(super) fn finish_when_empty(&mut self, cx: &Context) {
         let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
         if closed && self.waiting() == 0 && self.rescues == 0 {
-            self.finish(reporter);
+            self.finish(cx);
         }
     }
 }

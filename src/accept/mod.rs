@@ -22,17 +22,16 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::handoff::rescue::{self, Job};
-use crate::sys::interrupt::impatiently;
 use alarm::Alarm;
-use dispatcher::{Reporter, ServiceDispatcher};
-use orders::{Order, Report, RescueKey, WorkerId};
+use dispatcher::ServiceDispatcher;
+use orders::{Order, Report, RescueKey, ServiceId};
 use pacing::Pacing;
 
 const WAKER: Token = Token(usize::MAX);
-/// Places of one service's listeners in a token.
+/// A listener's token is its service times this, plus its place in the service.
 const LISTENERS: usize = orders::PLACES;
 
-/// The control thread's handle: orders go in here.
+/// The control thread's handle on the accept thread.
 #[derive(Debug, Clone)]
 pub struct Orders {
     sender: Sender<Order>,
@@ -48,8 +47,7 @@ impl Orders {
     }
 }
 
-/// Starts the accept thread and the rescue thread that belongs to it. `report` is called on the accept thread
-/// and must not block.
+/// Starts the accept thread and its rescue thread. `report` is called on the accept thread and must not block.
 ///
 /// # Errors
 /// When epoll or a thread cannot be had.
@@ -60,21 +58,41 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let orders = Orders { sender, waker };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
-    let mut acceptor = Acceptor {
-        poll,
-        orders: receiver,
-        dispatchers: Vec::new(),
-        reporter: Reporter { rescue, report: Box::new(report) },
-    };
+    let context = Context { poll, rescue, report: Box::new(report) };
+    let mut acceptor = Acceptor { context, orders: receiver, dispatchers: Vec::new() };
     thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
     Ok(orders)
 }
 
-struct Acceptor {
+/// What all services use on the accept thread.
+struct Context {
     poll: Poll,
+    rescue: Sender<Job<RescueKey>>,
+    report: Box<dyn Fn(Report) + Send>,
+}
+
+impl Context {
+    fn report(&self, report: Report) {
+        (self.report)(report);
+    }
+
+    /// Watches a listener, edge-triggered.
+    fn watch(&self, socket: &OwnedFd, service: ServiceId, place: usize) -> io::Result<()> {
+        let token = Token(service * LISTENERS + place);
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    fn unwatch(&self, socket: &OwnedFd) {
+        // Fails only when it was not watched.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
+    }
+}
+
+struct Acceptor {
+    context: Context,
     orders: Receiver<Order>,
+    /// By service id.
     dispatchers: Vec<ServiceDispatcher>,
-    reporter: Reporter,
 }
 
 impl Acceptor {
@@ -85,7 +103,7 @@ impl Acceptor {
         let mut alarm = Alarm::new();
         loop {
             let timeout = self.timeout(Instant::now());
-            match self.poll.poll(&mut events, timeout) {
+            match self.context.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => alarm.rang(self.accepted()),
                 // Only a closed or foreign epoll descriptor can do this; go on by timer, at a bounded rate.
                 Err(_) => thread::sleep(Duration::from_millis(50)),
@@ -95,7 +113,9 @@ impl Acceptor {
             for event in &events {
                 let Token(token) = event.token();
                 if event.token() == WAKER {
-                    self.take_orders(now);
+                    while let Ok(order) = self.orders.try_recv() {
+                        self.obey(order, now);
+                    }
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
                     dispatcher.readable(token % LISTENERS);
                 }
@@ -104,131 +124,62 @@ impl Acceptor {
                 alarm.run();
             }
             for dispatcher in &mut self.dispatchers {
-                dispatcher.turn(&self.poll, now, &self.reporter);
+                dispatcher.turn(&self.context, now);
             }
-            if let Some(pause) = pacing
-                .pause(self.accepted(), now, || self.dispatchers.iter().map(ServiceDispatcher::connection_count).sum())
-            {
-                // Not where something is due, a rest of the backlog for one.
+            let open = || self.dispatchers.iter().map(ServiceDispatcher::connection_count).sum();
+            if let Some(pause) = pacing.pause(self.accepted(), now, open) {
+                // Not past the next deadline: the rest of a backlog may be due at once.
                 thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
             }
         }
     }
 
-    /// Connections accepted, ever.
+    /// Connections accepted since the start.
     fn accepted(&self) -> u64 {
         self.dispatchers.iter().map(ServiceDispatcher::accepted).sum()
     }
 
-    /// Until when there is nothing to do; `None`: until an event comes.
+    /// Time to the next deadline; `None` waits for an event.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let next = self.dispatchers.iter().filter_map(|dispatcher| dispatcher.deadline(now)).min()?;
         Some(next.saturating_duration_since(now))
     }
 
-    fn take_orders(&mut self, now: Instant) {
-        while let Ok(order) = self.orders.try_recv() {
-            let count = self.dispatchers.len();
-            match order {
-                Order::Service { rules, stats } => self.dispatchers.push(ServiceDispatcher::new(count, rules, stats)),
-                Order::Listener { service, id, socket } => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.add_listener(&self.poll, id, socket);
-                    }
-                }
-                Order::Rules(service, rules) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.set_rules(rules);
-                    }
-                }
-                Order::CloseListener { service, id } => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.close_listener(&self.poll, id);
-                    }
-                }
-                Order::Forget { service, id } => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.forget_listener(&self.poll, id);
-                    }
-                    self.reporter.send(Report::Forgotten { service, listener: id });
-                }
-                Order::StopAccepting { service, id } => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.remove_listener(&self.poll, id);
-                    }
-                }
-                Order::Refuse(service) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.refuse(&self.reporter);
-                    }
-                }
-                Order::Online { worker, queues, page, stats } => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(worker.service) {
-                        dispatcher.online(&self.poll, worker, queues, page, stats, now);
-                    }
-                }
-                Order::Listens { worker, listener, queue } => {
-                    self.on(worker, |dispatcher, _, _| dispatcher.listens(worker, listener, queue));
-                }
-                Order::Unlistens { worker, listener } => {
-                    self.on(worker, |dispatcher, _, reporter| dispatcher.unlistens(worker, listener, reporter));
-                }
-                Order::Drain(worker) => self.on(worker, |dispatcher, poll, reporter| {
-                    dispatcher.drain(poll, worker, reporter);
-                    reporter.send(Report::Drained(worker));
-                }),
-                Order::WorkerDied(worker) => {
-                    self.on(worker, |dispatcher, poll, reporter| dispatcher.gone(poll, worker, now, reporter))
-                }
-                Order::Rescued { from, sockets } => {
-                    self.on(from.worker, |dispatcher, _, reporter| dispatcher.rescued(&from, sockets, now, reporter));
-                }
-                Order::Stop(service) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.stop();
-                    }
-                }
-                Order::StopNow(service) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.stop_now(&self.reporter);
-                    }
-                }
-                Order::Pause(service) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.pause();
-                    }
-                }
-                Order::PauseNow(service) => {
-                    if let Some(dispatcher) = self.dispatchers.get_mut(service) {
-                        dispatcher.pause_now(&self.poll, &self.reporter);
-                    }
-                }
+    fn obey(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::Service { rules, stats } => {
+                self.dispatchers.push(ServiceDispatcher::new(self.dispatchers.len(), rules, stats));
             }
+            Order::Rules(service, rules) => self.on(service, |it, _| it.set_rules(rules)),
+            Order::Listener { service, id, socket } => self.on(service, |it, cx| it.add_listener(cx, id, socket)),
+            Order::StopAccepting { service, id } => self.on(service, |it, cx| it.remove_listener(cx, id)),
+            Order::CloseListener { service, id } => self.on(service, |it, cx| it.close_listener(cx, id)),
+            Order::Forget { service, id } => self.on(service, |it, cx| it.forget_listener(cx, id)),
+            Order::Refuse(service) => self.on(service, |it, cx| it.refuse(cx)),
+            Order::Online { worker, queues, page, stats } => {
+                self.on(worker.service, |it, cx| it.online(cx, worker, queues, page, stats, now));
+            }
+            Order::Listens { worker, listener, queue } => {
+                self.on(worker.service, |it, _| it.workers.listens(worker, listener, queue));
+            }
+            Order::Unlistens { worker, listener } => {
+                self.on(worker.service, |it, cx| it.unlistens(cx, worker, listener));
+            }
+            Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
+            Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
+            Order::Rescued { from, sockets } => {
+                self.on(from.worker.service, |it, cx| it.rescued(cx, &from, sockets, now));
+            }
+            Order::Stop(service) => self.on(service, |it, _| it.stop()),
+            Order::StopNow(service) => self.on(service, |it, cx| it.stop_now(cx)),
+            Order::Pause(service) => self.on(service, |it, _| it.pause()),
+            Order::PauseNow(service) => self.on(service, |it, cx| it.pause_now(cx)),
         }
     }
 
-    fn on(&mut self, worker: WorkerId, act: impl FnOnce(&mut ServiceDispatcher, &Poll, &Reporter)) {
-        if let Some(dispatcher) = self.dispatchers.get_mut(worker.service) {
-            act(dispatcher, &self.poll, &self.reporter);
+    fn on(&mut self, service: ServiceId, act: impl FnOnce(&mut ServiceDispatcher, &Context)) {
+        if let Some(dispatcher) = self.dispatchers.get_mut(service) {
+            act(dispatcher, &self.context);
         }
     }
 }
-
-/// Starts watching a listener, edge-triggered.
-fn watch(poll: &Poll, socket: &OwnedFd, service: usize, place: usize) -> io::Result<()> {
-    let token = Token(service * LISTENERS + place);
-    poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
-}
-
-/// Stops watching a listener.
-fn unwatch(poll: &Poll, socket: &OwnedFd) {
-    // Fails only when it was not watched.
-    let _ = poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
-}
-
-/// Closes a listener, if nobody else of us has it.
-fn let_go(socket: Arc<OwnedFd>) {
-    impatiently(|| drop(socket));
-}
-
-type RescueJob = Job<RescueKey>;

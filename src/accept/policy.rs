@@ -1,4 +1,4 @@
-//! Who gets the next connection: a pure choice over plain numbers.
+//! The choice of the worker for the next connection: pure, over plain numbers.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -33,28 +33,28 @@ impl std::fmt::Display for Policy {
 /// One worker as the policy sees it, from a snapshot taken once per burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// The slot's number: the identity that `ip-hash` hashes.
+    /// Hashed by `ip-hash`.
     pub slot: u32,
-    /// Hand-offs not yet received, those of this burst included.
+    /// Hand-offs not yet received, including those of this burst.
     pub pending: u32,
     /// The most that may be pending.
     pub cap: u32,
     /// Connections received and not yet closed.
     pub open: u64,
-    /// Its oldest hand-off waits too long: passed over while another keeps up.
+    /// Its oldest hand-off is too old: passed over while another worker keeps up.
     pub behind: bool,
-    /// Its queue was rescued and it has not woken up since: gets nothing.
+    /// Its queue was rescued and it has not received since: gets nothing.
     pub stalled: bool,
     /// Online for less than the slow-start time.
     pub young: bool,
-    /// Turns under `rr` that it was passed over and has not had back.
+    /// Turns of `rr` that it was passed over and has not been given back.
     pub owed: u32,
 }
 
-/// The most turns that a worker can be owed: one that was away for long is not flooded when it is back.
+/// The most turns that a worker can be owed, so that one that comes back after a long stall is not flooded.
 pub const MAX_OWED: u32 = 256;
 
-/// The rotation: where the next search begins, and who had the last turn.
+/// The rotation: where the next search begins, and the worker that had the last turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
     next: usize,
@@ -62,7 +62,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A worker was inserted at `at`: the turn stays with the worker whose it was.
+    /// A worker was inserted at `at`; the next turn stays with the same worker.
     pub fn inserted(&mut self, at: usize) {
         self.next += usize::from(at < self.next);
         self.last = None;
@@ -76,14 +76,14 @@ impl Turn {
 }
 
 impl Candidate {
-    fn eligible(&self) -> bool {
+    /// Whether it may get a connection.
+    pub fn eligible(&self) -> bool {
         !self.stalled && self.pending < self.cap
     }
 }
 
-/// Index of the worker that gets the next connection, or `None` when no worker may get one.
-///
-/// Counts the choice as pending, and turns passed over as owed.
+/// Returns the index of the worker that gets the next connection, or `None` if no worker may get one. Counts the choice as
+/// pending, and turns passed over as owed.
 pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: Option<IpAddr>) -> Option<usize> {
     let chosen = match (policy, client) {
         (Policy::IpHash, Some(client)) => by_hash(workers, client)?,
@@ -104,7 +104,7 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
     Some(chosen)
 }
 
-/// Who is passed over is owed a turn; who is owed one gets it back as a second in a row, never more than two.
+/// A worker that is passed over is owed a turn. It is given back as a second turn in a row, never a third.
 fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
         workers[at].owed = (workers[at].owed + 1).min(MAX_OWED);
@@ -118,7 +118,6 @@ fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     }
 }
 
-/// Indices in order of rotation.
 fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
     let start = if turn < len { turn } else { 0 };
     (start..len).chain(0..start)
@@ -132,11 +131,11 @@ fn in_turn(workers: &[Candidate], turn: usize) -> Option<usize> {
     })
 }
 
-/// What is pending is open in a moment: counting only what is open would let whoever receives fastest have most.
+/// Pending hand-offs count as open; otherwise the worker that receives fastest would win every pick.
 fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
     let total: u64 = workers.iter().map(|worker| worker.open).sum();
     let mean = total / workers.len().max(1) as u64;
-    // Where all are young nobody is a newcomer.
+    // Slow start only matters beside workers that have been up for longer.
     let slow_start = workers.iter().any(|worker| !worker.young);
     let load = |worker: &Candidate| if worker.young && slow_start { worker.open.max(mean) } else { worker.open };
     rotation(workers.len(), turn).filter(|&at| workers[at].eligible()).min_by_key(|&at| {
@@ -151,7 +150,7 @@ fn by_hash(workers: &[Candidate], client: IpAddr) -> Option<usize> {
     eligible.max_by_key(|&at| weight(client, workers[at].slot))
 }
 
-/// Under `ip-hash`: index of the worker that a client belongs to, whether or not it has room now.
+/// Under `ip-hash`: the worker that a client belongs to, whether or not it has room now.
 pub fn home(workers: &[Candidate], client: IpAddr) -> Option<usize> {
     let alive = (0..workers.len()).filter(|&at| !workers[at].stalled);
     alive.max_by_key(|&at| weight(client, workers[at].slot))

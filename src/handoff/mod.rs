@@ -5,4 +5,4 @@ mod queue;
 pub mod rescue;
 pub mod upstreams;
 
-pub use queue::{Framing, QueueRx, QueueTx, Reception};
+pub use queue::{QueueRx, QueueTx, Reception};

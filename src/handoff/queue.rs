@@ -22,7 +22,7 @@ pub struct QueueTx {
 
 /// What a queue's messages are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+enum Framing {
     /// To a relay worker: many sockets, a tag for each.
     Batched,
     /// To a server: one socket with its client's address.
@@ -91,31 +91,37 @@ impl QueueTx {
         Some(nix::sys::stat::fstat(self.rx.as_fd()).ok()?.st_ino)
     }
 
-    /// How its messages are framed.
-    pub fn framing(&self) -> Framing {
-        self.framing
+    /// Whether it leads to a server.
+    pub fn is_direct(&self) -> bool {
+        self.framing == Framing::Single
     }
 
-    /// Hands over one socket to a server.
-    ///
-    /// # Errors
-    /// As [`QueueTx::send`].
-    pub fn send_direct(
-        &self,
-        socket: BorrowedFd<'_>,
-        peer: &PeerAddress,
-        number: u64,
-        accepted: u64,
-    ) -> io::Result<()> {
-        let payload = direct_payload(payload::SOCKET, peer, number, accepted);
-        scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket))
-    }
-
-    /// Hands over `sockets` (at most [`scm::MAX_FDS`]), accepted at that time (nanoseconds of the monotonic clock), in one
-    /// message. The caller closes its copies at once.
+    /// Sends the first sockets of a batch in one message and returns how many: to a relay worker as many as fit, to a server
+    /// one with its client's address and `number`. The first was accepted at `accepted` (nanoseconds of the monotonic
+    /// clock). The caller closes its copies at once.
     ///
     /// # Errors
     /// `EAGAIN` and `ETOOMANYREFS` are back-pressure: nothing was sent.
+    pub fn send_batch(&self, batch: &[(OwnedFd, PeerAddress)], number: u64, accepted: u64) -> io::Result<usize> {
+        match (self.framing, batch) {
+            (_, []) => Ok(0),
+            (Framing::Batched, _) => {
+                let batch = &batch[..batch.len().min(scm::MAX_FDS)];
+                self.send(batch.iter().map(|(socket, _)| socket.as_fd()), accepted)?;
+                Ok(batch.len())
+            }
+            (Framing::Single, [(socket, peer), ..]) => {
+                let payload = direct_payload(payload::SOCKET, peer, number, accepted);
+                scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket.as_fd()))?;
+                Ok(1)
+            }
+        }
+    }
+
+    /// Hands over `sockets` (at most [`scm::MAX_FDS`]) to a relay worker in one message.
+    ///
+    /// # Errors
+    /// See [`QueueTx::send_batch`].
     pub fn send<'a>(&self, sockets: impl ExactSizeIterator<Item = BorrowedFd<'a>>, accepted: u64) -> io::Result<()> {
         let tags = [accepted.to_ne_bytes(); scm::MAX_FDS];
         let len = sockets.len().min(scm::MAX_FDS);
@@ -315,7 +321,7 @@ mod tests {
         send(&[1; payload::DIRECT_BYTES], &[file.as_fd()]);
         send(&[1; payload::DIRECT_BYTES], &[socket.as_fd(), socket.as_fd()]);
         send(&[1; 5], &[socket.as_fd()]);
-        queue.send_direct(socket.as_fd(), &PeerAddress::default(), 1, 1).unwrap();
+        queue.send_batch(&[(socket.into(), PeerAddress::default())], 1, 1).unwrap();
         let back = queue.take_back();
         assert_eq!(back.len(), 1);
         assert!(sock::is_socket(back[0].as_fd()));
