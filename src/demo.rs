@@ -5,12 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::addr::ListenAddr;
 use crate::cli::{self, Demo};
 use crate::config::sources::Given;
-use crate::exit::{Exit, USAGE};
+use crate::exit::{Exit, OS, USAGE};
 
 /// The longest request head that the responder reads.
 const MAX_HEAD: u64 = 16 * 1024;
@@ -51,11 +49,12 @@ pub fn welcome(listener: &str) -> String {
 /// The responder's `main`: HTTP on `PORT`, one thread per connection.
 ///
 /// # Errors
-/// Without a `PORT`, or when it cannot listen there.
-pub fn serve() -> anyhow::Result<()> {
-    let port: u16 = std::env::var("PORT").context("PORT is not set")?.parse().context("PORT")?;
+/// Exit code 71 without a `PORT`, or when it cannot listen there.
+pub fn serve() -> Result<(), Exit> {
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok());
+    let port: u16 = port.ok_or_else(|| Exit::new(OS, "PORT is not a port"))?;
     let slot = std::env::var("ROUNDSMAN_SLOT").unwrap_or_default();
-    let listener = TcpListener::bind(("127.0.0.1", port)).context("cannot listen")?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| Exit::os("cannot listen", &error))?;
     for stream in listener.incoming() {
         match stream {
             Ok(stream) => {

@@ -14,8 +14,10 @@ use roundsman::{admin, config, control, daemon, demo, output, relay};
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("relay-worker") => return end(role(relay::main())),
-        Some("demo-server") => return end(role(demo::serve())),
+        Some("relay-worker") => {
+            return end(relay::main().map(|()| 0).map_err(|error| Exit::new(OS, error.to_string())));
+        }
+        Some("demo-server") => return end(demo::serve().map(|()| 0)),
         _ => {}
     }
     let (cli, given) = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
@@ -81,8 +83,4 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     servers.finish();
     log.flush();
     result
-}
-
-fn role(result: anyhow::Result<()>) -> Result<u8, Exit> {
-    result.map(|()| 0).map_err(|error| Exit::new(OS, format!("{error:#}")))
 }

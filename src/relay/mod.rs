@@ -19,9 +19,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use thiserror::Error;
 
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
@@ -34,12 +34,29 @@ const CHANNEL: Token = Token(usize::MAX);
 const RESOLVER: Token = Token(usize::MAX - 1);
 const PROBE: Token = Token(usize::MAX - 2);
 
+/// Why a relay worker ends early.
+#[derive(Debug, Error)]
+pub enum RelayError {
+    #[error("{0}: {1}")]
+    Unusable(&'static str, io::Error),
+    #[error("setup came with {0} descriptors")]
+    Descriptors(usize),
+    #[error("the master is gone")]
+    NoMaster,
+    #[error(transparent)]
+    Os(#[from] io::Error),
+}
+
+fn unusable(what: &'static str) -> impl Fn(io::Error) -> RelayError {
+    move |error| RelayError::Unusable(what, error)
+}
+
 /// The role's `main`: serves until the master says so or is gone.
 ///
 /// # Errors
 /// When the setup is not what a master sends, or the system refuses epoll or the counters page.
-pub fn main() -> anyhow::Result<()> {
-    let channel = crate::sys::process::take_stdin().context("no channel on standard input")?;
+pub fn main() -> Result<(), RelayError> {
+    let channel = crate::sys::process::take_stdin().map_err(unusable("no channel on standard input"))?;
     crate::sys::process::set_thread_name(c"roundsman-relay");
     crate::sys::process::prefer_batches();
     let mut worker = Worker::set_up(channel)?;
@@ -65,25 +82,24 @@ enum Phase {
 }
 
 impl Worker {
-    fn set_up(channel: OwnedFd) -> anyhow::Result<Self> {
+    fn set_up(channel: OwnedFd) -> Result<Self, RelayError> {
         let mut fds = Vec::new();
         let mut blocking = [nix::poll::PollFd::new(channel.as_fd(), nix::poll::PollFlags::POLLIN)];
-        nix::poll::poll(&mut blocking, nix::poll::PollTimeout::NONE)?;
-        let Some(setup) = protocol::receive::<Setup>(channel.as_fd(), &mut fds).context("unreadable setup")? else {
-            bail!("the master is gone");
-        };
+        nix::poll::poll(&mut blocking, nix::poll::PollTimeout::NONE).map_err(io::Error::from)?;
+        let setup = protocol::receive::<Setup>(channel.as_fd(), &mut fds).map_err(unusable("unreadable setup"))?;
+        let setup = setup.ok_or(RelayError::NoMaster)?;
         let listeners = if setup.source == Source::Listeners { setup.listeners } else { 0 };
         if fds.len() != 1 + setup.listeners + listeners + usize::from(setup.shared) {
-            bail!("setup came with {} descriptors", fds.len());
+            return Err(RelayError::Descriptors(fds.len()));
         }
         let table = match fds.pop_if(|_| setup.shared) {
-            Some(table) => UpstreamTable::attach(table.as_fd()).context("table of upstreams")?,
+            Some(table) => UpstreamTable::attach(table.as_fd()).map_err(unusable("table of upstreams"))?,
             None => UpstreamTable::own(),
         };
         let listeners = fds.split_off(1 + setup.listeners);
         let queues = fds.split_off(1);
-        let page = fds.pop().context("no counters page")?;
-        let page = CountersPage::attach(page.as_fd()).context("counters page")?;
+        let page = fds.pop().ok_or(RelayError::Descriptors(0))?;
+        let page = CountersPage::attach(page.as_fd()).map_err(unusable("counters page"))?;
         page.add(crate::abi::page::row::PID, u64::from(std::process::id()));
         let poll = Poll::new()?;
         let fd = channel.as_raw_fd();
@@ -99,7 +115,7 @@ impl Worker {
         let _ = protocol::send(self.channel.as_fd(), message, &[]);
     }
 
-    fn run(&mut self) -> anyhow::Result<()> {
+    fn run(&mut self) -> Result<(), RelayError> {
         let mut events = Events::with_capacity(1024);
         loop {
             let now = Instant::now();
@@ -134,7 +150,7 @@ impl Worker {
         }
     }
 
-    fn take_orders(&mut self, now: Instant) -> anyhow::Result<Master> {
+    fn take_orders(&mut self, now: Instant) -> Result<Master, RelayError> {
         loop {
             match protocol::receive::<ToWorker>(self.channel.as_fd(), &mut Vec::new()) {
                 Ok(Some(ToWorker::Serve)) => self.intake.serve(&self.poll)?,
@@ -145,7 +161,7 @@ impl Worker {
                 }
                 Ok(None) => return Ok(Master::Gone),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Master::Alive),
-                Err(error) => return Err(error).context("channel to the master"),
+                Err(error) => return Err(RelayError::Unusable("channel to the master", error)),
             }
         }
     }

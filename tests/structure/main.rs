@@ -1,0 +1,234 @@
+//! The structure of the sources: which module may import which, how large they may become. A rule that is broken here is
+//! a question of design; the answer is a change of the code, or of the table with a reason in the commit.
+#![allow(clippy::unwrap_used)]
+
+mod graph;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use graph::Table;
+use source::{Source, Use, crate_of, paths};
+
+/// What each module imports. `main` is the program; a part of a module (`accept::policy`) means nothing else of it.
+const ALLOWED: Table<'_> = &[
+    ("abi", &[]),
+    ("addr", &[]),
+    ("exit", &[]),
+    ("limited", &[]),
+    ("lines", &[]),
+    ("sys", &["abi"]),
+    ("output", &["sys"]),
+    ("proc_net", &["sys"]),
+    ("program", &["exit", "sys"]),
+    ("listener", &["addr", "proc_net", "sys"]),
+    ("handoff", &["abi", "sys"]),
+    ("accept", &["handoff", "sys"]),
+    ("relay", &["abi", "addr", "handoff", "sys"]),
+    ("node", &["lines", "sys"]),
+    ("launch", &["exit", "output", "program", "sys"]),
+    ("direct", &["abi", "launch", "limited", "program", "sys"]),
+    (
+        "config",
+        &[
+            "accept::policy::Policy",
+            "addr",
+            "exit",
+            "output::LogFormat",
+            "output::files::Files",
+            "output::passing::Format",
+            "program",
+            "sys::process::Credentials",
+        ],
+    ),
+    ("cli", &["accept::policy::Policy", "addr", "config", "exit", "program"]),
+    ("control", &["cli", "config::instances::Change", "exit", "handoff::page::Counts", "lines", "output", "program"]),
+    ("admin", &["abi", "addr", "control::status", "listener::BACKLOG"]),
+    (
+        "supervisor",
+        &[
+            "abi", "accept", "addr", "config", "direct", "exit", "handoff", "launch", "limited", "listener", "node",
+            "proc_net", "program", "relay", "sys",
+        ],
+    ),
+    (
+        "daemon",
+        &[
+            "accept",
+            "addr",
+            "admin",
+            "config",
+            "control",
+            "direct",
+            "exit",
+            "launch",
+            "limited",
+            "listener",
+            "node",
+            "output",
+            "program",
+            "relay",
+            "supervisor",
+            "sys",
+        ],
+    ),
+    ("demo", &["addr", "cli", "config", "exit"]),
+    ("main", &["admin", "cli", "config", "control", "daemon", "demo", "exit", "output", "relay"]),
+];
+
+/// No module has more than this share of all lines, in percent.
+const MAX_SHARE: usize = 15;
+/// Lines of a file.
+const MAX_LINES: usize = 400;
+/// Limits that are still higher: percent of a module, lines of a file.
+const HIGHER: [(&str, usize); 2] = [("supervisor", 24), ("supervisor/plan_tests.rs", 500)];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn library() -> Vec<Source> {
+    crate_of(&root().join("src/lib.rs"))
+}
+
+/// Each import with the top-level module in which it stands.
+fn imports(sources: &[Source]) -> Vec<(String, Use)> {
+    let of = |source: &Source| {
+        let from = source.module.first().map_or("main", String::as_str).to_owned();
+        paths(source, "roundsman").into_iter().map(move |import| (from.clone(), import))
+    };
+    sources.iter().flat_map(of).collect()
+}
+
+fn names(sources: &[Source]) -> Vec<&str> {
+    let mut names: Vec<&str> = sources.iter().filter_map(|source| Some(source.module.first()?.as_str())).collect();
+    names.dedup();
+    names.push("main");
+    names
+}
+
+#[test]
+fn modules_import_what_the_table_allows_and_never_in_a_circle() {
+    let library = library();
+    let program = crate_of(&root().join("src/main.rs"));
+    let imports = [imports(&library), imports(&program)].concat();
+    let wrong = graph::check(&names(&library), &imports, ALLOWED);
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn the_preload_library_has_nothing_of_the_program_but_abi() {
+    let preload = crate_of(&root().join("src/direct/preload/lib.rs"));
+    let own = root().join("src/direct/preload");
+    let abi = root().join("src/abi").canonicalize().unwrap();
+    for source in preload {
+        let file = source.file.canonicalize().unwrap();
+        assert!(file.starts_with(&own) || file.starts_with(&abi), "{}", file.display());
+    }
+}
+
+fn limit(name: &str, usual: usize) -> usize {
+    HIGHER.iter().find(|(higher, _)| *higher == name).map_or(usual, |(_, limit)| *limit)
+}
+
+#[test]
+fn no_module_and_no_file_is_too_large() {
+    let (mut lines, mut wrong) = (BTreeMap::<String, usize>::new(), Vec::new());
+    let mut directories = vec![root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let count = std::fs::read_to_string(&path).unwrap().lines().count();
+            let below = path.strip_prefix(root().join("src")).unwrap();
+            let module = below.components().next().unwrap().as_os_str().to_string_lossy();
+            *lines.entry(module.trim_end_matches(".rs").to_owned()).or_default() += count;
+            let max = limit(&below.to_string_lossy(), MAX_LINES);
+            if count > max {
+                wrong.push(format!("{}: {count} lines, {max} at most", below.display()));
+            }
+        }
+    }
+    let all: usize = lines.values().sum();
+    for (module, lines) in lines {
+        let max = limit(&module, MAX_SHARE);
+        if lines * 100 > all * max {
+            wrong.push(format!("{module}: {lines} of {all} lines, {max} % at most"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn errors_have_types() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(!manifest.lines().any(|line| line.starts_with("anyhow")), "each module has its own errors");
+}
+
+fn source(module: &[&str], text: &str) -> Source {
+    let module = module.iter().map(|name| (*name).to_owned()).collect();
+    Source { file: "x.rs".into(), module, tokens: source::tokens(text) }
+}
+
+fn paths_in(module: &[&str], text: &str) -> Vec<String> {
+    paths(&source(module, text), "roundsman").into_iter().map(|found| found.path.join("::")).collect()
+}
+
+#[test]
+fn a_path_is_found_however_it_is_written() {
+    for (text, wanted) in [
+        ("use crate::a::B;", &["a::B"][..]),
+        ("pub use crate::a::{self, b::{C, D as E}, f::*};", &["a::self", "a::b::C", "a::b::D", "a::f::*"]),
+        ("use crate::{a, b::{C}, d::E};", &["a", "b::C", "d::E"]),
+        ("use {crate::a::B, std::io};", &["a::B"]),
+        (
+            "fn f(x: &crate::a::B<crate::c::D>) -> crate::e::F { crate::g::h::<u8>(x) }",
+            &["a::B", "c::D", "e::F", "g::h"],
+        ),
+        ("impl crate::a::B for X {}", &["a::B"]),
+        ("let x = roundsman::a::b();", &["a::b"]),
+        ("macro_rules! m { () => { $crate::a::b() } }", &["a::b"]),
+        ("use super::a::B;", &["top::a::B"]),
+        ("use super::super::a::B;", &["a::B"]),
+        ("mod tests { use super::super::super::a::B; } use super::c;", &["a::B", "top::c"]),
+        ("mod tests { fn f() { if x {} } use super::*; }", &["top::inner::*"]),
+        ("pub(crate) fn f() {} pub(super) fn g() {}", &[]),
+        (
+            "// crate::a::B\n/* crate::a /* x */ crate::b */ \"crate::c\" r#\"crate::d \" \"# b\"\\\"crate::e\" '\"' 'a'",
+            &[],
+        ),
+        ("fn f<'a>(x: &'a str) { ('{', '\\'', crate::a::b) }", &["a::b"]),
+    ] {
+        assert_eq!(paths_in(&["top", "inner"], text), wanted, "{text}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "gets another name")]
+fn the_root_has_one_name() {
+    paths_in(&["a"], "use crate as c; use c::b::D;");
+}
+
+#[test]
+fn what_the_table_does_not_say_is_wrong() {
+    let import = |from: &str, path: &str| {
+        let path = path.split("::").map(str::to_owned).collect();
+        (from.to_owned(), Use { path, file: "x.rs".into(), line: 7 })
+    };
+    let table: Table<'_> = &[("a", &["b::c"]), ("b", &[]), ("main", &["a"])];
+    let modules = ["a", "b", "main"];
+    let right = [import("a", "b::c::D"), import("main", "a::f"), import("b", "b::own")];
+    assert_eq!(graph::check(&modules, &right, table), "");
+    let with = |more| graph::check(&modules, &[&right[..], &[more]].concat(), table);
+    assert_eq!(with(import("a", "b::other")), "x.rs:7: a may not import b::other\n");
+    assert_eq!(with(import("a", "x::y")), "x.rs:7: x::y is in no module\n");
+    let circle = with(import("b", "a"));
+    assert!(circle.contains("b may not import a") && circle.contains("cycle: a -> b -> a"), "{circle}");
+    assert_eq!(graph::check(&modules, &right[..1], table), "main does not import a: delete it from the table\n");
+    assert_eq!(graph::check(&["a", "b", "d", "main"], &right, table), "module d has no row\n");
+    assert_eq!(graph::check(&["a", "b"], &right, table), "row main has no module\n");
+}
