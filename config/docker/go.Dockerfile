@@ -5,6 +5,6 @@ RUN CGO_ENABLED=0 go build -o /server main.go
 
 FROM roundsman
 COPY --from=build /server /server
-# A Go program does not go through libc: it is served by relay, and gets its own port as PORT.
+# A Go program does not go through libc: its connections are relayed, and it gets its own port as PORT.
 ENTRYPOINT ["/roundsman", "-i", "max", "-l", "8080", "--"]
 CMD ["/server"]

@@ -9,6 +9,6 @@ WORKDIR /app
 COPY --from=build /src/*.class ./
 USER 1000:1000
 HEALTHCHECK --start-period=30s CMD ["roundsman", "health"]
-# Each process is told its share of the memory: the JVM only sees all of the container's.
+# Each process needs its share of the memory: a JVM counts on all of the container's.
 ENTRYPOINT ["roundsman", "-i", "2", "-l", "8080", "--"]
 CMD ["java", "-XX:MaxRAMPercentage=35", "App"]
