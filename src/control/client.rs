@@ -1,12 +1,11 @@
 //! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -35,8 +34,6 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
     if daemons.is_empty() {
         return Err(nobody());
     }
-    let mut out = anstream::stdout().lock();
-    let mut print = |text: &str| writeln!(out, "{text}").is_ok();
     if let Some(name) = &args.target.name {
         let all = names(&daemons);
         daemons.iter_mut().for_each(|daemon| daemon.services.retain(|service| service.name == *name));
@@ -45,18 +42,19 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
             return Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {all}")));
         }
     }
-    for (at, daemon) in daemons.iter().enumerate() {
-        let gap = if at > 0 { "\n" } else { "" };
-        let text = match (args.json, &args.target.name) {
-            (true, _) => serde_json::to_string(daemon).unwrap_or_default(),
-            (false, None) => format!("{gap}{}", render::table(daemon)),
-            (false, Some(_)) => {
-                let details: Vec<_> = daemon.services.iter().map(|service| render::detail(daemon, service)).collect();
-                format!("{gap}{}", details.join("\n"))
-            }
-        };
+    let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    let texts: Vec<String> = match &args.target.name {
+        _ if args.json => daemons.iter().map(|daemon| serde_json::to_string(daemon).unwrap_or_default()).collect(),
+        None => vec![render::overview(&daemons, width)],
+        Some(_) => {
+            let services = daemons.iter().flat_map(|daemon| daemon.services.iter().map(move |one| (daemon, one)));
+            services.map(|(daemon, service)| render::detail(daemon, service, width)).collect()
+        }
+    };
+    let mut out = anstream::stdout().lock();
+    for text in texts {
         // A closed pipe (`ls | head`) is no error.
-        if !print(&text) {
+        if writeln!(out, "{text}").is_err() {
             break;
         }
     }
@@ -212,30 +210,15 @@ fn labelled(label: Option<&str>, text: String) -> String {
 fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let answers = ask(socket, request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
-    let bar = progress();
-    let say = |text: &str| match &bar {
-        Some(bar) => bar.println(text),
-        None => println!("{text}"),
-    };
     for line in answers.lines() {
         let line = line.map_err(|error| gone(&error))?;
         match serde_json::from_str(&line).map_err(|error| gone(&error))? {
-            Said::Step(text) => {
-                let text = labelled(label, text);
-                say(&text);
-                if let Some(bar) = &bar {
-                    bar.set_message(text);
-                }
-            }
+            Said::Step(text) => println!("{}", labelled(label, text)),
             Said::Done(text) => {
-                say(&labelled(label, text));
-                bar.iter().for_each(ProgressBar::finish_and_clear);
+                println!("{}", labelled(label, text));
                 return Ok(());
             }
-            Said::Error(text) => {
-                bar.iter().for_each(ProgressBar::finish_and_clear);
-                return Err(Exit::new(1, labelled(label, text)));
-            }
+            Said::Error(text) => return Err(Exit::new(1, labelled(label, text))),
         }
     }
     Err(gone(&"the daemon ended"))
@@ -321,14 +304,4 @@ enum Shown {
     Line(Line),
     Dropped { dropped: u64 },
     Said(Said),
-}
-
-/// On a terminal: a line that shows that it goes on.
-fn progress() -> Option<ProgressBar> {
-    std::io::stdout().is_terminal().then(|| {
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(100));
-        bar.set_message("…");
-        bar
-    })
 }

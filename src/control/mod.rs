@@ -6,6 +6,7 @@ pub mod requests;
 pub mod server;
 pub mod socket_path;
 pub mod status;
+mod table;
 mod which;
 
 use serde::{Deserialize, Serialize};

@@ -1,117 +1,209 @@
-//! `ls` for people.
+//! `ls` for a terminal or a pipe: one table of all services, or all that is known of one.
 
 use anstyle::{AnsiColor, Color, Style};
-use comfy_table::{CellAlignment, Table, presets};
 
-use super::status::{Daemon, ServiceState, SlotState, UpstreamState};
+use super::status::{Daemon, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
+use super::table::{Cell, Column, cut, printable, table, wrap};
 
-/// A daemon as text: a line per service and a table of its slots.
-pub fn table(daemon: &Daemon) -> String {
-    let services: Vec<String> = daemon.services.iter().map(service).collect();
-    format!(
-        "roundsman {} (pid {}, up {})\n{}",
-        daemon.version,
-        daemon.pid,
-        uptime(daemon.uptime_s),
-        services.join("\n")
-    )
-}
+const BOLD: Style = Style::new().bold();
+/// Where the values of `ls NAME` begin.
+const INDENT: usize = 15;
 
-/// Longer commands are cut in the overview.
-const WIDTH: usize = 78;
+const SLOTS: [Column; 13] = [
+    Column::elastic("SERVICE", 0, 6),
+    Column::number("SLOT", 0),
+    Column::text("STATE", 0),
+    Column::number("PID", 1),
+    Column::number("CPU", 2),
+    Column::number("MEM", 3),
+    Column::number("UPTIME", 5),
+    Column::number("RESTARTS", 6),
+    Column::number("OPEN", 4),
+    Column::number("PEND", 10),
+    Column::number("CONNS", 7),
+    Column::text("VIA", 9),
+    Column::elastic("LISTEN", 8, 14),
+];
 
-fn service(service: &ServiceState) -> String {
-    let mut text = heading(service);
-    if let Some(command) = &service.command {
-        let mut line = format!("  {command}");
-        if line.chars().count() > WIDTH {
-            line = line.chars().take(WIDTH - 1).chain(['…']).collect();
-        }
-        text.push_str(&line);
+/// All services as one table, and a line for each that has something to say.
+pub fn overview(daemons: &[Daemon], width: Option<usize>) -> String {
+    let services = || daemons.iter().flat_map(|daemon| &daemon.services);
+    let rows: Vec<_> = services().flat_map(slot_rows).collect();
+    let mut text = table(&SLOTS, &rows, width);
+    for daemon in daemons.iter().filter(|daemon| daemon.stopping) {
+        text.push_str(&format!("\ndaemon {} is stopping", daemon.pid));
+    }
+    for note in services().flat_map(notes) {
         text.push('\n');
-    }
-    text.push_str(&format!("  {}: {}\n", service.via, service.via_reason));
-    if service.held + service.shed > 0 {
-        text.push_str(&format!("  {} clients waiting, {} given up\n", service.held, service.shed));
-    }
-    if !service.upstreams.is_empty() {
-        text.push_str(&format!("  {}\n", upstreams_line(service)));
-    }
-    text.push_str(&slots(service));
-    for slot in &service.slots {
-        if let Some(reason) = &slot.reason {
-            text.push_str(&format!("\n  slot {}: {reason}", slot.slot));
-        }
+        text.push_str(&width.map_or(note.clone(), |width| cut(&note, width)));
     }
     text
 }
 
-fn heading(service: &ServiceState) -> String {
-    let listen: Vec<_> = service.listen.iter().map(|listener| listener.addr.as_str()).collect();
-    let on = if listen.is_empty() { String::new() } else { format!("  on {}", listen.join(", ")) };
-    // One that serves no port has neither.
-    let how = match service.via.as_str() {
-        "none" => "no port".to_owned(),
-        via => format!("{} via {via}", service.policy),
+/// A row for each slot; what concerns the whole service is in the first.
+fn slot_rows(service: &ServiceState) -> Vec<Vec<Cell>> {
+    let listen = service.listen.iter().map(|listener| listener.addr.as_str()).collect::<Vec<_>>().join(", ");
+    let row = |slot: &SlotState| {
+        let once = |text: &str| if slot.slot == 0 { printable(text) } else { String::new() };
+        vec![
+            Cell { text: once(&service.name), style: BOLD },
+            slot.slot.to_string().into(),
+            state_cell(state(service, slot)),
+            dash(slot.server_pid.filter(|_| slot.pid.is_none()).or(slot.pid)),
+            alive(slot, format!("{:.1}%", slot.cpu)),
+            alive(slot, megabytes(slot.rss_bytes)),
+            alive(slot, uptime(slot.uptime_s)),
+            slot.restarts.to_string().into(),
+            open(slot).into(),
+            slot.pending.to_string().into(),
+            slot.connections.to_string().into(),
+            once(if service.via == "none" { "-" } else { &service.via }).into(),
+            once(if listen.is_empty() { "-" } else { &listen }).into(),
+        ]
     };
-    format!("{BOLD}{}{BOLD:#}  {how}{on}\n", service.name)
+    service.slots.iter().map(row).collect()
+}
+
+/// Reasons, clients that wait, upstreams that are down: a line for each. Slots with the same reason share one.
+fn notes(service: &ServiceState) -> Vec<String> {
+    let name = printable(&service.name);
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for slot in &service.slots {
+        let Some(reason) = slot.reason.as_deref() else { continue };
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, slots)) => slots.push(slot.slot.to_string()),
+            None => reasons.push((reason, vec![slot.slot.to_string()])),
+        }
+    }
+    let mut notes: Vec<String> = reasons
+        .into_iter()
+        .map(|(reason, slots)| match slots.as_slice() {
+            [slot] => format!("{name} slot {slot}: {}", printable(reason)),
+            [first, ..] => format!("{name} slot {first} and {} more: {}", slots.len() - 1, printable(reason)),
+            [] => String::new(),
+        })
+        .collect();
+    if service.held + service.shed > 0 {
+        notes.push(format!("{name}: {} clients waiting, {} given up", service.held, service.shed));
+    }
+    if service.upstreams_up() < service.upstreams.len() {
+        notes.push(format!("{name}: {}", upstreams_line(service)));
+    }
+    notes
 }
 
 /// All that is known of one service.
-pub fn detail(daemon: &Daemon, service: &ServiceState) -> String {
-    let mut text = heading(service);
-    let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<12} {value}\n"));
+pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> String {
+    let name = cut(&printable(&service.name), width.unwrap_or(usize::MAX));
+    let mut text = format!("{BOLD}{name}{BOLD:#}");
+    let mut line = |name: &str, value: &str| {
+        text.push('\n');
+        text.push_str(&wrap(&format!("  {name:<12} "), &printable(value), INDENT, width));
+    };
     line("daemon", &format!("pid {}, up {}, version {}", daemon.pid, uptime(daemon.uptime_s), daemon.version));
     if let Some(command) = &service.command {
         line("command", command);
+        line("directory", service.cwd.as_deref().unwrap_or("-"));
     }
     line("delivery", &format!("{}: {}", service.via, service.via_reason));
+    line("policy", &service.policy);
     for listener in &service.listen {
         let from = if listener.from == "server" { ", chosen by the server" } else { "" };
         let workers = if listener.workers == 1 { "worker" } else { "workers" };
         line("listens on", &format!("{} ({} {workers}{from})", listener.addr, listener.workers));
     }
     line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
+    if let Some(server) = &service.server {
+        line("server", &shared_server(server));
+    }
+    if service.command.is_some() {
+        line("stdout", service.out.as_deref().unwrap_or("kept in memory and passed on: roundsman logs"));
+        line("stderr", service.error.as_deref().unwrap_or("kept in memory and passed on: roundsman logs"));
+    }
+    if let Some(limits) = &service.limits {
+        self::limits(limits).iter().for_each(|(name, value)| line(name, value));
+        let message = service.stop_message.as_ref().map(|_| ", after the stop message").unwrap_or_default();
+        let signal = service.stop_signal.as_deref().unwrap_or("SIGTERM");
+        line("signals", &format!("{signal} stops a server{message}; SIGHUP to {} reloads", daemon.pid));
+    }
     if !service.upstreams.is_empty() {
         line("upstreams", &upstreams_line(service));
-        text.push_str(&upstreams(service));
-        text.push_str("\n\n");
+        let rows: Vec<_> = service.upstreams.iter().map(upstream_row).collect();
+        text.push_str(&format!("\n\n{}", table(&UPSTREAMS, &rows, width)));
     }
-    text.push_str(&slots(service));
+    let rows: Vec<_> = service.slots.iter().map(|slot| detail_row(service, slot)).collect();
+    text.push_str(&format!("\n\n{}", table(&SLOTS_OF_ONE, &rows, width)));
     for slot in &service.slots {
-        let mut more = vec![format!("generation {}", slot.generation)];
         // Mostly the reason names it.
         let reason = slot.reason.as_deref().unwrap_or_default();
         let exit = slot.last_exit.as_deref().filter(|exit| !reason.contains(exit));
-        more.extend(exit.map(|exit| format!("last exit: {exit}")));
+        let mut more: Vec<String> = exit.map(|exit| format!("last exit: {exit}")).into_iter().collect();
         more.extend(slot.reason.clone());
-        text.push_str(&format!("\n  slot {}: {}", slot.slot, more.join("; ")));
+        if !more.is_empty() {
+            text.push('\n');
+            text.push_str(&wrap(&format!("slot {}: ", slot.slot), &printable(&more.join("; ")), 4, width));
+        }
     }
     text
 }
 
-const BOLD: Style = Style::new().bold();
+const SLOTS_OF_ONE: [Column; 13] = [
+    Column::number("SLOT", 0),
+    Column::text("STATE", 0),
+    Column::number("PID", 1),
+    Column::number("SERVER", 7),
+    Column::number("GEN", 10),
+    Column::number("CPU", 2),
+    Column::number("MEM", 3),
+    Column::number("UPTIME", 5),
+    Column::number("RESTARTS", 6),
+    Column::number("OPEN", 4),
+    Column::number("PEND", 9),
+    Column::number("CONNS", 8),
+    Column::number("RESCUED", 11),
+];
 
-fn colour(state: &str) -> Style {
-    let colour = match state {
-        "online" | "up" => AnsiColor::Green,
-        "errored" | "down" => AnsiColor::Red,
-        _ => AnsiColor::Yellow,
-    };
-    Style::new().fg_color(Some(Color::Ansi(colour)))
+fn detail_row(service: &ServiceState, slot: &SlotState) -> Vec<Cell> {
+    vec![
+        slot.slot.to_string().into(),
+        state_cell(state(service, slot)),
+        dash(slot.pid),
+        dash(slot.server_pid),
+        slot.generation.to_string().into(),
+        alive(slot, format!("{:.1}%", slot.cpu)),
+        alive(slot, megabytes(slot.rss_bytes)),
+        alive(slot, uptime(slot.uptime_s)),
+        slot.restarts.to_string().into(),
+        open(slot).into(),
+        slot.pending.to_string().into(),
+        slot.connections.to_string().into(),
+        slot.rescued.to_string().into(),
+    ]
 }
 
-fn slots(service: &ServiceState) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "SLOT", "STATE", "PID", "SERVER", "OPEN", "PEND", "CONNS", "RESCUED", "RESTARTS", "UPTIME", "MEM",
-    ]);
-    for slot in &service.slots {
-        table.add_row(row(service, slot));
-    }
-    let numbers = table.column_count();
-    lay_out(table, 2..numbers, service.slots.iter().map(|slot| state(service, slot)))
+const UPSTREAMS: [Column; 8] = [
+    Column::elastic("UPSTREAM", 0, 12),
+    Column::text("STATE", 0),
+    Column::number("OPEN", 1),
+    Column::number("CONNS", 2),
+    Column::number("IN", 5),
+    Column::number("OUT", 5),
+    Column::number("ERRORS", 4),
+    Column::elastic("LAST ERROR", 3, 16),
+];
+
+fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
+    let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
+    vec![
+        printable(&upstream.addr).into(),
+        state_cell(&upstream.state),
+        upstream.open.to_string().into(),
+        upstream.connections.to_string().into(),
+        size(upstream.bytes_in).into(),
+        size(upstream.bytes_out).into(),
+        upstream.errors.to_string().into(),
+        upstream.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| format!("{error}{ago}")).into(),
+    ]
 }
 
 fn upstreams_line(service: &ServiceState) -> String {
@@ -122,48 +214,56 @@ fn upstreams_line(service: &ServiceState) -> String {
     }
 }
 
-/// The table of upstreams.
-fn upstreams(service: &ServiceState) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["UPSTREAM", "STATE", "OPEN", "CONNS", "IN", "OUT", "ERRORS", "LAST ERROR"]);
-    for upstream in &service.upstreams {
-        table.add_row(upstream_row(upstream));
-    }
-    lay_out(table, 2..7, service.upstreams.iter().map(|upstream| upstream.state.as_str()))
+/// The server that all slots share.
+fn shared_server(server: &ServerState) -> String {
+    let pid = server.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let exit = server.last_exit.as_ref().map(|exit| format!(", last exit: {exit}")).unwrap_or_default();
+    let (memory, restarts) = (megabytes(server.rss_bytes), server.restarts);
+    format!(
+        "shared by all slots: {}{pid}, up {}, {memory}, {:.1}% CPU, {restarts} restarts{exit}",
+        server.state,
+        uptime(server.uptime_s),
+        server.cpu
+    )
 }
 
-fn upstream_row(upstream: &UpstreamState) -> [String; 8] {
-    let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
+fn limits(limits: &LimitsState) -> [(&'static str, String); 3] {
+    let time = |ms: u64| format!("{:?}", std::time::Duration::from_millis(ms));
+    let memory = limits.max_memory_bytes.map(|most| format!("at most {} a worker", size(most)));
+    let hang = limits.hang_timeout_ms.map_or_else(|| "none".to_owned(), time);
     [
-        upstream.addr.clone(),
-        upstream.state.clone(),
-        upstream.open.to_string(),
-        upstream.connections.to_string(),
-        size(upstream.bytes_in),
-        size(upstream.bytes_out),
-        upstream.errors.to_string(),
-        upstream.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| format!("{error}{ago}")),
+        ("memory", memory.unwrap_or_else(|| "no limit".to_owned())),
+        (
+            "restarts",
+            format!(
+                "at most {} in a row, {} to {} apart; min-uptime {}",
+                limits.max_restarts,
+                time(limits.backoff_ms[0]),
+                time(limits.backoff_ms[1]),
+                time(limits.min_uptime_ms)
+            ),
+        ),
+        (
+            "timeouts",
+            format!(
+                "listen {}, drain {}, kill {}, stop {}, queue {}, hang {hang}",
+                time(limits.listen_timeout_ms),
+                time(limits.drain_timeout_ms),
+                time(limits.kill_timeout_ms),
+                time(limits.stop_timeout_ms),
+                time(limits.queue_timeout_ms)
+            ),
+        ),
     ]
 }
 
-/// A table as text, numbers to the right; in each row the first word that is its state gets a colour.
-fn lay_out<'a>(mut table: Table, numbers: std::ops::Range<usize>, states: impl Iterator<Item = &'a str>) -> String {
-    for column in table.column_iter_mut() {
-        // One space between columns: long pids and counts still fit 80 of them.
-        column.set_padding((0, 1));
-    }
-    for column in table.column_iter_mut().skip(numbers.start).take(numbers.len()) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    // Backend the layout, which would count the colours' bytes as columns.
-    for (line, state) in lines.iter_mut().skip(1).zip(states) {
-        let style = colour(state);
-        let cell = format!(" {state}");
-        *line = line.replacen(&cell, &format!(" {style}{state}{style:#}"), 1);
-    }
-    lines.join("\n")
+fn state_cell(state: &str) -> Cell {
+    let colour = match state {
+        "online" | "up" => AnsiColor::Green,
+        "errored" | "down" => AnsiColor::Red,
+        _ => AnsiColor::Yellow,
+    };
+    Cell { text: state.to_owned(), style: Style::new().fg_color(Some(Color::Ansi(colour))) }
 }
 
 /// The state of a slot in the words of the verbs.
@@ -175,21 +275,17 @@ fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
     }
 }
 
-fn row(service: &ServiceState, slot: &SlotState) -> [String; 11] {
-    let pid = |pid: Option<u32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    [
-        slot.slot.to_string(),
-        state(service, slot).to_owned(),
-        pid(slot.pid),
-        pid(slot.server_pid),
-        if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() },
-        slot.pending.to_string(),
-        slot.connections.to_string(),
-        slot.rescued.to_string(),
-        slot.restarts.to_string(),
-        uptime(slot.uptime_s),
-        megabytes(slot.rss_bytes),
-    ]
+fn dash(pid: Option<u32>) -> Cell {
+    pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()).into()
+}
+
+/// What only a slot with a process has.
+fn alive(slot: &SlotState, text: String) -> Cell {
+    if slot.pid.or(slot.server_pid).is_some() { text.into() } else { "-".into() }
+}
+
+fn open(slot: &SlotState) -> String {
+    if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() }
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -218,53 +314,6 @@ fn uptime(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_the_unit_that_fits() {
-        let sizes = [0, 1023, 1024, 1_536, 5 << 20, 3 << 30, 2_000 << 30].map(size);
-        assert_eq!(sizes, ["0B", "1023B", "1.0K", "1.5K", "5.0M", "3.0G", "2000.0G"]);
-    }
-
-    #[test]
-    fn large_numbers_fit_eighty_columns() {
-        let slot = SlotState {
-            slot: 1023,
-            state: "launching".to_owned(),
-            pid: Some(4_194_303),
-            server_pid: Some(4_194_304),
-            generation: 1,
-            restarts: 123,
-            uptime_s: 86_400 * 200 + 7 * 3600,
-            open: 9_999,
-            open_is_estimate: false,
-            pending: 64,
-            connections: 1_234_567_890,
-            rescued: 12_345,
-            counts: crate::handoff::page::Counts::default(),
-            finished: false,
-            rss_bytes: 987 << 20,
-            reason: None,
-            last_exit: None,
-        };
-        let service_state = ServiceState {
-            name: "x".to_owned(),
-            command: None,
-            policy: "rr".to_owned(),
-            via: "relay".to_owned(),
-            via_reason: String::new(),
-            listen: Vec::new(),
-            held: 0,
-            shed: 0,
-            reloads: 0,
-            waiting_for_upstream: 0,
-            upstreams: Vec::new(),
-            stopped: false,
-            slots: vec![slot],
-        };
-        for line in anstream::adapter::strip_str(&service(&service_state)).to_string().lines() {
-            assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
-        }
-    }
-}
+#[allow(clippy::unwrap_used)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -50,6 +50,24 @@ pub struct ServiceState {
     pub stopped: bool,
     /// Slots.
     pub slots: Vec<SlotState>,
+    /// The server that all slots share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerState>,
+    /// Where servers run.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// The files that servers' output goes to, with `{slot}` and `{service}` as configured.
+    #[serde(default)]
+    pub out: Option<String>,
+    #[serde(default)]
+    pub error: Option<String>,
+    #[serde(default)]
+    pub limits: Option<LimitsState>,
+    /// "SIGTERM".
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    #[serde(default)]
+    pub stop_message: Option<String>,
     /// Upstreams, in the configuration's order.
     #[serde(default)]
     pub upstreams: Vec<UpstreamState>,
@@ -132,6 +150,41 @@ impl ServiceState {
     }
 }
 
+/// The server behind all slots, where they share one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerState {
+    /// As of a slot.
+    pub state: String,
+    pub pid: Option<u32>,
+    pub restarts: u64,
+    /// Seconds since it was ready.
+    pub uptime_s: u64,
+    pub rss_bytes: u64,
+    /// As of a slot.
+    pub cpu: f64,
+    /// How the last one ended.
+    pub last_exit: Option<String>,
+}
+
+/// Times in milliseconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LimitsState {
+    pub listen_timeout_ms: u64,
+    pub drain_timeout_ms: u64,
+    pub kill_timeout_ms: u64,
+    pub stop_timeout_ms: u64,
+    pub stop_delay_ms: u64,
+    pub stall_timeout_ms: u64,
+    pub queue_timeout_ms: u64,
+    pub hang_timeout_ms: Option<u64>,
+    pub max_memory_bytes: Option<u64>,
+    pub max_restarts: u32,
+    pub max_surge: u32,
+    pub min_uptime_ms: u64,
+    /// The first pause before a restart, and the longest.
+    pub backoff_ms: [u64; 2],
+}
+
 /// One listener.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListenState {
@@ -176,6 +229,10 @@ pub struct SlotState {
     pub counts: Counts,
     /// Memory of the worker and its server.
     pub rss_bytes: u64,
+    /// CPU use of the worker and its server in percent of one CPU, since the state was last asked for (at least half a
+    /// second ago), or over their life when it was not.
+    #[serde(default)]
+    pub cpu: f64,
     /// Whether it is empty because its worker has done its work (`--on-exit ok`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,

@@ -35,6 +35,7 @@ use crate::limited::Limited;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
 use crate::service::{Service, SlotProcesses, Tools};
+use crate::sys::cpu::CpuMeter;
 use crate::sys::{closer, process};
 use crate::worker::probe;
 use requests::Waiting;
@@ -91,6 +92,8 @@ struct Supervisor {
     /// The next service's.
     next_id: ServiceId,
     started: Instant,
+    /// For `ls`.
+    cpu: CpuMeter,
     /// Channels that epoll watches, by the pids of their workers.
     watched: Vec<u32>,
     /// Workers that may have said more over Node's channel than their turn allowed.
@@ -158,6 +161,7 @@ impl Supervisor {
             services: Vec::new(),
             next_id: 0,
             started: Instant::now(),
+            cpu: CpuMeter::default(),
             watched: Vec::new(),
             talking: Vec::new(),
             asking: Vec::new(),
@@ -186,7 +190,7 @@ impl Supervisor {
         let Some(questions) = &self.questions else { return };
         while let Ok(answer) = questions.try_recv() {
             // It may have given up waiting.
-            let _ = answer.send(status::daemon(&self.services, self.started, self.stopping));
+            let _ = answer.send(status::daemon(&self.services, self.started, self.stopping, &mut self.cpu));
         }
     }
 

@@ -144,7 +144,7 @@ impl Supervisor {
                 return self.tell(token, &Hello { protocol: PROTOCOL, version });
             }
             Request::Ls {} => {
-                let daemon = status::daemon(&self.services, self.started, self.stopping);
+                let daemon = status::daemon(&self.services, self.started, self.stopping, &mut self.cpu);
                 return self.tell(token, &daemon);
             }
             Request::Logs { service, slot, lines, follow } => {

@@ -6,27 +6,31 @@ use std::time::Instant;
 
 use crate::accept::policy::Policy;
 use crate::config::Backend;
-use crate::control::status::{Daemon, ListenState, ServiceState, SlotState, UpstreamState};
+use crate::config::service::Limits;
+use crate::control::status::{Daemon, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState};
 use crate::listener::{Listener, Origin};
 use crate::service::binding::ids;
 use crate::service::lifecycle::Phase;
 use crate::service::pausing::Paused;
+use crate::service::shared::SharedServer;
 use crate::service::upstreams::{State, Upstreams};
 use crate::service::{Service, SlotProcesses};
 use crate::sys::clock::monotonic_ns;
+use crate::sys::cpu::CpuMeter;
 use crate::sys::process::rss_bytes;
 
-pub(super) fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>) -> Daemon {
+pub(super) fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>, cpu: &mut CpuMeter) -> Daemon {
+    cpu.begin_round();
     Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: started.elapsed().as_secs(),
         stopping: stopping.is_some(),
-        services: services.iter().map(state).collect(),
+        services: services.iter().map(|service| state(service, cpu)).collect(),
     }
 }
 
-fn state(service: &Service) -> ServiceState {
+fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
     let online = service.online();
     let command = service.config.command().map(ToString::to_string);
     let direct = matches!(service.config.backend, Backend::Direct(_));
@@ -53,7 +57,19 @@ fn state(service: &Service) -> ServiceState {
         waiting_for_upstream: service.upstreams.as_ref().map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.paused != Paused::No,
-        slots: service.slots.iter().enumerate().map(|(at, slot)| slot_state(at, slot, service.config.policy)).collect(),
+        slots: service
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(at, slot)| slot_state(at, slot, service.config.policy, cpu))
+            .collect(),
+        server: service.shared.as_ref().map(|shared| server_state(shared, cpu)),
+        cwd: service.config.cwd.clone().or_else(|| std::env::current_dir().ok()).map(|path| path.display().to_string()),
+        out: service.config.files.out.as_ref().map(|path| path.display().to_string()),
+        error: service.config.files.error.as_ref().map(|path| path.display().to_string()),
+        limits: Some(limits_state(&service.config.limits)),
+        stop_signal: Some(service.config.limits.stop_signal.as_str().to_owned()),
+        stop_message: service.config.stop_message.clone(),
     }
 }
 
@@ -72,7 +88,7 @@ fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
     }
 }
 
-fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
+fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy, cpu: &mut CpuMeter) -> SlotState {
     let uptime_s = match slot.life.phase {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
@@ -101,8 +117,45 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy) -> SlotState {
         counts,
         rescued: slot.stats.rescued.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
+        cpu: pid.into_iter().chain(server_pid).map(|pid| cpu.percent(pid)).sum(),
         finished: slot.life.phase == Phase::Finished,
         reason: slot.trouble().map(str::to_owned).or_else(|| slot.reason.clone()),
         last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
+    }
+}
+
+fn server_state(shared: &SharedServer, cpu: &mut CpuMeter) -> ServerState {
+    let uptime_s = match shared.life.phase {
+        Phase::Online { since } => since.elapsed().as_secs(),
+        _ => 0,
+    };
+    let pid = shared.server.as_ref().map(|server| server.pid);
+    ServerState {
+        state: shared.life.phase.name().to_owned(),
+        pid,
+        restarts: shared.life.restarts,
+        uptime_s,
+        rss_bytes: pid.map_or(0, rss_bytes),
+        cpu: pid.map_or(0.0, |pid| cpu.percent(pid)),
+        last_exit: shared.last_exit().map(str::to_owned),
+    }
+}
+
+fn limits_state(limits: &Limits) -> LimitsState {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    LimitsState {
+        listen_timeout_ms: ms(limits.listen_timeout),
+        drain_timeout_ms: ms(limits.drain_timeout),
+        kill_timeout_ms: ms(limits.kill_timeout),
+        stop_timeout_ms: ms(limits.stop_timeout),
+        stop_delay_ms: ms(limits.stop_delay),
+        stall_timeout_ms: ms(limits.stall_timeout),
+        queue_timeout_ms: ms(limits.queue_timeout),
+        hang_timeout_ms: limits.hang_timeout.map(ms),
+        max_memory_bytes: limits.max_memory,
+        max_restarts: limits.max_restarts,
+        max_surge: limits.max_surge,
+        min_uptime_ms: ms(limits.min_uptime),
+        backoff_ms: [ms(limits.backoff.0), ms(limits.backoff.1)],
     }
 }

@@ -20,7 +20,7 @@ mod reports;
 mod retiring;
 mod rollout;
 mod rules;
-mod shared;
+pub mod shared;
 mod shutdown;
 mod silence;
 mod starting;

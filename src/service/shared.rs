@@ -52,6 +52,11 @@ impl SharedServer {
         Self { life: Slot::new(now), server: None, turn: Turn::Starting, failed: None }
     }
 
+    /// How the last one ended that was not told to.
+    pub fn last_exit(&self) -> Option<&str> {
+        self.failed.as_ref().map(|(_, exit)| exit.as_str())
+    }
+
     /// Whether relay workers may take clients for it.
     pub(super) fn is_ready(&self) -> bool {
         self.turn == Turn::None

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod closer;
+pub mod cpu;
 pub mod epoll;
 pub mod interrupt;
 pub mod mmap;

@@ -1,4 +1,5 @@
 //! The control socket.
 
+mod ls;
 mod socket;
 mod trust;
