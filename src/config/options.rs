@@ -1,5 +1,7 @@
 //! The options of a service: flags and environment as people type them. A configuration file's keys are the same names,
 //! and are read by the same parsers.
+// Doc comments are the help's text: [::1]:80 is an address there, not a link.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use crate::exit::{Exit, NOT_EXECUTABLE, NOT_FOUND, USAGE};
 /// A program and its arguments.
 #[derive(Debug, Clone)]
 pub struct CommandLine {
-    /// As the user wrote it: argv[0].
+    /// As the user wrote it: `argv[0]`.
     words: Vec<OsString>,
     place: Place,
 }
@@ -100,7 +100,7 @@ impl CommandLine {
         &self.words
     }
 
-    /// argv[0].
+    /// `argv[0]`.
     pub fn arg0(&self) -> &OsStr {
         self.words.first().map_or(OsStr::new(""), OsString::as_os_str)
     }
