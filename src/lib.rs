@@ -18,6 +18,7 @@
 //! | [`daemon`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`service`] | one service at run time: its slots, reloads, stops |
 //! | [`worker`] | one generation of a slot: its processes, and what connects them to us |
+//! | [`events`] | what the control thread waits on |
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
@@ -37,6 +38,7 @@ pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod direct;
+pub mod events;
 pub mod exit;
 pub mod handoff;
 pub mod launch;

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
-use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tracing::{debug, warn};
 
 use super::requests::Requests;
 use super::status::Daemon;
 use super::{Request, Said, client, socket_path};
+use crate::events::{Registry, Source};
 use crate::exit::{Exit, USAGE};
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
@@ -46,8 +46,10 @@ pub struct ControlServer {
     listener: UnixListener,
     /// Its path, and which file that is.
     file: (PathBuf, Option<(u64, u64)>),
-    clients: HashMap<usize, Client>,
-    next: usize,
+    clients: HashMap<u32, Client>,
+    /// The next client's number.
+    next: u32,
+    registry: Registry,
 }
 
 impl ControlServer {
@@ -56,8 +58,7 @@ impl ControlServer {
     /// # Errors
     /// [`USAGE`] when a live daemon has the name.
     pub fn open(
-        poll: &Poll,
-        token: Token,
+        registry: &Registry,
         name: &str,
         services: &[&str],
         asked: Option<&Path>,
@@ -79,7 +80,7 @@ impl ControlServer {
         if asked.is_none() {
             unique(&path, services)?;
         }
-        match taken.and_then(|_| Self::bind(poll, token, &path).map_err(|error| error.to_string())) {
+        match taken.and_then(|_| Self::bind(registry, &path).map_err(|error| error.to_string())) {
             Ok(server) => Ok(Some(server)),
             Err(error) => {
                 warn!(
@@ -92,33 +93,33 @@ impl ControlServer {
         }
     }
 
-    fn bind(poll: &Poll, token: Token, path: &Path) -> io::Result<Self> {
+    fn bind(registry: &Registry, path: &Path) -> io::Result<Self> {
         match std::fs::symlink_metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
             Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is not a socket")),
             Err(_) => {}
         }
-        let mut listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        poll.registry().register(&mut listener, token, Interest::READABLE)?;
-        Ok(Self { listener, file: (path.to_owned(), inode(path)), clients: HashMap::new(), next: 0 })
+        registry.watch(Source::ControlListener, &listener)?;
+        let file = (path.to_owned(), inode(path));
+        Ok(Self { listener, file, clients: HashMap::new(), next: 0, registry: registry.clone() })
     }
 
-    /// Takes new clients; their tokens lie in `first..end`.
-    pub fn accept(&mut self, poll: &Poll, first: usize, end: usize) {
+    /// Takes new clients.
+    pub fn accept(&mut self) {
         loop {
             match self.listener.accept() {
-                Ok((mut stream, _)) => {
-                    if !trusted(&stream) || !self.has_room(poll) {
+                Ok((stream, _)) => {
+                    if !trusted(&stream) || !self.has_room() {
                         continue;
                     }
-                    let token = first + self.next % (end - first);
-                    self.next += 1;
-                    let both = Interest::READABLE | Interest::WRITABLE;
-                    if !self.clients.contains_key(&token)
-                        && poll.registry().register(&mut stream, Token(token), both).is_ok()
+                    let number = self.next;
+                    self.next = self.next.wrapping_add(1);
+                    if !self.clients.contains_key(&number)
+                        && self.registry.watch(Source::ControlClient(number), &stream).is_ok()
                     {
-                        self.clients.insert(token, Client::new(stream));
+                        self.clients.insert(number, Client::new(stream));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -132,59 +133,59 @@ impl ControlServer {
     }
 
     /// Whether there is room for one more, after somebody idle may have been sent away.
-    fn has_room(&mut self, poll: &Poll) -> bool {
+    fn has_room(&mut self) -> bool {
         if self.clients.len() < MAX_CLIENTS {
             return true;
         }
         let idle = self.clients.iter().filter(|(_, client)| client.awaited == 0);
-        let Some(token) = idle.min_by_key(|(_, client)| client.heard).map(|(&token, _)| token) else { return false };
-        self.close(poll, token);
+        let Some(number) = idle.min_by_key(|(_, client)| client.heard).map(|(&number, _)| number) else { return false };
+        self.close(number);
         true
     }
 
     /// Up to a few requests of one client. What is no request is answered here.
-    pub fn requests(&mut self, poll: &Poll, token: usize) -> Vec<Request> {
-        let Some(client) = self.clients.get_mut(&token) else { return Vec::new() };
+    pub fn requests(&mut self, number: u32) -> Vec<Request> {
+        let Some(client) = self.clients.get_mut(&number) else { return Vec::new() };
         match client.turn() {
             Ok(requests) => {
                 client.awaited += requests.len();
                 requests
             }
             Err(_) => {
-                self.close(poll, token);
+                self.close(number);
                 Vec::new()
             }
         }
     }
 
     /// Clients that may have said more than their turn allowed.
-    pub fn unread(&self) -> Vec<usize> {
-        self.clients.iter().filter(|(_, client)| client.unread).map(|(&token, _)| token).collect()
+    pub fn unread(&self) -> Vec<u32> {
+        self.clients.iter().filter(|(_, client)| client.unread).map(|(&number, _)| number).collect()
     }
 
     /// Tells a client one more line about what it asked for; `last` is the end of it. Whether it is still there.
-    pub fn tell(&mut self, poll: &Poll, token: usize, said: &impl serde::Serialize, last: Last) -> bool {
-        let Some(client) = self.clients.get_mut(&token) else { return false };
+    pub fn tell(&mut self, number: u32, said: &impl serde::Serialize, last: Last) -> bool {
+        let Some(client) = self.clients.get_mut(&number) else { return false };
         if last == Last::Yes {
             client.awaited = client.awaited.saturating_sub(1);
         }
         client.say(said);
         let gone = client.write().is_err() || client.answer.len() > MAX_ANSWER || client.is_over();
         if gone {
-            self.close(poll, token);
+            self.close(number);
         }
         !gone
     }
 
     /// Gives a client away, with what is still to be written to it.
-    pub fn give_away(&mut self, poll: &Poll, token: usize) -> Option<(UnixStream, Vec<u8>)> {
-        let mut client = self.clients.remove(&token)?;
-        let _ = poll.registry().deregister(&mut client.stream);
+    pub fn give_away(&mut self, number: u32) -> Option<(UnixStream, Vec<u8>)> {
+        let client = self.clients.remove(&number)?;
+        self.registry.unwatch(&client.stream);
         Some((client.stream, client.answer))
     }
 
-    fn close(&mut self, poll: &Poll, token: usize) {
-        drop(self.give_away(poll, token));
+    fn close(&mut self, number: u32) {
+        drop(self.give_away(number));
     }
 }
 

@@ -1,14 +1,11 @@
 //! The daemon's children and the processes below them: watched, reaped, ended.
 
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use tracing::{debug, warn};
 
-use super::{ATTACHED, Supervisor, WORKERS};
+use super::Supervisor;
 use crate::sys::process;
 
 impl Supervisor {
@@ -18,27 +15,11 @@ impl Supervisor {
         for at in 0..self.services.len() {
             for (pid, secret) in self.services[at].take_unwatched() {
                 let Some(attach) = &mut self.tools.attach else { return };
-                if !attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret) {
+                if !attach.watch(pid, secret) {
                     self.services[at].lease_ended(pid, secret, &self.tools, now);
                 }
             }
         }
-    }
-
-    pub(super) fn watch_channels(&mut self) {
-        let relays = self.slots().filter_map(|slot| slot.relay.as_ref());
-        for relay in relays.filter(|relay| !self.watched.contains(&relay.pid)) {
-            let fd = relay.channel.as_fd().as_raw_fd();
-            let token = Token(WORKERS + relay.pid as usize);
-            // Without the watch the worker never becomes ready, and its death is still seen.
-            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
-                warn!("cannot watch a worker's channel: {error}");
-            }
-        }
-        let pids = self.slots().filter_map(|slot| Some(slot.relay.as_ref()?.pid));
-        // One on its way out may come back.
-        let retiring = self.slots().flat_map(|slot| &slot.retiring).flat_map(|old| old.pids());
-        self.watched = pids.chain(retiring).collect();
     }
 
     /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped

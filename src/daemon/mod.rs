@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Waker};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use tokio::sync::oneshot;
@@ -29,12 +29,13 @@ use crate::admin::{self, Ask};
 use crate::config::Config;
 use crate::control::server::ControlServer;
 use crate::control::status::Daemon;
+use crate::events::{Registry, Source};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::limited::Limited;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
-use crate::service::{Service, SlotProcesses, Tools};
+use crate::service::{Service, Tools};
 use crate::sys::cpu::CpuMeter;
 use crate::sys::{closer, process};
 use crate::worker::probe;
@@ -44,22 +45,8 @@ use systemd::Systemd;
 
 pub use listen_fds::{inherited, take_inherited};
 
-const SIGNALS: Token = Token(0);
-const REPORTS: Token = Token(1);
-const CONTROL: Token = Token(2);
-const ATTACH: Token = Token(3);
 /// Questions of the admin thread that may wait.
 const QUESTIONS: usize = 4;
-/// Control connections: from here on.
-const CLIENTS: usize = 16;
-/// Any server's ready message: only a reason to look.
-const NOTIFIED: Token = Token(4);
-/// Attach connections: from here to `WORKERS`.
-const ATTACHED: usize = 1 << 24;
-/// Channels of relay workers, by pid.
-const WORKERS: usize = 1 << 32;
-/// Channels of Node's workers, by pid.
-const NODE: usize = 1 << 33;
 
 /// The role's `main`: serves until told to stop or until nothing is left to serve with. Returns the exit code.
 ///
@@ -94,12 +81,10 @@ struct Supervisor {
     started: Instant,
     /// For `ls`.
     cpu: CpuMeter,
-    /// Channels that epoll watches, by the pids of their workers.
-    watched: Vec<u32>,
     /// Workers that may have said more over Node's channel than their turn allowed.
     talking: Vec<u32>,
     /// Attach connections that may have asked more than their turn allowed.
-    asking: Vec<usize>,
+    asking: Vec<u32>,
     /// Warnings about requests on the attach socket: from none of our workers, and without sense.
     refused: Limited,
     nonsense: Limited,
@@ -124,8 +109,10 @@ impl Supervisor {
         let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
             .map_err(os("cannot take signals"))?;
         let registry = poll.registry();
-        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(os("cannot watch signals"))?;
-        let waker = Arc::new(Waker::new(registry, REPORTS).map_err(os("cannot make a waker"))?);
+        registry
+            .register(&mut signals, Source::Signals.into(), Interest::READABLE)
+            .map_err(os("cannot watch signals"))?;
+        let waker = Arc::new(Waker::new(registry, Source::Waker.into()).map_err(os("cannot make a waker"))?);
         let (sender, reports) = unbounded();
         let wake = waker.clone();
         let orders = accept::spawn(move |report| {
@@ -134,20 +121,11 @@ impl Supervisor {
         })
         .map_err(os("cannot start the accept thread"))?;
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
-        let registry = poll.registry().try_clone().map_err(os("cannot share an epoll"))?;
+        let registry = Registry::new(poll.registry()).map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::default();
-        let tools = Tools {
-            launcher,
-            orders,
-            attach: None,
-            ports,
-            nofile: nofile.hard,
-            registry,
-            notified: NOTIFIED,
-            channels: NODE,
-        };
+        let tools = Tools { launcher, orders, attach: None, ports, nofile: nofile.hard, registry };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
-        let control = ControlServer::open(&poll, CONTROL, &config.name, &names, config.control.as_deref())?;
+        let control = ControlServer::open(&tools.registry, &config.name, &names, config.control.as_deref())?;
         let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
         let services = std::mem::take(&mut config.services);
         let mut supervisor = Self {
@@ -162,7 +140,6 @@ impl Supervisor {
             next_id: 0,
             started: Instant::now(),
             cpu: CpuMeter::default(),
-            watched: Vec::new(),
             talking: Vec::new(),
             asking: Vec::new(),
             refused: Limited::default(),
@@ -216,29 +193,30 @@ impl Supervisor {
                 }
                 _ => {}
             }
-            unread.into_iter().for_each(|token| self.serve_control(Some(token)));
+            unread.into_iter().for_each(|client| self.serve_client(client));
             talking.into_iter().for_each(|pid| self.hear_node(pid));
-            asking.into_iter().for_each(|token| self.serve_attached(token));
+            asking.into_iter().for_each(|number| self.serve_attached(number));
             let mut attaches = attach.is_some_and(|due| due <= Instant::now());
             for event in &events {
-                match event.token() {
-                    SIGNALS => {
+                let Some(source) = Source::of(event.token()) else { continue };
+                match source {
+                    Source::Signals => {
                         if let Some(code) = self.take_signals() {
                             return Ok(code);
                         }
                     }
-                    REPORTS => {
+                    Source::Waker => {
                         self.take_reports();
                         self.answer_admin();
                     }
-                    CONTROL => self.serve_control(None),
+                    Source::ControlListener => self.accept_clients(),
+                    Source::ControlClient(client) => self.serve_client(client),
+                    Source::AttachListener => attaches = true,
+                    Source::Attached(number) => self.serve_attached(number),
                     // The next turn looks at all of them.
-                    NOTIFIED => {}
-                    ATTACH => attaches = true,
-                    Token(token) if token >= NODE => self.hear_node((token - NODE) as u32),
-                    Token(token) if token >= WORKERS => self.hear((token - WORKERS) as u32),
-                    Token(token) if token >= ATTACHED => self.serve_attached(token),
-                    Token(token) => self.serve_control(Some(token)),
+                    Source::Notify => {}
+                    Source::Relay(pid) => self.hear(pid),
+                    Source::Node(pid) => self.hear_node(pid),
                 }
             }
             // After the requests of those that are here already.
@@ -273,7 +251,6 @@ impl Supervisor {
             }
         }
         self.watch_holders();
-        self.watch_channels();
         self.tell_waiting();
         if let Some(systemd) = &mut self.systemd {
             systemd.step(&self.services, self.stopping.is_some(), now);
@@ -292,10 +269,6 @@ impl Supervisor {
             _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
         }
         Some(code)
-    }
-
-    fn slots(&self) -> impl Iterator<Item = &SlotProcesses> {
-        self.services.iter().flat_map(|service| &service.slots)
     }
 
     fn take_reports(&mut self) {

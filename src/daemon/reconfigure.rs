@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::{ATTACH, Supervisor, inherited, listen_fds};
+use super::{Supervisor, inherited, listen_fds};
 use crate::accept::orders::ServiceId;
 use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
@@ -48,7 +48,7 @@ impl Supervisor {
     ) -> Result<Prepared, Exit> {
         let preload = crate::service::direct::find_preload(&mut config, listens)?;
         if preload.is_some() && self.tools.attach.is_none() {
-            let server = AttachServer::open(&self.poll, ATTACH, self.tools.nofile)
+            let server = AttachServer::open(&self.tools.registry, self.tools.nofile)
                 .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
             self.tools.attach = Some(server);
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::reconfigure::Begun;
-use super::{ATTACHED, CLIENTS, Supervisor, WORKERS, status};
+use super::{Supervisor, status};
 use crate::accept::orders::ServiceId;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said};
@@ -28,7 +28,7 @@ const REQUESTS_A_TURN: usize = 8;
 /// A control client that waits for the end of something.
 #[derive(Debug)]
 pub struct Waiting {
-    client: usize,
+    client: u32,
     /// Services that are not done.
     services: Vec<ServiceId>,
     /// Whether one of them failed.
@@ -80,15 +80,15 @@ impl Supervisor {
             users: users.chain([0, nix::unistd::geteuid().as_raw()]).collect(),
             servers: self.services.iter().flat_map(Service::pids).collect(),
         };
-        attach.accept(&self.poll, ATTACHED..WORKERS, &ours, Instant::now());
+        attach.accept(&ours, Instant::now());
     }
 
     /// A server's preload library asks; one connection is heard for a turn.
-    pub(super) fn serve_attached(&mut self, token: usize) {
+    pub(super) fn serve_attached(&mut self, number: u32) {
         for _ in 0..REQUESTS_A_TURN {
             let Some(attach) = &mut self.tools.attach else { return };
             let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
-            match attach.next(&self.poll, token, admits) {
+            match attach.next(number, admits) {
                 Ok(None) => return,
                 Ok(Some(AttachEvent::Ended(pid, secret))) => {
                     let now = Instant::now();
@@ -103,12 +103,12 @@ impl Supervisor {
                     let Some(attach) = &mut self.tools.attach else { return };
                     match reply {
                         Some(reply) => {
-                            attach.reply(token, &reply);
+                            attach.reply(number, &reply);
                             if let Some((pid, secret)) = leases {
-                                attach.watch(&self.poll, ATTACHED..WORKERS, pid, secret);
+                                attach.watch(pid, secret);
                             }
                         }
-                        None => attach.close(token),
+                        None => attach.close(number),
                     }
                 }
                 Err(Refusal::NotOurs { pid, uid }) => {
@@ -125,33 +125,38 @@ impl Supervisor {
                 }
             }
         }
-        self.asking.push(token);
+        self.asking.push(number);
     }
 
-    pub(super) fn serve_control(&mut self, client: Option<usize>) {
-        let Some(control) = &mut self.control else { return };
-        let Some(token) = client else { return control.accept(&self.poll, CLIENTS, ATTACHED) };
-        for request in control.requests(&self.poll, token) {
-            self.answer(token, request);
+    pub(super) fn accept_clients(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.accept();
         }
     }
 
-    fn answer(&mut self, token: usize, request: Request) {
+    pub(super) fn serve_client(&mut self, client: u32) {
+        let Some(control) = &mut self.control else { return };
+        for request in control.requests(client) {
+            self.answer(client, request);
+        }
+    }
+
+    fn answer(&mut self, client: u32, request: Request) {
         let now = Instant::now();
         let begun = match request {
             Request::Hello {} => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                return self.tell(token, &Hello { protocol: PROTOCOL, version });
+                return self.tell(client, &Hello { protocol: PROTOCOL, version });
             }
             Request::Ls {} => {
                 let daemon = status::daemon(&self.services, self.started, self.stopping, &mut self.cpu);
-                return self.tell(token, &daemon);
+                return self.tell(client, &daemon);
             }
             Request::Logs { service, slot, lines, follow } => {
-                return self.show_logs(token, Query { of: Of::Lines, service, slot, lines, follow });
+                return self.show_logs(client, Query { of: Of::Lines, service, slot, lines, follow });
             }
             Request::Messages { service, slot, lines, follow } => {
-                return self.show_logs(token, Query { of: Of::Messages, service, slot, lines, follow });
+                return self.show_logs(client, Query { of: Of::Messages, service, slot, lines, follow });
             }
             Request::Send { service, slot, message } => {
                 let said = match self.send(service.as_deref(), slot, &message.to_string()) {
@@ -159,7 +164,7 @@ impl Supervisor {
                     Ok(count) => Said::Done(format!("sent to {count} workers")),
                     Err(why) => Said::Error(why),
                 };
-                return self.tell(token, &said);
+                return self.tell(client, &said);
             }
             Request::Reload { service } => self.reload(service.as_deref(), now),
             Request::Restart { service } => self.each(service.as_deref(), |service, tools| service.restart(tools, now)),
@@ -175,19 +180,19 @@ impl Supervisor {
             }),
         };
         match begun {
-            Err(why) => self.tell(token, &Said::Error(why)),
+            Err(why) => self.tell(client, &Said::Error(why)),
             Ok(begun) if begun.services.is_empty() => {
-                begun.notes.into_iter().for_each(|note| self.note(token, note));
+                begun.notes.into_iter().for_each(|note| self.note(client, note));
                 let why = begun.refused.first().cloned();
-                self.tell(token, &why.map_or_else(|| Said::Done("nothing to do".to_owned()), Said::Error));
+                self.tell(client, &why.map_or_else(|| Said::Done("nothing to do".to_owned()), Said::Error));
             }
             Ok(begun) => {
                 let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
-                steps.for_each(|note| self.note(token, note));
+                steps.for_each(|note| self.note(client, note));
                 let failed = !begun.refused.is_empty();
                 // What this has ended is for those that waited before.
                 self.tell_waiting();
-                self.waiting.push(Waiting { client: token, services: begun.services, failed });
+                self.waiting.push(Waiting { client, services: begun.services, failed });
             }
         }
     }
@@ -205,33 +210,31 @@ impl Supervisor {
     }
 
     /// All that there is to say to a request.
-    fn tell(&mut self, token: usize, answer: &impl serde::Serialize) {
+    fn tell(&mut self, client: u32, answer: &impl serde::Serialize) {
         if let Some(control) = &mut self.control {
-            control.tell(&self.poll, token, answer, Last::Yes);
+            control.tell(client, answer, Last::Yes);
         }
     }
 
     /// A line on the way there.
-    fn note(&mut self, token: usize, note: String) {
+    fn note(&mut self, client: u32, note: String) {
         if let Some(control) = &mut self.control {
-            control.tell(&self.poll, token, &Said::Step(note), Last::No);
+            control.tell(client, &Said::Step(note), Last::No);
         }
     }
 
     /// The output thread shows it from here on.
-    fn show_logs(&mut self, token: usize, query: Query) {
+    fn show_logs(&mut self, client: u32, query: Query) {
         if let Some(name) =
             query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config.name == *name))
         {
             let why = self.unknown(name);
-            return self.tell(token, &Said::Error(why));
+            return self.tell(client, &Said::Error(why));
         }
         if let Err(why) = self.has_slot(query.service.as_deref(), query.slot) {
-            return self.tell(token, &Said::Error(why));
+            return self.tell(client, &Said::Error(why));
         }
-        if let Some((stream, unwritten)) =
-            self.control.as_mut().and_then(|control| control.give_away(&self.poll, token))
-        {
+        if let Some((stream, unwritten)) = self.control.as_mut().and_then(|control| control.give_away(client)) {
             self.tools.launcher.outputs.follow(stream, query, unwritten);
         }
     }
@@ -328,11 +331,11 @@ impl Supervisor {
             _ => Said::Step(text.to_owned()),
         };
         let last = over && matches!(said, Said::Error(_) | Said::Done(_));
-        let there = control.tell(&self.poll, waiting.client, &said, if last { Last::Yes } else { Last::No });
+        let there = control.tell(waiting.client, &said, if last { Last::Yes } else { Last::No });
         if over && !last {
             // It went well, and another one before it did not.
             let said = Said::Error("not all of it succeeded".to_owned());
-            control.tell(&self.poll, waiting.client, &said, Last::Yes);
+            control.tell(waiting.client, &said, Last::Yes);
         }
         there && !over
     }

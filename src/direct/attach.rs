@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::offset_of;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Poll, Token};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
@@ -17,6 +14,7 @@ use tracing::warn;
 use super::guests::{Guest, Guests, Ours};
 use super::wire::{encode, parse};
 use crate::abi::attach::{self as abi, REQUEST_BYTES, SocketOption, TOKEN_BYTES};
+use crate::events::{Registry, Source};
 use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, random, scm, sock};
@@ -152,8 +150,10 @@ pub struct AttachServer {
     listener: Socket,
     name: String,
     guests: Guests,
-    leased: HashMap<usize, Leased>,
-    next: usize,
+    leased: HashMap<u32, Leased>,
+    /// The next number of a connection or a lease.
+    next: u32,
+    registry: Registry,
     most: usize,
     /// There may be more connections to accept, without a new event, from then on.
     again: Option<Instant>,
@@ -166,12 +166,12 @@ impl AttachServer {
     ///
     /// # Errors
     /// As socket(2), bind(2), epoll_ctl(2).
-    pub fn open(poll: &Poll, token: Token, nofile: u64) -> io::Result<Self> {
+    pub fn open(registry: &Registry, nofile: u64) -> io::Result<Self> {
         let name = format!("roundsman-{}-{}", std::process::id(), hex(&secret()?));
         let listener = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
-        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+        registry.watch(Source::AttachListener, &listener)?;
         let most = (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize;
         Ok(Self {
             listener,
@@ -179,6 +179,7 @@ impl AttachServer {
             guests: Guests::new(most),
             leased: HashMap::new(),
             next: 0,
+            registry: registry.clone(),
             most,
             again: None,
             refused: Limited::default(),
@@ -191,13 +192,12 @@ impl AttachServer {
         format!("{}:{}", self.name, hex(secret))
     }
 
-    /// Takes new connections, a burst at a time; their tokens lie in `range`. Those of strangers are closed, and nothing is
-    /// received from them.
-    pub fn accept(&mut self, poll: &Poll, range: Range<usize>, ours: &Ours, now: Instant) {
+    /// Takes new connections, a burst at a time. Those of strangers are closed, and nothing is received from them.
+    pub fn accept(&mut self, ours: &Ours, now: Instant) {
         self.again = None;
         self.guests.expire(now);
         while let Some(guest) = self.guests.due(ours, now) {
-            self.enter(poll, range.clone(), guest, now);
+            self.enter(guest, now);
         }
         for _ in 0..BURST {
             // Each is closed within milliseconds, so nobody waits here for long.
@@ -224,7 +224,7 @@ impl AttachServer {
             let Ok(peer) = peer else { continue };
             let guest = Guest { socket, pid: peer.pid() as u32, uid: peer.uid(), since: now, proven: false };
             match self.guests.arrives(guest, ours, now) {
-                Ok(Some(guest)) => self.enter(poll, range.clone(), guest, now),
+                Ok(Some(guest)) => self.enter(guest, now),
                 Ok(None) => {}
                 Err(guest) => self.refuse(&guest, "it is none of our workers", now),
             }
@@ -232,12 +232,15 @@ impl AttachServer {
         self.again = Some(now);
     }
 
-    fn enter(&mut self, poll: &Poll, range: Range<usize>, guest: Guest, now: Instant) {
-        let token = self.token(range);
-        let fd = guest.socket.as_fd().as_raw_fd();
-        match self.guests.enter(token, guest, self.leased.len()) {
-            Ok(()) if poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() => {}
-            Ok(()) => self.guests.remove(token),
+    fn enter(&mut self, guest: Guest, now: Instant) {
+        let number = self.free_number();
+        match self.guests.enter(number, guest, self.leased.len()) {
+            Ok(()) => {
+                let watch = |guest: &Guest| self.registry.watch(Source::Attached(number), &guest.socket).is_ok();
+                if !self.guests.get(number).is_some_and(watch) {
+                    self.guests.remove(number);
+                }
+            }
             Err(guest) => self.refuse(&guest, "it has too many connections", now),
         }
     }
@@ -253,27 +256,27 @@ impl AttachServer {
         self.again.into_iter().chain(self.guests.deadline(now)).min()
     }
 
-    fn token(&mut self, range: Range<usize>) -> usize {
+    fn free_number(&mut self) -> u32 {
         loop {
-            let token = range.start + self.next % range.len().max(1);
-            self.next += 1;
-            if !self.guests.has(token) && !self.leased.contains_key(&token) {
-                return token;
+            let number = self.next;
+            self.next = self.next.wrapping_add(1);
+            if !self.guests.has(number) && !self.leased.contains_key(&number) {
+                return number;
             }
         }
     }
 
     /// Watches a process until its end. Whether it lives, as far as is known.
-    pub fn watch(&mut self, poll: &Poll, range: Range<usize>, pid: u32, secret: Secret) -> bool {
+    pub fn watch(&mut self, pid: u32, secret: Secret) -> bool {
         let known = self.leased.values().any(|leased| leased.pid == pid && leased.secret == secret);
         if known || self.guests.count() + self.leased.len() >= self.most {
             return true;
         }
-        let token = self.token(range);
+        let number = self.free_number();
         // One that is gone already is noticed by its parent's end, or not at all.
         let Ok(pidfd) = process::pidfd_open(pid) else { return false };
-        if poll.registry().register(&mut SourceFd(&pidfd.as_raw_fd()), Token(token), Interest::READABLE).is_ok() {
-            self.leased.insert(token, Leased { pidfd, pid, secret });
+        if self.registry.watch(Source::Attached(number), &pidfd).is_ok() {
+            self.leased.insert(number, Leased { pidfd, pid, secret });
         }
         true
     }
@@ -286,41 +289,40 @@ impl AttachServer {
     /// Why it was refused.
     pub fn next(
         &mut self,
-        poll: &Poll,
-        token: usize,
+        number: u32,
         admits: impl FnOnce(&Secret, u32, u32) -> bool,
     ) -> Result<Option<AttachEvent>, Refusal> {
-        if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&token) {
-            let _ = poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+        if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&number) {
+            self.registry.unwatch(&pidfd);
             return Ok(Some(AttachEvent::Ended(pid, secret)));
         }
-        let Some(guest) = self.guests.get(token) else { return Ok(None) };
+        let Some(guest) = self.guests.get(number) else { return Ok(None) };
         match request(guest, admits) {
             Ok(request) => {
                 if request.is_some() {
-                    self.guests.prove(token);
+                    self.guests.prove(number);
                 }
                 Ok(request.map(AttachEvent::Request))
             }
             Err(why) => {
-                self.guests.remove(token);
+                self.guests.remove(number);
                 why.map_or(Ok(None), Err)
             }
         }
     }
 
     /// Sends the reply to a connection's request. A connection that does not take it is closed.
-    pub fn reply(&mut self, token: usize, reply: &AttachReply) {
-        let Some(guest) = self.guests.get(token) else { return };
+    pub fn reply(&mut self, number: u32, reply: &AttachReply) {
+        let Some(guest) = self.guests.get(number) else { return };
         let (bytes, fds) = encode(reply);
         if scm::send_fds(guest.socket.as_fd(), &bytes, fds.into_iter()).is_err() {
-            self.guests.remove(token);
+            self.guests.remove(number);
         }
     }
 
     /// Closes a connection: its request was refused.
-    pub fn close(&mut self, token: usize) {
-        self.guests.remove(token);
+    pub fn close(&mut self, number: u32) {
+        self.guests.remove(number);
     }
 }
 

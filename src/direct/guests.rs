@@ -71,10 +71,10 @@ impl Looks {
     }
 }
 
-/// All connections, by their tokens.
+/// All connections, by their numbers.
 #[derive(Debug)]
 pub struct Guests {
-    inside: HashMap<usize, Guest>,
+    inside: HashMap<u32, Guest>,
     /// Those that wait for a look, oldest first.
     waiting: VecDeque<Guest>,
     looks: HashMap<u32, Looks>,
@@ -87,21 +87,21 @@ impl Guests {
         Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: HashMap::new(), most }
     }
 
-    /// The connection of a token.
-    pub fn get(&self, token: usize) -> Option<&Guest> {
-        self.inside.get(&token)
+    /// The connection of a number.
+    pub fn get(&self, number: u32) -> Option<&Guest> {
+        self.inside.get(&number)
     }
 
     /// It has shown a proof: it stays.
-    pub fn prove(&mut self, token: usize) {
-        if let Some(guest) = self.inside.get_mut(&token) {
+    pub fn prove(&mut self, number: u32) {
+        if let Some(guest) = self.inside.get_mut(&number) {
             guest.proven = true;
         }
     }
 
     /// Closes one.
-    pub fn remove(&mut self, token: usize) {
-        self.inside.remove(&token);
+    pub fn remove(&mut self, number: u32) {
+        self.inside.remove(&number);
     }
 
     /// Judges a new connection: it is returned when it may come in. One that is kept waiting comes from
@@ -165,7 +165,7 @@ impl Guests {
     ///
     /// # Errors
     /// The connection when there is no room for it.
-    pub fn enter(&mut self, token: usize, guest: Guest, others: usize) -> Result<(), Guest> {
+    pub fn enter(&mut self, number: u32, guest: Guest, others: usize) -> Result<(), Guest> {
         let of_process = self.inside.values().filter(|other| other.pid == guest.pid).count();
         if of_process >= MAX_PER_PROCESS {
             return Err(guest);
@@ -176,17 +176,17 @@ impl Guests {
             let Some(last) = self.to_evict() else { return Err(guest) };
             self.inside.remove(&last);
         }
-        self.inside.insert(token, guest);
+        self.inside.insert(number, guest);
         Ok(())
     }
 
     /// Of those without a proof the oldest of the user that has most of them, so that one user cannot push out another's.
-    fn to_evict(&self) -> Option<usize> {
+    fn to_evict(&self) -> Option<u32> {
         let mut of_user: HashMap<u32, usize> = HashMap::new();
         let unproven = || self.inside.iter().filter(|(_, guest)| !guest.proven);
         unproven().for_each(|(_, guest)| *of_user.entry(guest.uid).or_default() += 1);
         let rank = |guest: &Guest| std::cmp::Reverse(of_user.get(&guest.uid).copied().unwrap_or(0));
-        unproven().min_by_key(|(_, guest)| (rank(guest), guest.since)).map(|(&token, _)| token)
+        unproven().min_by_key(|(_, guest)| (rank(guest), guest.since)).map(|(&number, _)| number)
     }
 
     /// Closes those that came for nothing.
@@ -206,9 +206,9 @@ impl Guests {
         self.inside.len()
     }
 
-    /// Whether a token is taken.
-    pub fn has(&self, token: usize) -> bool {
-        self.inside.contains_key(&token)
+    /// Whether a number is taken.
+    pub fn has(&self, number: u32) -> bool {
+        self.inside.contains_key(&number)
     }
 }
 
@@ -228,8 +228,8 @@ mod tests {
         guests.enter(0, guest(9, 33, start), 0).unwrap();
         guests.enter(1, guest(10, 1000, start), 0).unwrap();
         for n in 2..1000 {
-            let since = start + Duration::from_millis(n as u64);
-            guests.enter(n, guest(10 + n as u32, 1000, since), 0).unwrap();
+            let since = start + Duration::from_millis(n.into());
+            guests.enter(n, guest(10 + n, 1000, since), 0).unwrap();
         }
         assert_eq!(guests.count(), MAX_UNPROVEN);
         // The oldest of the user with most went.
@@ -239,13 +239,13 @@ mod tests {
     #[test]
     fn one_process_has_a_share_and_a_proof_keeps_its_place() {
         let (mut guests, now) = (Guests::new(100), Instant::now());
-        for n in 0..MAX_PER_PROCESS {
+        for n in 0..MAX_PER_PROCESS as u32 {
             guests.enter(n, guest(7, 33, now), 0).unwrap();
             guests.prove(n);
         }
         assert!(guests.enter(500, guest(7, 33, now), 0).is_err());
         for n in 0..36 {
-            guests.enter(600 + n, guest(1000 + n as u32, 33, now), 0).unwrap();
+            guests.enter(600 + n, guest(1000 + n, 33, now), 0).unwrap();
             guests.prove(600 + n);
         }
         // Full, and all have a proof; with watched processes it is full earlier.

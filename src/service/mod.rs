@@ -52,6 +52,7 @@ use crate::config::merge::Settings;
 use crate::config::{Backend, ServiceConfig};
 use crate::direct::Preload;
 use crate::direct::attach::AttachServer;
+use crate::events::Registry;
 use crate::handoff::QueueTx;
 use crate::launch::Launcher;
 use crate::listener::Listener;
@@ -78,23 +79,8 @@ pub struct Tools {
     pub ports: PrivatePorts,
     /// The file limit of relay workers.
     pub nofile: u64,
-    /// What the control thread waits on.
-    pub registry: mio::Registry,
-    /// The token of NOTIFY_SOCKETs.
-    pub notified: mio::Token,
-    /// The tokens of Node's channels: from here on, by pid.
-    pub channels: usize,
-}
-
-impl Tools {
-    /// The token of a worker's channel.
-    pub(super) fn channel_of(&self, pid: u32) -> mio::Token {
-        mio::Token(self.channels + pid as usize)
-    }
-
-    pub(super) fn watch_notify(&self, notify: &Notify) -> std::io::Result<()> {
-        notify.watch(&self.registry, self.notified)
-    }
+    /// Adds to what the control thread waits on.
+    pub registry: Registry,
 }
 
 /// A slot with its processes.

@@ -12,11 +12,12 @@ use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
 use crate::config::Backend;
+use crate::events::Source;
 use crate::exit::Exit;
 use crate::launch;
 use crate::program::command::CommandLine;
 use crate::program::node::inspect_port;
-use crate::relay::protocol::{Resolved, Setup, Source};
+use crate::relay::protocol::{self, Resolved, Setup};
 use crate::sys::scm;
 use crate::worker::exit::LastExit;
 use crate::worker::ipc::Ipc;
@@ -84,6 +85,10 @@ impl Service {
             let relay = Relay::start(&tools.launcher, &self.config, id, self.listeners.len(), now)
                 .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker started");
+            // Without the watch the worker never becomes ready, and its death is still seen.
+            if let Err(error) = tools.registry.watch(Source::Relay(relay.pid), &relay.channel) {
+                warn!("cannot watch a worker's channel: {error}");
+            }
             self.slots[at].counted.counts(&relay.page);
             self.slots[at].relay = Some(relay);
         }
@@ -124,7 +129,7 @@ impl Service {
                 let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
                 let uid = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid);
                 let notify = Notify::open(uid.as_raw()).map_err(refused)?;
-                tools.watch_notify(&notify).map_err(refused)?;
+                notify.watch(&tools.registry).map_err(refused)?;
                 environment.push(("NOTIFY_SOCKET", notify.variable()));
                 Some(notify)
             }
@@ -159,7 +164,7 @@ impl Service {
         })?;
         info!(service = %self.config.name, slot, pid, "server started");
         if let Some(ipc) = &ipc {
-            ipc.watch(&tools.registry, tools.channel_of(pid)).map_err(refused)?;
+            ipc.watch(&tools.registry, pid).map_err(refused)?;
         }
         let complained = Complained::NotYet;
         Ok(Server {
@@ -192,7 +197,11 @@ impl Service {
             slot: at as u32,
             // Others may have come since its start.
             listeners: self.slots[at].relay.as_ref().map_or(0, |relay| relay.queues.len()),
-            source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
+            source: if self.config.policy == Policy::None {
+                protocol::Source::Listeners
+            } else {
+                protocol::Source::Queues
+            },
             upstreams,
             shared: self.upstreams.is_some(),
             batch: self.cap.min(scm::MAX_FDS),

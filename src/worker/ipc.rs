@@ -3,12 +3,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 use serde_json::Value;
 
+use crate::events::{Registry, Source};
 use crate::node::channel::Channel;
-use crate::node::message::{self};
+use crate::node::message;
 
 /// How a worker takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +63,8 @@ impl Ipc {
     ///
     /// # Errors
     /// As epoll_ctl(2).
-    pub fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
-        let fd = self.channel.socket().as_raw_fd();
-        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+    pub fn watch(&self, registry: &Registry, pid: u32) -> io::Result<()> {
+        registry.watch(Source::Node(pid), self.channel.socket())
     }
 
     /// Passes a program's message on; whether there was room.

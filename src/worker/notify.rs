@@ -1,14 +1,13 @@
 //! `--wait-ready`: a socket on which a server says READY=1 (sd_notify(3)).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 use tracing::debug;
 
 use crate::direct::attach::{hex, secret};
+use crate::events::{Registry, Source};
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, scm, sock};
 
@@ -55,8 +54,8 @@ impl Notify {
     ///
     /// # Errors
     /// As epoll_ctl(2).
-    pub fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.socket.as_fd().as_raw_fd()), token, Interest::READABLE)
+    pub fn watch(&self, registry: &Registry) -> io::Result<()> {
+        registry.watch(Source::Notify, &self.socket)
     }
 
     /// Reads what came, for a turn; whether the server (the process `server`, or one below it) has said that it is ready.
