@@ -57,6 +57,16 @@ impl Listen {
     }
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            ListenAddr::Port(port) => write!(f, "{port}")?,
+            other => write!(f, "{other}")?,
+        }
+        self.app_port.map_or(Ok(()), |port| write!(f, "={port}"))
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::config::error::{ConfigError, Kind, LoadError};
+use crate::program::command::CommandError;
+
 /// Why the process ends before or instead of running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
@@ -45,3 +48,37 @@ impl fmt::Display for Exit {
 }
 
 impl std::error::Error for Exit {}
+
+impl From<LoadError> for Exit {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Options(error) => error.into(),
+            LoadError::ForOneService { .. } => Self::new(USAGE, error.to_string()),
+            LoadError::Unreadable(_) | LoadError::Mistakes { .. } => Self::new(CONFIG, error.to_string()),
+        }
+    }
+}
+
+impl From<ConfigError> for Exit {
+    fn from(error: ConfigError) -> Self {
+        let code = match &error.kind {
+            Kind::Command(error) => code_of(error),
+            _ => USAGE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<CommandError> for Exit {
+    fn from(error: CommandError) -> Self {
+        Self::new(code_of(&error), error.to_string())
+    }
+}
+
+fn code_of(error: &CommandError) -> u8 {
+    match error {
+        CommandError::Empty | CommandError::NulByte => USAGE,
+        CommandError::NotFound { .. } => NOT_FOUND,
+        CommandError::NotExecutable { .. } => NOT_EXECUTABLE,
+    }
+}

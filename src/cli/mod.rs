@@ -47,58 +47,58 @@ pub struct Cli {
 /// Control commands and roles.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Try it: the daemon in front of a built-in HTTP responder
+    /// Run a demo: four built-in HTTP servers behind one port
     Demo(Demo),
-    /// Validate; print what is in force, and where it comes from
+    /// Validate options; print them with their origins
     Check(Box<Run>),
     /// Show services and slots of the running daemons
     #[command(aliases = ["list", "status", "ps"])]
     Ls(Ls),
-    /// Show what the servers wrote: logs -f web/0
+    /// Show the output of servers: logs -f web/0
     Logs(Logs),
-    /// Show what workers in Node sent by process.send
+    /// Show messages that servers in Node sent with process.send
     Messages(Logs),
-    /// Send workers in Node a message: send web '{"a":1}'
+    /// Send a message to servers in Node: send web '{"a":1}'
     #[command(override_usage = "roundsman send [NAME[/SLOT]] JSON")]
     Send(Send),
-    /// Exit with 0 when every service has a worker online
+    /// Exit with 0 if every service has a worker online
     Health(Targets),
     /// Replace all workers without losing a request
     ///
-    /// One after the other: a successor first. Where there is a configuration file it is read again, and what
-    /// changed in it is applied; a mistake in it changes nothing.
+    /// One at a time, each after its replacement is online. The configuration file, if there is one, is read again
+    /// and its changes are applied; a mistake in it changes nothing.
     Reload(Targets),
-    /// Stop all workers, then start them; clients wait
+    /// Stop all workers, then start new ones; clients wait
     Restart(Targets),
     /// Stop all workers; the daemon stays
     ///
     /// Clients are refused meanwhile.
     Stop(Targets),
-    /// Start what was stopped
+    /// Start services that were stopped
     Start(Targets),
     /// Set the number of slots: 4, +1, -1
     #[command(override_usage = "roundsman scale [NAME] N")]
     Scale(Scale),
-    /// Turn a PM2 ecosystem file into a configuration
+    /// Convert a PM2 ecosystem file to a configuration file
     Import(Import),
     /// Print completions for a shell: bash, zsh, fish, …
     Completions(Completions),
     /// Print the manual page
     ///
-    /// With a directory, the pages of all verbs are written there.
+    /// With a directory: write the pages of all commands there.
     Man(Man),
 }
 
 /// `roundsman demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Where to listen
+    /// Address to listen on
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: ListenAddr,
-    /// How many responders
+    /// Number of servers, max, or -1
     #[arg(short, long, value_name = "N", default_value = "4", allow_hyphen_values = true)]
     pub instances: Instances,
-    /// rr, least-conn, ip-hash, none
+    /// Balancing: rr, least-conn, ip-hash, none
     #[arg(short, long, value_name = "POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
 }
@@ -106,7 +106,7 @@ pub struct Demo {
 /// `roundsman ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// One JSON object per daemon, one per line
+    /// Print one JSON object per daemon and line
     #[arg(long)]
     pub json: bool,
     /// Which.
@@ -117,19 +117,19 @@ pub struct Ls {
 /// `roundsman logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// The service, or one slot of it [default: all services of the only daemon]
+    /// Service, or one slot of it [default: all services of the only daemon]
     #[arg(value_name = "NAME[/SLOT]")]
     pub of: Option<String>,
-    /// Go on with what comes
+    /// Follow new output
     #[arg(short, long)]
     pub follow: bool,
-    /// So many lines of what came before
+    /// Show the last N lines
     #[arg(short = 'n', long, value_name = "N", default_value = "50")]
     pub lines: usize,
-    /// One JSON object per line
+    /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
-    /// The daemon's control socket
+    /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
 }
@@ -137,10 +137,10 @@ pub struct Logs {
 /// `roundsman send`.
 #[derive(Debug, Args)]
 pub struct Send {
-    /// The service or one slot of it [default: all], and the message, as JSON
+    /// Service or one slot of it [default: all], and the message as JSON
     #[arg(value_name = "[NAME[/SLOT]] JSON", num_args = 1..=2, required = true, allow_hyphen_values = true)]
     pub words: Vec<String>,
-    /// The daemon's control socket
+    /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
 }
@@ -148,10 +148,10 @@ pub struct Send {
 /// `roundsman import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// ecosystem.config.js, .cjs, .json, .yaml
+    /// Ecosystem file: ecosystem.config.js, .cjs, .json, .yaml
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// With the variables of env_NAME, as pm2 start --env NAME
+    /// Use the variables of env_NAME, like pm2 start --env NAME
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
 }
@@ -159,14 +159,14 @@ pub struct Import {
 /// `roundsman completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// Which shell
+    /// Shell
     pub shell: clap_complete::Shell,
 }
 
 /// `roundsman man`.
 #[derive(Debug, Args)]
 pub struct Man {
-    /// Where all pages are written to
+    /// Directory for the pages of all commands
     #[arg(value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }
@@ -174,9 +174,9 @@ pub struct Man {
 /// Which daemon a verb speaks to.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The service [default: all of the only daemon]
+    /// Service [default: all of the only daemon]
     pub name: Option<String>,
-    /// The daemon's control socket
+    /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
 }
@@ -184,10 +184,10 @@ pub struct Target {
 /// Which services a verb speaks to.
 #[derive(Debug, Args)]
 pub struct Targets {
-    /// The services, or all [default: all of the only daemon]
+    /// Services, or all [default: all of the only daemon]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// The daemon's control socket
+    /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
 }
@@ -195,10 +195,10 @@ pub struct Targets {
 /// `roundsman scale`.
 #[derive(Debug, Args)]
 pub struct Scale {
-    /// The service [default: the only one], and how many slots; +N and -N change the number
+    /// Service [default: the only one], and number of slots; +N and -N change it
     #[arg(value_name = "[NAME] N", num_args = 1..=2, required = true, allow_negative_numbers = true)]
     pub words: Vec<String>,
-    /// The daemon's control socket
+    /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
 }

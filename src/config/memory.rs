@@ -2,8 +2,6 @@
 
 use std::str::FromStr;
 
-use crate::exit::{Exit, USAGE};
-
 /// `--max-memory`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxMemory {
@@ -63,18 +61,11 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 impl MaxMemory {
-    /// Bytes for each of so many slots.
-    ///
-    /// # Errors
-    /// A percentage where no limit can be found out.
-    pub fn per_slot(self, slots: u32) -> Result<u64, Exit> {
+    /// Bytes for each of so many slots; `None` for a percentage where the limit is not known.
+    pub fn per_slot(self, slots: u32) -> Option<u64> {
         match self {
-            Self::Bytes(bytes) => Ok(bytes),
-            Self::Percent(percent) => {
-                let all =
-                    limit().ok_or_else(|| Exit::new(USAGE, "--max-memory: the machine does not tell its memory"))?;
-                Ok(all / 100 * percent / u64::from(slots.max(1)))
-            }
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Percent(percent) => Some(limit()? / 100 * percent / u64::from(slots.max(1))),
         }
     }
 }

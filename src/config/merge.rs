@@ -9,6 +9,7 @@ use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue};
 
 use super::diagnostics::Problem;
+use super::error::{ConfigError, Kind};
 use super::file::{Entry, File};
 use super::options::Run;
 use super::sources::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
@@ -66,8 +67,8 @@ pub fn fits(parser: &mut clap::Command, key: &Key, value: &OsString) -> Result<(
 /// The options that settings mean.
 ///
 /// # Errors
-/// What contradicts what.
-pub fn run(settings: &Settings) -> Result<Run, String> {
+/// A value that its option does not take.
+pub fn run(settings: &Settings) -> Result<Run, ConfigError> {
     let mut words = Vec::new();
     for key in keys().iter().filter(|key| key.name != COMMAND) {
         match settings.get(&key.name) {
@@ -80,8 +81,18 @@ pub fn run(settings: &Settings) -> Result<Run, String> {
         words.push("--".into());
         words.extend(command.values.iter().cloned());
     }
-    let matches = parser().try_get_matches_from(words).map_err(|error| reason(&error))?;
-    Run::from_arg_matches(&matches).map_err(|error| reason(&error))
+    let refused = |error: clap::Error| {
+        let key = match error.get(ContextKind::InvalidArg) {
+            // `--listen <ADDR>`
+            Some(ContextValue::String(arg)) => {
+                arg.trim_start_matches('-').split(' ').next().unwrap_or_default().to_owned()
+            }
+            _ => COMMAND.to_owned(),
+        };
+        Kind::Unparsed(reason(&error)).of(&key)
+    };
+    let matches = parser().try_get_matches_from(words).map_err(refused)?;
+    Run::from_arg_matches(&matches).map_err(refused)
 }
 
 fn flag(key: &Key, value: &OsString) -> OsString {

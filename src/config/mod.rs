@@ -2,6 +2,7 @@
 
 pub mod delivery;
 pub mod diagnostics;
+pub mod error;
 pub mod file;
 pub mod instances;
 pub mod memory;
@@ -16,10 +17,10 @@ mod user;
 use std::path::{Path, PathBuf};
 
 use crate::addr::AdminAddr;
-use crate::exit::{CONFIG, Exit, USAGE};
 use crate::output::LogFormat;
 use crate::output::passing::Format;
 use diagnostics::Problem;
+use error::{ConfigError, Kind, LoadError};
 use file::{Entry, File, OF_DAEMON, Section};
 use merge::Settings;
 use options::Run;
@@ -67,14 +68,13 @@ impl Config {
     /// From what was given, and the file that it names.
     ///
     /// # Errors
-    /// [`USAGE`], or the codes of [`crate::program::command::CommandLine::find`], for flags; [`CONFIG`] with all mistakes
-    /// of a file.
-    pub fn load(given: Given, inherited: Inherited) -> Result<Self, Exit> {
+    /// The first mistake of flags, all those of a file.
+    pub fn load(given: Given, inherited: Inherited) -> Result<Self, LoadError> {
         match given.0.get("config").and_then(|setting| setting.values.first()).map(PathBuf::from) {
             Some(path) => Self::from_file(given, &path, inherited),
             None => {
                 let settings = merge::lay(&given, None);
-                let run = merge::run(&settings).map_err(|error| usage(&error))?;
+                let run = merge::run(&settings)?;
                 let service = ServiceConfig::new(run.clone(), inherited)?;
                 Ok(Self::new(given, run, settings.clone(), vec![(service, settings)]))
             }
@@ -90,8 +90,8 @@ impl Config {
         Self { name, services, settings, admin, control, output, log_format, log_level, given }
     }
 
-    fn from_file(given: Given, path: &Path, inherited: Inherited) -> Result<Self, Exit> {
-        let text = File::read(path).map_err(|error| Exit::new(CONFIG, error))?;
+    fn from_file(given: Given, path: &Path, inherited: Inherited) -> Result<Self, LoadError> {
+        let text = File::read(path).map_err(LoadError::Unreadable)?;
         let mut problems = Vec::new();
         let file = File::parse(path, text, &mut problems);
         let (daemon, services) = match file.services.as_slice() {
@@ -104,8 +104,7 @@ impl Config {
         if services.len() > 1
             && let Some(key) = OF_ONE.iter().find(|key| given.0.contains_key(**key))
         {
-            let flag = if *key == COMMAND { "a command".to_owned() } else { format!("--{key}") };
-            return Err(usage(&format!("{flag} is for one service, {} has several: say it there", path.display())));
+            return Err(LoadError::ForOneService { key, path: path.to_owned() });
         }
         merge::try_each(&daemon, &mut problems);
         let mut loaded = Vec::new();
@@ -116,12 +115,12 @@ impl Config {
             if problems.len() == before && section.is_none_or(|section| section.clean) {
                 match one(&given, &file, section, inherited) {
                     Ok(service) => loaded.push(service),
-                    Err(exit) if section.is_none() && given.0.contains_key(COMMAND) => return Err(exit),
+                    Err(error) if section.is_none() && given.0.contains_key(COMMAND) => return Err(error.into()),
                     Err(_) if section.is_none() => {
                         let message = "there is no [service.NAME] in it, and no command or --upstream beside it";
                         problems.push(Problem::new(message, 0..file.text.len().min(1)));
                     }
-                    Err(exit) => problems.extend(section.map(|section| blame(&exit.message, section))),
+                    Err(error) => problems.extend(section.map(|section| blame(&error, section))),
                 }
             }
         }
@@ -135,11 +134,8 @@ impl Config {
                 Ok(Self::new(given, run, settings, loaded))
             }
             _ => {
-                let count = problems.len();
-                let shown = path.display().to_string();
-                let report = diagnostics::report(&shown, &file.text, &mut problems);
-                let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
-                Err(Exit::new(CONFIG, format!("{shown} has {errors}\n\n{report}")))
+                let report = diagnostics::report(&path.display().to_string(), &file.text, &mut problems);
+                Err(LoadError::Mistakes { path: path.to_owned(), count: problems.len(), report })
             }
         }
     }
@@ -148,7 +144,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn again(&self, inherited: Inherited) -> Result<Self, Exit> {
+    pub fn again(&self, inherited: Inherited) -> Result<Self, LoadError> {
         Self::load(self.given.clone(), inherited)
     }
 
@@ -163,14 +159,14 @@ fn one(
     file: &File,
     section: Option<&Section>,
     inherited: Inherited,
-) -> Result<(ServiceConfig, Settings), Exit> {
+) -> Result<(ServiceConfig, Settings), ConfigError> {
     let mut settings = merge::lay(given, section.map(|section| (file, section.entries.as_slice())));
     let alone = file.services.len() < 2;
     if let Some(section) = section.filter(|_| !(alone && given.0.contains_key("name"))) {
         let origin = Origin::File { path: file.path.display().to_string(), line: file.line(&section.span) };
         settings.insert("name".to_owned(), Setting { values: vec![section.name.clone().into()], origin });
     }
-    let run = merge::run(&settings).map_err(|error| usage(&error))?;
+    let run = merge::run(&settings)?;
     Ok((ServiceConfig::new(run, inherited)?, settings))
 }
 
@@ -180,28 +176,12 @@ fn of_daemon(given: &Given) -> Given {
     Given(given.0.iter().filter(|(key, _)| own(key)).map(|(key, setting)| (key.clone(), setting.clone())).collect())
 }
 
-/// The place in a file that a message is about: the key that it names, or the service.
-fn blame(message: &str, section: &Section) -> Problem {
-    let named = |entry: &&Entry| message.contains(&format!("--{}", entry.key));
-    let command =
-        |entry: &&Entry| entry.key == COMMAND && ["command", "execute"].iter().any(|word| message.contains(word));
-    let entry = section.entries.iter().find(named).or_else(|| section.entries.iter().find(command));
-    let span = entry.map_or_else(
-        || section.span.clone(),
-        |entry| {
-            let end = entry.values.last().map_or(entry.span.end, |(_, span)| span.end);
-            entry.span.start..end
-        },
-    );
-    Problem::new(in_file(message), span)
-}
-
-/// A message about flags in the words of a file.
-fn in_file(message: &str) -> String {
-    if message.starts_with("nothing to serve") {
-        return "nothing to serve: `command` or `upstream` is missing".to_owned();
-    }
-    message.replace("-l 8080", "listen = 8080").replace(" <ADDR>", "").replace("--", "")
+/// A mistake at the key that it is about, or at the service's heading.
+fn blame(error: &ConfigError, section: &Section) -> Problem {
+    let entry = section.entries.iter().find(|entry| entry.key == error.key);
+    let end = |entry: &Entry| entry.values.last().map_or(entry.span.end, |(_, span)| span.end);
+    let span = entry.map_or_else(|| section.span.clone(), |entry| entry.span.start..end(entry));
+    Problem::new(error.in_file(), span)
 }
 
 /// No two services have the same address.
@@ -212,13 +192,9 @@ fn twice(file: &File, loaded: &[(ServiceConfig, Settings)], problems: &mut Vec<P
                 loaded[..at].iter().find(|(other, _)| other.listen.iter().any(|one| one.address == listen.address));
             let section = file.services.iter().find(|section| section.name == service.name);
             if let (Some((other, _)), Some(section)) = (other, section) {
-                let message = format!("--listen {} is also that of {}", listen.address, other.name);
-                problems.push(blame(&message, section));
+                let taken = Kind::Taken { address: listen.address.clone(), service: other.name.clone() };
+                problems.push(blame(&taken.of("listen"), section));
             }
         }
     }
-}
-
-fn usage(message: &str) -> Exit {
-    Exit::new(USAGE, message)
 }

@@ -61,24 +61,24 @@ pub enum NodeIpc {
 /// The options of a service.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
-    /// A TOML file; its keys are these flags' names
+    /// TOML file; its keys are these options' long names
     ///
-    /// [service.NAME] tables, several in one daemon. Flags win over it, and so do variables.
+    /// One [service.NAME] table per service. Options and variables win over it.
     #[arg(short, long, value_name = "FILE", env = "ROUNDSMAN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where to listen: 8080, 0.0.0.0:80, unix:/path
+    /// Address to listen on: 8080, 0.0.0.0:80, unix:/path
     ///
-    /// Repeatable. Also [::1]:80; 80=3000 when the server insists on 3000. Without it the server decides.
+    /// Repeatable. Also [::1]:80; 80=3000 for a server that binds port 3000 itself. Default: the addresses that the server binds.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
-    /// rr, least-conn, ip-hash, none
+    /// Balancing: rr, least-conn, ip-hash, none
     ///
-    /// Who gets the next connection: in turn, with the fewest open, by the client's address, or by the kernel's choice.
+    /// Who gets the next connection: in turn, the fewest open, by the client's address, or the kernel's choice.
     #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
-    /// Workers: a number, max, -1 (all CPUs but one)
+    /// Number of workers, max, or -1
     ///
-    /// max (or 0, as PM2 has it): as many as the CPUs that the container may use, by its affinity and its quota rounded up.
+    /// 1 to 1024. -1: all CPUs but one. max (or 0, as in PM2): one per CPU that the container may use, by its affinity and its quota, rounded up.
     #[arg(
         short,
         long,
@@ -88,89 +88,89 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     pub instances: Instances,
-    /// Where connections go: host:port, unix:/path
+    /// Address to relay to: host:port, unix:/path
     ///
-    /// Repeatable. Also [v6]:port. With a command beside it: where that listens.
+    /// Repeatable. Also [v6]:port. With a command: the address on which that listens.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_UPSTREAM", value_delimiter = ',')]
     pub upstream: Vec<Upstream>,
-    /// auto, direct, relay
+    /// Delivery: auto, direct, relay
     ///
-    /// How connections reach the server: handed to it, or its bytes carried; auto takes direct where it can be.
+    /// direct: the server gets the accepted socket; relay: its bytes are carried; auto: direct where possible.
     #[arg(long, value_name = "VIA", env = "ROUNDSMAN_VIA", default_value = "auto", hide_possible_values = true)]
     pub via: ViaArg,
     /// Name of the service
     ///
-    /// Default: from the command. With several services: of the daemon.
+    /// Default: from the command. With several services: name of the daemon.
     #[arg(short, long, value_name = "NAME", env = "ROUNDSMAN_NAME")]
     pub name: Option<String>,
-    /// Who servers run as: NAME, NAME:GROUP, numbers
+    /// Run servers as NAME, NAME:GROUP or numbers
     #[arg(long, value_name = "USER", env = "ROUNDSMAN_USER")]
     pub user: Option<String>,
-    /// The working directory of servers [default: ours]
+    /// Working directory of servers [default: the daemon's]
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub cwd: Option<PathBuf>,
-    /// A variable for servers (repeatable)
+    /// Environment variable for servers; repeatable
     #[arg(long, hide_short_help = true, value_name = "KEY=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
-    /// A file with variables for servers (repeatable): KEY=VALUE lines; --env wins over it
+    /// File of KEY=VALUE lines for servers; repeatable; --env wins over it
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// How long reload, restart, start and scale wait for a server to listen before they fail
+    /// Time for a server to get ready before reload, restart, start or scale fails
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,
-    /// A server is ready when it says so
+    /// Wait for servers to say that they are ready
     ///
-    /// READY=1 on its NOTIFY_SOCKET, as for systemd; or, in Node, process.send('ready').
+    /// By READY=1 on NOTIFY_SOCKET, as with systemd, or in Node by process.send('ready').
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_WAIT_READY")]
     pub wait_ready: bool,
-    /// The command serves no port (a queue worker): it is online when it has lived for --min-uptime
-    #[arg(long, hide_short_help = true, conflicts_with_all = ["listen", "upstream"])]
+    /// Run a command that serves no port, such as a queue worker; online after --min-uptime
+    #[arg(long, hide_short_help = true)]
     pub no_listen: bool,
-    /// A worker with more memory is replaced: 512MiB, or 90% of the container's divided by the slots
+    /// Replace a worker that uses more: 512MiB, or 90% of the container's memory divided by the slots
     #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_MAX_MEMORY")]
     pub max_memory: Option<MaxMemory>,
-    /// A worker that takes nothing for so long while connections wait for it is replaced [default: never]
+    /// Replace a worker that receives nothing for this long while connections wait [default: never]
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HANG_TIMEOUT", value_parser = time)]
     pub hang_timeout: Option<Duration>,
-    /// How long a worker that is replaced may take to finish its connections
+    /// Time for a replaced worker to finish its connections
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
     pub drain_timeout: Duration,
-    /// How long a server may take to end after its stop signal
+    /// Time for a replaced server to exit after its stop signal
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
     pub kill_timeout: Duration,
-    /// Slots that a reload replaces at once
+    /// Number of slots that a reload replaces at a time
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SURGE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_surge: u32,
-    /// All the time that a stop may take
+    /// Total time allowed for a graceful stop
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
     pub stop_timeout: Duration,
-    /// How long a stop signal leaves the listeners open
+    /// Time to keep accepting connections after a stop signal
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_DELAY", default_value = "0s", value_parser = time)]
     pub stop_delay: Duration,
-    /// A worker that takes nothing for so long loses its queue to the others
+    /// Give a worker's queue to the others when it receives nothing for this long
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STALL_TIMEOUT", default_value = "10ms", value_parser = time)]
     pub stall_timeout: Duration,
-    /// How long a client waits while no worker is alive
+    /// Time for a client to wait while no worker is alive
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
     pub queue_timeout: Duration,
-    /// How long a client waits for its own worker under ip-hash
+    /// Time for a client to wait for its own worker with --policy ip-hash
     ///
-    /// After this time it goes to another one. When its worker dies or is replaced it goes there at once.
+    /// Then it goes to another one; at once when its worker dies or is replaced.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HASH_WAIT", default_value = "1s", value_parser = time)]
     pub hash_wait: Duration,
-    /// How long an upstream may take to accept
+    /// Time for an upstream to accept a connection
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,
-    /// A connection without a byte for so long is closed
+    /// Close relayed connections that are idle for this long
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_IDLE_TIMEOUT", default_value = "1h", value_parser = time)]
     pub idle_timeout: Duration,
-    /// What tells a server to stop
+    /// Signal that asks a server to stop
     #[arg(long, hide_short_help = true, value_name = "SIGNAL", env = "ROUNDSMAN_STOP_SIGNAL", default_value = "TERM", value_parser = signal)]
     pub stop_signal: nix::sys::signal::Signal,
     /// Node's IPC: auto, off, plain, cluster
     ///
-    /// plain: messages alone, for apps that fork workers themselves; cluster: as a worker of Node's cluster, whose primary
-    /// we are. auto: cluster for `node FILE` with direct delivery, plain for it by relay, off for everything else.
+    /// plain: messages only, for apps that fork workers themselves; cluster: the server is a worker of Node's cluster and
+    /// roundsman its primary. auto: for `node FILE` cluster with direct delivery and plain with relay, else off.
     #[arg(
         long,
         hide_short_help = true,
@@ -180,21 +180,21 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub node_ipc: NodeIpc,
-    /// A server in Node gets this message before its stop signal
+    /// Message to a server in Node before its stop signal
     ///
-    /// As PM2's shutdown_with_message: process.on('message'). The signal follows when it has not ended by then.
+    /// For process.on('message'), like PM2's shutdown_with_message. The signal follows if the server does not exit.
     #[arg(long, hide_short_help = true, value_name = "TEXT", env = "ROUNDSMAN_STOP_MESSAGE")]
     pub stop_message: Option<String>,
     /// Crashes in a row before a slot is given up
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
     pub max_restarts: u32,
-    /// A worker that lived so long was no crash loop
+    /// Minimum uptime for an exit not to count as one of a row of crashes
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
     pub min_uptime: Duration,
-    /// Pause before a restart, doubled from the first to the second
+    /// Pause before a restart, doubled each time from the first to the second value
     #[arg(long, hide_short_help = true, value_name = "TIME..TIME", env = "ROUNDSMAN_BACKOFF", default_value = "100ms..15s", value_parser = range)]
     pub backoff: (Duration, Duration),
-    /// When all is given up: exit or stay
+    /// When every slot is given up: exit or stay
     #[arg(
         long,
         hide_short_help = true,
@@ -204,9 +204,9 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_errored: OnErrored,
-    /// When a server ends with exit code 0: restart, or ok (a job that is done)
+    /// When a server exits with 0: restart, or ok (its work is done)
     ///
-    /// ok: it is not started again, and when every slot of every service is done the daemon ends with 0.
+    /// ok: it is not started again; when every slot of every service is done, the daemon exits with 0.
     #[arg(
         long,
         hide_short_help = true,
@@ -216,27 +216,27 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub on_exit: OnExit,
-    /// Servers' standard output goes to this file instead of ours ({slot} and {service} are filled in)
+    /// File for the servers' stdout; {slot} and {service} are filled in [default: the daemon's]
     #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_OUT")]
     pub out: Option<PathBuf>,
-    /// Servers' standard error goes to this file instead of ours (the same as --out: both in one)
+    /// File for the servers' stderr; may be the same as --out [default: the daemon's]
     #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_ERROR")]
     pub error: Option<PathBuf>,
-    /// A file of --out or --error that would grow beyond this is renamed to FILE.1
+    /// Rename a file of --out or --error to FILE.1 before it grows beyond this
     #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_ROTATE_SIZE", default_value = "10MiB", value_parser = size)]
     pub rotate_size: u64,
-    /// Renamed files that are kept: FILE.1 is the newest
+    /// Number of renamed files to keep; FILE.1 is the newest
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_ROTATE_KEEP", default_value = "5", value_parser = clap::value_parser!(u32).range(..=1000))]
     pub rotate_keep: u32,
-    /// Each of the servers' lines begins with the time
+    /// Begin each of the servers' lines with the time
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_TIMESTAMPS")]
     pub timestamps: bool,
-    /// The servers' lines: raw, prefix, json
+    /// Form of the servers' lines: raw, prefix, json
     ///
     /// Default: prefix on a terminal, else raw.
     #[arg(long, value_name = "FORMAT", env = "ROUNDSMAN_OUTPUT", hide_possible_values = true)]
     pub output: Option<OutputFormat>,
-    /// Our own log: text or json
+    /// Form of the daemon's own log: text or json
     #[arg(
         long,
         hide_short_help = true,
@@ -246,15 +246,15 @@ pub struct Run {
         hide_possible_values = true
     )]
     pub log_format: LogFormat,
-    /// error, warn, info, debug
+    /// Least severe lines of the daemon's own log: error, warn, info, debug
     #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
-    /// Health and metrics over HTTP: 9900, 0.0.0.0:9900
+    /// Serve health and metrics over HTTP: 9900, 0.0.0.0:9900
     ///
-    /// /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone is on 127.0.0.1.
+    /// /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone means 127.0.0.1.
     #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
     pub admin: Option<AdminAddr>,
-    /// The control socket
+    /// Path of the control socket
     ///
     /// Default: NAME.sock in the runtime directory.
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]

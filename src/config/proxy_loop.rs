@@ -3,20 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::usage;
+use super::error::{ConfigError, Kind};
 use crate::addr::{Listen, ListenAddr, Upstream};
-use crate::exit::Exit;
 
 /// Refuses upstreams that are listeners of the same service.
 ///
 /// # Errors
 /// Names the first pair.
-pub fn refuse(listen: &[Listen], upstreams: &[Upstream]) -> Result<(), Exit> {
+pub fn refuse(listen: &[Listen], upstreams: &[Upstream]) -> Result<(), ConfigError> {
     for upstream in upstreams {
         if let Some(Listen { address, .. }) = listen.iter().find(|listen| is_same(&listen.address, upstream)) {
-            return Err(usage(&format!(
-                "--upstream {upstream} is this proxy itself, which listens on {address}: name the server's own address"
-            )));
+            return Err(Kind::Loop { upstream: upstream.clone(), listener: address.clone() }.of("upstream"));
         }
     }
     Ok(())

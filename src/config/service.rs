@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::error::{ConfigError, Kind, unusable};
+use super::memory::MaxMemory;
 use super::options::{NodeIpc, OnErrored, OnExit, Run};
-use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, usage, user};
+use super::sources::COMMAND;
+use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::addr::{Listen, ListenAddr, Upstream};
-use crate::exit::Exit;
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Place};
 use crate::sys::process::Credentials;
@@ -130,27 +132,35 @@ impl ServiceConfig {
     /// From its options.
     ///
     /// # Errors
-    /// [`crate::exit::USAGE`], or the codes of [`CommandLine::find`], with what to do about it.
-    pub fn new(run: Run, inherited: Inherited) -> Result<Self, Exit> {
+    /// The first mistake.
+    pub fn new(run: Run, inherited: Inherited) -> Result<Self, ConfigError> {
         if run.command.is_empty() && run.upstream.is_empty() {
-            return Err(usage("nothing to serve: give a command (-- ./server) or an upstream (-u host:port)"));
+            return Err(Kind::Nothing.of(COMMAND));
         }
-        if run.listen.len() > MAX_ADDRESSES || run.upstream.len() > MAX_ADDRESSES {
-            return Err(usage(&format!("at most {MAX_ADDRESSES} listeners and as many upstreams")));
+        for (key, count) in [("listen", run.listen.len()), ("upstream", run.upstream.len())] {
+            if count > MAX_ADDRESSES {
+                return Err(Kind::TooMany.of(key));
+            }
+            if count > 0 && run.no_listen {
+                return Err(Kind::Excludes(key).of("no-listen"));
+            }
         }
         for (at, address) in run.listen.iter().enumerate() {
             let same = run.listen[..at].iter().any(|other| other.address == address.address);
             if same && address.address != ListenAddr::Port(0) {
-                return Err(usage(&format!("--listen {} is given twice", address.address)));
+                return Err(Kind::Repeated(address.address.clone()).of("listen"));
             }
         }
         proxy_loop::refuse(&run.listen, &run.upstream)?;
-        let cwd = run.cwd.map(directory).transpose()?;
-        let environment = environment(&run.env_file, run.env)?;
+        let cwd = run.cwd.map(directory).transpose().map_err(|kind| kind.of("cwd"))?;
+        let environment = environment(&run.env_file, run.env).map_err(|kind| kind.of("env-file"))?;
         let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
         let command = match run.command.as_slice() {
             [] => None,
-            words => Some(CommandLine::find(words, Place { cwd: cwd.clone(), path })?),
+            words => {
+                let found = CommandLine::find(words, Place { cwd: cwd.clone(), path });
+                Some(found.map_err(|error| Kind::Command(error).of(COMMAND))?)
+            }
         };
         let name = match (run.name, &command) {
             (Some(name), _) => checked(name)?,
@@ -164,14 +174,17 @@ impl ServiceConfig {
         let delivery::Choice { backend, reason: via_reason, chosen } =
             delivery::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
-            return Err(usage("--node-ipc cluster is for direct delivery; behind a relay use plain"));
+            return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
-        let user = run.user.as_deref().map(user::find).transpose()?;
+        let found =
+            |user: &str| user::find(user).map_err(|reason| Kind::User { user: user.to_owned(), reason }.of("user"));
+        let user = run.user.as_deref().map(found).transpose()?;
         let (instances, instances_why) = run.instances.resolve();
+        let per_slot = |limit: MaxMemory| limit.per_slot(instances).ok_or_else(|| Kind::NoMemoryLimit.of("max-memory"));
         let limits = Limits {
             listen_timeout: run.listen_timeout,
             wait_ready: run.wait_ready,
-            max_memory: run.max_memory.map(|limit| limit.per_slot(instances)).transpose()?,
+            max_memory: run.max_memory.map(per_slot).transpose()?,
             hang_timeout: run.hang_timeout,
             drain_timeout: run.drain_timeout,
             kill_timeout: run.kill_timeout,
@@ -230,17 +243,17 @@ impl ServiceConfig {
 }
 
 /// A name becomes a file name and a label.
-pub fn checked(name: String) -> Result<String, Exit> {
+pub fn checked(name: String) -> Result<String, ConfigError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && name.len() <= 64 && name.chars().all(valid) && !name.starts_with('.') {
         Ok(name)
     } else {
-        Err(usage(&format!("--name {name:?}: 1 to 64 of a-z, A-Z, 0-9, - _ . (not first)")))
+        Err(Kind::Name(name).of("name"))
     }
 }
 
-fn directory(cwd: PathBuf) -> Result<PathBuf, Exit> {
-    let refused = |why: &dyn std::fmt::Display| usage(&format!("--cwd {}: {why}", cwd.display()));
+fn directory(cwd: PathBuf) -> Result<PathBuf, Kind> {
+    let refused = |why: &dyn std::fmt::Display| unusable(&cwd, why);
     match std::fs::metadata(&cwd) {
         Ok(meta) if meta.is_dir() => std::path::absolute(&cwd).map_err(|error| refused(&error)),
         Ok(_) => Err(refused(&"it is not a directory")),
@@ -249,16 +262,15 @@ fn directory(cwd: PathBuf) -> Result<PathBuf, Exit> {
 }
 
 /// The variables of files, and over them those given one by one.
-fn environment(files: &[PathBuf], given: Vec<(String, String)>) -> Result<Vec<(String, String)>, Exit> {
+fn environment(files: &[PathBuf], given: Vec<(String, String)>) -> Result<Vec<(String, String)>, Kind> {
     let mut all = Vec::new();
     for file in files {
-        all.extend(variables(file).map_err(|why| usage(&format!("--env-file {}: {why}", file.display())))?);
+        all.extend(variables(file).map_err(|error| unusable(file, &error))?);
     }
     all.extend(given);
     Ok(all)
 }
 
-fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
-    let lines = dotenvy::from_path_iter(file).map_err(|error| error.to_string())?;
-    lines.map(|line| line.map_err(|error| error.to_string())).collect()
+fn variables(file: &Path) -> Result<Vec<(String, String)>, dotenvy::Error> {
+    dotenvy::from_path_iter(file)?.collect()
 }

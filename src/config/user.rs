@@ -1,16 +1,25 @@
 //! `--user`: who servers run as.
 
 use nix::unistd::{Gid, Group, Uid, User};
+use thiserror::Error;
 
-use crate::exit::{Exit, USAGE};
 use crate::sys::process::Credentials;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UserError {
+    #[error("no such user")]
+    NoUser,
+    #[error("no such group")]
+    NoGroup,
+    #[error("only root can run servers as another user")]
+    NotRoot,
+}
 
 /// By name or number, with a group behind a colon.
 ///
 /// # Errors
-/// [`USAGE`] for one that does not exist, or when we may not change users.
-pub fn find(text: &str) -> Result<Credentials, Exit> {
-    let usage = |message: String| Exit::new(USAGE, format!("--user {text}: {message}"));
+/// For one that does not exist, or when we may not change users.
+pub fn find(text: &str) -> Result<Credentials, UserError> {
     let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
     let known = match name.parse::<u32>() {
         Ok(uid) => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
@@ -20,7 +29,7 @@ pub fn find(text: &str) -> Result<Credentials, Exit> {
         (Some(user), _) => (user.uid, user.gid),
         // Containers run as numbers that no file knows.
         (None, Ok(uid)) => (Uid::from_raw(uid), Gid::from_raw(uid)),
-        (None, Err(_)) => return Err(usage(format!("there is no user '{name}'"))),
+        (None, Err(_)) => return Err(UserError::NoUser),
     };
     let gid = match group {
         None => own,
@@ -28,12 +37,12 @@ pub fn find(text: &str) -> Result<Credentials, Exit> {
             Ok(gid) => Gid::from_raw(gid),
             Err(_) => match Group::from_name(group) {
                 Ok(Some(group)) => group.gid,
-                _ => return Err(usage(format!("there is no group '{group}'"))),
+                _ => return Err(UserError::NoGroup),
             },
         },
     };
     if !nix::unistd::geteuid().is_root() && uid != nix::unistd::geteuid() {
-        return Err(usage("only root can run servers as another user".to_owned()));
+        return Err(UserError::NotRoot);
     }
     let name = known.and_then(|user| std::ffi::CString::new(user.name).ok());
     let groups = match name.filter(|_| group.is_none()) {
@@ -53,7 +62,7 @@ mod tests {
         let root = find("root").unwrap();
         assert_eq!((root.uid.as_raw(), root.gid.as_raw()), (0, 0));
         assert_eq!(find("0:0").unwrap().gid.as_raw(), 0);
-        assert!(find("no-such-user").unwrap_err().message.contains("no user 'no-such-user'"));
-        assert!(find("0:no-such-group").unwrap_err().message.contains("no group"));
+        assert_eq!(find("no-such-user"), Err(UserError::NoUser));
+        assert_eq!(find("0:no-such-group"), Err(UserError::NoGroup));
     }
 }

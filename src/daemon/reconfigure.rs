@@ -97,7 +97,7 @@ impl Supervisor {
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
         }
-        let mut read = self.config.again(inherited()).map_err(|exit| exit.message)?;
+        let mut read = self.config.again(inherited()).map_err(|error| error.to_string())?;
         let mut wanted = std::mem::take(&mut read.services);
         wanted.retain(|(config, _)| only.is_none_or(|only| only == config.name));
         let gone: Vec<ServiceId> = self

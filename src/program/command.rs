@@ -6,8 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
-
-use crate::exit::{Exit, NOT_EXECUTABLE, NOT_FOUND, USAGE};
+use thiserror::Error;
 
 /// A program and its arguments.
 #[derive(Debug, Clone)]
@@ -24,6 +23,32 @@ pub struct Place {
     pub cwd: Option<PathBuf>,
     /// PATH; `None` is ours.
     pub path: Option<OsString>,
+}
+
+/// Why a command cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    #[error("the command is empty")]
+    Empty,
+    #[error("an argument contains a NUL byte")]
+    NulByte,
+    #[error("command not found: {program}")]
+    NotFound { program: String, advice: Option<Advice> },
+    #[error("cannot execute {program}: {reason}")]
+    NotExecutable { program: String, reason: String, advice: Option<Advice> },
+}
+
+/// What was probably meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advice {
+    /// These words.
+    Command(Vec<String>),
+    /// These words, without quotes around them, and `NAME=VALUE` pairs that stood before them.
+    Unquoted { variables: Vec<String>, words: Vec<String> },
+    /// `NAME=VALUE` is a variable.
+    Variable(String),
+    /// The file needs the right to be executed.
+    Chmod(String),
 }
 
 /// Programs that run a script: the script names the service.
@@ -47,13 +72,12 @@ impl CommandLine {
     /// Takes the words behind `--` and looks whether the program can be run.
     ///
     /// # Errors
-    /// Exit code 127 when it is not found, 126 when it cannot be executed, with a hint where one fits.
-    pub fn find(words: &[OsString], place: Place) -> Result<Self, Exit> {
+    /// When there is none, or it cannot be executed, with advice where one fits.
+    pub fn find(words: &[OsString], place: Place) -> Result<Self, CommandError> {
         let command = Self { words: words.to_vec(), place };
-        let program = command.words.first().filter(|word| !word.is_empty());
-        let program = program.ok_or_else(|| Exit::new(USAGE, "the command is empty"))?;
+        let program = command.words.first().filter(|word| !word.is_empty()).ok_or(CommandError::Empty)?;
         if words.iter().any(|word| word.as_bytes().contains(&0)) {
-            return Err(Exit::new(USAGE, "an argument with a NUL byte cannot be passed on"));
+            return Err(CommandError::NulByte);
         }
         locate(program, &command.place)?;
         Ok(command)
@@ -63,7 +87,7 @@ impl CommandLine {
     ///
     /// # Errors
     /// As [`CommandLine::find`].
-    pub fn program(&self) -> Result<PathBuf, Exit> {
+    pub fn program(&self) -> Result<PathBuf, CommandError> {
         locate(self.arg0(), &self.place)
     }
 
@@ -150,7 +174,7 @@ fn fill(word: &OsStr, places: &[(&str, String)]) -> OsString {
 }
 
 /// As execvp(3) would find it.
-fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, Exit> {
+fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, CommandError> {
     let here = |file: &Path| place.cwd.as_ref().map_or_else(|| file.to_owned(), |cwd| cwd.join(file));
     if program.as_bytes().contains(&b'/') {
         return executable(&here(Path::new(program)));
@@ -162,25 +186,24 @@ fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, Exit> {
         let file = here(&directory.join(program));
         match executable(&file) {
             Ok(file) => return Ok(file),
-            Err(exit) if exit.code == NOT_EXECUTABLE && file.is_file() => refused = Some(exit),
+            Err(error @ CommandError::NotExecutable { .. }) if file.is_file() => refused = Some(error),
             Err(_) => {}
         }
     }
+    let name = program.to_string_lossy().into_owned();
     Err(refused.unwrap_or_else(|| {
-        let name = program.to_string_lossy();
-        let hint = if here(Path::new(program)).is_file() {
-            format!("; {}", hint(program).unwrap_or_else(|| format!("did you mean -- ./{name}")))
-        } else if is_assignment(&name) && !name.contains(char::is_whitespace) {
-            format!("; variables are given before the command: --env {name} -- …")
+        let advice = if here(Path::new(program)).is_file() {
+            Some(with_runner(program).unwrap_or_else(|| Advice::Command(vec![format!("./{name}")])))
         } else if name.contains(char::is_whitespace) {
-            let variables: Vec<_> = name.split_whitespace().take_while(|word| is_assignment(word)).collect();
-            let rest: Vec<_> = name.split_whitespace().skip(variables.len()).collect();
-            let variables: String = variables.iter().map(|word| format!("--env {word} ")).collect();
-            format!("; remove the quotes: {variables}-- {}", rest.join(" "))
+            let all = name.split_whitespace().map(str::to_owned);
+            let (variables, words) = all.partition(|word| is_assignment(word));
+            Some(Advice::Unquoted { variables, words })
+        } else if is_assignment(&name) {
+            Some(Advice::Variable(name.clone()))
         } else {
-            hint(program).map(|hint| format!("; {hint}")).unwrap_or_default()
+            with_runner(program)
         };
-        Exit::new(NOT_FOUND, format!("command not found: {name}{hint}"))
+        CommandError::NotFound { program: name, advice }
     }))
 }
 
@@ -190,21 +213,20 @@ fn is_assignment(word: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn executable(file: &Path) -> Result<PathBuf, Exit> {
-    let shown = file.display();
+fn executable(file: &Path) -> Result<PathBuf, CommandError> {
+    let program = file.display().to_string();
+    let refused = |reason: String, advice| CommandError::NotExecutable { program: program.clone(), reason, advice };
     match std::fs::metadata(file) {
-        Ok(meta) if meta.is_dir() => {
-            Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: it is a directory")))
-        }
+        Ok(meta) if meta.is_dir() => Err(refused("it is a directory".to_owned(), None)),
         Ok(_) if access(file, AccessFlags::X_OK).is_ok() => Ok(file.to_owned()),
         Ok(_) => {
-            let hint = hint(file.as_os_str()).unwrap_or_else(|| format!("chmod +x {shown}"));
-            Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: permission denied; {hint}")))
+            let advice = with_runner(file.as_os_str()).unwrap_or_else(|| Advice::Chmod(program.clone()));
+            Err(refused("permission denied".to_owned(), Some(advice)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Exit::new(NOT_FOUND, format!("command not found: {shown}")))
+            Err(CommandError::NotFound { program, advice: None })
         }
-        Err(error) => Err(Exit::new(NOT_EXECUTABLE, format!("cannot execute {shown}: {error}"))),
+        Err(error) => Err(refused(error.to_string(), None)),
     }
 }
 
@@ -214,9 +236,10 @@ pub fn runner(file: &str) -> Option<&'static str> {
     RUNNERS.iter().find(|(known, _)| *known == extension).map(|(_, runner)| *runner)
 }
 
-fn hint(file: &OsStr) -> Option<String> {
+fn with_runner(file: &OsStr) -> Option<Advice> {
     let file = file.to_string_lossy();
-    runner(&file).map(|runner| format!("did you mean -- {runner} {file}"))
+    let words = runner(&file)?.split(' ').map(str::to_owned);
+    Some(Advice::Command(words.chain([file.into_owned()]).collect()))
 }
 
 #[cfg(test)]
@@ -255,13 +278,17 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_told_apart() {
-        let code =
-            |word: &str| CommandLine::find(&[word.into()], Place::default()).map_err(|exit| (exit.code, exit.message));
-        assert!(code("sh").is_ok());
-        assert_eq!(code("no-such-thing").unwrap_err().0, NOT_FOUND);
-        assert_eq!(code("/no/such/thing").unwrap_err().0, NOT_FOUND);
-        assert_eq!(code("/etc/passwd").unwrap_err().0, NOT_EXECUTABLE);
-        assert_eq!(code("/etc").unwrap_err().0, NOT_EXECUTABLE);
-        assert!(code("app.js").unwrap_err().1.contains("-- node app.js"));
+        let find = |word: &str| CommandLine::find(&[word.into()], Place::default()).map(drop);
+        let not_found = |word: &str, advice| Err(CommandError::NotFound { program: word.to_owned(), advice });
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert_eq!(find("sh"), Ok(()));
+        assert_eq!(find("no-such-thing"), not_found("no-such-thing", None));
+        assert_eq!(find("/no/such/thing"), not_found("/no/such/thing", None));
+        assert!(matches!(find("/etc/passwd"), Err(CommandError::NotExecutable { advice: Some(Advice::Chmod(_)), .. })));
+        assert!(matches!(find("/etc"), Err(CommandError::NotExecutable { advice: None, .. })));
+        assert_eq!(find("app.js"), not_found("app.js", Some(Advice::Command(words(&["node", "app.js"])))));
+        let advice = Advice::Unquoted { variables: words(&["A=1"]), words: words(&["node", "x"]) };
+        assert_eq!(find("A=1 node x"), not_found("A=1 node x", Some(advice)));
+        assert_eq!(find("A=1"), not_found("A=1", Some(Advice::Variable("A=1".to_owned()))));
     }
 }

@@ -12,10 +12,11 @@ use super::shutdown::Step;
 use super::{Service, SlotProcesses, Tools};
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::{ListenerId, WorkerId};
+use crate::config::error::Kind;
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::Preload;
 use crate::direct::attach::secret;
-use crate::exit::{Exit, USAGE};
+use crate::exit::Exit;
 use crate::handoff::page::CountersPage;
 use crate::listener::Origin;
 use crate::program::command::CommandLine;
@@ -33,9 +34,7 @@ pub fn find_preload(config: &mut ServiceConfig, inherited: bool) -> Result<Optio
     let preload = elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
     match (preload, config.chosen) {
         (Ok(preload), _) => Ok(Some(preload)),
-        (Err(reason), Chosen::AsAsked) => {
-            Err(Exit::new(USAGE, format!("--via direct cannot be: {reason}; use --via relay")))
-        }
+        (Err(obstacle), Chosen::AsAsked) => Err(Kind::DirectImpossible { obstacle }.of("via").into()),
         (Err(reason), Chosen::ByUs) => {
             delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
             config.backend = Backend::Relayed(command.clone());

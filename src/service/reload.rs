@@ -186,7 +186,7 @@ impl Service {
         if self.paused == Paused::No {
             Ok(())
         } else {
-            Err("it is stopped; start it first: roundsman start".to_owned())
+            Err("service is stopped; run `roundsman start` first".to_owned())
         }
     }
 
@@ -215,7 +215,9 @@ impl Service {
         self.is_free()?;
         self.is_running()?;
         if !(1..=MAX_INSTANCES).contains(&to) {
-            return Err(format!("the number of slots is 1 to {MAX_INSTANCES}; to end all workers: roundsman stop"));
+            return Err(format!(
+                "the number of slots must be between 1 and {MAX_INSTANCES}; to stop all workers: roundsman stop"
+            ));
         }
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");

@@ -18,12 +18,11 @@ pub fn check(modules: &[&str], imports: &[(String, Use)], table: Table<'_>) -> S
     for row in rows.keys().filter(|row| !modules.contains(row)) {
         let _ = writeln!(wrong, "row {row} has no module");
     }
-    let mut used = BTreeSet::new();
+    let (mut used, mut new) = (BTreeSet::new(), BTreeMap::<_, Vec<_>>::new());
     for (from, import) in imports.iter().filter(|(from, import)| import.path.first() != Some(from)) {
         let Use { path, file, line } = import;
-        let shown = path.join("::");
         if !path.first().is_some_and(|to| modules.contains(&to.as_str())) {
-            let _ = writeln!(wrong, "{}:{line}: {shown} is in no module", file.display());
+            let _ = writeln!(wrong, "{}:{line}: {} is in no module", file.display(), path.join("::"));
             continue;
         }
         let allowed = rows.get(from.as_str()).copied().unwrap_or_default();
@@ -31,10 +30,14 @@ pub fn check(modules: &[&str], imports: &[(String, Use)], table: Table<'_>) -> S
             |entry: &&&str| entry.split("::").enumerate().all(|(at, part)| path.get(at).is_some_and(|p| p == part));
         match allowed.iter().find(covers) {
             Some(entry) => drop(used.insert((from.as_str(), *entry))),
-            None => {
-                let _ = writeln!(wrong, "{}:{line}: {from} may not import {shown}", file.display());
-            }
+            None => new.entry((from, &path[0])).or_default().push(import),
         }
+    }
+    for ((from, to), imports) in new {
+        let Use { path, file, line } = imports[0];
+        let others =
+            if imports.len() > 1 { format!(", and {} more of {to}", imports.len() - 1) } else { String::new() };
+        let _ = writeln!(wrong, "{}:{line}: {from} may not import {}{others}", file.display(), path.join("::"));
     }
     for (from, entries) in &rows {
         for entry in entries.iter().filter(|entry| !used.contains(&(*from, **entry))) {

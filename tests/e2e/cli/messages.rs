@@ -48,6 +48,14 @@ fn mistakes_in_a_file() {
              command = [\"true\"]\ncwd = \"nowhere\"\n[service.i]\ncommand = [\"true\"]\nenv-file = \"nowhere.env\"\n\
              [service.\"j k\"]\ncommand = [\"true\"]\n[service.l]\ncommand = [\"true\"]\nno-listen = true\nlisten = 9\n",
         ),
+        (
+            "words",
+            "[service.a]\ncommand = [\"no--such\"]\n[service.b]\ncommand = [\"app--1.js\"]\n[service.c]\n\
+             command = [\"A=--1 node --app.js\"]\n[service.d]\ncommand = [\"A=--1\"]\n[service.e]\nvia = \"direct\"\n\
+             listen = 1\nupstream = \"a:1\"\n[service.f]\ncommand = [\"true\"]\nvia = \"relay\"\nlisten = \"2=3000\"\n\
+             [service.g]\nlisten = 3\nupstream = \"127.0.0.1:3\"\n[service.h]\ncommand = [\"true\"]\nvia = \"relay\"\n\
+             listen = 4\nnode-ipc = \"cluster\"\n[service.i]\ncommand = [\"/etc/passwd\"]\n",
+        ),
         ("syntax", "[service.web\ncommand = [\"true\"]\npolicy = \"rr\nlisten = = 3\n[service.web]\n"),
         ("twice", "[service.web]\ncommand = [\"true\"]\n[service.web]\npolicy = \"rr\"\n"),
         ("shape", "service = 3\n"),

@@ -52,15 +52,18 @@ fn a_proxy_to_itself_is_refused() {
         for verb in [&["check"][..], &[]] {
             let words = [verb, &["-l", listen, "-u", "127.0.0.1:1", "-u", upstream]].concat();
             let (code, stderr) = run(&words, dir.path());
-            assert!(code == 2 && stderr.contains("is this proxy itself"), "{words:?}: {code} {stderr}");
+            assert!(code == 2 && stderr.contains("is this proxy's own listener"), "{words:?}: {code} {stderr}");
         }
     }
     for verb in [&["check"][..], &[]] {
         let words = [verb, &["-l", "unix:./a.sock", "-u", "unix:a.sock"]].concat();
         let (code, stderr) = run(&words, dir.path());
-        assert!(code == 2 && stderr.contains("is this proxy itself"), "{words:?}: {code} {stderr}");
+        assert!(code == 2 && stderr.contains("is this proxy's own listener"), "{words:?}: {code} {stderr}");
     }
     write_file(dir.path(), "a.toml", &format!("[service.a]\nlisten = {port}\nupstream = [\"{own}\"]\n"));
     let (code, stderr) = run(&["check", "-c", "a.toml"], dir.path());
-    assert!(code == 78 && stderr.contains("is this proxy itself") && stderr.contains("a.toml:"), "{code} {stderr}");
+    assert!(
+        code == 78 && stderr.contains("is this proxy's own listener") && stderr.contains("a.toml:"),
+        "{code} {stderr}"
+    );
 }

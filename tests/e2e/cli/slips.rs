@@ -234,7 +234,7 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
     two.ask(&["scale", "a", "-2"], 0);
     two.pids("a", 1);
     two.ask(&["health", "a", "b"], 0);
-    assert!(two.ask(&["scale", "a", "0"], 1).contains("to end all workers: roundsman stop"));
+    assert!(two.ask(&["scale", "a", "0"], 1).contains("to stop all workers: roundsman stop"));
     assert!(two.ask(&["reload", "a/0"], 2).contains("a/0 is a slot; this is for the whole service: a"));
     // A slot that is not there.
     assert!(two.ask(&["logs", "a/9"], 1).contains("a has no slot 9; its last is 0"));
