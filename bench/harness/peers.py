@@ -69,15 +69,15 @@ def origin(bench, bodies):
                  f"server {{ listen 127.0.0.1:{port} backlog=8192 reuseport; root {www}; }} }}")
 
 
-def roundsman(bench, name, arguments, port, env=None, binary=BINARY):
+def roundsman(bench, name, arguments, port, env=None):
     control = os.path.join(bench.tmp, f"{port}.sock")
-    return Peer(bench, name, [binary, "--name", f"bench-{port}", "--control", control, "--log-level", "warn", *arguments], port, env)
+    return Peer(bench, name, [BINARY, "--name", f"bench-{port}", "--control", control, "--log-level", "warn", *arguments], port, env)
 
 
-def relay(bench, policy, target, name=None, instances=2, binary=BINARY):
+def relay(bench, policy, target, name=None, instances=2):
     port = free_port()
     arguments = ["-l", f"127.0.0.1:{port}", "-i", str(instances), "-p", policy, "-u", f"127.0.0.1:{target}"]
-    return roundsman(bench, name or f"roundsman {policy}", arguments, port, binary=binary)
+    return roundsman(bench, name or f"roundsman {policy}", arguments, port)
 
 
 def direct(bench, name, command, port, policy="rr", instances=2):

@@ -58,15 +58,6 @@ def pingora():
                     "--manifest-path", os.path.join(HERE, "pingora/Cargo.toml"))
 
 
-def variant(pump):
-    """roundsman as it would be if it only copied, or only spliced; built when the sources are newer."""
-    place = os.path.join(PLACE, pump)
-    flags = os.environ.get("RUSTFLAGS", "") + f' --cfg pump="{pump}"'
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--target-dir", place], cwd=ROOT, check=True,
-                   env={**os.environ, "RUSTFLAGS": flags})
-    return os.path.join(place, "release/roundsman")
-
-
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -1,21 +1,21 @@
 //! The counters page: one sealed memfd of 16,384 bytes per worker and generation, all words `u64`.
 //!
-//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). Backend the rows
-//! lies the histogram of hand-off latencies, which all processes share, and behind that what a relay worker counts for each
-//! upstream.
+//! Row 0 is the header; each further row belongs to one process of the worker (a relay worker has one). The rows
+//! are followed by the histogram of hand-off latencies, which all processes share, and that by a relay worker's counters for
+//! each upstream.
 
 /// Size of the page in bytes.
 pub const PAGE_BYTES: usize = 16_384;
 /// Words in a row.
 pub const ROW_WORDS: usize = 8;
-/// Rows for processes, behind the header.
+/// Rows for processes, after the header.
 pub const ROWS: usize = 4096 / 8 / ROW_WORDS - 1;
 
 /// How long connections took from the master's accept(2) to the worker's receive.
 pub mod latency {
     /// The first bucket's word; the others follow.
     pub const FIRST: usize = 4096 / 8;
-    /// Buckets: bucket `n` counts what took less than [`bound`]`(n)`, the last one all the rest.
+    /// Bucket `n` counts latencies below [`bound`]`(n)`, the last one all others.
     pub const BUCKETS: usize = 18;
     /// The word of the sum in nanoseconds.
     pub const SUM: usize = FIRST + BUCKETS;
@@ -34,22 +34,23 @@ pub mod latency {
 
 /// Places of the words in the header row.
 pub mod header {
-    /// Direct: up to this number the master has closed its copies of the sockets that it sent.
+    /// Direct: the master has closed its copies of the sockets up to this number. Written by the master.
     pub const RELEASED: usize = 0;
-    /// Direct: not 0 once a process closed a connection that another one had received. What is open is an estimate then.
+    /// Direct: not 0 once a process closed a connection that another one had received; from then on the number of open
+    /// connections is an estimate. Written by servers.
     pub const ESTIMATE: usize = 1;
-    /// Direct: not 0 where processes that inherited a stand-in are to say that they close it: those who bound it have done
-    /// so.
+    /// Direct: not 0 once the process that bound a stand-in has closed it; from then on those that inherited it report their
+    /// closes, too. Written by the master.
     pub const CLOSES: usize = 2;
 }
 
 /// Places of the words in a process's row.
 pub mod row {
-    /// Process that owns the row; 0 = free.
+    /// The owner's pid; 0 while the row is free.
     pub const PID: usize = 0;
-    /// Connections received, ever.
+    /// Connections received since the start.
     pub const RECEIVED: usize = 1;
-    /// Of those, closed.
+    /// Connections closed since the start.
     pub const CLOSED: usize = 2;
     /// Bytes from clients.
     pub const BYTES_IN: usize = 3;
@@ -63,19 +64,19 @@ pub mod row {
     pub const WAITING: usize = 7;
 }
 
-/// What a relay worker counts for an upstream, by its place in the configuration.
+/// A relay worker's counters for each upstream, in the order of the configuration.
 pub mod upstream {
-    /// The first one's first word; the others' follow.
+    /// The first upstream's first word; the others' follow.
     pub const FIRST: usize = 8192 / 8;
-    /// Words of each.
+    /// Words per upstream.
     pub const WORDS: usize = 8;
-    /// Upstreams that there is place for.
+    /// The most upstreams that are counted separately.
     pub const MAX: usize = 120;
-    /// Attempts to connect, ever.
+    /// Attempts to connect since the start.
     pub const ATTEMPTS: usize = 0;
-    /// Of those, over: failed, or the connection is closed.
+    /// Attempts that failed, and connections that were closed.
     pub const ENDED: usize = 1;
-    /// Connections established, ever.
+    /// Connections established since the start.
     pub const CONNECTIONS: usize = 2;
     /// Bytes from clients to it.
     pub const BYTES_IN: usize = 3;

@@ -9,12 +9,12 @@
 
 /// Size of a relay worker's tag in bytes.
 pub const TAG_BYTES: usize = 8;
-/// A relay worker's tag of an empty message. Times are never that.
+/// A relay worker's tag of an empty message; no accept time is 0.
 pub const NOTHING: [u8; TAG_BYTES] = [0; TAG_BYTES];
 
 /// Tag of a socket.
 pub const SOCKET: u8 = 1;
-/// Tag of an empty message: no socket, left in a stalled worker's queue to see it wake up.
+/// Tag of a message without a socket, left in a stalled worker's queue: it is gone once the worker receives again.
 pub const EMPTY: u8 = 0;
 
 /// Size of a direct message's payload in bytes.
@@ -30,9 +30,9 @@ pub struct Direct {
     pub tag: u8,
     /// Length of `address` in bytes; 0 when the client has none (a Unix socket).
     pub address_len: u16,
-    /// The client's address as accept(2) gave it.
+    /// The client's address from accept(2).
     pub address: [u8; super::attach::ADDRESS_BYTES],
-    /// Counts the sockets sent on this worker's queues; the page says up to which one the master closed its copy.
+    /// Counts the sockets sent to this worker, over all its queues; see [`super::page::header::RELEASED`].
     pub number: u64,
     /// When it was accepted: CLOCK_MONOTONIC in nanoseconds.
     pub accepted: u64,

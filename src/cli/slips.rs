@@ -66,7 +66,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
             None => error,
         };
     }
-    // Backend a verb it is one name too many.
+    // After a verb it is one name too many.
     if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
         return error;
     }

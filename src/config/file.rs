@@ -90,7 +90,7 @@ impl File {
             problems.push(Problem::new(message, next.span().unwrap_or(whole)));
         }
         let (mut daemon, mut services) = (Vec::new(), Vec::new());
-        // Backend a syntax error the rest may mean anything.
+        // After a syntax error the rest may mean anything.
         if errors.is_empty() {
             let keys: Vec<Key> = keys().into_iter().filter(|key| !NOT_IN_FILES.contains(&key.name.as_str())).collect();
             for (name, value) in table.get_ref() {

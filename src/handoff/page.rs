@@ -1,4 +1,4 @@
-//! The counters page of a relay worker, from both sides.
+//! The counters page of a relay worker or a server, from both sides.
 
 use std::io;
 use std::ops::AddAssign;
@@ -12,24 +12,23 @@ use crate::sys::mmap::SharedPage;
 /// claims more is not believed.
 pub(super) const MAX_OPEN: u64 = 1 << 30;
 
-/// A worker's counters as its peer wrote them, each checked for range.
+/// A worker's counters, written by its processes, each checked for range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections received, ever.
+    /// Connections received since the start.
     pub received: u64,
     /// Received and not yet closed.
     pub open: u64,
     /// Bytes from and to clients.
     pub bytes_in: u64,
-    /// See `bytes_in`.
     pub bytes_out: u64,
     /// Connections reset because no upstream could be reached.
     pub unreachable: u64,
     /// Sockets lost to a full descriptor table; 0 unless something else eats the worker's descriptors.
     pub truncated: u64,
-    /// How long hand-offs took: [`latency::bucket`]s, none of them cumulative.
+    /// Hand-offs by latency: [`latency::bucket`]s, not cumulative.
     pub latencies: [u64; latency::BUCKETS],
-    /// Their sum in nanoseconds.
+    /// Sum of the latencies in nanoseconds.
     pub latency_ns: u64,
 }
 
@@ -55,19 +54,13 @@ impl AddAssign for Counts {
 pub struct CountersPage(SharedPage);
 
 impl CountersPage {
-    /// A fresh page and the descriptor that goes to the worker.
-    ///
-    /// # Errors
-    /// As memfd_create(2) and mmap(2).
+    /// A new page and the descriptor to pass to the worker.
     pub fn create() -> io::Result<(Self, OwnedFd)> {
         let (page, fd) = SharedPage::create()?;
         Ok((Self(page), fd))
     }
 
-    /// The worker's view of a page that it was given.
-    ///
-    /// # Errors
-    /// As mmap(2).
+    /// Maps the page behind a descriptor from [`CountersPage::create`].
     pub fn attach(fd: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self(SharedPage::map(fd)?))
     }
@@ -78,12 +71,12 @@ impl CountersPage {
         &self.0.words()[at]
     }
 
-    /// Adds to a word of the first row; the relay worker is its only writer.
+    /// Adds to a word of the first row. Only for the relay worker, its single writer.
     pub fn add(&self, place: usize, n: u64) {
         add(self.word(0, place), n);
     }
 
-    /// Adds to a word of an upstream's; the relay worker is its only writer.
+    /// Adds to a word of an upstream. Only for the relay worker, its single writer.
     pub fn add_upstream(&self, at: usize, place: usize, n: u64) {
         add(self.upstream_word(at, place), n);
     }
@@ -92,88 +85,81 @@ impl CountersPage {
         &self.0.words()[upstream::FIRST + (at % upstream::MAX) * upstream::WORDS + place % upstream::WORDS]
     }
 
-    /// Says how many clients wait for an upstream.
     pub fn set_waiting(&self, count: usize) {
         self.word(0, row::WAITING).store(count as u64, Ordering::Relaxed);
     }
 
-    /// Clients that wait for an upstream.
+    /// Clients that wait for an upstream now.
     pub fn waiting(&self) -> u64 {
         self.word(0, row::WAITING).load(Ordering::Relaxed).min(MAX_OPEN)
     }
 
-    /// Counts hand-offs that took so long. A relay worker is the only writer of its page.
+    /// Counts `handoffs` that took `ns` nanoseconds each. Only for the relay worker, its single writer.
     pub fn record_latency(&self, handoffs: u64, ns: u64) {
         let words = self.0.words();
-        for (place, n) in
-            [(latency::FIRST + latency::bucket(ns), handoffs), (latency::SUM, ns.saturating_mul(handoffs))]
-        {
-            words[place].store(words[place].load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-        }
+        add(&words[latency::FIRST + latency::bucket(ns)], handoffs);
+        add(&words[latency::SUM], ns.saturating_mul(handoffs));
     }
 
-    /// Says up to which number the master has closed its copies of the sockets that it sent.
+    /// The master has closed its copies of the sockets up to `number`.
     pub fn release(&self, number: u64) {
         self.0.words()[header::RELEASED].store(number, Ordering::Release);
     }
 
-    /// Whether processes that close a stand-in which they inherited are to say so.
+    /// Whether processes report the close of a stand-in that they inherited.
     pub fn report_closes(&self, on: bool) {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
     }
 
-    /// Whether all that was sent to a server is counted as received. Where some was taken back it never is.
+    /// Whether a server has counted everything sent to it as received; never again once something was taken back.
     pub fn all_received(&self) -> bool {
         self.received_and_open().0 == self.0.words()[header::RELEASED].load(Ordering::Acquire)
     }
 
-    /// The rows in use: a relay worker has one, a server as many as it has processes that received something.
+    /// The rows in use: one for a relay worker, one for each process of a server that has received something.
     fn rows(&self) -> impl Iterator<Item = usize> {
         (0..ROWS).take_while(|&at| self.word(at, row::PID).load(Ordering::Relaxed) != 0)
     }
 
-    fn open_in(&self, at: usize) -> u64 {
-        let closed = self.word(at, row::CLOSED).load(Ordering::Acquire);
-        let received = self.word(at, row::RECEIVED).load(Ordering::Acquire);
-        received.saturating_sub(closed).min(MAX_OPEN)
-    }
-
-    /// Connections open.
     pub fn open(&self) -> u64 {
-        self.rows().map(|at| self.open_in(at)).sum()
+        self.received_and_open().1
     }
 
-    /// Whether what is open is an estimate: a process passes connections on to its children.
+    /// Whether `open` is an estimate: processes of the server close connections that others received.
     pub fn is_estimate(&self) -> bool {
         self.0.words()[header::ESTIMATE].load(Ordering::Relaxed) != 0
     }
 
-    /// Connections received, ever (those that were lost to a full descriptor table included), and those open.
+    /// Connections received since the start, including those lost to a full descriptor table, and connections open.
     pub fn received_and_open(&self) -> (u64, u64) {
         self.rows().fold((0, 0), |(received, open): (u64, u64), at| {
             let word = |place| self.word(at, place).load(Ordering::Acquire);
             let (closed, lost, taken) = (word(row::CLOSED), word(row::TRUNCATED), word(row::RECEIVED));
-            let open_here = taken.saturating_sub(closed).min(MAX_OPEN);
-            (received.wrapping_add(taken).wrapping_add(lost), open + open_here)
+            (received.wrapping_add(taken).wrapping_add(lost), open + open_of(taken, closed))
         })
     }
 
-    /// Connections open in processes that are alive: a row goes with its process.
+    /// Connections open in processes that are still alive.
     pub fn open_alive(&self) -> u64 {
         let alive = |at: &usize| {
             let pid = self.word(*at, row::PID).load(Ordering::Relaxed);
             std::path::Path::new(&format!("/proc/{pid}")).exists()
         };
-        self.rows().filter(alive).map(|at| self.open_in(at)).sum()
+        let word = |at, place| self.word(at, place).load(Ordering::Acquire);
+        let open = |at| {
+            let closed = word(at, row::CLOSED);
+            open_of(word(at, row::RECEIVED), closed)
+        };
+        self.rows().filter(alive).map(open).sum()
     }
 
-    /// All counters, over all rows.
+    /// All counters, summed over the rows.
     pub fn counts(&self) -> Counts {
         let get = |place| self.rows().map(|at| self.word(at, place).load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
-        let behind = |place: usize| self.0.words()[place].load(Ordering::Relaxed);
+        let word = |place: usize| self.0.words()[place].load(Ordering::Relaxed);
         Counts {
-            latencies: std::array::from_fn(|at| behind(latency::FIRST + at)),
-            latency_ns: behind(latency::SUM),
+            latencies: std::array::from_fn(|at| word(latency::FIRST + at)),
+            latency_ns: word(latency::SUM),
             received: get(row::RECEIVED),
             open: self.open(),
             bytes_in: get(row::BYTES_IN),
@@ -184,7 +170,11 @@ impl CountersPage {
     }
 }
 
-/// A plain load and store: with one writer there is nothing to lose, and a locked add costs more.
+fn open_of(received: u64, closed: u64) -> u64 {
+    received.saturating_sub(closed).min(MAX_OPEN)
+}
+
+/// A plain load and store: with a single writer it loses nothing, and a locked add costs more.
 fn add(word: &AtomicU64, n: u64) {
     word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }

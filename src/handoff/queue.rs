@@ -1,4 +1,4 @@
-//! The two ends of a queue: the master's, which can also take hand-offs back, and the worker's.
+//! The two ends of a queue: the master's, which can also take hand-offs back, and the relay worker's.
 
 use std::io;
 use std::mem::offset_of;
@@ -14,13 +14,13 @@ use crate::sys::{scm, sock};
 #[derive(Debug)]
 pub struct QueueTx {
     tx: Foreign,
-    /// A duplicate of the worker's end. While it is open, what is queued outlives the worker. A server can write there, too:
-    /// it has a duplicate of the sending end.
+    /// A duplicate of the worker's end: while it is open, queued sockets outlive the worker. A server has a duplicate of the
+    /// sending end, so messages here need not be ours.
     rx: Foreign,
     framing: Framing,
 }
 
-/// What a queue's messages are.
+/// How sockets are packed into messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// To a relay worker: many sockets, a tag for each.
@@ -29,46 +29,40 @@ enum Framing {
     Single,
 }
 
-/// The worker's end.
+/// A relay worker's end.
 #[derive(Debug)]
 pub struct QueueRx(OwnedFd);
 
-/// What a worker found in its queue.
+/// The result of one receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reception {
-    /// A message; `lost` sockets of it did not fit into our descriptor table.
+    /// A message.
     Message {
-        /// Sockets that the kernel dropped.
+        /// Sockets that the kernel dropped because the descriptor table is full.
         lost: usize,
-        /// When its sockets were accepted: nanoseconds of the monotonic clock.
+        /// When its first socket was accepted: nanoseconds of the monotonic clock.
         accepted: u64,
     },
     /// Nothing is queued now.
     Empty,
-    /// The master closed its end: nothing will come any more.
+    /// The master closed its end.
     Closed,
 }
 
 impl QueueTx {
-    /// A new queue to a relay worker: the master's end and the descriptor for the worker.
-    ///
-    /// # Errors
-    /// As socketpair(2) and dup(2).
+    /// A new queue to a relay worker, and the worker's end.
     pub fn to_relay() -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
         Ok((Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Batched }, theirs))
     }
 
-    /// A new queue to a server for one listener. Its receiving end has a name that tells the listener, so that a process
-    /// that gets it by exec or over a Unix socket knows what it is.
-    ///
-    /// # Errors
-    /// As socketpair(2) and bind(2).
+    /// A new queue to a server for one listener. The name of its receiving end contains the listener, so that a process that
+    /// gets it by exec or over a Unix socket recognizes it.
     pub fn to_server(listener: usize) -> io::Result<Self> {
         use std::sync::atomic::{AtomicU64, Ordering};
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
-        // Containers on one network may all be process 1.
+        // In containers that share a network, every master may have pid 1.
         static BEGAN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
         let (tx, rx) = sock::seqpacket_pair()?;
         let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
@@ -78,15 +72,12 @@ impl QueueTx {
         Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Single })
     }
 
-    /// More descriptors of the two ends: (receiving, sending).
-    ///
-    /// # Errors
-    /// As dup(2).
+    /// Duplicates of the two ends: (receiving, sending).
     pub fn ends(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         Ok((self.rx.as_fd().try_clone_to_owned()?, self.tx.as_fd().try_clone_to_owned()?))
     }
 
-    /// The inode of the receiving end, by which /proc/PID/fd shows who has it.
+    /// The inode of the receiving end, to find the processes that have it in /proc/PID/fd.
     pub fn inode(&self) -> Option<u64> {
         Some(nix::sys::stat::fstat(self.rx.as_fd()).ok()?.st_ino)
     }
@@ -128,10 +119,7 @@ impl QueueTx {
         scm::send_fds(self.tx.as_fd(), tags[..len].as_flattened(), sockets)
     }
 
-    /// Leaves the empty message that shows when a stalled worker wakes up.
-    ///
-    /// # Errors
-    /// As sendmsg(2).
+    /// Leaves an empty message: as long as it is pending, a stalled worker has not received again.
     pub fn send_empty(&self) -> io::Result<()> {
         match self.framing {
             Framing::Batched => scm::send_fds(self.tx.as_fd(), &payload::NOTHING, std::iter::empty()),
@@ -151,9 +139,9 @@ impl QueueTx {
         }
     }
 
-    /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive
-    /// is stuck in a page fault, hence the rescue thread. A message that is none of ours (a server wrote it) is dropped.
-    /// What a server writes meanwhile stays: it could go on for ever.
+    /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive is stuck in a
+    /// page fault, hence the rescue thread. Messages that a server wrote are dropped; those it writes meanwhile stay, since
+    /// it could go on for ever.
     pub fn take_back(&self) -> Vec<OwnedFd> {
         let mut sockets = Vec::new();
         let mut bytes = [0; scm::MAX_FDS * payload::TAG_BYTES];
@@ -163,7 +151,7 @@ impl QueueTx {
             match scm::recv_fds(self.rx.as_fd(), &mut bytes, &mut sockets) {
                 Ok(received) if received.len == 0 && sockets.len() == before => break,
                 Ok(received) => {
-                    // An empty one, with sockets, is none of ours, and counts.
+                    // A message of no bytes with sockets is not ours, but has to count.
                     left = left.saturating_sub(received.len.max(1));
                     let came = &sockets[before..];
                     let whole = self.is_ours(&bytes[..received.len], came.len(), received.truncated);
@@ -178,7 +166,7 @@ impl QueueTx {
         sockets
     }
 
-    /// Whether a message with so many descriptors is one that we send.
+    /// Whether the master sends messages of this form.
     fn is_ours(&self, bytes: &[u8], fds: usize, truncated: bool) -> bool {
         match self.framing {
             Framing::Batched => {
@@ -207,7 +195,6 @@ fn direct_payload(tag: u8, peer: &PeerAddress, number: u64, accepted: u64) -> [u
 }
 
 impl QueueRx {
-    /// Wraps the descriptor that came with the worker's setup.
     pub fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -310,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_wrote_into_its_own_queue_is_not_taken_back() {
+    fn messages_that_a_server_wrote_into_its_queue_are_not_taken_back() {
         let queue = QueueTx::to_server(0).unwrap();
         let (_, keep) = queue.ends().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();

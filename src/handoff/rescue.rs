@@ -1,7 +1,7 @@
 //! The rescue thread: takes hand-offs back from the queues of workers that are still alive.
 //!
-//! It is a thread of its own because a receive on a live worker's queue was seen to block for seconds while
-//! that worker's own receive was stuck in a page fault; the accept thread must not wait for that.
+//! It is a thread of its own because a receive on a live worker's queue was seen to block for seconds while that worker's
+//! own receive was stuck in a page fault.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,37 +14,32 @@ use super::QueueTx;
 /// One queue to empty.
 #[derive(Debug)]
 pub struct Job<K> {
-    /// Whom the result is for.
+    /// Returned with the result.
     pub key: K,
-    /// The queue.
     pub queue: Arc<QueueTx>,
-    /// Whether the worker shall stay marked by an empty message (it stalls), or not (it drains).
     pub mark: Mark,
 }
 
-/// What stays in the queue after a rescue.
+/// Whether a rescued queue keeps an empty message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// One empty message: pending stays at 1 until the worker wakes up.
+    /// The worker is stalled: pending stays at 1 until it receives again.
     Empty,
-    /// Nothing.
+    /// The worker leaves.
     None,
 }
 
-/// Starts the thread; `deliver` is called on it with what each job brought. It ends when the sender is dropped.
-///
-/// # Errors
-/// When the thread cannot be started.
+/// Starts the thread; `deliver` is called on it with the sockets of each job. It ends when the sender is dropped.
 pub fn spawn<K: Send + 'static>(deliver: impl Fn(K, Vec<OwnedFd>) + Send + 'static) -> std::io::Result<Sender<Job<K>>> {
     let (tx, rx): (Sender<Job<K>>, Receiver<Job<K>>) = unbounded();
     thread::Builder::new().name("rescue".into()).spawn(move || {
         for job in rx {
             let sockets = job.queue.take_back();
             if job.mark == Mark::Empty {
-                // A full queue needs no mark: it is not empty.
+                // This fails when a server has filled its queue again, which marks it as well.
                 let _ = job.queue.send_empty();
             }
-            // The queue goes before the word of it: a drained worker sees its end of file.
+            // Before the result: a drained worker must see the end of its queue by then.
             drop(job.queue);
             deliver(job.key, sockets);
         }

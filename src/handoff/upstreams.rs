@@ -1,5 +1,5 @@
-//! What the relay workers of a service share about its upstreams: whose turn it is, which are down, and how many
-//! connections each has. All words are written by workers, so every value is checked where it is read.
+//! The table that a service's relay workers share about its upstreams: the turn, which are down, and how many connections
+//! each has. All words are written by workers, so every value is checked when it is read.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,81 +10,75 @@ use super::page::{CountersPage, MAX_OPEN};
 use crate::abi::page::upstream as counter;
 use crate::sys::mmap::SharedPage;
 
-/// How long an upstream is skipped after its first failure; doubled with each further one.
+/// How long an upstream is skipped after its first failure; doubled after each further one.
 pub const FIRST_SKIP: Duration = Duration::from_millis(100);
-/// The longest skip.
-pub const LONGEST_SKIP: Duration = Duration::from_secs(15);
+pub const MAX_SKIP: Duration = Duration::from_secs(15);
 /// The error of a name without an address; larger than every errno.
 pub const UNRESOLVED: i32 = 4096;
 
 /// Words of a row; row 0 is the header, whose first word is the turn.
 const ROW: usize = 8;
-/// The end of the skip time, in nanoseconds of the monotonic clock; 0: up, or never tried.
+/// End of the skip time in nanoseconds of the monotonic clock; 0 while the upstream is up or was never tried.
 const UNTIL: usize = 0;
-/// When it was last tried, since it is down.
+/// Time of the last attempt while it is down.
 const TRIED: usize = 1;
 /// Consecutive failures.
 const FAILURES: usize = 2;
-/// The last error, as an errno, and when it came.
+/// The last error's errno and time.
 const ERRNO: usize = 3;
 const ERROR_AT: usize = 4;
-/// Failed attempts, ever.
+/// Failed attempts since the start.
 const ERRORS: usize = 5;
 /// Connections open or being opened, of all workers.
 const OPEN: usize = 6;
 
-/// How long something that failed is left alone. Times are nanoseconds of the monotonic clock.
+/// How long a failed address is skipped. Times are nanoseconds of the monotonic clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Skip {
-    /// The end of the skip time; 0: it has not failed.
+    /// End of the skip time; 0 unless the last attempt failed.
     pub until: u64,
-    /// When it was last tried.
+    /// Time of the last attempt.
     pub tried: u64,
     /// Consecutive failures.
     pub failures: u64,
 }
 
 impl Skip {
-    /// Whether the last attempt failed.
     pub fn is_down(self) -> bool {
         self.until != 0
     }
 
-    /// After one more failure.
     pub fn failed(self, now: u64) -> Self {
-        // Failures of connections that were begun together count once.
+        // Attempts that were begun together and failed together count once.
         let together = self.is_down() && now.saturating_sub(self.tried) < ns(FIRST_SKIP) / 2;
         let failures = if together { self.failures.max(1) } else { self.failures.saturating_add(1) };
-        let skip = ns(FIRST_SKIP).saturating_mul(1 << (failures - 1).min(10)).min(ns(LONGEST_SKIP));
+        let skip = ns(FIRST_SKIP).saturating_mul(1 << (failures - 1).min(10)).min(ns(MAX_SKIP));
         Self { until: now.saturating_add(skip), tried: now, failures }
     }
 
-    /// While one attempt is under way the others keep away.
+    /// One attempt begins: no others until it has had time to end.
     pub fn trying(self, now: u64) -> Self {
         Self { until: self.until.max(now.saturating_add(ns(FIRST_SKIP))), tried: now, ..self }
     }
 }
 
-/// A duration in nanoseconds.
 pub fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What is known of an upstream's health.
+/// An upstream's health as its workers see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The last attempt failed, and with several addresses the last one of each.
+    /// The last attempt failed; with several addresses, the last attempt at each.
     pub down: bool,
-    /// Failed attempts, ever.
+    /// Failed attempts since the start.
     pub errors: u64,
-    /// The last error.
     pub errno: Option<i32>,
-    /// When it came: nanoseconds of the monotonic clock.
+    /// Time of the last error: nanoseconds of the monotonic clock.
     pub error_at: u64,
 }
 
 impl Health {
-    /// The last error as text.
     pub fn error(&self) -> Option<String> {
         self.errno.map(|errno| match errno {
             UNRESOLVED => "the name does not resolve".to_owned(),
@@ -100,49 +94,43 @@ pub struct UpstreamTable(Words);
 #[derive(Debug)]
 enum Words {
     Shared(SharedPage),
-    /// For a worker whose upstream is nobody else's.
+    /// For a worker that shares its upstream with no other.
     Own(Box<[AtomicU64]>),
 }
 
 impl UpstreamTable {
-    /// A table for the workers of a service, and the descriptor that goes to each of them.
-    ///
-    /// # Errors
-    /// As memfd_create(2) and mmap(2).
+    /// A table for the workers of a service, and the descriptor to pass to each of them.
     pub fn create() -> io::Result<(Self, OwnedFd)> {
         let (page, fd) = SharedPage::create()?;
         Ok((Self(Words::Shared(page)), fd))
     }
 
-    /// The worker's view of a table that it was given.
-    ///
-    /// # Errors
-    /// As mmap(2).
+    /// Maps the table behind a descriptor from [`UpstreamTable::create`].
     pub fn attach(fd: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self(Words::Shared(SharedPage::map(fd)?)))
     }
 
-    /// One that nobody shares.
+    /// A table that is not shared.
     pub fn own() -> Self {
         Self(Words::Own((0..ROW * (1 + counter::MAX)).map(|_| AtomicU64::new(0)).collect()))
     }
 
     fn word(&self, at: usize, place: usize) -> &AtomicU64 {
-        let words = match &self.0 {
-            Words::Shared(page) => page.words(),
-            Words::Own(words) => words,
-        };
-        &words[ROW * (1 + at % counter::MAX) + place % ROW]
+        &self.words()[ROW * (1 + at % counter::MAX) + place % ROW]
     }
 
-    fn header(&self) -> &AtomicU64 {
+    fn words(&self) -> &[AtomicU64] {
         match &self.0 {
-            Words::Shared(page) => &page.words()[0],
-            Words::Own(words) => &words[0],
+            Words::Shared(page) => page.words(),
+            Words::Own(words) => words,
         }
     }
 
-    /// Where the service's next search for an upstream begins.
+    fn header(&self) -> &AtomicU64 {
+        &self.words()[0]
+    }
+
+    /// Where the next search for an upstream begins.
     pub fn turn(&self) -> usize {
         usize::try_from(self.header().load(Relaxed)).unwrap_or(0)
     }
@@ -155,33 +143,31 @@ impl UpstreamTable {
     /// Connections open or being opened, of all workers.
     pub fn open(&self, at: usize) -> u64 {
         let open = self.word(at, OPEN).load(Relaxed);
-        // Below zero, or garbage.
+        // A wrapped counter (more closed than opened), or garbage.
         if open > MAX_OPEN { 0 } else { open }
     }
 
-    /// A connection is being opened.
     pub fn opened(&self, at: usize) {
         self.word(at, OPEN).fetch_add(1, Relaxed);
     }
 
-    /// So many connections are over.
+    /// `count` connections ended.
     pub fn closed(&self, at: usize, count: u64) {
         self.word(at, OPEN).fetch_sub(count, Relaxed);
     }
 
-    /// Until when it is to be left alone; 0: it is up.
+    /// End of the skip time; 0 while it is up.
     pub fn until(&self, at: usize, now: u64) -> u64 {
-        // Nothing that another worker writes here keeps an upstream away for longer than a failure could.
-        self.word(at, UNTIL).load(Relaxed).min(now.saturating_add(ns(LONGEST_SKIP)))
+        // Whatever another worker writes here, an upstream is skipped for no longer than after a failure.
+        self.word(at, UNTIL).load(Relaxed).min(now.saturating_add(ns(MAX_SKIP)))
     }
 
-    /// The same with all that a further failure needs.
     pub fn skip(&self, at: usize, now: u64) -> Skip {
         let word = |place| self.word(at, place).load(Relaxed);
         Skip { until: self.until(at, now), tried: word(TRIED).min(now), failures: word(FAILURES) }
     }
 
-    /// An attempt begins for one that is down.
+    /// An attempt begins at an upstream that is down.
     pub fn trying(&self, at: usize, now: u64) {
         let skip = self.skip(at, now);
         let next = skip.trying(now);
@@ -189,33 +175,32 @@ impl UpstreamTable {
         self.extend(at, skip.until, next.until);
     }
 
-    /// One that is down has another address: it can be tried at once.
+    /// The upstream has another address: if it is down, it may be tried at once.
     pub fn moved(&self, at: usize, now: u64) {
         self.extend(at, self.until(at, now), 1);
     }
 
-    /// Another end of the skip time, unless it has come up or failed meanwhile.
+    /// Changes the end of the skip time unless the upstream came up or failed since it was read.
     fn extend(&self, at: usize, seen: u64, until: u64) {
         if seen != 0 {
             let _ = self.word(at, UNTIL).compare_exchange(seen, until, Relaxed, Relaxed);
         }
     }
 
-    /// Counts an error.
     pub fn error(&self, at: usize, errno: i32, now: u64) {
         self.word(at, ERRORS).fetch_add(1, Relaxed);
         self.word(at, ERRNO).store(u64::try_from(errno).unwrap_or(0), Relaxed);
         self.word(at, ERROR_AT).store(now, Relaxed);
     }
 
-    /// It is down, to be skipped as `skip` says. Whether it was up before.
+    /// Marks it down. Returns whether it was up before.
     pub fn set_down(&self, at: usize, skip: Skip) -> bool {
         self.word(at, TRIED).store(skip.tried, Relaxed);
         self.word(at, FAILURES).store(skip.failures, Relaxed);
         self.word(at, UNTIL).swap(skip.until.max(1), Relaxed) == 0
     }
 
-    /// It is up. Whether it was down before.
+    /// Marks it up. Returns whether it was down before.
     pub fn set_up(&self, at: usize) -> bool {
         if self.word(at, UNTIL).load(Relaxed) == 0 {
             return false;
@@ -224,7 +209,6 @@ impl UpstreamTable {
         self.word(at, UNTIL).swap(0, Relaxed) != 0
     }
 
-    /// For the master.
     pub fn health(&self, at: usize) -> Health {
         let word = |place| self.word(at, place).load(Relaxed);
         let errno = i32::try_from(word(ERRNO)).ok().filter(|errno| (1..=UNRESOLVED).contains(errno));
@@ -232,12 +216,12 @@ impl UpstreamTable {
     }
 }
 
-/// What a worker counted for one upstream.
+/// A worker's counters for one upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UpstreamCounts {
     /// Connections open or being opened.
     pub open: u64,
-    /// Connections established, ever.
+    /// Connections established since the start.
     pub connections: u64,
     /// Bytes from clients to it.
     pub bytes_in: u64,
@@ -255,7 +239,7 @@ impl std::ops::AddAssign for UpstreamCounts {
 }
 
 impl CountersPage {
-    /// What its worker counted for an upstream.
+    /// The worker's counters for an upstream.
     pub fn upstream(&self, at: usize) -> UpstreamCounts {
         let word = |place| self.upstream_word(at, place).load(Relaxed);
         UpstreamCounts {
@@ -301,8 +285,8 @@ mod tests {
             table.word(7, place).store(u64::MAX, Relaxed);
         }
         assert_eq!(table.open(7), 0);
-        assert_eq!(table.skip(7, now).until, now + ns(LONGEST_SKIP));
-        assert_eq!(table.skip(7, now).failed(now).until, now + ns(LONGEST_SKIP));
+        assert_eq!(table.skip(7, now).until, now + ns(MAX_SKIP));
+        assert_eq!(table.skip(7, now).failed(now).until, now + ns(MAX_SKIP));
         assert_eq!(table.health(7).error(), None);
         table.header().store(u64::MAX, Relaxed);
         let _ = table.turn();

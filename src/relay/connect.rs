@@ -1,4 +1,4 @@
-//! Opening the upstream side of a connection, from as many source addresses as it takes.
+//! Opens the upstream side of a connection, from further source addresses when one is out of ports.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -9,31 +9,29 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::upstreams::Address;
 use crate::sys::sock;
 
-/// How many other source addresses are tried when one has no port left.
-const ATTEMPTS: u8 = 8;
-/// Source addresses that one worker uses for loopback upstreams: each has its own ephemeral ports.
+/// The most source addresses tried for one connection.
+const MAX_ATTEMPTS: u8 = 8;
+/// Source addresses of one worker for loopback upstreams; each has its own ephemeral ports.
 const SOURCES: u8 = 250;
 
-/// How far a connect(2) got.
 #[derive(Debug)]
 pub enum Started {
-    /// Established, or on the way (over loopback it is established when connect returns, all the same).
+    /// Established or under way; over loopback it is established even if connect(2) returned EINPROGRESS.
     Going(OwnedFd),
-    /// Not for the upstream's fault: a Unix socket's backlog is full, or this machine is out of descriptors, memory
-    /// or ports. Try again shortly.
+    /// The upstream is not at fault: a Unix socket's backlog is full, or this machine is out of descriptors, memory or ports.
+    /// To be tried again shortly.
     Later,
 }
 
-/// The source addresses of one worker.
 #[derive(Debug)]
 pub struct Sources {
     slot: u32,
-    /// The kernel's choice (127.0.0.1) ran out of ports: bind to addresses of our own in turn.
+    /// Last byte of the address used last; `None` until the kernel's choice, 127.0.0.1, ran out of ports.
     next: Option<u8>,
 }
 
 impl Sources {
-    /// For the worker of a slot: its range is 127.64+ (slot/256).(slot%256).x, so workers do not compete.
+    /// The worker of each slot has its own range, 127.(64 + slot / 256).(slot % 256).x.
     pub fn new(slot: u32) -> Self {
         Self { slot, next: None }
     }
@@ -48,7 +46,7 @@ impl Sources {
     /// Begins a connection.
     ///
     /// # Errors
-    /// What the upstream or the way to it says: as connect(2), without `EINPROGRESS` and without shortages here.
+    /// As connect(2), without `EINPROGRESS` and shortages on this machine.
     pub fn connect(&mut self, address: &Address) -> io::Result<Started> {
         match self.attempt(address) {
             Err(error) => match error.raw_os_error() {
@@ -72,7 +70,7 @@ impl Sources {
             Address::Unix(_, address) => begin(Domain::UNIX, address, None),
             Address::Tcp(to @ SocketAddr::V4(v4), address) if v4.ip().is_loopback() => {
                 let mut source = self.next.map(|_| self.advance());
-                for _ in 0..ATTEMPTS {
+                for _ in 0..MAX_ATTEMPTS {
                     match begin(Domain::for_address(*to), address, source) {
                         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                             source = Some(self.advance());

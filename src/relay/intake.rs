@@ -17,17 +17,17 @@ const LISTENERS: usize = QUEUES | 1 << 62;
 /// nginx re-adds its listener this often: EPOLLEXCLUSIVE wakes the last one added first, and without this one
 /// worker would take most.
 const READD_EVERY: u32 = 16;
-/// Connections taken per turn before sessions have theirs.
+/// Connections taken per turn before sessions are served.
 const BUDGET: usize = 64;
-/// How soon accept(2) is tried again when memory or descriptors ran out.
+/// Delay until accept(2) is called again after memory or descriptors ran out.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// Descriptors besides sessions and pipes: epoll, channel, queues, standard streams.
+/// Descriptors for anything but sessions, pipes and listeners: epoll, channel, standard streams and so on.
 const FIXED: usize = 32;
 
-/// How many connections a worker with a file limit may have, and how many pipes beside them.
+/// The most connections and pipes of a worker with this file limit.
 pub fn capacity(nofile: u64, listeners: usize) -> (usize, usize) {
     let limit = usize::try_from(nofile).unwrap_or(usize::MAX).min(1 << 24);
-    let pipes = (limit / 8).min(super::pipes::Pipes::most_descriptors());
+    let pipes = (limit / 8).min(super::pipes::Pipes::max_descriptors());
     let sessions = limit.saturating_sub(FIXED + 2 * listeners + pipes) / 2;
     (sessions.max(1), pipes / 2)
 }
@@ -40,12 +40,12 @@ struct Queue {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
-    /// Not before the master says that it listens.
+    /// The master has not said yet that it listens.
     Off,
     On,
-    /// Near the file limit, or after an error: added again later.
+    /// Near the file limit, or after an error; watched again later.
     Paused,
-    /// It has left the service.
+    /// It listens no more, and never again for this worker.
     Ended,
 }
 
@@ -71,9 +71,6 @@ pub struct Intake {
 
 impl Intake {
     /// Watches the queues.
-    ///
-    /// # Errors
-    /// As epoll_ctl(2).
     pub fn new(
         poll: &Poll,
         queues: Vec<OwnedFd>,
@@ -98,7 +95,7 @@ impl Intake {
         })
     }
 
-    /// Whether a token is one of ours; if so, notes that it is readable.
+    /// If a token is one of ours, notes that it is readable and returns true.
     pub fn event(&mut self, Token(token): Token) -> bool {
         if token & LISTENERS == LISTENERS {
             if let Some(listener) = self.listeners.get_mut(token & !LISTENERS) {
@@ -115,10 +112,7 @@ impl Intake {
         false
     }
 
-    /// The listeners listen: begin to accept.
-    ///
-    /// # Errors
-    /// As epoll_ctl(2).
+    /// Begins to accept, or begins again after a pause.
     pub fn serve(&mut self, poll: &Poll) -> io::Result<()> {
         let idle = |listener: &Listener| matches!(listener.watch, Watch::Off | Watch::Paused);
         for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| idle(listener)) {
@@ -135,12 +129,11 @@ impl Intake {
         }
     }
 
-    /// Nothing more will come.
+    /// Whether no more connections will come.
     pub fn ended(&self) -> bool {
         self.listeners.is_empty() && self.queues.iter().all(|queue| queue.closed)
     }
 
-    /// Whether the worker is at its limit.
     pub fn full(&self) -> bool {
         self.full
     }
@@ -149,10 +142,10 @@ impl Intake {
         sessions.len() + self.batch <= self.capacity
     }
 
-    /// Takes what came, as long as there is room for it.
+    /// Takes new connections while there is room.
     ///
     /// # Errors
-    /// A queue that cannot be read: the worker is of no use any more.
+    /// When a queue cannot be read or a listener cannot be watched: the worker is useless then.
     pub fn take(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant) -> io::Result<()> {
         if self.retry.is_some_and(|at| at <= now) && self.room(sessions) {
             self.retry = None;
@@ -183,7 +176,7 @@ impl Intake {
             }
         }
         self.accept(poll, sessions, now, budget)?;
-        // With some room in between, so that a worker at the brink does not tell of it again and again.
+        // With hysteresis, so that a worker near its limit does not report it again and again.
         self.full = match self.full {
             false => !self.room(sessions),
             true => sessions.len() > self.capacity / 2,
@@ -206,14 +199,14 @@ impl Intake {
                     }
                     Err(error) => match (error.kind(), error.raw_os_error()) {
                         (io::ErrorKind::WouldBlock, _) => listener.ready = false,
-                        // It listens no more, and for this worker never again.
+                        // The listener was closed or shut down.
                         (_, Some(libc::EINVAL)) => {
                             epoll::remove(poll, listener.socket.as_fd())?;
                             listener.watch = Watch::Ended;
                             listener.ready = false;
                         }
                         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) | None) => {
-                            // Level-triggered: watching on would spin. The others go on accepting.
+                            // Level-triggered: watching it further would spin. Other workers go on accepting.
                             epoll::remove(poll, listener.socket.as_fd())?;
                             listener.watch = Watch::Paused;
                             listener.ready = false;
@@ -225,7 +218,7 @@ impl Intake {
             }
             let listener = &mut self.listeners[at];
             if listener.watch == Watch::On {
-                // Level-triggered: what is left is told again.
+                // Level-triggered: there will be another event for the rest.
                 listener.ready = false;
                 if listener.accepts >= READD_EVERY {
                     listener.accepts = 0;
@@ -237,7 +230,7 @@ impl Intake {
         Ok(())
     }
 
-    /// When `take` is due without an event.
+    /// The time of the next `take` if no event comes before.
     pub fn deadline(&self, sessions: &Sessions, now: Instant) -> Option<Instant> {
         let more = self.queues.iter().any(|queue| queue.ready) && self.room(sessions);
         if more { Some(now) } else { self.retry.map(|at| at.max(now + Duration::from_millis(1))) }

@@ -1,7 +1,7 @@
 //! The relay worker: a single-threaded loop that carries bytes between clients and upstreams.
 //!
-//! Data flows intake → sessions → (connect) → pump. It knows nothing of supervision or of the choice of workers:
-//! the master sets it up over a channel on its standard input.
+//! Data flows intake → sessions → (connect) → pump. The master sets it up over a channel on its standard input; it knows
+//! nothing of supervision or of other workers.
 
 mod connect;
 pub mod intake;
@@ -51,17 +51,17 @@ fn unusable(what: &'static str) -> impl Fn(io::Error) -> RelayError {
     move |error| RelayError::Unusable(what, error)
 }
 
-/// The role's `main`: serves until the master says so or is gone.
+/// The role's `main`: serves until the master has it drain, or is gone.
 ///
 /// # Errors
-/// When the setup is not what a master sends, or the system refuses epoll or the counters page.
+/// When the setup is malformed, or the system refuses epoll or the counters page.
 pub fn main() -> Result<(), RelayError> {
     let channel = crate::sys::process::take_stdin().map_err(unusable("no channel on standard input"))?;
     crate::sys::process::set_thread_name(c"roundsman-relay");
     crate::sys::process::prefer_batches();
     let mut worker = Worker::set_up(channel)?;
     crate::sys::mmap::forget_start_up_code();
-    worker.tell(&FromWorker::Ready);
+    worker.report(&FromWorker::Ready);
     worker.run()
 }
 
@@ -72,7 +72,7 @@ struct Worker {
     sessions: Sessions,
     resolver: Resolver,
     phase: Phase,
-    told_full: bool,
+    reported_full: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -107,11 +107,11 @@ impl Worker {
         let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
         let resolver = Resolver::new(&poll, RESOLVER)?;
         let sessions = Sessions::new(&setup, page, table, Instant::now());
-        Ok(Self { poll, channel, intake, sessions, resolver, phase: Phase::Serving, told_full: false })
+        Ok(Self { poll, channel, intake, sessions, resolver, phase: Phase::Serving, reported_full: false })
     }
 
-    /// A full channel loses news, not connections.
-    fn tell(&self, message: &FromWorker) {
+    /// A full channel loses reports, not connections.
+    fn report(&self, message: &FromWorker) {
         let _ = protocol::send(self.channel.as_fd(), message, &[]);
     }
 
@@ -131,26 +131,27 @@ impl Worker {
                 match event.token() {
                     CHANNEL => ordered = true,
                     RESOLVER => {
-                        self.resolver.finished(|group, addresses| self.sessions.resolved(group, addresses, now))
+                        self.resolver.take_finished(|group, addresses| self.sessions.resolved(group, addresses, now))
                     }
                     PROBE => self.sessions.probed(now),
                     token if self.intake.event(token) => {}
                     _ => self.sessions.event(&self.poll, event, now),
                 }
             }
-            if ordered && self.take_orders(now)? == Master::Gone {
+            if ordered && !self.take_orders(now)? {
                 return Ok(());
             }
             self.intake.take(&self.poll, &mut self.sessions, now)?;
             self.sessions.run_timers(&self.poll, now);
-            self.pass_on_news();
+            self.send_reports();
             if self.phase == Phase::Draining && self.intake.ended() && self.sessions.len() == 0 {
                 return Ok(());
             }
         }
     }
 
-    fn take_orders(&mut self, now: Instant) -> Result<Master, RelayError> {
+    /// Returns whether the master is alive.
+    fn take_orders(&mut self, now: Instant) -> Result<bool, RelayError> {
         loop {
             match protocol::receive::<ToWorker>(self.channel.as_fd(), &mut Vec::new()) {
                 Ok(Some(ToWorker::Serve)) => self.intake.serve(&self.poll)?,
@@ -159,30 +160,24 @@ impl Worker {
                     self.phase = Phase::Draining;
                     self.intake.stop_listening(&self.poll);
                 }
-                Ok(None) => return Ok(Master::Gone),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Master::Alive),
+                Ok(None) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(RelayError::Unusable("channel to the master", error)),
             }
         }
     }
 
-    fn pass_on_news(&mut self) {
-        let (news, stale) = self.sessions.take_news();
-        for message in news {
-            self.tell(&message);
+    fn send_reports(&mut self) {
+        let (reports, stale) = self.sessions.take_reports();
+        for message in reports {
+            self.report(&message);
         }
         for (group, host, port) in stale {
             self.resolver.start(group, host, port);
         }
-        if self.intake.full() != self.told_full {
-            self.told_full = self.intake.full();
-            self.tell(&FromWorker::Full(self.told_full));
+        if self.intake.full() != self.reported_full {
+            self.reported_full = self.intake.full();
+            self.report(&FromWorker::Full(self.reported_full));
         }
     }
-}
-
-#[derive(PartialEq, Eq)]
-enum Master {
-    Alive,
-    Gone,
 }

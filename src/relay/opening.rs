@@ -1,4 +1,4 @@
-//! How a session gets its upstream: the choice, the attempt, what was read meanwhile, and the next choice.
+//! Connects a session to its upstream: choice, attempt, first bytes, and the next choice after a failure.
 
 use std::io;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::upstreams::{Address, Change, Upstreams};
 use crate::abi::page::row;
 
 impl Sessions {
-    /// Gives a session an upstream. `first` bytes of the buffer are to be written to it at once.
+    /// Connects a session to an upstream and writes the first `first` bytes of the buffer to it.
     pub(super) fn connect(&mut self, poll: &Poll, index: usize, now: Instant, first: usize) {
         let tick = self.tick(now);
         let Some(session) = self.slab.get_mut(index) else { return };
@@ -30,12 +30,12 @@ impl Sessions {
                 Ok(Started::Going(socket)) => {
                     let mut end = End::new(socket, nodelay);
                     if first == 0 {
-                        // Whether it is established, epoll tells.
+                        // epoll will report it as established.
                         end.writable = false;
                         session.target = target;
                         session.upstream = Stage::Connecting(end, tick);
                         self.connecting += 1;
-                        return self.act_on(poll, index, now, Fate::Goes);
+                        return self.act_on(poll, index, now, Fate::Waits);
                     }
                     match end.write(&self.buffer[..first]) {
                         Ok(written) => {
@@ -47,12 +47,12 @@ impl Sessions {
                                 end.readable = false;
                                 session.upstream = Stage::Established(end);
                                 self.established(target);
-                                // All is quiet until an event comes, unless the first read left something.
+                                // There may be more to read from the client.
                                 return self.advance(poll, index, now);
                             }
                             session.upstream = Stage::Connecting(end, tick);
                             self.connecting += 1;
-                            return self.act_on(poll, index, now, Fate::Goes);
+                            return self.act_on(poll, index, now, Fate::Waits);
                         }
                         Err(error) => error,
                     }
@@ -63,32 +63,32 @@ impl Sessions {
                 }
                 Err(error) => error,
             };
-            Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, &error, now);
+            Self::failed(&mut self.upstreams, &mut self.reports, &mut self.stale, target, &error, now);
         }
         session.keep(&self.buffer[..first]);
         session.upstream = Stage::Waiting;
         self.waiting.push(token(index, generation, Side::Client));
         self.page.set_waiting(self.waiting.len());
         self.retry.get_or_insert(now + RETRY);
-        self.act_on(poll, index, now, Fate::Goes);
+        self.act_on(poll, index, now, Fate::Waits);
     }
 
     fn established(&mut self, target: usize) {
         let change = self.upstreams.established(target);
-        self.tell_up(target, change);
+        self.report_up(target, change);
     }
 
-    pub(super) fn tell_up(&mut self, target: usize, change: Change) {
+    pub(super) fn report_up(&mut self, target: usize, change: Change) {
         if change == Change::Turned
             && let Some(address) = self.upstreams.address(target)
         {
-            self.news.push(FromWorker::UpstreamUp { address: address.to_string() });
+            self.reports.push(FromWorker::UpstreamUp { address: address.to_string() });
         }
     }
 
     pub(super) fn failed(
         upstreams: &mut Upstreams,
-        news: &mut Vec<FromWorker>,
+        reports: &mut Vec<FromWorker>,
         stale: &mut Vec<(usize, String, u16)>,
         target: usize,
         error: &io::Error,
@@ -97,12 +97,12 @@ impl Sessions {
         if upstreams.failed(target, now, error) == Change::Turned
             && let Some(address) = upstreams.address(target)
         {
-            news.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
+            reports.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
         }
         stale.extend(upstreams.name(target));
     }
 
-    /// epoll tells of a connect(2) under way.
+    /// Takes the result of a connect(2) from an event.
     pub(super) fn finish_connect(&mut self, poll: &Poll, index: usize, now: Instant, event: &Event) {
         let Some(session) = self.slab.get_mut(index) else { return };
         let Some(end) = session.end_mut(Side::Upstream) else { return };
@@ -126,7 +126,7 @@ impl Sessions {
         session.upstream = Stage::Waiting;
         self.connecting -= 1;
         let target = std::mem::replace(&mut session.target, usize::MAX);
-        Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, error, now);
+        Self::failed(&mut self.upstreams, &mut self.reports, &mut self.stale, target, error, now);
         self.connect(poll, index, now, 0);
     }
 }

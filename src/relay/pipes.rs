@@ -4,16 +4,16 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::sys::splice;
 
-/// Asked for per pipe; the kernel may grant less.
+/// Requested size of a pipe; the kernel may grant less.
 const PIPE_BYTES: usize = 256 * 1024;
-/// A pipe smaller than this is no gain over copying (an unprivileged user past pipe-user-pages-soft gets one page).
-const USEFUL_BYTES: usize = 64 * 1024;
-/// Pipes that may exist at once; more streams than this are copied.
+/// With a smaller pipe copying is as good (an unprivileged user past pipe-user-pages-soft gets one page).
+const MIN_PIPE_BYTES: usize = 64 * 1024;
+/// The most pipes at once; further streams are copied.
 const MAX_PIPES: usize = 128;
-/// Empty pipes kept for the next stream.
-const KEPT: usize = 16;
+/// The most empty pipes kept for later streams.
+const MAX_FREE: usize = 16;
 
-/// See [`Pipes::refusals`].
+/// Requests answered without a system call after the system refused a pipe.
 const REFUSALS: u32 = 1000;
 
 /// A pipe between two sockets.
@@ -21,30 +21,24 @@ const REFUSALS: u32 = 1000;
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    /// Bytes in it: the only way to tell "source empty" from "pipe full".
+    /// Bytes in the pipe: the only way to tell "source empty" from "pipe full".
     held: usize,
     capacity: usize,
 }
 
-/// What a splice did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spliced {
-    /// So many bytes moved; 0 when filling means end of file.
+    /// Bytes moved; 0 when filling means end of file.
     Moved(usize),
-    /// The kernel would block.
     Blocked,
 }
 
 impl Pipe {
-    /// Bytes in the pipe.
     pub fn held(&self) -> usize {
         self.held
     }
 
     /// Moves bytes from a socket into the pipe.
-    ///
-    /// # Errors
-    /// As splice(2), without `EAGAIN`.
     pub fn fill(&mut self, from: &OwnedFd) -> std::io::Result<Spliced> {
         let spliced = blocked(splice::move_bytes(from.as_fd(), self.write.as_fd(), self.capacity))?;
         if let Spliced::Moved(n) = spliced {
@@ -54,9 +48,6 @@ impl Pipe {
     }
 
     /// Moves bytes from the pipe into a socket.
-    ///
-    /// # Errors
-    /// As splice(2), without `EAGAIN`.
     pub fn drain(&mut self, to: &OwnedFd) -> std::io::Result<Spliced> {
         let spliced = blocked(splice::move_bytes(self.read.as_fd(), to.as_fd(), self.held))?;
         if let Spliced::Moved(n) = spliced {
@@ -74,34 +65,32 @@ fn blocked(result: std::io::Result<usize>) -> std::io::Result<Spliced> {
     }
 }
 
-/// The pool.
 #[derive(Debug)]
 pub struct Pipes {
-    /// Pipes that may exist at once.
-    most: usize,
+    /// The most pipes at once.
+    max: usize,
     free: Vec<Pipe>,
     existing: usize,
-    /// After a refusal by the system, so many requests are answered without asking it again.
+    /// Requests left to be answered without a system call; see [`REFUSALS`].
     refusals: u32,
 }
 
 impl Pipes {
-    /// An empty pool of at most `most` pipes.
-    pub fn new(most: usize) -> Self {
-        Self { most: most.min(MAX_PIPES), free: Vec::new(), existing: 0, refusals: 0 }
+    pub fn new(max: usize) -> Self {
+        Self { max: max.min(MAX_PIPES), free: Vec::new(), existing: 0, refusals: 0 }
     }
 
-    /// A pipe, unless there are too many or the system has none: then the stream is copied.
+    /// An empty pipe, or `None` if the stream is to be copied.
     pub fn take(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.free.pop() {
             return Some(pipe);
         }
-        if self.existing >= self.most || self.refusals > 0 {
+        if self.existing >= self.max || self.refusals > 0 {
             self.refusals = self.refusals.saturating_sub(1);
             return None;
         }
         match splice::pipe(PIPE_BYTES) {
-            Ok((read, write, capacity)) if capacity >= USEFUL_BYTES => {
+            Ok((read, write, capacity)) if capacity >= MIN_PIPE_BYTES => {
                 self.existing += 1;
                 Some(Pipe { read, write, held: 0, capacity })
             }
@@ -112,17 +101,16 @@ impl Pipes {
         }
     }
 
-    /// Gives a pipe back. One that is not empty is closed: its bytes must not reach another stream.
+    /// Returns a pipe. A pipe with bytes in it is closed: they must not reach another stream.
     pub fn put(&mut self, pipe: Pipe) {
-        if pipe.held == 0 && self.free.len() < KEPT {
+        if pipe.held == 0 && self.free.len() < MAX_FREE {
             self.free.push(pipe);
         } else {
             self.existing = self.existing.saturating_sub(1);
         }
     }
 
-    /// Descriptors that the pool may come to use.
-    pub const fn most_descriptors() -> usize {
+    pub const fn max_descriptors() -> usize {
         2 * MAX_PIPES
     }
 }

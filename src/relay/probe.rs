@@ -1,4 +1,4 @@
-//! Finding out whether an upstream accepts, without a client: while all are down nobody may be sent here to try.
+//! Probes of upstreams without a client: while all are down, the master may send no client to try one.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use super::connect::Started;
 use super::sessions::Sessions;
 
 impl Sessions {
-    /// Begins one attempt at the upstream whose turn it is, unless one is under way.
+    /// Begins one attempt at the next upstream, unless one is under way.
     pub fn probe(&mut self, poll: &Poll, token: Token, now: Instant) {
         match self.probe.take() {
             Some((target, _, since)) if now.duration_since(since) >= self.connect_timeout => {
@@ -37,21 +37,21 @@ impl Sessions {
         }
     }
 
-    /// epoll tells of the attempt's end.
+    /// The attempt has ended: takes its result.
     pub fn probed(&mut self, now: Instant) {
         let Some((target, socket, _)) = self.probe.take() else { return };
         match SockRef::from(&socket).take_error() {
             Ok(None) => {
                 let change = self.upstreams.succeeded(target);
                 self.upstreams.closed(target);
-                self.tell_up(target, change);
+                self.report_up(target, change);
             }
             Ok(Some(error)) | Err(error) => self.probe_failed(target, &error, now),
         }
     }
 
     fn probe_failed(&mut self, target: usize, error: &io::Error, now: Instant) {
-        Self::failed(&mut self.upstreams, &mut self.news, &mut self.stale, target, error, now);
+        Self::failed(&mut self.upstreams, &mut self.reports, &mut self.stale, target, error, now);
     }
 }
 

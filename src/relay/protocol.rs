@@ -1,4 +1,4 @@
-//! What master and relay worker say to each other on the worker's channel: one JSON text per SEQPACKET message.
+//! Messages between master and relay worker on the worker's channel: one JSON text per SEQPACKET message.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::addr::Upstream;
 use crate::sys::scm;
 
-/// The longest message; a longer one is refused by the receiver.
+/// The longest message; longer ones are refused by the receiver.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// An upstream with the addresses that the master found for it at start.
+/// An upstream with the addresses found by the master when the worker started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Resolved {
-    /// As the user wrote it.
+    /// As configured.
     pub upstream: Upstream,
-    /// What it resolved to; empty for Unix sockets and for names that did not resolve.
+    /// Empty for Unix sockets and for names that did not resolve.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -26,7 +26,7 @@ pub struct Resolved {
 pub enum Source {
     /// The master hands them over.
     Queues,
-    /// The worker accepts them from the shared listeners (policy `none`) and takes what the master hands over.
+    /// The worker accepts from the shared listeners (policy `none`); the master hands over only what it held before.
     Listeners,
 }
 
@@ -34,21 +34,18 @@ pub enum Source {
 /// [`Source::Listeners`] the listeners, and the table of upstreams if the service has one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
-    /// The slot; chooses the worker's own range of source addresses.
+    /// Selects the worker's own range of source addresses.
     pub slot: u32,
-    /// How many listeners the service has.
+    /// Number of the service's listeners.
     pub listeners: usize,
-    /// Where connections come from.
     pub source: Source,
-    /// Where they go.
     pub upstreams: Vec<Resolved>,
-    /// Whether the workers of the service share a table of these upstreams.
+    /// Whether the service's workers share a table of these upstreams.
     pub shared: bool,
     /// The most sockets in one hand-off message.
     pub batch: usize,
-    /// The most connections that the worker's file limit allows, and the most pipes beside them.
+    /// The most connections and pipes that the worker's file limit allows.
     pub capacity: usize,
-    /// See `capacity`.
     pub pipes: usize,
     /// Milliseconds to wait for an upstream to accept.
     pub connect_timeout_ms: u64,
@@ -59,39 +56,28 @@ pub struct Setup {
 /// Master to worker, after [`Setup`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The listeners listen: begin to accept (policy `none`).
+    /// Begin to accept: the listeners listen now (policy `none`).
     Serve,
     /// Take no new connections beyond what is queued; finish and exit.
     Drain,
-    /// Find out whether an upstream accepts: all are down, and no client may come to try one.
+    /// Try to connect to an upstream: all are down, and no client may come to try one.
     Probe,
 }
 
 /// Worker to master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// Set up: connections may come.
+    /// Setup is done.
     Ready,
     /// An upstream stopped accepting connections.
-    UpstreamDown {
-        /// Its address.
-        address: String,
-        /// The errno's text.
-        error: String,
-    },
+    UpstreamDown { address: String, error: String },
     /// It accepts again.
-    UpstreamUp {
-        /// Its address.
-        address: String,
-    },
-    /// Near the file limit: no connections are taken until some end (`true`), or again (`false`).
+    UpstreamUp { address: String },
+    /// Whether the worker is near its file limit and takes no connections.
     Full(bool),
 }
 
 /// Sends one message; never blocks.
-///
-/// # Errors
-/// As sendmsg(2).
 pub fn send<T: Serialize>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     scm::send_fds(channel, &text, fds.iter().copied())
@@ -100,7 +86,7 @@ pub fn send<T: Serialize>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedF
 /// Receives one message and its descriptors; `None` at end of file.
 ///
 /// # Errors
-/// `WouldBlock` when there is none; `InvalidData` for what is not a message of type `T`.
+/// `WouldBlock` when there is no message; `InvalidData` when it is no `T`.
 pub fn receive<T: DeserializeOwned>(channel: BorrowedFd<'_>, fds: &mut Vec<OwnedFd>) -> io::Result<Option<T>> {
     let mut text = vec![0; MAX_BYTES];
     let received = scm::recv_fds(channel, &mut text, fds)?;

@@ -6,62 +6,50 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::pipes::{Pipe, Pipes, Spliced};
 use crate::sys::sock;
 
-/// Size of the buffer that all connections of a worker share.
+/// Size of the buffer shared by all connections of a worker.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// A direction that fills the buffer this many times in a row is spliced from then on.
 const FULL_READS: u8 = 2;
-/// A splice that brings less than this is a small message, dearer than copying it.
+/// A splice of less than this costs more than a copy.
 const SMALL_BYTES: usize = 16 * 1024;
-/// So many small ones in a row and the direction is copied again.
+/// After this many small splices in a row a direction is copied again.
 const SMALL_READS: u8 = 3;
-/// Bytes that one direction may move before other connections have their turn.
+/// Bytes that one direction moves before other connections are served.
 const BUDGET_BYTES: usize = 1024 * 1024;
 
-/// `bench/run sweep` builds variants that only copy, or only splice, to see whether the choice is the better of them.
-const COPY_ONLY: bool = cfg!(pump = "copy");
-const SPLICE_ONLY: bool = cfg!(pump = "splice");
-
-/// One socket of a connection and what epoll has told of it (edge-triggered: it tells once).
+/// One socket of a connection with its readiness: epoll is edge-triggered and reports a change once.
 #[derive(Debug)]
 pub struct End {
-    /// The socket.
     pub socket: OwnedFd,
-    /// A read may bring something.
+    /// recv(2) has not returned EAGAIN since the last event.
     pub readable: bool,
-    /// A write may take something.
+    /// send(2) has not returned EAGAIN since the last event.
     pub writable: bool,
-    /// The peer has sent its FIN or reset: read on until it shows.
+    /// The peer has sent FIN or reset: reads go on until one returns it.
     pub hangup: bool,
-    /// What epoll was asked to watch.
     pub watched: Watched,
-    /// Written to before: from here on Nagle's algorithm would hold back small messages.
     pub nodelay: Nodelay,
 }
 
-/// What epoll watches an end for.
+/// The epoll registration of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watched {
-    /// Not registered.
     Nothing,
-    /// Readable only, the usual case.
     Reading,
-    /// Both.
     ReadingAndWriting,
 }
 
-/// When TCP_NODELAY is set on an end.
+/// When TCP_NODELAY is set on an end, so that Nagle's algorithm does not hold back small messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nodelay {
-    /// It is, or does not apply (inherited from the listener; Unix sockets).
+    /// It is set (clients inherit it from the listener), or does not apply (Unix sockets).
     Set,
-    /// Before the second write: the first is never delayed, and many connections have only one.
+    /// Before the second write: the first is never delayed, and most connections have only one.
     AtSecondWrite,
-    /// Now.
     AtThisWrite,
 }
 
 impl End {
-    /// A socket that nothing is known of yet.
     pub fn new(socket: OwnedFd, nodelay: Nodelay) -> Self {
         Self { socket, readable: true, writable: true, hangup: false, watched: Watched::Nothing, nodelay }
     }
@@ -74,25 +62,22 @@ impl End {
         }
     }
 
-    /// Sends what waits for a FIN.
+    /// Has the kernel send bytes that it holds back for a FIN.
     pub fn push(&mut self) {
-        // Not TCP, or reset already: then nothing waits.
+        // Fails unless it is TCP, and after a reset: then it holds nothing back.
         let _ = socket2::SockRef::from(&self.socket).set_tcp_nodelay(true);
         self.nodelay = Nodelay::Set;
     }
 
-    /// Writes what the socket takes; 0 and `writable == false` when it takes nothing.
-    ///
-    /// # Errors
-    /// As send(2), without `EAGAIN`.
+    /// Writes as much as the socket takes. When that is nothing, clears `writable` and returns 0.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_then(bytes, sock::SendHint::None)
+        self.send(bytes, sock::SendHint::None)
     }
 
-    fn write_then(&mut self, bytes: &[u8], then: sock::SendHint) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], hint: sock::SendHint) -> io::Result<usize> {
         self.before_write();
         loop {
-            match sock::send(self.socket.as_fd(), bytes, then) {
+            match sock::send(self.socket.as_fd(), bytes, hint) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
@@ -107,40 +92,40 @@ impl End {
 /// How a direction moves its bytes.
 #[derive(Debug)]
 enum Mode {
-    /// Through the worker's buffer; so many full reads in a row.
+    /// Through the worker's buffer; counts full reads in a row.
     Copy(u8),
-    /// Through a pipe, held only while it has bytes or more are expected; so many small reads in a row.
+    /// Through a pipe, held only while it has bytes or more are expected; counts small splices in a row.
     Splice(u8, Option<Pipe>),
 }
 
-/// One direction.
+/// One direction of a connection.
 #[derive(Debug)]
 pub struct Flow {
-    /// What was read and not yet written: empty, without an allocation, unless the receiver is slow.
+    /// Bytes read and not yet written: empty, without an allocation, unless the receiver is slow.
     rest: Vec<u8>,
-    /// How much of `rest` is written.
+    /// Bytes of `rest` already written.
     written: usize,
     mode: Mode,
     /// The sender's FIN was read.
     pub ended: bool,
-    /// The sender's socket broke behind what is held.
+    /// The sender's socket broke after the bytes held here.
     broken: bool,
-    /// It was passed on.
+    /// The FIN was passed on.
     pub closed: bool,
-    /// What is passed on in the end is a reset.
+    /// The direction ends with a reset instead of a FIN.
     pub resets: bool,
 }
 
-/// Why [`Flow::pump`] came back.
+/// Why [`Flow::pump`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing more to do until an event comes.
+    /// Nothing to do until the next event.
     Waits,
-    /// The budget is used up: come again after the others.
+    /// The budget is used up: to be continued after other connections were served.
     Again,
-    /// The sender ended and all its bytes are written.
+    /// The sender's FIN was read and all bytes before it are written.
     Ended,
-    /// The sender's socket is broken (reset), all it had sent before is read.
+    /// The sender's socket is broken (reset), and all bytes received before are read.
     FromBroken,
     /// The receiver's socket is broken.
     ToBroken,
@@ -148,23 +133,22 @@ pub enum Step {
 
 impl Default for Flow {
     fn default() -> Self {
-        let mode = if SPLICE_ONLY { Mode::Splice(0, None) } else { Mode::Copy(0) };
+        let mode = Mode::Copy(0);
         Self { rest: Vec::new(), written: 0, mode, ended: false, broken: false, closed: false, resets: false }
     }
 }
 
 impl Flow {
-    /// Keeps bytes that were read before there was somewhere to write them.
+    /// Keeps bytes for the next write.
     pub fn keep(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
     }
 
-    /// Whether bytes wait to be written.
     pub fn holds(&self) -> bool {
         !self.rest.is_empty() || matches!(&self.mode, Mode::Splice(_, Some(pipe)) if pipe.held() > 0)
     }
 
-    /// Drops what waits: the receiver is gone.
+    /// Drops the bytes held: the receiver is gone.
     pub fn discard(&mut self, pipes: &mut Pipes) {
         self.rest = Vec::new();
         self.written = 0;
@@ -180,7 +164,7 @@ impl Flow {
         }
     }
 
-    /// Moves bytes until an end blocks, the sender ends, or the budget is used up. Adds what it moved to `moved`.
+    /// Moves bytes until an end blocks, the sender ends, or the budget is used up. Adds the bytes written to `moved`.
     pub fn pump(
         &mut self,
         from: &mut End,
@@ -233,7 +217,7 @@ impl Flow {
         }
     }
 
-    /// Writes from the rest or the pipe; clears `writable` when the socket takes no more.
+    /// Writes from `rest` or the pipe; clears `writable` when the socket takes no more.
     fn write_held(&mut self, to: &mut End) -> io::Result<usize> {
         if !to.writable {
             return Ok(0);
@@ -270,7 +254,7 @@ impl Flow {
             return Ok(0);
         }
         if n < buffer.len() {
-            // A short read emptied the socket; after a hang-up the end is still to be read.
+            // A short read emptied the socket, but after a hang-up the FIN is still to be read.
             from.readable = from.hangup;
         }
         if from.readable && n < buffer.len() {
@@ -281,14 +265,14 @@ impl Flow {
                 }
                 Ok(Some(more)) => n += more,
                 Ok(None) => {}
-                // What came before it is written first.
+                // Reported after the bytes before it are written.
                 Err(_) => self.broken = true,
             }
         }
         self.count_read(n == buffer.len());
         // The FIN that follows travels with the last bytes: one packet less.
-        let then = if self.ended && !self.resets { sock::SendHint::FinFollows } else { sock::SendHint::None };
-        let written = if to.writable { to.write_then(&buffer[..n], then).map_err(|_| Step::ToBroken)? } else { 0 };
+        let hint = if self.ended && !self.resets { sock::SendHint::FinFollows } else { sock::SendHint::None };
+        let written = if to.writable { to.send(&buffer[..n], hint).map_err(|_| Step::ToBroken)? } else { 0 };
         *moved += written as u64;
         if written < n {
             self.keep(&buffer[written..n]);
@@ -299,7 +283,7 @@ impl Flow {
     fn count_read(&mut self, full: bool) {
         if let Mode::Copy(fills) = &mut self.mode {
             *fills = if full { fills.saturating_add(1) } else { 0 };
-            if *fills >= FULL_READS && !COPY_ONLY {
+            if *fills >= FULL_READS {
                 self.mode = Mode::Splice(0, None);
             }
         }
@@ -318,11 +302,11 @@ impl Flow {
                 *small = if n < SMALL_BYTES { small.saturating_add(1) } else { 0 };
                 Ok(n)
             }
-            // The pipe is empty here (`holds` was false), so it is the source that has nothing.
+            // The pipe is empty here (`holds` was false), so the source has nothing.
             Ok(Spliced::Blocked) => {
                 from.readable = false;
-                if *small >= SMALL_READS && !SPLICE_ONLY {
-                    // Nothing is in the pipe; dropping out of splice gives it back on the way.
+                if *small >= SMALL_READS {
+                    // Marks the direction for `stop_small_splices`.
                     *small = u8::MAX;
                 }
                 Ok(0)
@@ -340,7 +324,7 @@ impl Flow {
     }
 }
 
-/// One recv; `None` when nothing is there (and `readable` is cleared).
+/// One recv(2); `None`, with `readable` cleared, when nothing is there.
 fn read(from: &mut End, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match sock::recv(from.socket.as_fd(), buffer) {

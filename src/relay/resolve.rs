@@ -1,4 +1,4 @@
-//! Names resolved anew beside the loop: getaddrinfo blocks, so each lookup has a thread for as long as it takes.
+//! Lookups of names while the loop goes on: getaddrinfo blocks, so each lookup has a thread of its own.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -9,36 +9,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::{Poll, Token, Waker};
 
-/// A name is not asked for more often than this.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two lookups of a name.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-type Answer = (usize, Vec<SocketAddr>);
+type Found = (usize, Vec<SocketAddr>);
 
-/// Lookups under way and their answers.
 pub struct Resolver {
     waker: Arc<Waker>,
-    sender: Sender<Answer>,
-    answers: Receiver<Answer>,
-    /// When each name was last asked for; `None` while the answer is out.
-    asked: HashMap<usize, Option<Instant>>,
+    sender: Sender<Found>,
+    finished: Receiver<Found>,
+    /// End of the last lookup of each group's name; `None` while one is under way.
+    lookups: HashMap<usize, Option<Instant>>,
 }
 
 impl Resolver {
-    /// Wakes `poll` with `token` when an answer is there.
-    ///
-    /// # Errors
-    /// As eventfd(2).
+    /// An event with `token` tells that a lookup has finished.
     pub fn new(poll: &Poll, token: Token) -> std::io::Result<Self> {
-        let (sender, answers) = unbounded();
+        let (sender, finished) = unbounded();
         let waker = Arc::new(Waker::new(poll.registry(), token)?);
-        Ok(Self { waker, sender, answers, asked: HashMap::new() })
+        Ok(Self { waker, sender, finished, lookups: HashMap::new() })
     }
 
-    /// Asks for a name, unless it was asked for a moment ago.
+    /// Looks up a name, unless that was done a moment ago.
     pub fn start(&mut self, group: usize, host: String, port: u16) {
-        match self.asked.get(&group) {
+        match self.lookups.get(&group) {
             Some(None) => return,
-            Some(Some(at)) if at.elapsed() < PAUSE => return,
+            Some(Some(at)) if at.elapsed() < MIN_INTERVAL => return,
             _ => {}
         }
         let (sender, waker) = (self.sender.clone(), self.waker.clone());
@@ -47,16 +43,16 @@ impl Resolver {
             let _ = sender.send((group, addresses));
             let _ = waker.wake();
         };
-        // Without a thread there is no answer now; the next failure asks again.
+        // Without a thread this one is left out; the next failure of the upstream starts another.
         if thread::Builder::new().name("resolve".into()).spawn(lookup).is_ok() {
-            self.asked.insert(group, None);
+            self.lookups.insert(group, None);
         }
     }
 
-    /// Hands out the answers that came.
-    pub fn finished(&mut self, mut take: impl FnMut(usize, &[SocketAddr])) {
-        while let Ok((group, addresses)) = self.answers.try_recv() {
-            self.asked.insert(group, Some(Instant::now()));
+    /// Calls `take` with each finished lookup.
+    pub fn take_finished(&mut self, mut take: impl FnMut(usize, &[SocketAddr])) {
+        while let Ok((group, addresses)) = self.finished.try_recv() {
+            self.lookups.insert(group, Some(Instant::now()));
             take(group, &addresses);
         }
     }

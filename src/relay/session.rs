@@ -7,72 +7,62 @@ use super::pipes::Pipes;
 use super::pump::{End, Flow, Nodelay, Step};
 use crate::sys::sock;
 
-/// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The client's.
     Client,
-    /// The upstream's.
     Upstream,
 }
 
-/// The upstream end in its stages.
 #[derive(Debug)]
 pub enum Stage {
-    /// No connection is under way: the next attempt is due when an upstream may be tried.
+    /// No connection is under way; another attempt follows.
     Waiting,
-    /// connect(2) was begun at this tick.
+    /// connect(2) was called at this tick.
     Connecting(End, u32),
-    /// Established.
     Established(End),
 }
 
-/// What is to become of a session after it was advanced.
+/// The next step of a session after [`Session::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on at the next event.
-    Goes,
-    /// It has more to do now, after the others.
+    /// Wait for the next event.
+    Waits,
+    /// Advance again after other sessions were served.
     Again,
-    /// One end was reset; the other is to be reset as soon as it has received what was sent before.
+    /// One end was reset; reset the other once it has acknowledged the bytes sent before.
     Resetting,
-    /// Over: close both ends.
+    /// Close both ends.
     Over,
 }
 
 /// One relayed connection.
 #[derive(Debug)]
 pub struct Session {
-    /// Guards against stale events for an earlier session in the same place.
+    /// Tells stale events for an earlier session in the same slab entry apart.
     pub generation: u32,
-    /// When it began, in ticks.
+    /// Tick of its begin.
     pub begun: u32,
-    /// When bytes last moved, in ticks.
+    /// Tick when bytes last moved.
     pub active: u32,
-    /// Which upstream (an index into the worker's list).
+    /// Index of the upstream's address in the worker's list; `usize::MAX` without one.
     pub target: usize,
-    /// The client's end.
     pub client: End,
-    /// The upstream's.
     pub upstream: Stage,
-    /// TCP keep-alive was switched on for the upstream's socket.
     pub keepalive: Keepalive,
     forth: Flow,
     back: Flow,
-    /// The end whose connection broke: what it sent before goes to the other, then that is reset.
+    /// The end that broke: the bytes it sent before go to the other, which is then reset.
     broken: Option<Side>,
 }
 
-/// Whether a session's upstream socket has TCP keep-alive: it is set when a session turns out to last.
+/// Whether the upstream's socket has TCP keep-alive, which is set only once a session has lasted for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keepalive {
-    /// Not yet.
     Due,
-    /// It has.
     Set,
 }
 
-/// Bytes that one advance moved: from the client, to the client.
+/// Bytes moved by one [`Session::advance`].
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Moved {
     /// Client to upstream.
@@ -82,7 +72,6 @@ pub struct Moved {
 }
 
 impl Session {
-    /// A connection that just came, without an upstream.
     pub fn new(client: OwnedFd, generation: u32, tick: u32) -> Self {
         Self {
             generation,
@@ -98,11 +87,11 @@ impl Session {
         }
     }
 
-    /// Reads what the client sent already, before anything else is done for it. Returns how many bytes of
-    /// `buffer` are to be written to the upstream first.
+    /// Reads the bytes that came with the client, before an upstream is chosen. Returns how many bytes of `buffer` are to be
+    /// written to the upstream first.
     ///
     /// # Errors
-    /// The client is gone (reset).
+    /// When the client was reset.
     pub fn first_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match sock::recv(self.client.socket.as_fd(), buffer) {
             Ok(0) => {
@@ -111,7 +100,7 @@ impl Session {
                 Ok(0)
             }
             Ok(n) => {
-                // More may have come than the buffer takes; a FIN may have come with it. epoll tells both.
+                // If there is more, or a FIN, epoll will report it: the socket is not registered yet.
                 self.client.readable = n == buffer.len();
                 Ok(n)
             }
@@ -124,19 +113,18 @@ impl Session {
         }
     }
 
-    /// Keeps first bytes until an upstream takes them.
+    /// Keeps the first bytes until an upstream takes them.
     pub fn keep(&mut self, bytes: &[u8]) {
         self.forth.keep(bytes);
     }
 
-    /// The upstream accepted.
     pub fn established(&mut self) {
         if let Stage::Connecting(end, _) = std::mem::replace(&mut self.upstream, Stage::Waiting) {
             self.upstream = Stage::Established(end);
         }
     }
 
-    /// The end on one side, if there is a socket.
+    /// The end on one side; `None` without a socket.
     pub fn end_mut(&mut self, side: Side) -> Option<&mut End> {
         match (side, &mut self.upstream) {
             (Side::Client, _) => Some(&mut self.client),
@@ -145,9 +133,9 @@ impl Session {
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves bytes in both directions, as far as the sockets allow.
     pub fn advance(&mut self, buffer: &mut [u8], pipes: &mut Pipes, moved: &mut Moved) -> Fate {
-        let Stage::Established(upstream) = &mut self.upstream else { return Fate::Goes };
+        let Stage::Established(upstream) = &mut self.upstream else { return Fate::Waits };
         let client = &mut self.client;
         let (mut again, mut forth, mut back) = (false, Step::Waits, Step::Waits);
         if self.broken != Some(Side::Upstream) {
@@ -173,11 +161,11 @@ impl Session {
             if self.broken.is_none() {
                 self.broken = Some(broke);
                 again = true;
-                // The other end will see a reset and no FIN: nothing may wait for one.
+                // The other end gets a reset and no FIN: no bytes may be held back for one.
                 self.forth.resets = true;
                 self.back.resets = true;
                 if broke == Side::Client { &mut *upstream } else { &mut *client }.push();
-                // Read on to the end of what it had sent: the error may have come out of a write.
+                // The error may come from a write: bytes that it sent before are still to be read.
                 let end = if broke == Side::Client { &mut *client } else { &mut *upstream };
                 end.readable = true;
                 end.hangup = true;
@@ -200,31 +188,30 @@ impl Session {
                 match step {
                     Step::Ended | Step::FromBroken if !again => self.reset_when_acknowledged(),
                     _ if again => Fate::Again,
-                    _ => Fate::Goes,
+                    _ => Fate::Waits,
                 }
             }
             None => self.close_ended(forth, back, again),
         }
     }
 
-    /// Passes on each FIN once its bytes are written. When both directions ended, closing is enough.
+    /// Passes on each FIN once the bytes before it are written. When both directions ended, a close does that.
     fn close_ended(&mut self, forth: Step, back: Step, again: bool) -> Fate {
-        let Stage::Established(upstream) = &mut self.upstream else { return Fate::Goes };
+        let Stage::Established(upstream) = &mut self.upstream else { return Fate::Waits };
         if forth == Step::Ended && back == Step::Ended {
             return Fate::Over;
         }
         for (step, flow, to) in [(forth, &mut self.forth, upstream), (back, &mut self.back, &mut self.client)] {
             if step == Step::Ended && !flow.closed {
                 flow.closed = true;
-                // ENOTCONN: it is reset already, and the next read says so.
+                // ENOTCONN: it was reset, which the next read returns.
                 let _ = socket2::SockRef::from(&to.socket).shutdown(std::net::Shutdown::Write);
             }
         }
-        if again { Fate::Again } else { Fate::Goes }
+        if again { Fate::Again } else { Fate::Waits }
     }
 
-    /// Resets the other end once the kernel has word that all sent before has arrived: a reset throws away what
-    /// is not yet acknowledged.
+    /// Resets the other end once its kernel has acknowledged all bytes sent before: a reset discards the rest.
     pub fn reset_when_acknowledged(&mut self) -> Fate {
         let (Some(broken), Stage::Established(upstream)) = (self.broken, &self.upstream) else { return Fate::Over };
         let other = if broken == Side::Client { upstream } else { &self.client };
@@ -237,7 +224,7 @@ impl Session {
         }
     }
 
-    /// Gives pipes back before the session goes.
+    /// Returns its pipes to the pool. To be called before a session is dropped.
     pub fn dispose(&mut self, pipes: &mut Pipes) {
         self.forth.discard(pipes);
         self.back.discard(pipes);

@@ -1,4 +1,4 @@
-//! All connections of a worker: opening, events, time-outs, closing.
+//! All sessions of a worker: opening, events, timeouts, closing.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,18 +23,17 @@ use crate::handoff::upstreams::UpstreamTable;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock;
 
-/// The unit of the sessions' clocks.
+/// Unit of the sessions' clocks.
 const TICK: Duration = Duration::from_millis(100);
-/// How often sessions without a reachable upstream try again.
+/// Interval of new attempts for sessions without a reachable upstream.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
-/// How often it is looked whether bytes before a reset have arrived.
+/// Interval of checks whether the bytes before a reset are acknowledged.
 const RESET_CHECK: Duration = Duration::from_millis(2);
-/// A session this old gets TCP keep-alive on its upstream socket; most are over before.
+/// Age at which a session gets TCP keep-alive on its upstream socket; most end before.
 const KEEPALIVE_AGE: Duration = Duration::from_secs(15);
-/// Generations fit beside the index in a token whose top bit is free.
+/// Generations fit into a token with the index and the side, whose top bit stays free.
 const GENERATIONS: u32 = 1 << 30;
 
-/// The connections, and all that serves them.
 pub struct Sessions {
     pub(super) slab: Slab<Session>,
     generation: u32,
@@ -46,23 +45,23 @@ pub struct Sessions {
     start: Instant,
     pub(super) connect_timeout: Duration,
     idle_timeout: Duration,
-    /// Sessions with more to do at once.
+    /// Sessions to be advanced again in the next turn.
     again: HashSet<Token>,
-    /// Sessions that wait for an upstream, and when they try again.
+    /// Sessions without an upstream, and the time of their next attempt.
     pub(super) waiting: Vec<Token>,
     pub(super) retry: Option<Instant>,
-    /// Sessions that wait to reset an end, and when that is looked at.
+    /// Sessions with an end to be reset, and the time of the next check.
     resetting: HashSet<Token>,
     reset_check: Option<Instant>,
     /// Sessions whose connect(2) is under way.
     pub(super) connecting: usize,
-    /// When time-outs are looked at.
+    /// Time of the next check of timeouts.
     sweep: Option<Instant>,
-    /// News for the master.
-    pub(super) news: Vec<FromWorker>,
-    /// Names to be resolved anew: group, name, port.
+    /// To be sent to the master.
+    pub(super) reports: Vec<FromWorker>,
+    /// Names to look up again: group, name, port.
     pub(super) stale: Vec<(usize, String, u16)>,
-    /// An attempt without a client: the target, its socket, and when it began.
+    /// An attempt without a client: target, socket, begin.
     pub(super) probe: Option<(usize, OwnedFd, Instant)>,
 }
 
@@ -76,7 +75,6 @@ fn parts(Token(token): Token) -> (usize, u32, Side) {
 }
 
 impl Sessions {
-    /// None yet.
     pub fn new(setup: &Setup, page: CountersPage, table: UpstreamTable, start: Instant) -> Self {
         let page = Rc::new(page);
         let upstreams = Upstreams::new(setup.upstreams.clone(), table, page.clone(), (start, monotonic_ns()));
@@ -98,7 +96,7 @@ impl Sessions {
             reset_check: None,
             connecting: 0,
             sweep: None,
-            news: Vec::new(),
+            reports: Vec::new(),
             stale: Vec::new(),
             probe: None,
         };
@@ -106,33 +104,32 @@ impl Sessions {
         for (group, host, port) in &sessions.stale {
             if sessions.upstreams.missing(*group, start) == Change::Turned {
                 let error = "the name does not resolve".to_owned();
-                sessions.news.push(FromWorker::UpstreamDown { address: format!("{host}:{port}"), error });
+                sessions.reports.push(FromWorker::UpstreamDown { address: format!("{host}:{port}"), error });
             }
         }
         sessions
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// News for the master and names to resolve, since the last call.
-    pub fn take_news(&mut self) -> (Vec<FromWorker>, Vec<(usize, String, u16)>) {
-        (std::mem::take(&mut self.news), std::mem::take(&mut self.stale))
+    /// Reports for the master and names to look up, since the last call.
+    pub fn take_reports(&mut self) -> (Vec<FromWorker>, Vec<(usize, String, u16)>) {
+        (std::mem::take(&mut self.reports), std::mem::take(&mut self.stale))
     }
 
-    /// What a name resolves to now.
+    /// A lookup has finished.
     pub fn resolved(&mut self, group: usize, addresses: &[std::net::SocketAddr], now: Instant) {
         self.upstreams.update(group, addresses, now);
     }
 
-    /// Counts sockets that the kernel dropped on the way to us.
+    /// Counts sockets that the kernel dropped because the descriptor table is full.
     pub fn count_lost(&self, n: usize) {
         self.page.add(row::TRUNCATED, n as u64);
     }
 
-    /// Counts sockets that came, accepted at that time by the master.
+    /// Records the latency of `n` sockets that the master accepted at that time.
     pub fn count_taken(&self, n: usize, accepted: u64) {
         self.page.record_latency(n as u64, monotonic_ns().saturating_sub(accepted));
     }
@@ -141,7 +138,7 @@ impl Sessions {
         (now.duration_since(self.start).as_millis() / TICK.as_millis()) as u32
     }
 
-    /// Takes a client's socket: reads what it sent, opens its upstream, writes, and begins to watch both.
+    /// Begins a session: reads the client's first bytes, connects to an upstream, writes them, and watches both.
     pub fn open(&mut self, poll: &Poll, client: OwnedFd, now: Instant) {
         self.page.add(row::RECEIVED, 1);
         self.generation = (self.generation + 1) % GENERATIONS;
@@ -157,7 +154,7 @@ impl Sessions {
     /// An event for one end of a session.
     pub fn event(&mut self, poll: &Poll, event: &Event, now: Instant) {
         let (index, generation, side) = parts(event.token());
-        // A stale event: the session that it was for is over.
+        // Otherwise the event is stale: its session has ended.
         let Some(session) = self.slab.get_mut(index).filter(|session| session.generation == generation) else {
             return;
         };
@@ -187,7 +184,7 @@ impl Sessions {
         self.act_on(poll, index, now, fate);
     }
 
-    /// Acts on a session's fate and sees to it that epoll watches what it waits for.
+    /// Does what [`Session::advance`] asked for and registers the session with epoll for what it waits for.
     pub(super) fn act_on(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
         let Some(session) = self.slab.get_mut(index) else { return };
         match fate {
@@ -197,10 +194,10 @@ impl Sessions {
                 self.resetting.insert(token(index, session.generation, Side::Client));
                 self.reset_check.get_or_insert(now + RESET_CHECK);
             }
-            Fate::Goes => {}
+            Fate::Waits => {}
         }
         if watch(poll, session, index).is_err() {
-            // epoll's own limits (max_user_watches) or memory: this connection cannot be served.
+            // Out of memory or epoll's max_user_watches: this connection cannot be served.
             return self.close(index);
         }
         let sweep = now + self.sweep_interval();
@@ -222,7 +219,7 @@ impl Sessions {
         self.page.add(row::CLOSED, 1);
     }
 
-    /// A coarse look at all sessions suffices for time-outs of seconds; one that connects is looked at finer.
+    /// A tenth of the shortest timeout: sessions are checked all at once.
     fn sweep_interval(&self) -> Duration {
         let connect = if self.connecting > 0 { self.connect_timeout } else { Duration::MAX };
         (self.idle_timeout.min(connect) / 10).clamp(Duration::from_millis(20), Duration::from_secs(5))
@@ -233,12 +230,11 @@ impl Sessions {
         if !self.again.is_empty() {
             return Some(now);
         }
-        // Without a session there is nothing to sweep: an idle worker sleeps.
+        // An idle worker sleeps.
         let sweep = self.sweep.filter(|_| !self.slab.is_empty());
         [self.retry, self.reset_check, sweep].into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`.
     pub fn run_timers(&mut self, poll: &Poll, now: Instant) {
         for token in std::mem::take(&mut self.again) {
             if let Some(index) = self.live(token) {
@@ -270,17 +266,17 @@ impl Sessions {
         self.slab.get(index).filter(|session| session.generation == generation).map(|_| index)
     }
 
-    /// Sessions for which no upstream could be reached: again, until the connect time-out is over.
+    /// New attempts for sessions without an upstream, until their connect timeout is over.
     fn retry_waiting(&mut self, poll: &Poll, now: Instant) {
         let tick = self.tick(now);
-        let patience = ticks(self.connect_timeout);
+        let timeout = ticks(self.connect_timeout);
         for token in std::mem::take(&mut self.waiting) {
             let Some(index) = self.live(token) else { continue };
             let Some(session) = self.slab.get(index) else { continue };
             if !matches!(session.upstream, Stage::Waiting) {
                 continue;
             }
-            if tick.saturating_sub(session.begun) >= patience {
+            if tick.saturating_sub(session.begun) >= timeout {
                 self.page.add(row::UNREACHABLE, 1);
                 sock::reset_on_close(session.client.socket.as_fd());
                 self.close(index);
@@ -291,7 +287,7 @@ impl Sessions {
         self.page.set_waiting(self.waiting.len());
     }
 
-    /// Connect and idle time-outs; TCP keep-alive for sessions that last.
+    /// Applies connect and idle timeouts; sets TCP keep-alive for sessions that last.
     fn sweep(&mut self, poll: &Poll, now: Instant) {
         let tick = self.tick(now);
         let (connect, idle, old) = (ticks(self.connect_timeout), ticks(self.idle_timeout), ticks(KEEPALIVE_AGE));
@@ -325,8 +321,8 @@ fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// Registers both ends for what they wait for: reading always, writing only once a write would have blocked
-/// (or a connect is under way), since a writable socket would wake us for nothing.
+/// Registers both ends: for reading always, for writing only once a write would have blocked (or a connect is under way),
+/// since a writable socket would wake us without need.
 fn watch(poll: &Poll, session: &mut Session, index: usize) -> io::Result<()> {
     for side in [Side::Client, Side::Upstream] {
         let token = token(index, session.generation, side);

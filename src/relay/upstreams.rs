@@ -1,7 +1,7 @@
-//! The addresses behind a relay: which is next, which is skipped and for how long. Time is an argument.
+//! A relay worker's upstreams: which address is next, which is skipped, and for how long. Time is an argument.
 //!
-//! The turn, what is down, and how many connections each upstream has, all workers of the service share. Of a name with
-//! several addresses each worker finds out by itself which of them fail; the name is down when all do.
+//! All workers of the service share the turn, the failures, and the connection counts per upstream. If a name has several
+//! addresses, each worker notices by itself which of them fail; the name is down when all do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,32 +17,29 @@ use crate::addr::Upstream;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Skip, UNRESOLVED, UpstreamTable, ns};
 
-/// When no upstream is left, the one that waited longest is tried again this soon.
+/// With all upstreams skipped, the one tried longest ago is tried again after this.
 const LAST_RESORT: Duration = Duration::from_millis(100);
-/// Choices that are made anew because another worker has had the turn meanwhile.
-const RACES: usize = 8;
+/// The most choices repeated because another worker took the turn meanwhile.
+const MAX_RACES: usize = 8;
 
-/// One address.
+/// One address of an upstream.
 #[derive(Debug)]
 pub struct Target {
-    /// Where to connect.
     pub address: Address,
-    /// Index of the upstream (as the user gave it) that it belongs to.
+    /// Index of its upstream in the configuration.
     group: usize,
     /// This worker's connections, open or being opened.
     open: usize,
-    /// Until when it is skipped, where it is not its upstream's only address.
+    /// Used unless it is its upstream's only address; then the table has it.
     skip: Skip,
-    /// The name still resolves to it.
+    /// Whether the name still resolves to it.
     listed: bool,
 }
 
 /// An address in the form connect(2) takes.
 #[derive(Debug, Clone)]
 pub enum Address {
-    /// TCP.
     Tcp(SocketAddr, SockAddr),
-    /// A Unix socket.
     Unix(PathBuf, SockAddr),
 }
 
@@ -55,37 +52,34 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// What changed by a success or a failure, for the log.
+/// Whether a success or failure is to be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// As before.
     None,
     /// The first failure, or the first success after failures.
     Turned,
 }
 
-/// All addresses of a worker.
 #[derive(Debug)]
 pub struct Upstreams {
     groups: Vec<Group>,
     targets: Vec<Target>,
     table: UpstreamTable,
-    /// Where this worker counts.
     page: Rc<CountersPage>,
-    /// The same moment on two clocks: the table has the second one's times.
+    /// The same moment on two clocks; the table's times are on the second.
     start: (Instant, u64),
 }
 
-/// An upstream as the user gave it.
+/// An upstream of the configuration.
 #[derive(Debug)]
 struct Group {
     upstream: Upstream,
-    /// Addresses that it stands for now.
+    /// Number of its addresses with `listed`.
     listed: usize,
 }
 
 impl Upstreams {
-    /// From the addresses that the master found. `start` is a moment, and the same one in nanoseconds of the monotonic clock.
+    /// `start` is one moment, as an `Instant` and in nanoseconds of the monotonic clock.
     pub fn new(resolved: Vec<Resolved>, table: UpstreamTable, page: Rc<CountersPage>, start: (Instant, u64)) -> Self {
         let mut upstreams = Self { groups: Vec::new(), targets: Vec::new(), table, page, start };
         for (group, resolved) in resolved.into_iter().enumerate() {
@@ -107,14 +101,14 @@ impl Upstreams {
 
     fn add(&mut self, group: usize, address: Address) {
         let target = Target { address, group, open: 0, skip: Skip::default(), listed: true };
-        // A place whose address is no longer listed and has no connections can be used again.
+        // The entry of an unlisted address without connections can be used again.
         match self.targets.iter_mut().find(|old| !old.listed && old.open == 0) {
             Some(place) => *place = target,
             None => self.targets.push(target),
         }
     }
 
-    /// Takes what a name resolves to now. An empty answer changes nothing: old addresses beat none.
+    /// Takes the result of a lookup. An empty one changes nothing: old addresses are better than none.
     pub fn update(&mut self, group: usize, addresses: &[SocketAddr], now: Instant) {
         if addresses.is_empty() {
             return;
@@ -135,7 +129,7 @@ impl Upstreams {
         }
     }
 
-    /// The name behind a target, when it is one that can be resolved again.
+    /// A target's group, name and port, if it has a name that can be looked up again.
     pub fn name(&self, at: usize) -> Option<(usize, String, u16)> {
         self.group_name(self.targets.get(at)?.group)
     }
@@ -149,13 +143,13 @@ impl Upstreams {
         }
     }
 
-    /// Names that have no address at all.
+    /// Names without any address.
     pub fn unresolved(&self) -> Vec<(usize, String, u16)> {
         let empty = |&group: &usize| !self.targets.iter().any(|target| target.listed && target.group == group);
         (0..self.groups.len()).filter(empty).filter_map(|group| self.group_name(group)).collect()
     }
 
-    /// The only address of its upstream: then its state is the upstream's.
+    /// Whether it is its upstream's only address and so shares the upstream's state in the table.
     fn is_alone(&self, target: &Target) -> bool {
         self.groups.get(target.group).is_some_and(|group| group.listed <= 1)
     }
@@ -170,15 +164,15 @@ impl Upstreams {
         if self.is_alone(target) { self.table.until(target.group, now) } else { target.skip.until }
     }
 
-    /// Connections per address, of all workers; among a name's addresses, those of this worker.
+    /// Open connections per address: the mean over all workers, then those of this worker.
     fn load(&self, at: usize) -> (u64, usize) {
         let target = &self.targets[at];
         let listed = self.groups.get(target.group).map_or(1, |group| group.listed).max(1);
         (self.table.open(target.group) / listed as u64, if listed > 1 { target.open } else { 0 })
     }
 
-    /// The next target: among those not skipped the fewest open, in turn. When all are skipped, the one that
-    /// was tried longest ago, if that is long enough. Counts it as open.
+    /// Chooses the next target and counts it as open: of the targets not skipped the one with the fewest connections, in turn.
+    /// With all of them skipped, the one tried longest ago, if that is [`LAST_RESORT`] ago.
     pub fn pick(&mut self, now: Instant) -> Option<usize> {
         let now = self.ns(now);
         let len = self.targets.len();
@@ -192,7 +186,7 @@ impl Upstreams {
             let last_tried = |at: usize| self.skip(at, now).tried;
             let rested = |&at: &usize| now.saturating_sub(last_tried(at)) >= ns(LAST_RESORT);
             let at = up.or_else(|| order.min_by_key(|&at| last_tried(at)).filter(rested))?;
-            if self.table.take_turn(turn, at + 1) || races == RACES {
+            if self.table.take_turn(turn, at + 1) || races == MAX_RACES {
                 break at;
             }
             races += 1;
@@ -200,7 +194,7 @@ impl Upstreams {
         let (down, alone) = (self.until(at, now) != 0, self.is_alone(&self.targets[at]));
         let target = &mut self.targets[at];
         target.open += 1;
-        // One client finds out whether it is back; the others keep away meanwhile.
+        // One client tries whether it is back; others go elsewhere meanwhile.
         if down && alone {
             self.table.trying(target.group, now);
         } else if down {
@@ -211,7 +205,6 @@ impl Upstreams {
         Some(at)
     }
 
-    /// The target at an index that `pick` gave.
     pub fn address(&self, at: usize) -> Option<&Address> {
         Some(&self.targets.get(at)?.address)
     }
@@ -224,14 +217,14 @@ impl Upstreams {
         self.succeeded(at)
     }
 
-    /// It accepts.
+    /// The target accepted a connection.
     pub fn succeeded(&mut self, at: usize) -> Change {
         let Some(target) = self.targets.get_mut(at) else { return Change::None };
         target.skip = Skip::default();
         if self.table.set_up(target.group) { Change::Turned } else { Change::None }
     }
 
-    /// A connection could not be established: skip it for a growing time.
+    /// A connection could not be established: the target is skipped for a growing time.
     pub fn failed(&mut self, at: usize, now: Instant, error: &io::Error) -> Change {
         self.closed(at);
         let now = self.ns(now);
@@ -253,14 +246,14 @@ impl Upstreams {
         if self.table.set_down(group, skip) { Change::Turned } else { Change::None }
     }
 
-    /// A name has no address.
+    /// A name did not resolve.
     pub fn missing(&self, group: usize, now: Instant) -> Change {
         let now = self.ns(now);
         self.table.error(group, UNRESOLVED, now);
         self.set_down(group, self.table.skip(group, now).failed(now))
     }
 
-    /// A connection, or an attempt, is over.
+    /// A connection or an attempt has ended.
     pub fn closed(&mut self, at: usize) {
         if let Some(target) = self.targets.get_mut(at) {
             target.open = target.open.saturating_sub(1);
@@ -269,7 +262,7 @@ impl Upstreams {
         }
     }
 
-    /// Bytes went to a target and came from it.
+    /// Counts bytes to a target and from it.
     pub fn moved(&self, at: usize, forth: u64, back: u64) {
         if let Some(target) = self.targets.get(at) {
             self.page.add_upstream(target.group, counter::BYTES_IN, forth);

@@ -91,7 +91,7 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
             nix::unistd::setgid(user.gid)?;
             nix::unistd::setuid(user.uid)?;
         }
-        // Backend the change of user, which disarms it.
+        // After the change of user, which disarms it.
         nix::sys::prctl::set_pdeathsig(setup.death_signal)?;
         // The parent may have died before the signal was armed.
         if nix::unistd::getppid().as_raw() as u32 != parent {
