@@ -140,6 +140,8 @@ impl Launcher {
             }
             _ => Exit::new(NOT_EXECUTABLE, format!("cannot execute {}: {error}", server.command)),
         })?;
+        // Before its pipes are read: this is the first that `logs` shows of it.
+        tracing::info!(service = %server.service, slot = server.slot, pid = child.id(), "server started");
         let files = server.files.clone().into();
         let origin = Origin { service: server.service.into(), slot: server.slot, pid: child.id(), files };
         self.outputs.add(origin.clone(), Stream::Out, out);

@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
-        Some(Verb::Logs(options)) => control::client::logs(&options, Of::Lines).map(|()| 0),
-        Some(Verb::Messages(options)) => control::client::logs(&options, Of::Messages).map(|()| 0),
+        Some(Verb::Logs(options)) => control::logs::show(&options.lines, Of::Lines, !options.no_events).map(|()| 0),
+        Some(Verb::Messages(options)) => control::logs::show(&options, Of::Messages, false).map(|()| 0),
         Some(Verb::Send(options)) => control::client::send(&options).map(|()| 0),
         Some(Verb::Health(targets)) => control::client::health(&targets).map(|()| 0),
         Some(Verb::Reload(targets)) => each(&targets, |service| Request::Reload { service }),
@@ -79,6 +79,7 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
         println!("{}", demo::welcome(&listener.address));
     }
     let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
+    log.keep_in(&servers);
     let result = daemon::main(config, listeners, &servers, admin);
     servers.finish();
     log.flush();

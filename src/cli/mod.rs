@@ -54,10 +54,10 @@ pub enum Verb {
     /// Show services and slots of the running daemons
     #[command(aliases = ["list", "status", "ps"])]
     Ls(Ls),
-    /// Show the output of servers: logs -f web/0
+    /// Show output and events of servers: logs -f web/0
     Logs(Logs),
     /// Show messages that servers in Node sent with process.send
-    Messages(Logs),
+    Messages(Lines),
     /// Send a message to servers in Node: send web '{"a":1}'
     #[command(override_usage = "roundsman send [NAME[/SLOT]] JSON")]
     Send(Send),
@@ -117,6 +117,16 @@ pub struct Ls {
 /// `roundsman logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
+    #[command(flatten)]
+    pub lines: Lines,
+    /// Leave out the daemon's own events (starts, exits, reloads)
+    #[arg(long)]
+    pub no_events: bool,
+}
+
+/// Which lines are shown, and how.
+#[derive(Debug, Args)]
+pub struct Lines {
     /// Service, or one slot of it [default: all services of the only daemon]
     #[arg(value_name = "NAME[/SLOT]")]
     pub of: Option<String>,
@@ -126,6 +136,9 @@ pub struct Logs {
     /// Show the last N lines
     #[arg(short = 'n', long, value_name = "N", default_value = "50")]
     pub lines: usize,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub timestamps: bool,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,

@@ -12,10 +12,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::status::Daemon;
 use super::which::{self, nobody, unreachable};
 use super::{Request, Said, render, socket_path};
-use crate::cli::{Logs, Ls, Send, Target, Targets};
+use crate::cli::{Ls, Send, Target, Targets};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
-use crate::output::follow::Of;
-use crate::output::line::Line;
 
 /// A daemon that does not answer within this time is not waited for.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -170,7 +168,7 @@ pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<Unix
     Ok(OwnedFd::from(stream).into())
 }
 
-fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<UnixStream> {
+pub(super) fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<UnixStream> {
     let mut stream = connect(socket, patience)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
@@ -225,7 +223,7 @@ fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(),
 }
 
 /// `NAME/SLOT`, taken apart.
-fn place_of(of: Option<&String>) -> Result<(Option<String>, Option<u32>), Exit> {
+pub(super) fn place_of(of: Option<&String>) -> Result<(Option<String>, Option<u32>), Exit> {
     match of.and_then(|of| of.split_once('/')) {
         Some((name, slot)) => {
             let wrong = || Exit::new(USAGE, format!("'{slot}' is not a slot: NAME/0"));
@@ -263,45 +261,4 @@ pub fn send(args: &Send) -> Result<(), Exit> {
     let (name, slot) = place_of(of)?;
     let target = Target { name, control: args.control.clone() };
     order(&target, |service| Request::Send { service, slot, message })
-}
-
-/// `roundsman logs` and `roundsman messages`: prints what servers wrote or sent, and goes on with it if asked.
-///
-/// # Errors
-/// As [`order`].
-pub fn logs(args: &Logs, of: Of) -> Result<(), Exit> {
-    let (name, slot) = place_of(args.of.as_ref())?;
-    let (socket, service) = which::one(&Target { name, control: args.control.clone() })?;
-    let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let (lines, follow) = (args.lines, args.follow);
-    let request = match of {
-        Of::Lines => Request::Logs { service, slot, lines, follow },
-        Of::Messages => Request::Messages { service, slot, lines, follow },
-    };
-    let lines = ask(&socket, &request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;
-    let mut out = std::io::stdout().lock();
-    for line in lines.lines() {
-        let line = line.map_err(|error| gone(&error))?;
-        let text = match serde_json::from_str(&line).map_err(|error| gone(&error))? {
-            Shown::Line(_) | Shown::Dropped { .. } if args.json => line.into_bytes(),
-            Shown::Line(line) => [line.label().as_bytes(), b" | ", line.text()].concat(),
-            Shown::Dropped { dropped } => format!("… {dropped} lines dropped: too slow a reader").into_bytes(),
-            Shown::Said(Said::Error(why)) => return Err(Exit::new(1, why)),
-            Shown::Said(Said::Step(text) | Said::Done(text)) => text.into_bytes(),
-        };
-        // A closed pipe (`logs -f | head`) is no error.
-        if out.write_all(&text).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// A line of the answer to [`Request::Logs`].
-#[derive(Debug, serde::Deserialize)]
-#[serde(untagged)]
-enum Shown {
-    Line(Line),
-    Dropped { dropped: u64 },
-    Said(Said),
 }

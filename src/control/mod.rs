@@ -1,6 +1,7 @@
 //! The control socket: newline-delimited JSON between the daemon and `roundsman ls`, `reload`, `scale` and the like.
 
 pub mod client;
+pub mod logs;
 pub mod render;
 pub mod requests;
 pub mod server;
@@ -65,6 +66,9 @@ pub enum Request {
         /// Whether those that come are wanted, too.
         #[serde(default)]
         follow: bool,
+        /// Whether what the daemon logged of the service is wanted among them.
+        #[serde(default)]
+        events: bool,
     },
     /// What workers in Node sent by `process.send`: as [`Request::Logs`].
     Messages {

@@ -54,8 +54,9 @@ mod tests {
             service().prop_map(|service| Request::Reload { service }),
             service().prop_map(|service| Request::Stop { service }),
             (service(), any::<i32>()).prop_map(|(service, by)| Request::Scale { service, to: Change::By(by) }),
-            (service(), any::<Option<u32>>(), any::<usize>(), any::<bool>())
-                .prop_map(|(service, slot, lines, follow)| Request::Logs { service, slot, lines, follow }),
+            (service(), any::<Option<u32>>(), any::<usize>(), any::<bool>()).prop_map(
+                |(service, slot, lines, follow)| Request::Logs { service, slot, lines, follow, events: slot.is_none() }
+            ),
         ]
     }
 

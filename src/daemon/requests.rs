@@ -152,11 +152,11 @@ impl Supervisor {
                 let daemon = status::daemon(&self.services, self.started, self.stopping, &mut self.cpu);
                 return self.tell(client, &daemon);
             }
-            Request::Logs { service, slot, lines, follow } => {
-                return self.show_logs(client, Query { of: Of::Lines, service, slot, lines, follow });
+            Request::Logs { service, slot, lines, follow, events } => {
+                return self.show_logs(client, Query { of: Of::Lines, events, service, slot, lines, follow });
             }
             Request::Messages { service, slot, lines, follow } => {
-                return self.show_logs(client, Query { of: Of::Messages, service, slot, lines, follow });
+                return self.show_logs(client, Query { of: Of::Messages, events: false, service, slot, lines, follow });
             }
             Request::Send { service, slot, message } => {
                 let said = match self.send(service.as_deref(), slot, &message.to_string()) {

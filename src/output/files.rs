@@ -41,7 +41,7 @@ impl Files {
         let path = match stream {
             super::line::Stream::Out => self.out.as_ref(),
             super::line::Stream::Err => self.error.as_ref(),
-            super::line::Stream::Message => None,
+            super::line::Stream::Message | super::line::Stream::Event => None,
         };
         let slot = slot.unwrap_or(0).to_string();
         path.map(|path| path.to_string_lossy().replace("{slot}", &slot).replace("{service}", service).into())

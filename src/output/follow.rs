@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use mio::net::UnixStream;
 
-use super::line::Line;
+use super::line::{Line, Stream};
 
 /// What may wait for one reader, in bytes.
 const MAX_WAITING: usize = 4 << 20;
@@ -25,6 +25,8 @@ pub enum Of {
 pub struct Query {
     /// What.
     pub of: Of,
+    /// Whether what the daemon logged of the service is wanted among its lines.
+    pub events: bool,
     /// One service, or all.
     pub service: Option<String>,
     /// One slot of it, or all.
@@ -42,13 +44,13 @@ impl Query {
     }
 
     /// Whether what comes from there now is.
-    pub fn wants(&self, of: Of, service: &str, slot: Option<u32>) -> bool {
-        self.follow && self.of == of && self.wants_service(service) && self.wants_slot(slot)
+    pub fn wants(&self, of: Of, service: &str, slot: Option<u32>, stream: Stream) -> bool {
+        self.follow && self.of == of && self.wants_service(service) && self.wants_line(slot, stream)
     }
 
-    /// Whether lines of a slot are.
-    pub fn wants_slot(&self, slot: Option<u32>) -> bool {
-        self.slot.is_none() || self.slot == slot
+    /// Whether such lines of a slot are.
+    pub fn wants_line(&self, slot: Option<u32>, stream: Stream) -> bool {
+        (self.slot.is_none() || self.slot == slot) && (self.events || stream != Stream::Event)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use super::time::utc;
 
 /// `--output`: how the servers' lines are passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -30,6 +31,9 @@ pub enum Stream {
     /// No stream: a message of a worker in Node.
     #[serde(rename = "message")]
     Message,
+    /// No stream: what the daemon logged of the service.
+    #[serde(rename = "event")]
+    Event,
 }
 
 /// Whose lines.
@@ -70,7 +74,7 @@ impl Line {
     pub fn new(service: &str, slot: Option<u32>, pid: u32, stream: Stream, at: SystemTime, bytes: &[u8]) -> Self {
         let line = String::from_utf8_lossy(bytes);
         let exact = matches!(line, std::borrow::Cow::Borrowed(_));
-        let time = timestamp(at);
+        let time = utc(at);
         let bytes = (!exact).then(|| bytes.to_vec());
         Self { service: service.to_owned(), slot, pid, stream, time, line: line.into_owned(), bytes }
     }
@@ -90,10 +94,6 @@ fn label(service: &str, slot: Option<u32>) -> String {
     slot.map_or_else(|| service.to_owned(), |slot| format!("{service}/{slot}"))
 }
 
-fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
-}
-
 /// Appends a line, with its end, in a format.
 pub fn write(to: &mut Vec<u8>, format: Format, origin: &Origin, stream: Stream, at: SystemTime, line: &[u8]) {
     match format {
@@ -108,7 +108,7 @@ pub fn write(to: &mut Vec<u8>, format: Format, origin: &Origin, stream: Stream, 
                 to.extend_from_slice(b" | ");
             }
             if origin.files.timestamps {
-                to.extend_from_slice(timestamp(at).as_bytes());
+                to.extend_from_slice(utc(at).as_bytes());
                 to.push(b' ');
             }
             to.extend_from_slice(line);

@@ -3,6 +3,7 @@
 //! A reader that does not read blocks that thread and nothing else: lines beyond a bounded channel are dropped,
 //! counted, and the count is written once the reader is back.
 
+mod events;
 pub mod files;
 pub mod follow;
 pub mod line;
@@ -11,6 +12,7 @@ pub mod passing;
 mod queue;
 mod ring;
 pub mod servers;
+pub mod time;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -19,8 +21,13 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use tracing_subscriber::EnvFilter;
+use events::Events;
+use servers::Servers;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// Lines that wait for the reader; more are dropped.
 const LINES: usize = 1024;
@@ -44,6 +51,7 @@ enum Item {
 pub struct Log {
     lines: Sender<Item>,
     dropped: Arc<AtomicU64>,
+    events: Events,
 }
 
 impl std::fmt::Debug for Item {
@@ -53,6 +61,11 @@ impl std::fmt::Debug for Item {
 }
 
 impl Log {
+    /// From now on what is logged of a service can be seen by `roundsman logs`, too.
+    pub fn keep_in(&self, servers: &Servers) {
+        self.events.keep_in(servers);
+    }
+
     /// Waits until what was logged is written, at most a moment: a blocked reader does not hold up the end.
     pub fn flush(&self) {
         let (done, flushed) = bounded(1);
@@ -69,15 +82,20 @@ impl Log {
 pub fn start(format: LogFormat, level: &str) -> io::Result<Log> {
     let (lines, receiver) = bounded(LINES);
     let dropped = Arc::new(AtomicU64::new(0));
-    let log = Log { lines, dropped: dropped.clone() };
+    let log = Log { lines, dropped: dropped.clone(), events: Events::default() };
     thread::Builder::new().name("output".into()).spawn(move || write_lines(&receiver, &dropped, format))?;
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_target(false);
-    match format {
-        LogFormat::Text => builder.with_ansi(colour).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    let terminal = io::stderr().is_terminal();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let layer = fmt::layer().with_writer(log.clone()).with_target(false).with_ansi(colour);
+    let layer = match format {
+        LogFormat::Text if terminal => layer.with_timer(time::Short).boxed(),
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    // What `logs` shows does not depend on --log-level.
+    let events = log.events.clone().with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).with(events).init();
     Ok(log)
 }
 

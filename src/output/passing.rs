@@ -56,7 +56,7 @@ impl Passing {
     pub fn raw(&self, origin: &Origin, stream: Stream, bytes: &[u8]) -> bool {
         let file = match stream {
             Stream::Out => &origin.files.out,
-            Stream::Err | Stream::Message => &origin.files.error,
+            Stream::Err | Stream::Message | Stream::Event => &origin.files.error,
         };
         let raw = self.ours == Format::Raw && !origin.files.timestamps && file.is_none();
         if raw && !bytes.is_empty() {
@@ -84,7 +84,7 @@ impl Passing {
     fn push(&self, origin: &Origin, stream: Stream, bytes: Vec<u8>) {
         let queue = match stream {
             Stream::Out => &self.out,
-            Stream::Err | Stream::Message => &self.err,
+            Stream::Err | Stream::Message | Stream::Event => &self.err,
         };
         queue.push(Chunk { service: origin.service.clone(), to: (), bytes });
     }

@@ -36,8 +36,8 @@ impl Ring {
         self.lines.push_back(Kept { slot, pid, stream, at, length: text.len() });
     }
 
-    /// The last `most` lines that `wanted` (slot, pid) says yes to, oldest first.
-    pub fn last(&self, service: &str, most: usize, wanted: impl Fn(Option<u32>, u32) -> bool) -> Vec<Line> {
+    /// The last `most` lines that `wanted` says yes to, oldest first.
+    pub fn last(&self, service: &str, most: usize, wanted: impl Fn(Option<u32>, u32, Stream) -> bool) -> Vec<Line> {
         let mut end = self.text.len();
         let mut found = Vec::new();
         for line in self.lines.iter().rev() {
@@ -46,7 +46,7 @@ impl Ring {
             }
             let text = self.text.range(end - line.length..end);
             end -= line.length;
-            if wanted(line.slot, line.pid) {
+            if wanted(line.slot, line.pid, line.stream) {
                 let text: Vec<u8> = text.copied().collect();
                 found.push(Line::new(service, line.slot, line.pid, line.stream, line.at, &text));
             }
@@ -68,14 +68,14 @@ mod tests {
             ring.push(Some(n % 3), 100 + n % 3, Stream::Out, epoch, format!("line {n} \u{fe}").as_bytes());
         }
         ring.push(Some(0), 100, Stream::Err, epoch, b"\xff\0");
-        let lines = ring.last("web", 2, |slot, _| slot == Some(1));
+        let lines = ring.last("web", 2, |slot, _, _| slot == Some(1));
         assert_eq!(
             lines.iter().map(|line| line.line.as_str()).collect::<Vec<_>>(),
             ["line 29995 \u{fe}", "line 29998 \u{fe}"]
         );
-        let last = ring.last("web", 1, |_, pid| pid == 100);
+        let last = ring.last("web", 1, |_, pid, _| pid == 100);
         assert_eq!(last.first().map(Line::text), Some(&b"\xff\0"[..]));
-        assert_eq!(ring.last("web", 20_000, |_, _| true).len(), MAX_LINES);
+        assert_eq!(ring.last("web", 20_000, |_, _, _| true).len(), MAX_LINES);
         for _ in 0..200 {
             ring.push(Some(0), 100, Stream::Out, epoch, &[b'x'; 16 * 1024]);
         }

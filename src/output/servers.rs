@@ -33,9 +33,15 @@ const WAKER: Token = Token(usize::MAX);
 
 enum Order {
     Add(Origin, Stream, File),
-    Last { service: Arc<str>, pid: u32, most: usize, reply: Sender<Vec<String>> },
+    Last {
+        service: Arc<str>,
+        pid: u32,
+        most: usize,
+        reply: Sender<Vec<String>>,
+    },
     Follow(Follower),
-    Message(Line),
+    /// A worker's message, or an event of the daemon's log.
+    Text(Line),
     Forget(String),
     Reopen,
     Finish(Sender<()>),
@@ -106,12 +112,21 @@ impl Servers {
 
     /// Keeps a message of a worker, for who reads messages. Beyond what the thread can take they are dropped.
     pub fn message(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
+        self.text(service, slot, pid, Stream::Message, text);
+    }
+
+    /// The same for what the daemon logs of a service.
+    pub fn event(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
+        self.text(service, slot, pid, Stream::Event, text);
+    }
+
+    fn text(&self, service: &str, slot: Option<u32>, pid: u32, stream: Stream, text: &str) {
         let under_way = self.under_way.fetch_add(text.len(), Relaxed);
         if under_way + text.len() > MAX_UNDER_WAY {
             self.under_way.fetch_sub(text.len(), Relaxed);
         } else {
-            let line = Line::new(service, slot, pid, Stream::Message, SystemTime::now(), text.as_bytes());
-            self.send(Order::Message(line));
+            let line = Line::new(service, slot, pid, stream, SystemTime::now(), text.as_bytes());
+            self.send(Order::Text(line));
         }
     }
 
@@ -200,14 +215,17 @@ impl Reader {
                     }
                 }
                 Order::Last { service, pid, most, reply } => {
-                    self.read_all();
-                    let last = self.rings.get(&service).map(|ring| ring.last(&service, most, |_, own| own == pid));
+                    self.read_all(|_| true);
+                    let last = self
+                        .rings
+                        .get(&service)
+                        .map(|ring| ring.last(&service, most, |_, own, stream| own == pid && stream != Stream::Event));
                     let _ = reply.try_send(last.unwrap_or_default().into_iter().map(|line| line.line).collect());
                 }
                 Order::Follow(follower) => self.follow(follower),
-                Order::Message(line) => {
+                Order::Text(line) => {
                     self.under_way.fetch_sub(line.text().len(), Relaxed);
-                    self.message(&line);
+                    self.text(&line);
                 }
                 Order::Forget(service) => {
                     self.rings.remove(service.as_str());
@@ -215,7 +233,7 @@ impl Reader {
                 }
                 Order::Reopen => self.passing.reopen(),
                 Order::Finish(done) => {
-                    self.read_all();
+                    self.read_all(|_| true);
                     self.passing.finish();
                     let _ = done.try_send(());
                 }
@@ -224,12 +242,12 @@ impl Reader {
     }
 
     fn follow(&mut self, mut follower: Follower) {
-        self.read_all();
+        self.read_all(|_| true);
         let query = follower.query.clone();
         let mut lines: Vec<Line> = Vec::new();
         let rings = if query.of == Of::Messages { &self.messages } else { &self.rings };
         for (service, ring) in rings.iter().filter(|(service, _)| query.wants_service(service)) {
-            lines.extend(ring.last(service, query.lines, |slot, _| query.wants_slot(slot)));
+            lines.extend(ring.last(service, query.lines, |slot, _, stream| query.wants_line(slot, stream)));
         }
         // Of several services, what came last.
         lines.sort_by(|a, b| a.time.cmp(&b.time));
@@ -244,11 +262,19 @@ impl Reader {
         }
     }
 
-    fn message(&mut self, line: &Line) {
+    fn text(&mut self, line: &Line) {
+        if line.stream == Stream::Event {
+            // What a server wrote before its end comes before word of it.
+            self.read_all(|source| source.origin.pid == line.pid);
+        }
         let at = SystemTime::now();
-        let ring = self.messages.entry(line.service.as_str().into()).or_default();
-        ring.push(line.slot, line.pid, Stream::Message, at, line.text());
-        let of = |query: &Query| query.wants(Of::Messages, &line.service, line.slot);
+        let (rings, of) = match line.stream {
+            Stream::Message => (&mut self.messages, Of::Messages),
+            _ => (&mut self.rings, Of::Lines),
+        };
+        let ring = rings.entry(line.service.as_str().into()).or_default();
+        ring.push(line.slot, line.pid, line.stream, at, line.text());
+        let of = |query: &Query| query.wants(of, &line.service, line.slot, line.stream);
         self.followers.values_mut().filter(|follower| of(&follower.query)).for_each(|follower| follower.line(line));
     }
 
@@ -258,8 +284,9 @@ impl Reader {
         }
     }
 
-    fn read_all(&mut self) {
-        let tokens: Vec<usize> = self.sources.keys().copied().collect();
+    fn read_all(&mut self, of: impl Fn(&Source) -> bool) {
+        let tokens: Vec<usize> =
+            self.sources.iter().filter(|(_, source)| of(source)).map(|(&token, _)| token).collect();
         for token in tokens {
             // Whoever writes faster than this does not hold up the end.
             for _ in 0..64 {
@@ -315,7 +342,7 @@ impl Reader {
         let lines = || text.split(|&byte| byte == b'\n');
         let ring = self.rings.entry(origin.service.clone()).or_default();
         lines().for_each(|line| ring.push(origin.slot, origin.pid, stream, at, line));
-        let wants = |query: &Query| query.wants(Of::Lines, &origin.service, origin.slot);
+        let wants = |query: &Query| query.wants(Of::Lines, &origin.service, origin.slot, stream);
         for follower in self.followers.values_mut().filter(|follower| wants(&follower.query)) {
             for line in lines() {
                 follower.line(&Line::new(&origin.service, origin.slot, origin.pid, stream, at, line));

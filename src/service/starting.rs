@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::lifecycle::Event;
 use super::{Service, Tools};
@@ -162,7 +162,6 @@ impl Service {
             files: &self.config.files,
             death_signal: self.config.limits.stop_signal,
         })?;
-        info!(service = %self.config.name, slot, pid, "server started");
         if let Some(ipc) = &ipc {
             ipc.watch(&tools.registry, pid).map_err(refused)?;
         }

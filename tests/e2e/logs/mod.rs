@@ -1,5 +1,6 @@
 //! What the daemon and the servers write.
 
+mod events;
 mod files;
 mod output;
 mod own;

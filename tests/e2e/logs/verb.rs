@@ -56,7 +56,12 @@ fn holds(path: &Path, wanted: &[u8]) {
 }
 
 fn logs(daemon: &Daemon, words: &[&str]) -> Vec<u8> {
-    let output = roundsman().arg("logs").args(words).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    let output = roundsman()
+        .args(["logs", "--no-events"])
+        .args(words)
+        .env("ROUNDSMAN_CONTROL", daemon.control())
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
@@ -180,7 +185,10 @@ fn logs_follow_what_comes_and_end_with_the_daemon() {
     speak(dir.path(), b"before\n");
     eventually("a line", seconds(10), || (!logs(&daemon, &[]).is_empty()).then_some(()));
     let mut command = roundsman();
-    command.args(["logs", "-f", "svc"]).env("ROUNDSMAN_CONTROL", daemon.control()).stdout(Stdio::piped());
+    command
+        .args(["logs", "-f", "svc", "--no-events"])
+        .env("ROUNDSMAN_CONTROL", daemon.control())
+        .stdout(Stdio::piped());
     let mut reader = Killed::spawn(&mut command);
     let mut lines = BufReader::new(reader.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert_eq!(lines.next().unwrap(), "svc/0 | before");

@@ -15,7 +15,7 @@ pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use install::{c_server, certificate, listener_programs, musl_server, servers, source, static_server};
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use server::{Killed, Process, Upstream, install_dir, write_file};
-pub use terminal::on_terminal;
+pub use terminal::{on_terminal, start_on_terminal};
 pub use unsaid::unsaid;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,75 @@
+//! What the daemon logs of a service is kept among that service's lines, for `roundsman logs`.
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, OnceLock};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::servers::Servers;
+
+/// Passes events that name a service to the thread that keeps its lines, once that runs.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<OnceLock<Servers>>);
+
+impl Events {
+    pub fn keep_in(&self, servers: &Servers) {
+        let _ = self.0.set(servers.clone());
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Events {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(servers) = self.0.get() else { return };
+        let mut words = Words::default();
+        event.record(&mut words);
+        let text = words.message + &words.fields;
+        // What concerns several services names them all.
+        for service in words.services.split(", ").filter(|name| !name.is_empty()) {
+            servers.event(service, words.slot, words.pid.unwrap_or_else(std::process::id), &text);
+        }
+    }
+}
+
+/// The message, then the fields as in the log.
+#[derive(Default)]
+struct Words {
+    services: String,
+    slot: Option<u32>,
+    pid: Option<u32>,
+    message: String,
+    fields: String,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // A String takes everything.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            "service" => write!(self.services, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "service" => self.services.push_str(value),
+            "message" => self.message.push_str(value),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "slot" => self.slot = u32::try_from(value).ok(),
+            name => {
+                if name == "pid" {
+                    self.pid = u32::try_from(value).ok();
+                }
+                self.record_debug(field, &value);
+            }
+        }
+    }
+}
