@@ -5,23 +5,10 @@ use std::time::Instant;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use tracing::{debug, warn};
 
-use super::Supervisor;
+use super::Daemon;
 use crate::sys::process;
 
-impl Supervisor {
-    /// Processes that have stand-ins and never asked for them.
-    pub(super) fn watch_holders(&mut self) {
-        let now = Instant::now();
-        for at in 0..self.services.len() {
-            for (pid, secret) in self.services[at].take_unwatched() {
-                let Some(attach) = &mut self.tools.attach else { return };
-                if !attach.watch(pid, secret) {
-                    self.services[at].lease_ended(pid, secret, &self.tools, now);
-                }
-            }
-        }
-    }
-
+impl Daemon {
     /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
     /// last: until then their pids, and the sessions named after them, mean nobody else.
     pub(super) fn reap(&mut self, now: Instant) {

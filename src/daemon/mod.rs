@@ -1,6 +1,8 @@
 //! The control thread: signals, children, timers, channels and the control socket → slot transitions →
 //! `reconcile` → actions. It is the only thread that starts processes.
 
+mod attach;
+mod channels;
 mod children;
 mod listen_fds;
 mod reconfigure;
@@ -8,6 +10,7 @@ mod requests;
 mod signals;
 mod status;
 mod systemd;
+mod waiting;
 
 use std::io;
 use std::net::TcpListener;
@@ -28,7 +31,7 @@ use crate::accept::{
 use crate::admin::{self, Ask};
 use crate::config::Config;
 use crate::control::server::ControlServer;
-use crate::control::status::Daemon;
+use crate::control::status::Daemon as Status;
 use crate::events::{Registry, Source};
 use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
@@ -39,9 +42,9 @@ use crate::service::{Service, Tools};
 use crate::sys::cpu::CpuMeter;
 use crate::sys::{closer, process};
 use crate::worker::probe;
-use requests::Waiting;
 use signals::Terminal;
 use systemd::Systemd;
+use waiting::Waiting;
 
 pub use listen_fds::{inherited, take_inherited};
 
@@ -61,17 +64,17 @@ pub fn main(
     let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
     process::become_subreaper();
     closer::start().map_err(|error| Exit::os("cannot start a thread", &error))?;
-    let mut supervisor = Supervisor::start(config, listeners, nofile, servers, admin)?;
-    supervisor.run()
+    let mut daemon = Daemon::start(config, listeners, nofile, servers, admin)?;
+    daemon.run()
 }
 
-struct Supervisor {
+struct Daemon {
     poll: Poll,
     signals: Signals,
     reports: Receiver<Report>,
     control: Option<ControlServer>,
     /// What the admin thread asks: each gets the state.
-    questions: Option<Receiver<oneshot::Sender<Daemon>>>,
+    questions: Option<Receiver<oneshot::Sender<Status>>>,
     tools: Tools,
     /// As it was read last; the services have their own parts of it.
     config: Config,
@@ -81,10 +84,8 @@ struct Supervisor {
     started: Instant,
     /// For `ls`.
     cpu: CpuMeter,
-    /// Workers that may have said more over Node's channel than their turn allowed.
-    talking: Vec<u32>,
-    /// Attach connections that may have asked more than their turn allowed.
-    asking: Vec<u32>,
+    /// Sources that may have more to read than one turn allows, and no event will say so.
+    unread: Vec<Source>,
     /// Warnings about requests on the attach socket: from none of our workers, and without sense.
     refused: Limited,
     nonsense: Limited,
@@ -96,7 +97,7 @@ struct Supervisor {
     systemd: Option<Systemd>,
 }
 
-impl Supervisor {
+impl Daemon {
     fn start(
         mut config: Config,
         listeners: Vec<Vec<Listener>>,
@@ -128,7 +129,7 @@ impl Supervisor {
         let control = ControlServer::open(&tools.registry, &config.name, &names, config.control.as_deref())?;
         let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
         let services = std::mem::take(&mut config.services);
-        let mut supervisor = Self {
+        let mut daemon = Self {
             poll,
             signals,
             reports,
@@ -140,8 +141,7 @@ impl Supervisor {
             next_id: 0,
             started: Instant::now(),
             cpu: CpuMeter::default(),
-            talking: Vec::new(),
-            asking: Vec::new(),
+            unread: Vec::new(),
             refused: Limited::default(),
             nonsense: Limited::default(),
             waiting: Vec::new(),
@@ -150,13 +150,13 @@ impl Supervisor {
             systemd: Systemd::find(Instant::now()),
         };
         for (service, listeners) in services.into_iter().zip(listeners) {
-            let service = supervisor.prepare(service, !listeners.is_empty())?;
-            supervisor.begin(service, listeners);
+            let service = daemon.prepare(service, !listeners.is_empty())?;
+            daemon.begin(service, listeners);
         }
-        Ok(supervisor)
+        Ok(daemon)
     }
 
-    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Daemon>>, Exit> {
+    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Status>>, Exit> {
         let (sender, questions) = bounded(QUESTIONS);
         admin::start(listener, Ask::new(sender, waker))
             .map_err(|error| Exit::os("cannot start the admin thread", &error))?;
@@ -164,79 +164,78 @@ impl Supervisor {
     }
 
     fn answer_admin(&mut self) {
-        let Some(questions) = &self.questions else { return };
-        while let Ok(answer) = questions.try_recv() {
-            // It may have given up waiting.
-            let _ = answer.send(status::daemon(&self.services, self.started, self.stopping, &mut self.cpu));
+        while let Some(Ok(answer)) = self.questions.as_ref().map(Receiver::try_recv) {
+            // The admin thread may have given up waiting.
+            let _ = answer.send(self.status());
         }
     }
 
     fn run(&mut self) -> Result<u8, Exit> {
         let mut events = Events::with_capacity(256);
         loop {
-            if let Some(code) = self.tick()? {
+            let now = Instant::now();
+            if let Some(code) = self.step(now)? {
                 return Ok(code);
             }
-            let now = Instant::now();
-            let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
-            let attach = self.tools.attach.as_ref().and_then(|attach| attach.deadline(now));
+            let accept_due = self.tools.attach.as_ref().and_then(|attach| attach.deadline(now));
+            let mut unread = std::mem::take(&mut self.unread);
+            unread.extend(self.control.iter().flat_map(ControlServer::unread).map(Source::ControlClient));
             let due =
-                self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).chain(attach).min();
-            let unread = self.control.as_ref().map(ControlServer::unread).unwrap_or_default();
-            let talking = std::mem::take(&mut self.talking);
-            let asking = std::mem::take(&mut self.asking);
-            let due = if unread.is_empty() && talking.is_empty() && asking.is_empty() { due } else { Some(now) };
-            let timeout = due.map(|at| at.saturating_duration_since(now));
-            match self.poll.poll(&mut events, timeout) {
+                if unread.is_empty() { self.next_due(now).into_iter().chain(accept_due).min() } else { Some(now) };
+            match self.poll.poll(&mut events, due.map(|at| at.saturating_duration_since(now))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(Exit::new(OS, format!("epoll: {error}")));
                 }
                 _ => {}
             }
-            unread.into_iter().for_each(|client| self.serve_client(client));
-            talking.into_iter().for_each(|pid| self.hear_node(pid));
-            asking.into_iter().for_each(|number| self.serve_attached(number));
-            let mut attaches = attach.is_some_and(|due| due <= Instant::now());
-            for event in &events {
-                let Some(source) = Source::of(event.token()) else { continue };
-                match source {
-                    Source::Signals => {
-                        if let Some(code) = self.take_signals() {
-                            return Ok(code);
-                        }
-                    }
-                    Source::Waker => {
-                        self.take_reports();
-                        self.answer_admin();
-                    }
-                    Source::ControlListener => self.accept_clients(),
-                    Source::ControlClient(client) => self.serve_client(client),
-                    Source::AttachListener => attaches = true,
-                    Source::Attached(number) => self.serve_attached(number),
-                    // The next turn looks at all of them.
-                    Source::Notify => {}
-                    Source::Relay(pid) => self.hear(pid),
-                    Source::Node(pid) => self.hear_node(pid),
+            let mut accepts = accept_due.is_some_and(|due| due <= Instant::now());
+            for source in unread.into_iter().chain(events.iter().filter_map(|event| Source::of(event.token()))) {
+                accepts |= source == Source::AttachListener;
+                if let Some(code) = self.dispatch(source) {
+                    return Ok(code);
                 }
             }
-            // After the requests of those that are here already.
-            if attaches {
+            // After the requests of those that are connected already.
+            if accepts {
                 self.accept_attached();
             }
         }
     }
 
+    /// Returns the exit code when a signal ends the daemon at once.
+    fn dispatch(&mut self, source: Source) -> Option<u8> {
+        match source {
+            Source::Signals => return self.take_signals(),
+            Source::Waker => {
+                self.take_reports();
+                self.answer_admin();
+            }
+            Source::ControlListener => self.accept_clients(),
+            Source::ControlClient(client) => self.serve_client(client),
+            Source::Attached(number) => self.serve_attached(number),
+            Source::Relay(pid) => self.read_relay(pid),
+            Source::Node(pid) => self.read_node(pid),
+            // The next step looks at every NOTIFY_SOCKET.
+            Source::AttachListener | Source::Notify => {}
+        }
+        None
+    }
+
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
+        self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).min()
+    }
+
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
-    fn tick(&mut self) -> Result<Option<u8>, Exit> {
-        let now = Instant::now();
+    fn step(&mut self, now: Instant) -> Result<Option<u8>, Exit> {
         self.reap(now);
         if let Some(code) = self.given_up() {
-            self.say_last(now);
+            self.end_operations(now);
             self.end_all();
             return Ok(Some(code));
         }
-        for at in 0..self.services.len() {
-            self.services[at].step_stop(&self.tools, now);
+        for service in &mut self.services {
+            service.step_stop(&self.tools, now);
         }
         self.drop_removed();
         if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
@@ -244,14 +243,13 @@ impl Supervisor {
             self.end_all();
             return Ok(Some(0));
         }
-        for at in 0..self.services.len() {
-            if let Err(exit) = self.services[at].step(&mut self.tools, now) {
-                self.end_all();
-                return Err(exit);
-            }
+        let steps = self.services.iter_mut().try_for_each(|service| service.step(&mut self.tools, now));
+        if steps.is_err() {
+            self.end_all();
         }
+        steps?;
         self.watch_holders();
-        self.tell_waiting();
+        self.pass_on_progress();
         if let Some(systemd) = &mut self.systemd {
             systemd.step(&self.services, self.stopping.is_some(), now);
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::{Supervisor, inherited, listen_fds};
+use super::{Daemon, inherited, listen_fds};
 use crate::accept::orders::ServiceId;
 use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
@@ -36,7 +36,7 @@ pub struct Prepared {
     preload: Option<Preload>,
 }
 
-impl Supervisor {
+impl Daemon {
     /// Gets ready what a service needs and may not get.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl Supervisor {
             info!(service = %service.config.name, "stopped: no longer in the configuration");
             service.say(Progress::Done("removed".to_owned()));
         }
-        self.tell_waiting();
+        self.pass_on_progress();
         let outputs = &self.tools.launcher.outputs;
         self.services.retain(|service| {
             let over = service.place == InConfig::No && service.is_over();

@@ -1,133 +1,17 @@
-//! What comes in over sockets: relay workers' channels, the attach socket, the control socket.
+//! Requests on the control socket.
 
-use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
 
-use tracing::warn;
-
+use super::Daemon;
 use super::reconfigure::Begun;
-use super::{Supervisor, status};
-use crate::accept::orders::ServiceId;
+use super::waiting::Waiting;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said};
-use crate::direct::attach::{AttachEvent, Refusal, RequestKind, Secret};
-use crate::direct::guests::Ours;
-use crate::node::channel::More;
 use crate::output::follow::{Of, Query};
-use crate::relay::protocol::{self, FromWorker};
 use crate::service::awaited::Verb;
-use crate::service::reload::Progress;
 use crate::service::{Service, Tools};
-use crate::sys::closer::Foreign;
-use crate::sys::process;
 
-/// Requests of one attach connection before others have their turn.
-const REQUESTS_A_TURN: usize = 8;
-
-/// A control client that waits for the end of something.
-#[derive(Debug)]
-pub struct Waiting {
-    client: u32,
-    /// Services that are not done.
-    services: Vec<ServiceId>,
-    /// Whether one of them failed.
-    failed: bool,
-}
-
-impl Supervisor {
-    /// A relay worker says something. One that talks nonsense is killed, and so replaced.
-    pub(super) fn hear(&mut self, pid: u32) {
-        let of = |relay: &crate::worker::relay::Relay| relay.pid == pid;
-        let found = self.services.iter_mut().find_map(|service| {
-            let at = service.slots.iter().position(|slot| slot.relay.as_ref().is_some_and(of))?;
-            Some((service, at))
-        });
-        let Some((service, at)) = found else { return };
-        loop {
-            let Some(relay) = &service.slots[at].relay else { return };
-            let mut fds = Vec::new();
-            let received = protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut fds);
-            // It has none to send.
-            fds.into_iter().map(Foreign::received).for_each(drop);
-            match received {
-                Ok(Some(message)) => service.told(at, message, Instant::now()),
-                // Its death follows.
-                Ok(None) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    warn!(service = %service.config.name, slot = at, pid, "killed: nonsense on its channel: {error}");
-                    process::kill_tree(pid);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// A worker in Node says something.
-    pub(super) fn hear_node(&mut self, pid: u32) {
-        let more = self.services.iter_mut().find_map(|service| service.hear_node(pid, &self.tools));
-        if more == Some(More::Yes) {
-            self.talking.push(pid);
-        }
-    }
-
-    /// Takes connections of preload libraries.
-    pub(super) fn accept_attached(&mut self) {
-        let Some(attach) = &mut self.tools.attach else { return };
-        let users = self.services.iter().filter_map(|service| Some(service.config.user.as_ref()?.uid.as_raw()));
-        let ours = Ours {
-            users: users.chain([0, nix::unistd::geteuid().as_raw()]).collect(),
-            servers: self.services.iter().flat_map(Service::pids).collect(),
-        };
-        attach.accept(&ours, Instant::now());
-    }
-
-    /// A server's preload library asks; one connection is heard for a turn.
-    pub(super) fn serve_attached(&mut self, number: u32) {
-        for _ in 0..REQUESTS_A_TURN {
-            let Some(attach) = &mut self.tools.attach else { return };
-            let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
-            match attach.next(number, admits) {
-                Ok(None) => return,
-                Ok(Some(AttachEvent::Ended(pid, secret))) => {
-                    let now = Instant::now();
-                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
-                    return;
-                }
-                Ok(Some(AttachEvent::Request(request))) => {
-                    let leases = matches!(request.kind, RequestKind::Lease).then_some((request.pid, request.secret));
-                    let known = |one: &&mut Service| one.admits(&request.secret, request.pid, request.uid);
-                    let reply =
-                        self.services.iter_mut().find(known).and_then(|one| one.attach_request(request, &self.tools));
-                    let Some(attach) = &mut self.tools.attach else { return };
-                    match reply {
-                        Some(reply) => {
-                            attach.reply(number, &reply);
-                            if let Some((pid, secret)) = leases {
-                                attach.watch(pid, secret);
-                            }
-                        }
-                        None => attach.close(number),
-                    }
-                }
-                Err(Refusal::NotOurs { pid, uid }) => {
-                    if let Some(suppressed) = self.refused.pass(Instant::now()) {
-                        warn!(pid, uid, suppressed, "refused to attach: it is none of our workers");
-                    }
-                    return;
-                }
-                Err(Refusal::Nonsense(why)) => {
-                    if let Some(suppressed) = self.nonsense.pass(Instant::now()) {
-                        warn!(suppressed, "nonsense on the attach socket: {why}");
-                    }
-                    return;
-                }
-            }
-        }
-        self.asking.push(number);
-    }
-
+impl Daemon {
     pub(super) fn accept_clients(&mut self) {
         if let Some(control) = &mut self.control {
             control.accept();
@@ -149,8 +33,8 @@ impl Supervisor {
                 return self.tell(client, &Hello { protocol: PROTOCOL, version });
             }
             Request::Ls {} => {
-                let daemon = status::daemon(&self.services, self.started, self.stopping, &mut self.cpu);
-                return self.tell(client, &daemon);
+                let status = self.status();
+                return self.tell(client, &status);
             }
             Request::Logs { service, slot, lines, follow, events } => {
                 return self.show_logs(client, Query { of: Of::Lines, events, service, slot, lines, follow });
@@ -191,7 +75,7 @@ impl Supervisor {
                 steps.for_each(|note| self.note(client, note));
                 let failed = !begun.refused.is_empty();
                 // What this has ended is for those that waited before.
-                self.tell_waiting();
+                self.pass_on_progress();
                 self.waiting.push(Waiting { client, services: begun.services, failed });
             }
         }
@@ -288,55 +172,5 @@ impl Supervisor {
     fn names(&self) -> String {
         let names: Vec<_> = self.in_config().map(|service| service.config.name.as_str()).collect();
         names.join(", ")
-    }
-
-    /// Passes on what became of what was asked for.
-    pub(super) fn tell_waiting(&mut self) {
-        let several = self.services.len() > 1;
-        for at in 0..self.services.len() {
-            let (id, name) = (self.services[at].id, self.services[at].config.name.clone());
-            while let Some(progress) = self.services[at].said.pop_front() {
-                let named = |text: String| if several { format!("{name}: {text}") } else { text };
-                let (text, end) = match progress {
-                    Progress::Step(text) => (named(text), None),
-                    Progress::Done(text) => (named(text), Some(false)),
-                    Progress::Failed(text) => (named(text), Some(true)),
-                };
-                let mut waiting = std::mem::take(&mut self.waiting);
-                waiting.retain_mut(|waiting| !waiting.services.contains(&id) || self.pass_on(waiting, id, &text, end));
-                self.waiting = waiting;
-            }
-        }
-    }
-
-    /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
-    pub(super) fn say_last(&mut self, now: Instant) {
-        for service in &mut self.services {
-            service.step_last(&self.tools, now);
-        }
-        self.tell_waiting();
-    }
-
-    /// To one that waits. Whether it goes on waiting.
-    fn pass_on(&mut self, waiting: &mut Waiting, id: ServiceId, text: &str, end: Option<bool>) -> bool {
-        let Some(control) = &mut self.control else { return false };
-        if let Some(failed) = end {
-            waiting.services.retain(|&other| other != id);
-            waiting.failed |= failed;
-        }
-        let over = waiting.services.is_empty();
-        let said = match (over, waiting.failed, end) {
-            (true, true, Some(true)) => Said::Error(text.to_owned()),
-            (true, false, _) => Said::Done(text.to_owned()),
-            _ => Said::Step(text.to_owned()),
-        };
-        let last = over && matches!(said, Said::Error(_) | Said::Done(_));
-        let there = control.tell(waiting.client, &said, if last { Last::Yes } else { Last::No });
-        if over && !last {
-            // It went well, and another one before it did not.
-            let said = Said::Error("not all of it succeeded".to_owned());
-            control.tell(waiting.client, &said, Last::Yes);
-        }
-        there && !over
     }
 }

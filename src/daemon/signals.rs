@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use tracing::{info, warn};
 
-use super::Supervisor;
+use super::Daemon;
 use crate::config::instances::Change;
 
 /// A second stop signal this soon is the first one once more: timeout(1) and shells signal the process and then
@@ -29,7 +29,7 @@ pub(super) fn terminal() -> Terminal {
     if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
 }
 
-impl Supervisor {
+impl Daemon {
     /// Does what signals ask for. Returns the exit code when that is the end.
     pub(super) fn take_signals(&mut self) -> Option<u8> {
         let pending: Vec<i32> = self.signals.pending().collect();

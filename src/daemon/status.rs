@@ -2,12 +2,14 @@
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
+use super::Daemon;
 use crate::accept::policy::Policy;
 use crate::config::Backend;
 use crate::config::service::Limits;
-use crate::control::status::{Daemon, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState};
+use crate::control::status::{
+    Daemon as Status, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState,
+};
 use crate::listener::{Listener, Origin};
 use crate::service::binding::ids;
 use crate::service::lifecycle::Phase;
@@ -19,14 +21,16 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::cpu::CpuMeter;
 use crate::sys::process::rss_bytes;
 
-pub(super) fn daemon(services: &[Service], started: Instant, stopping: Option<Instant>, cpu: &mut CpuMeter) -> Daemon {
-    cpu.begin_round();
-    Daemon {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        uptime_s: started.elapsed().as_secs(),
-        stopping: stopping.is_some(),
-        services: services.iter().map(|service| state(service, cpu)).collect(),
+impl Daemon {
+    pub(super) fn status(&mut self) -> Status {
+        self.cpu.begin_round();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            stopping: self.stopping.is_some(),
+            services: self.services.iter().map(|service| state(service, &mut self.cpu)).collect(),
+        }
     }
 }
 

@@ -1,0 +1,71 @@
+//! Control clients that wait for the end of an operation.
+
+use std::time::Instant;
+
+use super::Daemon;
+use crate::accept::orders::ServiceId;
+use crate::control::Said;
+use crate::control::server::Last;
+use crate::service::reload::Progress;
+
+/// A control client that waits for the end of something.
+#[derive(Debug)]
+pub struct Waiting {
+    pub client: u32,
+    /// Services that are not done.
+    pub services: Vec<ServiceId>,
+    /// Whether one of them failed.
+    pub failed: bool,
+}
+
+impl Daemon {
+    /// Passes on what became of what was asked for.
+    pub(super) fn pass_on_progress(&mut self) {
+        let several = self.services.len() > 1;
+        for at in 0..self.services.len() {
+            let (id, name) = (self.services[at].id, self.services[at].config.name.clone());
+            while let Some(progress) = self.services[at].said.pop_front() {
+                let named = |text: String| if several { format!("{name}: {text}") } else { text };
+                let (text, end) = match progress {
+                    Progress::Step(text) => (named(text), None),
+                    Progress::Done(text) => (named(text), Some(false)),
+                    Progress::Failed(text) => (named(text), Some(true)),
+                };
+                let mut waiting = std::mem::take(&mut self.waiting);
+                waiting.retain_mut(|waiting| !waiting.services.contains(&id) || self.pass_on(waiting, id, &text, end));
+                self.waiting = waiting;
+            }
+        }
+    }
+
+    /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
+    pub(super) fn end_operations(&mut self, now: Instant) {
+        for service in &mut self.services {
+            service.step_last(&self.tools, now);
+        }
+        self.pass_on_progress();
+    }
+
+    /// To one that waits. Whether it goes on waiting.
+    fn pass_on(&mut self, waiting: &mut Waiting, id: ServiceId, text: &str, end: Option<bool>) -> bool {
+        let Some(control) = &mut self.control else { return false };
+        if let Some(failed) = end {
+            waiting.services.retain(|&other| other != id);
+            waiting.failed |= failed;
+        }
+        let over = waiting.services.is_empty();
+        let said = match (over, waiting.failed, end) {
+            (true, true, Some(true)) => Said::Error(text.to_owned()),
+            (true, false, _) => Said::Done(text.to_owned()),
+            _ => Said::Step(text.to_owned()),
+        };
+        let last = over && matches!(said, Said::Error(_) | Said::Done(_));
+        let there = control.tell(waiting.client, &said, if last { Last::Yes } else { Last::No });
+        if over && !last {
+            // It went well, and another one before it did not.
+            let said = Said::Error("not all of it succeeded".to_owned());
+            control.tell(waiting.client, &said, Last::Yes);
+        }
+        there && !over
+    }
+}
