@@ -12,6 +12,7 @@ mod holders;
 mod lease;
 mod listening_socket;
 mod master_killed;
+mod model;
 mod modes;
 mod shared;
 mod table;

@@ -57,6 +57,12 @@ pub fn listener_programs() -> &'static [String; 2] {
     BUILT.get_or_init(built)
 }
 
+/// The program that runs sequences of calls, with glibc and with musl.
+pub fn step_programs() -> &'static [String; 2] {
+    static BUILT: OnceLock<[String; 2]> = OnceLock::new();
+    BUILT.get_or_init(|| [build_c("steps", "cc", &[]), build_c("steps", "musl-gcc", &[])])
+}
+
 /// A key and a certificate for 127.0.0.1, in a directory.
 pub fn certificate(dir: &Path) {
     let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();

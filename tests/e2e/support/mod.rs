@@ -12,7 +12,9 @@ mod unsaid;
 
 pub use app::App;
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
-pub use install::{c_server, certificate, listener_programs, musl_server, servers, source, static_server};
+pub use install::{
+    c_server, certificate, listener_programs, musl_server, servers, source, static_server, step_programs,
+};
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use server::{Killed, Process, Upstream, install_dir, write_file};
 pub use terminal::{on_terminal, start_on_terminal};

@@ -1,0 +1,128 @@
+//! What a step does to the generator's model.
+
+use super::sequences::{File, Model, Register, Step};
+
+impl Model {
+    /// The file at a register, if this is its only descriptor.
+    pub(super) fn last_of(&self, register: usize) -> Option<&File> {
+        let file = self.registers.get(register).copied().flatten()?.file;
+        let copies = self.registers.iter().flatten().filter(|other| other.file == file).count();
+        (copies == 1).then(|| &self.files[file])
+    }
+
+    pub(super) fn open(&mut self, register: i32, file: File, cloexec: bool) {
+        self.files.push(file);
+        let file = self.files.len() - 1;
+        self.registers[register as usize] = Some(Register { file, cloexec, passed: false });
+    }
+
+    pub(super) fn close(&mut self, register: usize) {
+        let last = self.last_of(register).map(|file| (file.port, file.listening));
+        if let Some((Some(port), listening)) = last {
+            self.ports[port].bound = false;
+            self.ports[port].used |= listening;
+        }
+        if let Some(closed) = self.registers[register].take()
+            && !self.registers.iter().flatten().any(|other| other.file == closed.file)
+        {
+            let file = &mut self.files[closed.file];
+            (file.port, file.listening, file.shut) = (None, false, false);
+        }
+    }
+
+    pub(super) fn copy(&mut self, to: i32, from: i32, cloexec: bool, passed: bool) {
+        if let Some(register) = self.registers[from as usize] {
+            self.registers[to as usize] = Some(Register { cloexec, passed: passed || register.passed, ..register });
+        }
+    }
+
+    /// Takes the step into the sequence, and its effect into the model.
+    pub(super) fn take(&mut self, step: Step) {
+        self.steps.push(step);
+        let Step(name, [a, b, c, _]) = step;
+        let file = |model: &Self, at: i32| model.registers.get(at as usize).copied().flatten().map(|at| at.file);
+        match name {
+            "socket" => {
+                let (v6, nonblock) = (b != 0, c & 1 != 0);
+                self.open(a, File { v6, nonblock, ..File::default() }, c & 2 != 0);
+            }
+            "epoll" => self.open(a, File { epoll: true, ..File::default() }, false),
+            "bind" => {
+                let Some(at) = file(self, a) else { return };
+                self.files[at].tried = !self.files[at].epoll;
+                let valid = step.1[3] == 0 && (c >= 2) == self.files[at].v6;
+                if valid && self.files[at].port.is_none() && !self.files[at].epoll && !self.ports[b as usize].bound {
+                    self.files[at].port = Some(b as usize);
+                    self.ports[b as usize].bound = true;
+                }
+            }
+            "listen" => {
+                if let Some(at) = file(self, a).filter(|&at| self.files[at].port.is_some()) {
+                    let file = &mut self.files[at];
+                    (file.listening, file.shut) = (true, false);
+                }
+            }
+            "connect" => {
+                let Some(at) = file(self, a) else { return };
+                let to = self.files.iter().position(|to| to.port == Some(b as usize) && to.listening && !to.shut);
+                if let Some(to) = to {
+                    self.files[to].waiting += 1;
+                    self.files[at].connected = true;
+                    self.ports[b as usize].used = true;
+                } else {
+                    // Its state after a refused connection is the kernel's alone; a second attempt depends on it.
+                    self.files[at].spoiled = true;
+                }
+            }
+            "accept" => {
+                let Some(at) = file(self, b) else { return };
+                if self.files[at].waiting > 0 && c & 4 == 0 {
+                    self.files[at].waiting -= 1;
+                    if let Some(register) = &mut self.registers[b as usize] {
+                        register.passed = false;
+                    }
+                    let (v6, nonblock) = (self.files[at].v6, c & 1 != 0);
+                    self.open(a, File { v6, nonblock, connected: true, ..File::default() }, c & 2 != 0);
+                }
+            }
+            "close" | "range" => self.close(a as usize),
+            "shutdown" => {
+                if let Some(at) = file(self, a) {
+                    let listening = self.files[at].listening;
+                    if (listening || self.files[at].tried) && b != 1 {
+                        self.files[at].shut = true;
+                        if let Some(port) = self.files[at].port {
+                            self.ports[port].used = true;
+                        }
+                    }
+                }
+            }
+            "dup" => self.copy(a, b, false, false),
+            "fdup" => self.copy(a, b, c != 0, false),
+            "pass" => self.copy(a, b, false, true),
+            "dup2" if a != b && file(self, a).is_some() && file(self, b).is_some() => {
+                self.close(a as usize);
+                self.copy(a, b, c != 0, false);
+            }
+            "control" => {
+                if let (Some(epoll), Some(watched)) = (file(self, a), file(self, c))
+                    && self.files[epoll].epoll
+                    && b == 0
+                {
+                    self.files[epoll].watched.push(watched);
+                }
+            }
+            "setfl" => {
+                if let Some(at) = file(self, a) {
+                    self.files[at].nonblock = b != 0;
+                }
+            }
+            "fionbio" => {
+                if let Some(at) = file(self, a) {
+                    self.files[at].nonblock = c != 0;
+                }
+            }
+            _ => {}
+        }
+    }
+}
