@@ -79,7 +79,7 @@ impl Model {
             "close" => self.unknown_besides(a) == Some(true),
             "dup2" if self.unknown_besides(a) == Some(true) => true,
             // Before the library has seen it as a listener.
-            "bytes" | "peer" | "get" | "unread" | "name" | "set" if passed => true,
+            "bytes" | "peer" | "get" | "unread" | "name" | "set" | "setfl" | "getfl" | "fionbio" if passed => true,
             "accept" => passed && differs(file) || d < 0,
             _ => false,
         }
