@@ -18,7 +18,7 @@ const ASKS: [(&str, &str); 10] = [
     ("scale", "3 slots"),
     ("stop", "stopped"),
     ("start", "started"),
-    ("logs", "web/0 | a word"),
+    ("logs", " a word"),
     ("messages", "another word"),
     ("send", "sent to"),
     ("health", "online"),

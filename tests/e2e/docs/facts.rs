@@ -213,3 +213,25 @@ fn sources_that_are_named_exist() {
     }
     assert!(seen >= 50, "{seen}");
 }
+
+/// The table of modules is that of tests/structure, which holds the sources to it.
+#[test]
+fn the_table_of_modules_is_the_one_that_is_guarded() {
+    let guard = document("tests/structure/main.rs");
+    let guard = guard.split("const ALLOWED").nth(1).unwrap().split("];").next().unwrap();
+    let mut allowed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in guard.split("&[").skip(2).zip(guard.split("&[").skip(1)) {
+        // A row's name stands before its list.
+        let name = row.1.rsplit('(').next().unwrap().split('"').nth(1).unwrap();
+        let list = row.0.split(']').next().unwrap();
+        allowed.insert(name.to_owned(), list.split('"').skip(1).step_by(2).map(str::to_owned).collect());
+    }
+    assert!(allowed.len() >= 20, "{allowed:?}");
+    let row = |row: &Vec<String>| (quoted(&row[0]).concat(), quoted(&row[2]).into_iter().collect());
+    let shown: BTreeMap<String, BTreeSet<String>> =
+        rows(&document("ARCHITECTURE.md"), "| module | subject | imports |").iter().map(row).collect();
+    for (name, imports) in &allowed {
+        assert_eq!(shown.get(name), Some(imports), "the row of {name} in ARCHITECTURE.md");
+    }
+    assert_eq!(shown.len(), allowed.len());
+}
