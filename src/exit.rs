@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::config::error::{ConfigError, Kind, LoadError};
+use crate::control::server::NameTaken;
+use crate::launch::LaunchError;
 use crate::program::command::CommandError;
 
 /// Why the process ends before or instead of running.
@@ -72,6 +74,23 @@ impl From<ConfigError> for Exit {
 impl From<CommandError> for Exit {
     fn from(error: CommandError) -> Self {
         Self::new(code_of(&error), error.to_string())
+    }
+}
+
+impl From<LaunchError> for Exit {
+    fn from(error: LaunchError) -> Self {
+        let code = match &error {
+            LaunchError::Command(error) => code_of(error),
+            LaunchError::NotExecutable { .. } => NOT_EXECUTABLE,
+            LaunchError::Exhausted { .. } => OS,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<NameTaken> for Exit {
+    fn from(error: NameTaken) -> Self {
+        Self::new(USAGE, error.to_string())
     }
 }
 

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use thiserror::Error;
 
-use crate::exit::{Exit, NOT_EXECUTABLE};
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
-use crate::program::command::CommandLine;
+use crate::program::command::{CommandError, CommandLine};
 use crate::program::node::with_inspect_port;
 use crate::sys::closer;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
@@ -33,6 +33,18 @@ pub struct Launcher {
     cwd: Option<PathBuf>,
     /// Who reads what servers write.
     pub outputs: Servers,
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("cannot execute {command}: {source}")]
+    NotExecutable { command: String, source: io::Error },
+    /// Out of processes, memory or descriptors: it may work in a moment.
+    #[error("cannot start {command}: {source}")]
+    Exhausted { command: String, source: io::Error },
 }
 
 /// A server to be started.
@@ -93,8 +105,8 @@ impl Launcher {
     /// Starts a server. Returns its pid.
     ///
     /// # Errors
-    /// Exit codes 126 and 127 as the shell's, 71 when the system has no process for us.
-    pub fn server(&self, server: &Server<'_>) -> Result<u32, Exit> {
+    /// See [`LaunchError`].
+    pub fn server(&self, server: &Server<'_>) -> Result<u32, LaunchError> {
         if let Some(cwd) = &self.cwd {
             // One that is gone leaves us where we are.
             let _ = std::env::set_current_dir(cwd);
@@ -131,14 +143,15 @@ impl Launcher {
                 channel: server.channel.map(|fd| fd.as_raw_fd()),
             },
         );
-        let pipe = || sock::pipe().map_err(|error| Exit::os("cannot make a pipe", &error));
+        let name = || server.command.to_string();
+        let pipe = || sock::pipe().map_err(|source| LaunchError::Exhausted { command: name(), source });
         let ((out, theirs), (err, theirs_too)) = (pipe()?, pipe()?);
         command.stdout(Stdio::from(theirs)).stderr(Stdio::from(theirs_too));
-        let child = spawn(&mut command).map_err(|error| match error.raw_os_error() {
+        let child = spawn(&mut command).map_err(|source| match source.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
-                Exit::os(&format!("cannot start {}", server.command), &error)
+                LaunchError::Exhausted { command: name(), source }
             }
-            _ => Exit::new(NOT_EXECUTABLE, format!("cannot execute {}: {error}", server.command)),
+            _ => LaunchError::NotExecutable { command: name(), source },
         })?;
         // Before its pipes are read: this is the first that `logs` shows of it.
         tracing::info!(service = %server.service, slot = server.slot, pid = child.id(), "server started");

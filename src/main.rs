@@ -9,7 +9,7 @@ use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
 use roundsman::output::follow::Of;
 use roundsman::output::servers::Servers;
-use roundsman::{admin, config, control, daemon, demo, output, relay};
+use roundsman::{admin, config, daemon, demo, output, relay};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
@@ -25,18 +25,18 @@ fn main() -> ExitCode {
         None => run(given, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
-        Some(Verb::Ls(options)) => control::client::ls(&options).map(|()| 0),
-        Some(Verb::Logs(options)) => control::logs::show(&options.lines, Of::Lines, !options.no_events).map(|()| 0),
-        Some(Verb::Messages(options)) => control::logs::show(&options, Of::Messages, false).map(|()| 0),
-        Some(Verb::Send(options)) => control::client::send(&options).map(|()| 0),
-        Some(Verb::Health(targets)) => control::client::health(&targets).map(|()| 0),
+        Some(Verb::Ls(options)) => cli::client::ls(&options).map(|()| 0),
+        Some(Verb::Logs(options)) => cli::logs::show(&options.lines, Of::Lines, !options.no_events).map(|()| 0),
+        Some(Verb::Messages(options)) => cli::logs::show(&options, Of::Messages, false).map(|()| 0),
+        Some(Verb::Send(options)) => cli::client::send(&options).map(|()| 0),
+        Some(Verb::Health(targets)) => cli::client::health(&targets).map(|()| 0),
         Some(Verb::Reload(targets)) => each(&targets, |service| Request::Reload { service }),
         Some(Verb::Restart(targets)) => each(&targets, |service| Request::Restart { service }),
         Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
         Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
-        Some(Verb::Scale(scale)) => scale.meant().and_then(|(to, target)| {
-            control::client::order(&target, |service| Request::Scale { service, to }).map(|()| 0)
-        }),
+        Some(Verb::Scale(scale)) => scale
+            .meant()
+            .and_then(|(to, target)| cli::client::order(&target, |service| Request::Scale { service, to }).map(|()| 0)),
         Some(Verb::Import(options)) => cli::import::import(&options.file, options.env.as_deref()).map(|()| 0),
         Some(Verb::Completions(options)) => cli::manual::completions(options.shell).map(|()| 0),
         Some(Verb::Man(options)) => cli::manual::man(options.directory.as_deref()).map(|()| 0),
@@ -55,7 +55,7 @@ fn end(result: Result<u8, Exit>) -> ExitCode {
 }
 
 fn each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<u8, Exit> {
-    control::client::order_each(targets, request).map(|()| 0)
+    cli::client::order_each(targets, request).map(|()| 0)
 }
 
 enum Greeting {

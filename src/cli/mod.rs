@@ -1,9 +1,14 @@
 //! The command line: flags and environment as people type them, parsed and nothing more.
 
 pub mod check;
+pub mod client;
 pub mod import;
+pub mod logs;
 pub mod manual;
+mod render;
 mod slips;
+mod table;
+mod which;
 
 use std::path::PathBuf;
 

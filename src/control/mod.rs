@@ -1,14 +1,10 @@
 //! The control socket: newline-delimited JSON between the daemon and `roundsman ls`, `reload`, `scale` and the like.
 
-pub mod client;
-pub mod logs;
-pub mod render;
+pub mod ask;
 pub mod requests;
 pub mod server;
 pub mod socket_path;
 pub mod status;
-mod table;
-mod which;
 
 use serde::{Deserialize, Serialize};
 

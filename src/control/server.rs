@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use thiserror::Error;
 use tracing::{debug, warn};
 
 use super::requests::Requests;
 use super::status::Daemon;
-use super::{Request, Said, client, socket_path};
+use super::{Request, Said, ask, socket_path};
 use crate::events::{Registry, Source};
-use crate::exit::{Exit, USAGE};
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
 const MAX_CLIENTS: usize = 32;
@@ -27,6 +27,18 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Requests of one client before all else has its turn.
 const BUDGET: usize = 4;
+
+/// Another daemon is alive under the name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameTaken {
+    #[error("--control {} is taken by pid {pid}", .path.display())]
+    Path { path: PathBuf, pid: u32 },
+    #[error("the name {name:?} is taken by pid {pid}; use --name")]
+    Name { name: String, pid: u32 },
+    /// The service of that name is there, and stopped.
+    #[error("{service} is already there (pid {pid}), and stopped; run `roundsman start {service}`, or use --name")]
+    Stopped { service: String, pid: u32 },
+}
 
 struct Client {
     stream: UnixStream,
@@ -56,26 +68,25 @@ impl ControlServer {
     /// Opens the socket of a service's daemon. Without a place for it the daemon runs all the same.
     ///
     /// # Errors
-    /// [`USAGE`] when a live daemon has the name.
+    /// When a live daemon has the name.
     pub fn open(
         registry: &Registry,
         name: &str,
         services: &[&str],
         asked: Option<&Path>,
-    ) -> Result<Option<Self>, Exit> {
+    ) -> Result<Option<Self>, NameTaken> {
         let path = socket_path::socket(name, asked);
         // What lies in somebody else's directory says nothing about our daemons.
         let ready = socket_path::prepare(&path, asked.is_some());
         let taken = ready.and_then(|()| live(&path));
         if let Ok(Some(pid)) = taken {
-            let message = match asked {
-                Some(path) => format!("--control {} is taken by pid {pid}", path.display()),
-                None => match client::ls_of(&path, PROBE_TIMEOUT) {
-                    Ok(daemon) => self::taken(name, services, &daemon),
-                    Err(_) => format!("the name {name:?} is taken by pid {pid}, use --name"),
+            return Err(match asked {
+                Some(path) => NameTaken::Path { path: path.to_owned(), pid: pid.cast_unsigned() },
+                None => match ask::ls_of(&path, PROBE_TIMEOUT) {
+                    Ok(daemon) => taken_by(name, services, &daemon),
+                    Err(_) => NameTaken::Name { name: name.to_owned(), pid: pid.cast_unsigned() },
                 },
-            };
-            return Err(Exit::new(USAGE, message));
+            });
         }
         if asked.is_none() {
             unique(&path, services)?;
@@ -305,26 +316,21 @@ fn trusted(stream: &UnixStream) -> bool {
 }
 
 /// No other daemon has a service of the same name: verbs find services by it.
-fn unique(own: &Path, services: &[&str]) -> Result<(), Exit> {
+fn unique(own: &Path, services: &[&str]) -> Result<(), NameTaken> {
     for path in socket_path::all().unwrap_or_default().iter().filter(|path| *path != own) {
-        let Ok(daemon) = client::ls_of(path, PROBE_TIMEOUT) else { continue };
+        let Ok(daemon) = ask::ls_of(path, PROBE_TIMEOUT) else { continue };
         if let Some(taken) = daemon.services.iter().find(|service| services.contains(&service.name.as_str())) {
-            return Err(Exit::new(USAGE, self::taken(&taken.name, services, &daemon)));
+            return Err(taken_by(&taken.name, services, &daemon));
         }
     }
     Ok(())
 }
 
-/// That another daemon has the name; where its service is only stopped: how to start it.
-fn taken(name: &str, services: &[&str], daemon: &Daemon) -> String {
-    let pid = daemon.pid;
+fn taken_by(name: &str, services: &[&str], daemon: &Daemon) -> NameTaken {
     let stopped = daemon.services.iter().find(|service| service.stopped && services.contains(&service.name.as_str()));
     match stopped {
-        Some(service) => format!(
-            "{0} is there already (pid {pid}), and stopped: roundsman start {0} starts it; use --name for another one",
-            service.name
-        ),
-        None => format!("the name {name:?} is taken by pid {pid}, use --name"),
+        Some(service) => NameTaken::Stopped { service: service.name.clone(), pid: daemon.pid },
+        None => NameTaken::Name { name: name.to_owned(), pid: daemon.pid },
     }
 }
 
@@ -333,7 +339,7 @@ fn taken(name: &str, services: &[&str], daemon: &Daemon) -> String {
 /// # Errors
 /// When it is another user's process, whose name is not taken from us by that.
 fn live(path: &Path) -> Result<Option<i32>, String> {
-    let stream = match client::connect(path, PROBE_TIMEOUT) {
+    let stream = match ask::connect(path, PROBE_TIMEOUT) {
         Ok(stream) => stream,
         // A leftover, or nothing. Anything else may be alive, and its socket stays.
         Err(error) if [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound].contains(&error.kind()) => {

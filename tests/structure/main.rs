@@ -15,6 +15,7 @@ use source::{Source, Use, crate_of, paths};
 const ALLOWED: Table<'_> = &[
     ("abi", &[]),
     ("addr", &[]),
+    ("events", &[]),
     ("limited", &[]),
     ("lines", &[]),
     ("sys", &["abi"]),
@@ -38,11 +39,11 @@ const ALLOWED: Table<'_> = &[
             "sys::process::Credentials",
         ],
     ),
-    ("exit", &["config::error", "program::command"]),
-    ("launch", &["exit", "output", "program", "sys"]),
-    ("direct", &["abi", "launch", "limited", "program", "sys"]),
-    ("cli", &["accept::policy::Policy", "addr", "config", "exit", "program"]),
-    ("control", &["cli", "config::instances::Change", "exit", "handoff::page::Counts", "lines", "output", "program"]),
+    ("launch", &["output", "program", "sys"]),
+    ("direct", &["abi", "events", "launch", "limited", "program", "sys"]),
+    ("control", &["config::instances::Change", "events", "handoff::page::Counts", "lines"]),
+    ("exit", &["config::error", "control::server::NameTaken", "launch::LaunchError", "program::command::CommandError"]),
+    ("cli", &["accept::policy::Policy", "addr", "config", "control", "exit", "output", "program"]),
     ("admin", &["abi", "addr", "control::status", "listener::BACKLOG"]),
     (
         "worker",
@@ -52,6 +53,7 @@ const ALLOWED: Table<'_> = &[
             "addr",
             "config::ServiceConfig",
             "direct::attach",
+            "events",
             "handoff",
             "launch",
             "node",
@@ -63,15 +65,15 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "addr", "config", "direct", "exit", "handoff", "launch", "limited", "listener", "node",
-            "proc_net", "program", "relay", "sys", "worker",
+            "abi", "accept", "addr", "config", "direct", "events", "exit", "handoff", "launch", "limited", "listener",
+            "node", "proc_net", "program", "relay", "sys", "worker",
         ],
     ),
     (
         "daemon",
         &[
-            "accept", "addr", "admin", "config", "control", "direct", "exit", "launch", "limited", "listener", "node",
-            "output", "program", "relay", "service", "sys", "worker",
+            "accept", "addr", "admin", "config", "control", "direct", "events", "exit", "launch", "limited",
+            "listener", "node", "output", "program", "relay", "service", "sys", "worker",
         ],
     ),
     ("demo", &["addr", "cli", "config", "exit"]),

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, geteuid};
 
 use super::client::{live, names};
-use super::socket_path;
-use super::status::Daemon;
-use crate::cli::{Target, Targets};
+use super::{Target, Targets};
+use crate::control::ask::ls_of;
+use crate::control::socket_path;
+use crate::control::status::Daemon;
 use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
 
 /// What PM2 calls every service.
@@ -55,7 +56,7 @@ fn all() -> Result<Vec<Meant>, Exit> {
 
 /// The same of one daemon.
 fn all_of(socket: &Path) -> Meant {
-    let named = super::client::ls_of(socket, super::client::TIMEOUT).is_ok_and(|daemon| has(&daemon, ALL));
+    let named = ls_of(socket, super::client::TIMEOUT).is_ok_and(|daemon| has(&daemon, ALL));
     (socket.to_owned(), named.then(|| ALL.to_owned()))
 }
 

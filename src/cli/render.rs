@@ -2,8 +2,8 @@
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::status::{Daemon, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
 use super::table::{Cell, Column, cut, printable, table, wrap};
+use crate::control::status::{Daemon, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
 
 const BOLD: Style = Style::new().bold();
 /// Where the values of `ls NAME` begin.

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::client::{TIMEOUT, ask, place_of};
+use super::client::{TIMEOUT, place_of};
 use super::which::{self, unreachable};
-use super::{Request, Said};
-use crate::cli::{Lines, Target};
+use super::{Lines, Target};
+use crate::control::ask::ask;
+use crate::control::{Request, Said};
 use crate::exit::{Exit, NO_DAEMON};
 use crate::output::follow::Of;
 use crate::output::line::{Line, Stream};

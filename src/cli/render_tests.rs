@@ -1,7 +1,7 @@
 //! Every width, few and many services and slots, with and without trouble.
 
+use super::super::table::columns_of;
 use super::*;
-use crate::control::table::columns_of;
 
 fn slot(slot: usize, state: &str, reason: Option<&str>) -> SlotState {
     let json = serde_json::json!({

@@ -1,24 +1,18 @@
 //! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use socket2::{Domain, SockAddr, Socket, Type};
-
-use super::status::Daemon;
 use super::which::{self, nobody, unreachable};
-use super::{Request, Said, render, socket_path};
-use crate::cli::{Ls, Send, Target, Targets};
+use super::{Ls, Send, Target, Targets, render};
+use crate::control::ask::{ask, ls_of};
+use crate::control::status::Daemon;
+use crate::control::{Request, Said, socket_path};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
 
 /// A daemon that does not answer within this time is not waited for.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// A daemon's state in bytes; a slot takes some 300 of them.
-const MAX_STATE: u64 = 16 << 20;
 
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
@@ -126,54 +120,6 @@ pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
         socket_path::all().map_err(|why| Exit::new(NO_DAEMON, format!("no roundsman daemon is running ({why})")))?;
     let answers = sockets.into_iter().filter_map(|socket| ls_of(&socket, TIMEOUT).ok().map(|daemon| (socket, daemon)));
     Ok(answers.collect())
-}
-
-/// The state of the daemon at a control socket.
-pub(super) fn ls_of(socket: &Path, patience: Duration) -> std::io::Result<Daemon> {
-    let stream = ask(socket, &Request::Ls {}, patience)?;
-    let deadline = Instant::now() + patience;
-    let mut line = String::new();
-    BufReader::new(Until { stream, deadline }.take(MAX_STATE)).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
-
-/// Reads up to a point in time, however little comes at once.
-struct Until {
-    stream: UnixStream,
-    deadline: Instant,
-}
-
-impl Read for Until {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(buffer)
-    }
-}
-
-/// Connects to a daemon, which is ours, or root's; root may ask anybody's.
-pub(super) fn connect(socket: &Path, patience: Duration) -> std::io::Result<UnixStream> {
-    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // It holds for the connect, too: a full backlog.
-    stream.set_write_timeout(Some(patience))?;
-    stream.connect(&SockAddr::unix(socket)?)?;
-    let uid = getsockopt(&stream, PeerCredentials)?.uid();
-    if !socket_path::is_ours(uid) && !nix::unistd::geteuid().is_root() {
-        let why = format!("the process that listens there runs as uid {uid}");
-        return Err(std::io::Error::other(why));
-    }
-    Ok(OwnedFd::from(stream).into())
-}
-
-pub(super) fn ask(socket: &Path, request: &Request, patience: Duration) -> std::io::Result<UnixStream> {
-    let mut stream = connect(socket, patience)?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    Ok(stream)
 }
 
 /// Asks a daemon for something, prints what it says of it, and waits for its end.
