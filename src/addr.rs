@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
     /// An IP address and a port.
@@ -22,7 +21,6 @@ pub enum ListenAddr {
 /// `--listen`: an address, and the port that the application insists on where that is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// Where clients connect.
     pub address: ListenAddr,
     /// What the server binds.
     pub app_port: Option<u16>,
@@ -116,7 +114,6 @@ pub enum Upstream {
     Host {
         /// Name, IPv4 or IPv6 address without brackets.
         host: String,
-        /// The port.
         port: u16,
     },
     /// A Unix socket; an abstract one's name begins with a NUL byte.

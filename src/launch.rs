@@ -50,11 +50,9 @@ pub enum LaunchError {
 /// A server to be started.
 #[derive(Debug)]
 pub struct Server<'a> {
-    /// The service's name.
     pub service: &'a str,
     /// The slot, or `None` for a server that all slots share.
     pub slot: Option<u32>,
-    /// The command.
     pub command: &'a CommandLine,
     /// Where it shall listen, when that is ours to say.
     pub address: Option<SocketAddr>,

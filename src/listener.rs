@@ -44,7 +44,6 @@ pub enum Origin {
     Flag,
     /// The same, and it is no longer wanted: it goes when the workers that serve it are replaced.
     Leaving,
-    /// A server's bind.
     Server,
     /// None any more: a server's bind that turned out to be a client's, or one that left the configuration.
     GivenBack,
@@ -56,7 +55,6 @@ pub enum BindError {
     /// Another socket has the address.
     #[error("cannot listen on {address}: address already in use{}", .by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default())]
     InUse {
-        /// The address.
         address: String,
         /// Who has it, if /proc tells.
         by: Option<String>,
@@ -67,21 +65,14 @@ pub enum BindError {
          (or net.ipv4.ip_unprivileged_port_start={port})"
     )]
     Privileged {
-        /// The address.
         address: String,
-        /// Its port.
         port: u16,
         /// The first port that needs no privilege.
         limit: u16,
     },
     /// Anything else that the system says.
     #[error("cannot listen on {address}: {source}")]
-    Os {
-        /// The address.
-        address: String,
-        /// The errno.
-        source: io::Error,
-    },
+    Os { address: String, source: io::Error },
     /// A Unix path that is not a socket.
     #[error("cannot listen on unix:{}: the path exists and is not a socket", .0.display())]
     NotASocket(PathBuf),

@@ -94,7 +94,6 @@ pub enum Verb {
     Man(Man),
 }
 
-/// `roundsman demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Address to listen on
@@ -108,18 +107,15 @@ pub struct Demo {
     pub policy: Policy,
 }
 
-/// `roundsman ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
     /// Print one JSON object per daemon and line
     #[arg(long)]
     pub json: bool,
-    /// Which.
     #[command(flatten)]
     pub target: Target,
 }
 
-/// `roundsman logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
     #[command(flatten)]
@@ -152,7 +148,6 @@ pub struct Lines {
     pub control: Option<PathBuf>,
 }
 
-/// `roundsman send`.
 #[derive(Debug, Args)]
 pub struct Send {
     /// Service or one slot of it [default: all], and the message as JSON
@@ -163,7 +158,6 @@ pub struct Send {
     pub control: Option<PathBuf>,
 }
 
-/// `roundsman import`.
 #[derive(Debug, Args)]
 pub struct Import {
     /// Ecosystem file: ecosystem.config.js, .cjs, .json, .yaml
@@ -174,14 +168,12 @@ pub struct Import {
     pub env: Option<String>,
 }
 
-/// `roundsman completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// Shell
     pub shell: clap_complete::Shell,
 }
 
-/// `roundsman man`.
 #[derive(Debug, Args)]
 pub struct Man {
     /// Directory for the pages of all commands
@@ -210,7 +202,6 @@ pub struct Targets {
     pub control: Option<PathBuf>,
 }
 
-/// `roundsman scale`.
 #[derive(Debug, Args)]
 pub struct Scale {
     /// Service [default: the only one], and number of slots; +N and -N change it

@@ -12,9 +12,7 @@ use crate::program::elf;
 #[derive(Debug)]
 pub struct Choice {
     pub backend: Backend,
-    /// For people.
     pub reason: String,
-    /// Who chose.
     pub chosen: Chosen,
 }
 

@@ -34,12 +34,10 @@ pub enum LoadError {
     Mistakes { path: PathBuf, count: usize, report: String },
 }
 
-/// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// Neither a command nor an upstream.
     Nothing,
-    /// More than [`MAX_ADDRESSES`].
     TooMany,
     Repeated(ListenAddr),
     /// Another service has the address.
@@ -134,7 +132,6 @@ impl ConfigError {
 }
 
 impl Kind {
-    /// About a key.
     pub fn of(self, key: &str) -> ConfigError {
         ConfigError { key: key.to_owned(), kind: self }
     }

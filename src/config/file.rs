@@ -23,22 +23,16 @@ const NOT_IN_FILES: [&str; 1] = ["config"];
 /// A key with its values.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The key.
     pub key: String,
-    /// Where it stands.
     pub span: Range<usize>,
     /// Its values, as a flag would have them, and where each stands. A switch that is on has none.
     pub values: Vec<(OsString, Range<usize>)>,
 }
 
-/// A `[service.NAME]`.
 #[derive(Debug, Clone)]
 pub struct Section {
-    /// The name.
     pub name: String,
-    /// Where it stands.
     pub span: Range<usize>,
-    /// What it says.
     pub entries: Vec<Entry>,
     /// Whether all of it was understood.
     pub clean: bool,
@@ -49,11 +43,9 @@ pub struct Section {
 pub struct File {
     /// As it was named.
     pub path: PathBuf,
-    /// What it says.
     pub text: String,
     /// For the whole daemon.
     pub daemon: Vec<Entry>,
-    /// Its services.
     pub services: Vec<Section>,
 }
 

@@ -15,7 +15,6 @@ pub enum Instances {
     Max,
     /// One per CPU, less so many.
     AllBut(u32),
-    /// This many.
     Exactly(u32),
 }
 
@@ -118,7 +117,6 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// So many.
     To(u32),
     /// So many more or less.
     By(i32),

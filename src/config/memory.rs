@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-/// `--max-memory`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxMemory {
     /// Bytes for each worker.

@@ -32,7 +32,6 @@ const MAX_ADDRESSES: usize = 100;
 /// Options that say what one service is: with several in a file they cannot come from a flag.
 const OF_ONE: [&str; 4] = ["listen", "upstream", "no-listen", COMMAND];
 
-/// Everything.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The daemon's name: its control socket's.
@@ -41,15 +40,11 @@ pub struct Config {
     pub services: Vec<(ServiceConfig, Settings)>,
     /// What is in force for the daemon.
     pub settings: Settings,
-    /// `--admin`.
     pub admin: Option<AdminAddr>,
-    /// `--control`.
     pub control: Option<PathBuf>,
     /// `--output`; `None`: what is usual.
     pub output: Option<Format>,
-    /// `--log-format`.
     pub log_format: LogFormat,
-    /// `--log-level`.
     pub log_level: String,
     /// What was given besides the file: for the next reading.
     pub given: Given,
@@ -58,9 +53,7 @@ pub struct Config {
 /// Whether the environment passes listening sockets (LISTEN_FDS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inherited {
-    /// At least one.
     Some,
-    /// None.
     None,
 }
 

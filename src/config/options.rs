@@ -16,7 +16,6 @@ use crate::addr::{AdminAddr, Listen, ListenAddr, Upstream};
 use crate::output::LogFormat;
 use crate::output::passing::Format as OutputFormat;
 
-/// `--via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ViaArg {
     /// Direct where the command can take it, else relay
@@ -27,7 +26,6 @@ pub enum ViaArg {
     Relay,
 }
 
-/// `--on-errored`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnErrored {
     /// End with the server's exit code
@@ -36,7 +34,6 @@ pub enum OnErrored {
     Stay,
 }
 
-/// `--on-exit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
     /// Start the server again
@@ -45,7 +42,6 @@ pub enum OnExit {
     Ok,
 }
 
-/// `--node-ipc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NodeIpc {
     /// Cluster for `node FILE` with direct delivery, plain by relay

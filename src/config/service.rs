@@ -16,16 +16,13 @@ use crate::output::files::Files;
 use crate::program::command::{CommandLine, Place};
 use crate::sys::process::Credentials;
 
-/// One service.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
-    /// Its name.
     pub name: String,
     /// Where clients come in; empty when inherited sockets are to be adopted, or the server decides.
     pub listen: Vec<Listen>,
     /// Who gets the next connection.
     pub policy: Policy,
-    /// Slots.
     pub instances: u32,
     /// Why so many, where the machine decided.
     pub instances_why: Option<String>,
@@ -42,11 +39,8 @@ pub struct ServiceConfig {
     pub environment: Vec<(String, String)>,
     /// Where their output goes.
     pub files: Files,
-    /// `--node-ipc`.
     pub node_ipc: NodeIpc,
-    /// `--stop-message`.
     pub stop_message: Option<String>,
-    /// Times and limits.
     pub limits: Limits,
 }
 
@@ -77,54 +71,33 @@ impl Backend {
 /// Who chose the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chosen {
-    /// The user.
     AsAsked,
-    /// We.
     ByUs,
 }
 
 /// Times and limits of a service.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// `--listen-timeout`.
     pub listen_timeout: Duration,
-    /// `--wait-ready`.
     pub wait_ready: bool,
     /// `--max-memory`, in bytes.
     pub max_memory: Option<u64>,
-    /// `--hang-timeout`.
     pub hang_timeout: Option<Duration>,
-    /// `--drain-timeout`.
     pub drain_timeout: Duration,
-    /// `--kill-timeout`.
     pub kill_timeout: Duration,
-    /// `--max-surge`.
     pub max_surge: u32,
-    /// `--stop-timeout`.
     pub stop_timeout: Duration,
-    /// `--stop-delay`.
     pub stop_delay: Duration,
-    /// `--stall-timeout`.
     pub stall_timeout: Duration,
-    /// `--queue-timeout`.
     pub queue_timeout: Duration,
-    /// `--hash-wait`.
     pub hash_wait: Duration,
-    /// `--connect-timeout`.
     pub connect_timeout: Duration,
-    /// `--idle-timeout`.
     pub idle_timeout: Duration,
-    /// `--stop-signal`.
     pub stop_signal: Signal,
-    /// `--max-restarts`.
     pub max_restarts: u32,
-    /// `--min-uptime`.
     pub min_uptime: Duration,
-    /// `--backoff`.
     pub backoff: (Duration, Duration),
-    /// `--on-errored`.
     pub on_errored: OnErrored,
-    /// `--on-exit`.
     pub on_exit: OnExit,
 }
 

@@ -23,18 +23,14 @@ const FOR_SERVERS: [&str; 4] = ["ROUNDSMAN_SERVICE", "ROUNDSMAN_SLOT", "ROUNDSMA
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A flag.
     Flag,
-    /// A variable.
     Environment(String),
     /// The configuration file's line.
     File {
-        /// The file.
         path: String,
         /// Counted from 1.
         line: usize,
     },
-    /// Nobody said anything.
     Default,
 }
 
@@ -65,9 +61,7 @@ pub struct Given(pub BTreeMap<String, Setting>);
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
-    /// One value.
     One,
-    /// Several.
     Several,
     /// None: it is on or off.
     Switch,
@@ -76,9 +70,7 @@ pub enum Takes {
 /// A key: a flag's long name, or [`COMMAND`].
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// The name.
     pub name: String,
-    /// What it takes.
     pub takes: Takes,
     /// The default, where one is fixed.
     pub default: Option<String>,

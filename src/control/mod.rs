@@ -24,37 +24,28 @@ pub enum Request {
     Ls {},
     /// A rolling reload, after the configuration file was read again.
     Reload {
-        /// Which.
         service: Option<String>,
     },
-    /// All workers anew.
     Restart {
-        /// Which.
         service: Option<String>,
     },
     /// No workers for now.
     Stop {
-        /// Which.
         service: Option<String>,
     },
-    /// Workers again.
     Start {
-        /// Which.
         service: Option<String>,
     },
     /// Another number of slots.
     Scale {
         /// Which; needed where there are several.
         service: Option<String>,
-        /// How many.
         to: Change,
     },
     /// What servers wrote. The daemon answers with a line for each of theirs, closes the connection behind the last, and
     /// listens to no more requests on it.
     Logs {
-        /// Whose.
         service: Option<String>,
-        /// Of which slot.
         slot: Option<u32>,
         /// How many of those that came before.
         #[serde(default)]
@@ -68,9 +59,7 @@ pub enum Request {
     },
     /// What workers in Node sent by `process.send`: as [`Request::Logs`].
     Messages {
-        /// Whose.
         service: Option<String>,
-        /// Of which slot.
         slot: Option<u32>,
         /// How many of those that came before.
         #[serde(default)]
@@ -81,7 +70,6 @@ pub enum Request {
     },
     /// A message to workers in Node.
     Send {
-        /// Which.
         service: Option<String>,
         /// One slot of it.
         slot: Option<u32>,
@@ -93,9 +81,7 @@ pub enum Request {
 /// The answer to [`Request::Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
     pub protocol: u32,
-    /// The program's.
     pub version: String,
 }
 
@@ -103,9 +89,7 @@ pub struct Hello {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Said {
-    /// It goes on.
     Step(String),
-    /// It is done.
     Done(String),
     /// It cannot be, or it failed.
     Error(String),

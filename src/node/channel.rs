@@ -154,7 +154,6 @@ impl Channel {
         self.write();
     }
 
-    /// Writes what goes.
     pub fn write(&mut self) {
         while let Some(first) = self.waiting.front_mut() {
             // The socket travels with the first byte of its message, alone in its call.

@@ -13,7 +13,6 @@ pub enum IpcMessage {
     User(String),
     /// It came with a socket, which we have no use for: to be acknowledged.
     WithHandle(Box<IpcMessage>),
-    /// Of Node's cluster.
     Cluster(Cluster),
     /// Of Node, about something that we do not take part in.
     Ignored,
@@ -22,7 +21,6 @@ pub enum IpcMessage {
 /// What Node's cluster says for a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cluster {
-    /// It begins.
     Online,
     /// It wants a socket to listen on.
     Query(Query),
@@ -35,7 +33,6 @@ pub enum Cluster {
         /// What the answer refers to.
         seq: u64,
     },
-    /// Something else.
     Other,
 }
 
@@ -217,7 +214,6 @@ pub fn user(text: &str) -> Vec<u8> {
 /// What a program's message asks of us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
-    /// `process.send('ready')`.
     Ready,
     /// `{type: 'broadcast', data}`: for every other worker.
     Broadcast(String),

@@ -41,10 +41,12 @@ pub enum CommandError {
 /// What was probably meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advice {
-    /// These words.
     Command(Vec<String>),
     /// These words, without quotes around them, and `NAME=VALUE` pairs that stood before them.
-    Unquoted { variables: Vec<String>, words: Vec<String> },
+    Unquoted {
+        variables: Vec<String>,
+        words: Vec<String>,
+    },
     /// `NAME=VALUE` is a variable.
     Variable(String),
     /// The file needs the right to be executed.

@@ -18,7 +18,6 @@ const PT_NOTE: u32 = 4;
 pub struct Dynamic {
     /// What will really run.
     pub program: PathBuf,
-    /// Its dynamic loader.
     pub loader: PathBuf,
 }
 

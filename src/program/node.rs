@@ -157,7 +157,6 @@ fn inspect(word: &OsString) -> Option<(String, u16)> {
     }
 }
 
-/// Node's own choice.
 const INSPECTOR: u16 = 9229;
 
 /// The port of the inspector that a command asks for.

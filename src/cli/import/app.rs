@@ -142,10 +142,13 @@ fn variables(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// `exec_mode` says fork; whether there is one instance.
-    Fork { one: bool },
+    Fork {
+        one: bool,
+    },
     /// PM2's choice.
-    Default { one: bool },
-    /// Yes.
+    Default {
+        one: bool,
+    },
     Cluster,
 }
 

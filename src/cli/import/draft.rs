@@ -18,7 +18,6 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// None yet.
     pub fn new() -> Self {
         Self { keys: keys(), parser: parser(), lines: Vec::new(), comments: String::new() }
     }
@@ -64,7 +63,6 @@ impl Draft {
         self.comments.push_str(&comment(text));
     }
 
-    /// All lines.
     pub fn text(self) -> String {
         let lines: String = self.lines.into_iter().map(|(_, line)| line).collect();
         lines + &self.comments

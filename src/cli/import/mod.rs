@@ -20,7 +20,6 @@ use crate::exit::{Exit, USAGE};
 /// What an ecosystem file became.
 #[derive(Debug)]
 struct Imported {
-    /// The configuration file.
     text: String,
     /// What the user should know beside it.
     warnings: Vec<String>,

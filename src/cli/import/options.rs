@@ -27,7 +27,6 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Of an app.
     pub fn of(app: &'a Map<String, Value>) -> Self {
         Self { app, taken: BTreeSet::new(), twice: Vec::new() }
     }

@@ -46,9 +46,7 @@ const WORKERS: [&str; 7] = ["worker", "queue", "cron", "job", "consumer", "sched
 /// What a source tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// It serves one.
     Serves,
-    /// It serves none.
     None,
     /// It cannot be known.
     Unknown,

@@ -7,7 +7,6 @@ use super::options::{Options, plain};
 use super::words::Words;
 use crate::cli::check::command;
 
-/// Times, signals, restarts.
 pub fn starts_and_stops(options: &mut Options<'_>, draft: &mut Draft) {
     match (options.text("uid"), options.text("gid")) {
         (Some(user), Some(group)) => draft.set("user", &format!("{user}:{group}"), "uid"),
@@ -55,7 +54,6 @@ pub fn starts_and_stops(options: &mut Options<'_>, draft: &mut Draft) {
     }
 }
 
-/// Where output goes.
 pub fn output(options: &mut Options<'_>, draft: &mut Draft) {
     let file = |value: &Value| match plain(value) {
         null if ["NULL", "null"].contains(&null.as_str()) => "/dev/null".to_owned(),

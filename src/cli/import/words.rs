@@ -11,7 +11,6 @@ use crate::program::command::runner;
 
 /// What an app runs.
 pub struct Words {
-    /// The command.
     pub command: Vec<String>,
     /// The script in it.
     pub script: String,

@@ -152,7 +152,7 @@ fn a_second_start_of_what_is_stopped_says_how_to_start_it() {
     assert!(code == 2 && text.contains("is taken by pid") && text.contains("use --name"), "{text}");
     assert_eq!(run(&["stop", "app"]).0, 0);
     let (code, text) = run(&again);
-    assert!(code == 2 && text.contains("and stopped: roundsman start app starts it"), "{text}");
+    assert!(code == 2 && text.contains("and stopped; run `roundsman start app`"), "{text}");
     assert_eq!(run(&["start", "app"]).0, 0);
     drop(daemon);
 }
