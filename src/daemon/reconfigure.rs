@@ -122,7 +122,7 @@ impl Daemon {
             };
             let new = config.listen.iter().filter(|listen| !has(listen));
             let bind = |listen| {
-                listen_fds::bind(listen).map_err(|exit| self.held(&config.name, listen).unwrap_or(exit.message))
+                listen_fds::bind(listen).map_err(|error| self.held(&config.name, listen).unwrap_or(error.to_string()))
             };
             let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
             let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());

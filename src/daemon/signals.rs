@@ -30,7 +30,7 @@ pub(super) fn terminal() -> Terminal {
 }
 
 impl Daemon {
-    /// Does what signals ask for. Returns the exit code when that is the end.
+    /// Returns the exit code when the daemon ends at once.
     pub(super) fn take_signals(&mut self) -> Option<u8> {
         let pending: Vec<i32> = self.signals.pending().collect();
         for signal in pending {
@@ -45,19 +45,19 @@ impl Daemon {
                     self.begin_stop("SIGHUP (the terminal went away)");
                 }
                 SIGHUP => match self.reload(None, Instant::now()) {
-                    Ok(begun) => begun.refused.iter().for_each(|why| warn!("no reload: {why}")),
-                    Err(why) => warn!("no reload: {why}"),
+                    Ok(begun) => begun.refused.iter().for_each(|why| warn!("reload refused: {why}")),
+                    Err(why) => warn!("reload refused: {why}"),
                 },
-                // The terminal sends them, too, to whoever writes to it from the background.
+                // The terminal also sends them to a background process that writes to it.
                 SIGTTIN | SIGTTOU if in_background() => {}
                 SIGTTIN => self.scale_by(1),
                 SIGTTOU => self.scale_by(-1),
                 SIGUSR1 => {
-                    info!("opening log files anew");
+                    info!("reopening log files");
                     self.tools.launcher.outputs.reopen();
                 }
-                // An upgrade in place: what it will mean. Its default action would end us.
-                SIGUSR2 => warn!("SIGUSR2 does nothing in this version yet"),
+                // Reserved for an upgrade in place; its default action would end us.
+                SIGUSR2 => warn!("SIGUSR2 does nothing in this version"),
                 _ => {}
             }
         }
@@ -73,7 +73,7 @@ impl Daemon {
             _ => Err("several services; use roundsman scale N NAME".to_owned()),
         };
         if let Err(why) = refused {
-            warn!("no scale: {why}");
+            warn!("scale refused: {why}");
         }
     }
 
@@ -88,7 +88,7 @@ impl Daemon {
     }
 
     fn end_at_once(&mut self, signal: i32) -> u8 {
-        warn!(signal, "ending at once");
+        warn!(signal, "stopping at once");
         self.end_all();
         (128 + signal) as u8
     }

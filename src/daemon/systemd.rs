@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, how it goes, and that we are alive.
+//! Notifications to systemd (sd_notify(3)): ready, reloading, stopping, a status line, and the watchdog.
 
 use std::time::{Duration, Instant};
 
@@ -8,69 +8,68 @@ use tracing::debug;
 use crate::service::Service;
 use crate::service::lifecycle::Wanted;
 
-/// What systemd knows.
+/// The state that systemd was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum State {
     Starting,
     Ready,
     Reloading,
     Stopping,
 }
 
-/// The way to it.
 #[derive(Debug)]
 pub struct Systemd {
-    known: Known,
+    state: State,
     status: String,
-    /// Half of what the watchdog allows, and when it is due.
+    /// Half of the watchdog's limit, and when the next message is due.
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl Systemd {
-    /// `None` when nobody listens: not started by systemd, or not as Type=notify.
+    /// `None` where systemd did not start us, or not as Type=notify.
     pub fn find(now: Instant) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
-        Some(Self { known: Known::Starting, status: String::new(), watchdog })
+        Some(Self { state: State::Starting, status: String::new(), watchdog })
     }
 
-    /// Says what has changed.
+    /// Sends what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
         let reloading = services.iter().any(|service| service.is_reloading());
         let online = |service: &Service| service.online() > 0 || service.wanted() == Wanted::Stopped;
-        let now_known = match self.known {
-            _ if stopping => Known::Stopping,
-            Known::Starting if !services.iter().all(online) => Known::Starting,
-            Known::Starting | Known::Ready | Known::Reloading if reloading => Known::Reloading,
-            Known::Starting | Known::Ready | Known::Reloading => Known::Ready,
-            Known::Stopping => Known::Stopping,
+        let state = match self.state {
+            _ if stopping => State::Stopping,
+            State::Starting if !services.iter().all(online) => State::Starting,
+            State::Starting | State::Ready | State::Reloading if reloading => State::Reloading,
+            State::Starting | State::Ready | State::Reloading => State::Ready,
+            State::Stopping => State::Stopping,
         };
-        if now_known != self.known {
-            self.known = now_known;
-            match now_known {
-                Known::Starting => {}
-                Known::Ready => say(&[NotifyState::Ready]),
-                Known::Reloading => {
+        if state != self.state {
+            self.state = state;
+            match state {
+                State::Starting => {}
+                State::Ready => send(&[NotifyState::Ready]),
+                State::Reloading => {
                     let since = NotifyState::monotonic_usec_now().ok();
-                    say(&[NotifyState::Reloading].into_iter().chain(since).collect::<Vec<_>>());
+                    send(&[NotifyState::Reloading].into_iter().chain(since).collect::<Vec<_>>());
                 }
-                Known::Stopping => say(&[NotifyState::Stopping]),
+                State::Stopping => send(&[NotifyState::Stopping]),
             }
         }
         let status = status(services);
         if status != self.status {
-            say(&[NotifyState::Status(&status)]);
+            send(&[NotifyState::Status(&status)]);
             self.status = status;
         }
         if let Some((interval, due)) = &mut self.watchdog
             && *due <= now
         {
             *due = now + *interval;
-            say(&[NotifyState::Watchdog]);
+            send(&[NotifyState::Watchdog]);
         }
     }
 
-    /// When the watchdog is to hear of us.
+    /// When the watchdog's next message is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.watchdog.map(|(_, due)| due)
     }
@@ -82,8 +81,8 @@ fn status(services: &[Service]) -> String {
     services.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
-fn say(state: &[NotifyState<'_>]) {
-    // Whoever listened is gone, or never was: it is no reason to stop.
+fn send(state: &[NotifyState<'_>]) {
+    // A listener that is gone is no reason to stop.
     if let Err(error) = sd_notify::notify(state) {
         debug!("NOTIFY_SOCKET: {error}");
     }

@@ -26,14 +26,14 @@ fn outside(daemon: &Daemon) -> Pid {
 fn signals_mean_the_same() {
     let script = "import time; time.sleep(1000)";
     for (signal, code, said) in
-        [(Signal::SIGTERM, 0, "stopping"), (Signal::SIGINT, 0, "stopping"), (Signal::SIGQUIT, 131, "ending at once")]
+        [(Signal::SIGTERM, 0, "stopping"), (Signal::SIGINT, 0, "stopping"), (Signal::SIGQUIT, 131, "stopping at once")]
     {
         let mut daemon = as_pid1(&["--no-listen", "-i", "1", "--", "python3", "-c", script]);
         daemon.wait_for("pid=1");
         let pid = outside(&daemon);
         daemon.wait_for("server started");
         kill(pid, Signal::SIGUSR1).unwrap();
-        daemon.wait_for("opening log files anew");
+        daemon.wait_for("reopening log files");
         kill(pid, Signal::SIGUSR2).unwrap();
         daemon.wait_for("SIGUSR2 does nothing");
         daemon.wait_for("worker online");
