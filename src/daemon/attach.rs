@@ -16,7 +16,7 @@ const REQUESTS_A_TURN: usize = 8;
 impl Daemon {
     /// Takes connections of preload libraries.
     pub(super) fn accept_attached(&mut self) {
-        let Some(attach) = &mut self.tools.attach else { return };
+        let Some(attach) = &mut self.context.attach else { return };
         let users = self.services.iter().filter_map(|service| Some(service.config.user.as_ref()?.uid.as_raw()));
         let ours = Ours {
             users: users.chain([0, nix::unistd::geteuid().as_raw()]).collect(),
@@ -28,21 +28,21 @@ impl Daemon {
     /// A server's preload library asks; one connection is heard for a turn.
     pub(super) fn serve_attached(&mut self, number: u32) {
         for _ in 0..REQUESTS_A_TURN {
-            let Some(attach) = &mut self.tools.attach else { return };
+            let Some(attach) = &mut self.context.attach else { return };
             let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
             match attach.next(number, admits) {
                 Ok(None) => return,
                 Ok(Some(AttachEvent::Ended(pid, secret))) => {
                     let now = Instant::now();
-                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.tools, now));
+                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.context, now));
                     return;
                 }
                 Ok(Some(AttachEvent::Request(request))) => {
                     let leases = matches!(request.kind, RequestKind::Lease).then_some((request.pid, request.secret));
                     let known = |one: &&mut Service| one.admits(&request.secret, request.pid, request.uid);
                     let reply =
-                        self.services.iter_mut().find(known).and_then(|one| one.attach_request(request, &self.tools));
-                    let Some(attach) = &mut self.tools.attach else { return };
+                        self.services.iter_mut().find(known).and_then(|one| one.attach_request(request, &self.context));
+                    let Some(attach) = &mut self.context.attach else { return };
                     match reply {
                         Some(reply) => {
                             attach.reply(number, &reply);
@@ -75,9 +75,9 @@ impl Daemon {
         let now = Instant::now();
         for at in 0..self.services.len() {
             for (pid, secret) in self.services[at].take_unwatched() {
-                let Some(attach) = &mut self.tools.attach else { return };
+                let Some(attach) = &mut self.context.attach else { return };
                 if !attach.watch(pid, secret) {
-                    self.services[at].lease_ended(pid, secret, &self.tools, now);
+                    self.services[at].lease_ended(pid, secret, &self.context, now);
                 }
             }
         }

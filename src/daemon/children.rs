@@ -19,7 +19,7 @@ impl Daemon {
                 Ok(status) => {
                     let Some(pid) = status.pid() else { continue };
                     let own = pid.as_raw() as u32;
-                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.tools, now)) {
+                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.context, now)) {
                         debug!(pid = pid.as_raw(), "orphan reaped");
                     }
                     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));

@@ -38,9 +38,10 @@ use crate::launch::Launcher;
 use crate::limited::Limited;
 use crate::listener::Listener;
 use crate::output::servers::Servers;
-use crate::service::{Service, Tools};
+use crate::service::Service;
 use crate::sys::cpu::CpuMeter;
 use crate::sys::{closer, process};
+use crate::worker::Context;
 use crate::worker::probe;
 use signals::Terminal;
 use systemd::Systemd;
@@ -75,7 +76,7 @@ struct Daemon {
     control: Option<ControlServer>,
     /// What the admin thread asks: each gets the state.
     questions: Option<Receiver<oneshot::Sender<Status>>>,
-    tools: Tools,
+    context: Context,
     /// As it was read last; the services have their own parts of it.
     config: Config,
     services: Vec<Service>,
@@ -124,9 +125,9 @@ impl Daemon {
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let registry = Registry::new(poll.registry()).map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::default();
-        let tools = Tools { launcher, orders, attach: None, ports, nofile: nofile.hard, registry };
+        let context = Context { launcher, orders, attach: None, ports, nofile: nofile.hard, registry };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
-        let control = ControlServer::open(&tools.registry, &config.name, &names, config.control.as_deref())?;
+        let control = ControlServer::open(&context.registry, &config.name, &names, config.control.as_deref())?;
         let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
         let services = std::mem::take(&mut config.services);
         let mut daemon = Self {
@@ -135,7 +136,7 @@ impl Daemon {
             reports,
             control,
             questions,
-            tools,
+            context,
             config,
             services: Vec::new(),
             next_id: 0,
@@ -177,11 +178,10 @@ impl Daemon {
             if let Some(code) = self.step(now)? {
                 return Ok(code);
             }
-            let accept_due = self.tools.attach.as_ref().and_then(|attach| attach.deadline(now));
+            let accept_due = self.context.attach.as_ref().and_then(|attach| attach.deadline(now));
             let mut unread = std::mem::take(&mut self.unread);
             unread.extend(self.control.iter().flat_map(ControlServer::unread).map(Source::ControlClient));
-            let due =
-                if unread.is_empty() { self.next_due(now).into_iter().chain(accept_due).min() } else { Some(now) };
+            let due = if unread.is_empty() { self.next_due().into_iter().chain(accept_due).min() } else { Some(now) };
             match self.poll.poll(&mut events, due.map(|at| at.saturating_duration_since(now))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(Exit::new(OS, format!("epoll: {error}")));
@@ -221,9 +221,9 @@ impl Daemon {
         None
     }
 
-    fn next_due(&self, now: Instant) -> Option<Instant> {
+    fn next_due(&self) -> Option<Instant> {
         let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
-        self.services.iter().filter_map(|service| service.deadline(now)).chain(watchdog).min()
+        self.services.iter().filter_map(|service| service.next_due()).chain(watchdog).min()
     }
 
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
@@ -235,7 +235,7 @@ impl Daemon {
             return Ok(Some(code));
         }
         for service in &mut self.services {
-            service.step_stop(&self.tools, now);
+            service.step_stop(&self.context, now);
         }
         self.drop_removed();
         if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
@@ -243,7 +243,7 @@ impl Daemon {
             self.end_all();
             return Ok(Some(0));
         }
-        let steps = self.services.iter_mut().try_for_each(|service| service.step(&mut self.tools, now));
+        let steps = self.services.iter_mut().try_for_each(|service| service.step(&mut self.context, now));
         if steps.is_err() {
             self.end_all();
         }
@@ -273,7 +273,7 @@ impl Daemon {
         let now = Instant::now();
         while let Ok(report) = self.reports.try_recv() {
             if let Some(service) = self.services.iter_mut().find(|service| service.id == report.service()) {
-                service.reported(&report, &self.tools, now);
+                service.reported(&report, &self.context, now);
             }
         }
     }

@@ -10,7 +10,6 @@ use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, Config, ServiceConfig};
-use crate::direct::Preload;
 use crate::direct::attach::AttachServer;
 use crate::exit::{Exit, OS};
 use crate::listener::Listener;
@@ -18,6 +17,7 @@ use crate::program::hints::package_manager;
 use crate::service::awaited::{Awaited, Verb};
 use crate::service::reload::Progress;
 use crate::service::{InConfig, Service};
+use crate::worker::Delivery;
 
 /// What a reload, or another order, has begun.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub struct Begun {
 /// A service that can be had.
 pub struct Prepared {
     config: (ServiceConfig, Settings),
-    preload: Option<Preload>,
+    delivery: Delivery,
 }
 
 impl Daemon {
@@ -46,14 +46,18 @@ impl Daemon {
         (mut config, settings): (ServiceConfig, Settings),
         listens: bool,
     ) -> Result<Prepared, Exit> {
-        let preload = crate::service::direct::find_preload(&mut config, listens)?;
-        if preload.is_some() && self.tools.attach.is_none() {
-            let server = AttachServer::open(&self.tools.registry, self.tools.nofile)
-                .map_err(|error| Exit::os("cannot open the attach socket", &error))?;
-            self.tools.attach = Some(server);
-        }
+        let delivery = Delivery::prepare(&mut config, listens, || {
+            let attach = match &mut self.context.attach {
+                Some(attach) => attach,
+                none => none.insert(
+                    AttachServer::open(&self.context.registry, self.context.nofile)
+                        .map_err(|error| Exit::os("cannot open the attach socket", &error))?,
+                ),
+            };
+            Ok(attach.name().to_owned())
+        })?;
         config.files.try_open(&config.name).map_err(|error| Exit::new(OS, error))?;
-        Ok(Prepared { config: (config, settings), preload })
+        Ok(Prepared { config: (config, settings), delivery })
     }
 
     /// Begins a service.
@@ -72,8 +76,7 @@ impl Daemon {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let preloads = prepared.preload.into_iter().collect();
-        let service = Service::new(id, prepared.config, listeners, preloads, &self.tools, Instant::now());
+        let service = Service::new(id, prepared.config, listeners, prepared.delivery, &self.context, Instant::now());
         if service.has_own_primary() {
             info!(
                 service = %service.config.name,
@@ -92,7 +95,7 @@ impl Daemon {
     /// Why nothing is changed.
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
         if !self.config.has_file() {
-            return self.each(only, |service, tools| service.reload(tools, now));
+            return self.each(only, |service, context| service.reload(context, now));
         }
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
@@ -135,9 +138,9 @@ impl Daemon {
             let service = self.services.iter_mut().find(|service| Some(service.id) == id);
             match service {
                 Some(service) => {
-                    let (config, preload) = (prepared.config, prepared.preload);
-                    begun.notes.extend(service.reconfigure(config, listeners, preload, &self.tools, now));
-                    match service.reload(&self.tools, now) {
+                    let (config, delivery) = (prepared.config, prepared.delivery);
+                    begun.notes.extend(service.reconfigure(config, listeners, delivery, &self.context, now));
+                    match service.reload(&self.context, now) {
                         Ok(()) => begun.services.push(service.id),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config.name)),
                     }
@@ -188,7 +191,7 @@ impl Daemon {
             service.say(Progress::Done("removed".to_owned()));
         }
         self.pass_on_progress();
-        let outputs = &self.tools.launcher.outputs;
+        let outputs = &self.context.launcher.outputs;
         self.services.retain(|service| {
             let over = service.place == InConfig::No && service.is_over();
             if over {

@@ -8,8 +8,9 @@ use super::waiting::Waiting;
 use crate::control::server::Last;
 use crate::control::{Hello, PROTOCOL, Request, Said};
 use crate::output::follow::{Of, Query};
+use crate::service::Service;
 use crate::service::awaited::Verb;
-use crate::service::{Service, Tools};
+use crate::worker::Context;
 
 impl Daemon {
     pub(super) fn accept_clients(&mut self) {
@@ -51,16 +52,18 @@ impl Daemon {
                 return self.tell(client, &said);
             }
             Request::Reload { service } => self.reload(service.as_deref(), now),
-            Request::Restart { service } => self.each(service.as_deref(), |service, tools| service.restart(tools, now)),
-            Request::Stop { service } => self.each(service.as_deref(), |service, tools| service.pause(tools, now)),
+            Request::Restart { service } => {
+                self.each(service.as_deref(), |service, context| service.restart(context, now))
+            }
+            Request::Stop { service } => self.each(service.as_deref(), |service, context| service.pause(context, now)),
             Request::Start { service } => {
-                self.each(service.as_deref(), |service, tools| service.start(Verb::Started, tools, now))
+                self.each(service.as_deref(), |service, context| service.start(Verb::Started, context, now))
             }
             Request::Scale { service: None, .. } if self.in_config().count() > 1 => {
                 Err(format!("several services; say which: {}", self.names()))
             }
-            Request::Scale { service, to } => self.each(service.as_deref(), |service, tools| {
-                service.scale(to.from(service.config.instances), tools, now)
+            Request::Scale { service, to } => self.each(service.as_deref(), |service, context| {
+                service.scale(to.from(service.config.instances), context, now)
             }),
         };
         match begun {
@@ -119,7 +122,7 @@ impl Daemon {
             return self.tell(client, &Said::Error(why));
         }
         if let Some((stream, unwritten)) = self.control.as_mut().and_then(|control| control.give_away(client)) {
-            self.tools.launcher.outputs.follow(stream, query, unwritten);
+            self.context.launcher.outputs.follow(stream, query, unwritten);
         }
     }
 
@@ -130,14 +133,14 @@ impl Daemon {
     pub(super) fn each(
         &mut self,
         only: Option<&str>,
-        mut act: impl FnMut(&mut Service, &Tools) -> Result<(), String>,
+        mut act: impl FnMut(&mut Service, &Context) -> Result<(), String>,
     ) -> Result<Begun, String> {
         self.is_known(only)?;
         let several = self.services.len() > 1;
         let mut begun = Begun::default();
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
         for service in meant {
-            match act(service, &self.tools) {
+            match act(service, &self.context) {
                 Ok(()) => begun.services.push(service.id),
                 Err(why) if several => begun.refused.push(format!("{}: {why}", service.config.name)),
                 Err(why) => begun.refused.push(why),

@@ -54,7 +54,7 @@ impl Daemon {
                 SIGTTOU => self.scale_by(-1),
                 SIGUSR1 => {
                     info!("reopening log files");
-                    self.tools.launcher.outputs.reopen();
+                    self.context.launcher.outputs.reopen();
                 }
                 // Reserved for an upgrade in place; its default action would end us.
                 SIGUSR2 => warn!("SIGUSR2 does nothing in this version"),
@@ -68,7 +68,7 @@ impl Daemon {
         let refused = match self.services.as_mut_slice() {
             [service] => {
                 let to = Change::By(by).from(service.config.instances);
-                service.scale(to, &self.tools, Instant::now())
+                service.scale(to, &self.context, Instant::now())
             }
             _ => Err("several services; use roundsman scale N NAME".to_owned()),
         };

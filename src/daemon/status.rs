@@ -11,12 +11,13 @@ use crate::control::status::{
     Daemon as Status, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState,
 };
 use crate::listener::{Listener, Origin};
+use crate::service::Service;
 use crate::service::binding::ids;
 use crate::service::lifecycle::Phase;
 use crate::service::pausing::Paused;
 use crate::service::shared::SharedServer;
+use crate::service::slot::Slot;
 use crate::service::upstreams::{State, Upstreams};
-use crate::service::{Service, SlotProcesses};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::cpu::CpuMeter;
 use crate::sys::process::rss_bytes;
@@ -92,15 +93,21 @@ fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
     }
 }
 
-fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy, cpu: &mut CpuMeter) -> SlotState {
-    let uptime_s = match slot.life.phase {
+fn slot_state(at: usize, slot: &Slot, policy: Policy, cpu: &mut CpuMeter) -> SlotState {
+    let uptime_s = match slot.lifecycle.phase {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
     };
     let pid = slot.pid();
     let server_pid = slot.server_pid();
-    let pending: usize = slot.queues.iter().filter_map(Weak::upgrade).map(|queue| queue.pending()).sum();
-    let counts = slot.counted.total();
+    let pending: usize = slot
+        .current
+        .iter()
+        .flat_map(|worker| &worker.queues)
+        .filter_map(Weak::upgrade)
+        .map(|queue| queue.pending())
+        .sum();
+    let counts = slot.totals.total();
     let connections = match policy {
         Policy::None => counts.received,
         _ => slot.stats.connections.load(Relaxed),
@@ -108,36 +115,36 @@ fn slot_state(at: usize, slot: &SlotProcesses, policy: Policy, cpu: &mut CpuMete
     SlotState {
         slot: at,
         // One that has closed its listeners is where it was before it listened.
-        state: if slot.is_silent() { Phase::LAUNCHING } else { slot.life.phase.name() }.to_owned(),
+        state: if slot.is_silent() { Phase::LAUNCHING } else { slot.lifecycle.phase.name() }.to_owned(),
         pid,
         server_pid,
         generation: slot.generation,
-        restarts: slot.life.restarts,
+        restarts: slot.lifecycle.restarts,
         uptime_s,
         open: slot.open(),
-        open_is_estimate: slot.direct.as_ref().is_some_and(|direct| direct.page.is_estimate()),
+        open_is_estimate: slot.attachment().is_some_and(|direct| direct.page.is_estimate()),
         pending: pending as u64,
         connections,
         counts,
         rescued: slot.stats.rescued.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
         cpu: pid.into_iter().chain(server_pid).map(|pid| cpu.percent(pid)).sum(),
-        finished: slot.life.phase == Phase::Finished,
-        reason: slot.trouble().map(str::to_owned).or_else(|| slot.reason.clone()),
-        last_exit: slot.last_exit.as_ref().map(|exit| exit.text.clone()),
+        finished: slot.lifecycle.phase == Phase::Finished,
+        reason: slot.trouble().map(str::to_owned).or_else(|| slot.history.reason.clone()),
+        last_exit: slot.history.last_exit.as_ref().map(|exit| exit.text.clone()),
     }
 }
 
 fn server_state(shared: &SharedServer, cpu: &mut CpuMeter) -> ServerState {
-    let uptime_s = match shared.life.phase {
+    let uptime_s = match shared.lifecycle.phase {
         Phase::Online { since } => since.elapsed().as_secs(),
         _ => 0,
     };
     let pid = shared.server.as_ref().map(|server| server.pid);
     ServerState {
-        state: shared.life.phase.name().to_owned(),
+        state: shared.lifecycle.phase.name().to_owned(),
         pid,
-        restarts: shared.life.restarts,
+        restarts: shared.lifecycle.restarts,
         uptime_s,
         rss_bytes: pid.map_or(0, rss_bytes),
         cpu: pid.map_or(0.0, |pid| cpu.percent(pid)),

@@ -24,7 +24,7 @@ impl Daemon {
         let several = self.services.len() > 1;
         for at in 0..self.services.len() {
             let (id, name) = (self.services[at].id, self.services[at].config.name.clone());
-            while let Some(progress) = self.services[at].said.pop_front() {
+            while let Some(progress) = self.services[at].progress.pop_front() {
                 let named = |text: String| if several { format!("{name}: {text}") } else { text };
                 let (text, end) = match progress {
                     Progress::Step(text) => (named(text), None),
@@ -41,7 +41,7 @@ impl Daemon {
     /// Before the daemon ends by itself: what became of what was asked for may have been settled by that.
     pub(super) fn end_operations(&mut self, now: Instant) {
         for service in &mut self.services {
-            service.step_last(&self.tools, now);
+            service.step_last(&self.context, now);
         }
         self.pass_on_progress();
     }

@@ -187,9 +187,9 @@ impl AttachServer {
         })
     }
 
-    /// The environment variable's value for a worker.
-    pub fn variable(&self, secret: &Secret) -> String {
-        format!("{}:{}", self.name, hex(secret))
+    /// Its abstract name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Takes new connections, a burst at a time. Those of strangers are closed, and nothing is received from them.

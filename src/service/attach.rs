@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::binding::{find, find_mut, ids};
-use super::lifecycle::{Event, Phase};
-use super::{Service, SlotProcesses, Tools};
+use super::lifecycle::Phase;
+use super::slot::Slot;
+use super::{Context, Service};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
@@ -20,8 +21,8 @@ use crate::listener::{self, Listener, Origin};
 use crate::sys::closer::Foreign;
 use crate::sys::process::Credentials;
 use crate::sys::{process, rights, sock};
-use crate::worker::direct::DirectWorker;
-use crate::worker::server::Server;
+use crate::worker::Worker;
+use crate::worker::attachment::Attachment;
 
 /// Addresses of a service that were refused and are remembered: a server may try one after the other.
 const MAX_REFUSED: usize = 64;
@@ -33,28 +34,24 @@ impl Service {
     /// Whether a proof is that of one of its workers, shown by a process that may be that worker's.
     pub fn admits(&self, secret: &Secret, pid: u32, uid: u32) -> bool {
         let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
-        let known = |direct: &Option<DirectWorker>| direct.as_ref().is_some_and(|direct| direct.secret == *secret);
-        // A server that root starts may become another user by itself; then it has to be one of its processes.
-        let is_below = |server: &Option<Server>| {
-            uid == own || server.as_ref().is_some_and(|server| process::is_below(pid, &[server.pid]))
-        };
-        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring);
-        retiring.clone().any(|old| known(&old.direct) && is_below(&old.server))
-            || self.slots.iter().any(|slot| known(&slot.direct) && is_below(&slot.server))
+        self.slots.iter().flat_map(Slot::workers).filter_map(Worker::direct).any(|(server, attachment)| {
+            // A server that root starts may become another user by itself; then it has to be one of its processes.
+            attachment.secret == *secret && (uid == own || process::is_below(pid, &[server.pid]))
+        })
     }
 
     /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
-    pub fn attach_request(&mut self, request: AttachRequest, tools: &Tools) -> Option<AttachReply> {
-        let known = |direct: &DirectWorker| direct.secret == request.secret;
-        let old = |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(known));
+    pub fn attach_request(&mut self, request: AttachRequest, context: &Context) -> Option<AttachReply> {
+        let known = |direct: &Attachment| direct.secret == request.secret;
+        let old = |slot: &Slot| slot.retiring.iter().any(|old| old.worker.attachment().is_some_and(known));
         if self.slots.iter().any(old) {
             return Some(self.request_of_old(&request));
         }
-        let at = self.slots.iter().position(|slot| slot.direct.as_ref().is_some_and(known))?;
+        let at = self.slots.iter().position(|slot| slot.attachment().is_some_and(known))?;
         Some(match request.kind {
-            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, request.pid, tools),
+            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, request.pid, context),
             RequestKind::Bound(socket, address) => {
-                let answer = self.bound(at, socket, address, request.pid, tools);
+                let answer = self.bound(at, socket, address, request.pid, context);
                 // The listener has the same file; a copy that is closed later would keep the port.
                 let inode =
                     self.bound_to(address).and_then(|id| sock::inode(find(&self.listeners, id)?.socket.as_fd()));
@@ -62,8 +59,8 @@ impl Service {
                 request.sent.into_iter().filter(same).for_each(Foreign::close_copy);
                 answer
             }
-            RequestKind::Listen(listener) => self.server_listens(at, listener, tools),
-            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid, tools),
+            RequestKind::Listen(listener) => self.server_listens(at, listener, context),
+            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid, context),
             RequestKind::Adopt(listener) => self.adopt(at, listener, request.pid),
             RequestKind::Lease => self.lease(at, request.pid),
             RequestKind::SetOption(listener, option) => self.set_option(listener, &option, request.uid),
@@ -95,7 +92,7 @@ impl Service {
             libc::EACCES => Some("permission denied"),
             _ => None,
         };
-        if let (Some(why), Some(server)) = (why, &mut self.slots[at].server) {
+        if let (Some(why), Some(server)) = (why, self.slots[at].server_mut()) {
             let shown = SocketAddr::new(address.ip().to_canonical(), address.port());
             server.refused = Some(format!("cannot listen on {shown}: {why}"));
         }
@@ -125,7 +122,7 @@ impl Service {
     pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<AttachReply> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
         let listener = find(&self.listeners, id).ok_or_else(lost)?;
-        let direct = self.slots[at].direct.as_mut().ok_or_else(lost)?;
+        let direct = self.slots[at].attachment_mut().ok_or_else(lost)?;
         let page = direct.page_fd.try_clone()?;
         let answer = if self.config.policy == Policy::None {
             AttachReply::Listener(id, listener.socket.as_fd().try_clone_to_owned()?, page)
@@ -145,11 +142,11 @@ impl Service {
 
     /// A process has a stand-in that another process of its worker bound.
     fn adopt(&mut self, at: usize, id: ListenerId, pid: u32) -> AttachReply {
-        if self.slots[at].direct.as_ref().is_none_or(|direct| !direct.queues.contains_key(&id)) {
+        if self.slots[at].attachment().is_none_or(|direct| !direct.queues.contains_key(&id)) {
             return AttachReply::Errno(libc::EINVAL);
         }
         let shared = self.share(at, id, pid);
-        if let Some(direct) = &mut self.slots[at].direct {
+        if let Some(direct) = self.slots[at].attachment_mut() {
             direct.adopted.insert(pid);
         }
         shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
@@ -170,77 +167,53 @@ impl Service {
     }
 
     fn lease(&mut self, at: usize, pid: u32) -> AttachReply {
-        let slot = &mut self.slots[at];
-        if let Some(direct) = &mut slot.direct {
-            direct.leased.insert(pid);
-            direct.abandoned = None;
+        if let Some((server, attachment)) = self.slots[at].direct_mut() {
+            attachment.leased.insert(pid);
+            attachment.abandoned = None;
+            // What was asked to stop was a child of something that replaced it.
+            server.repeat_stop(self.config.limits.stop_signal);
         }
-        // What was told to stop was a child of something that replaced it.
-        slot.tell_again(self.config.limits.stop_signal);
         AttachReply::Errno(self.config.limits.stop_signal as i32)
     }
 
-    fn server_listens(&mut self, at: usize, id: ListenerId, tools: &Tools) -> AttachReply {
+    fn server_listens(&mut self, at: usize, id: ListenerId, context: &Context) -> AttachReply {
         let Some(listener) = find(&self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
-        if !self.heard.contains(&id) {
+        if !self.listening.contains(&id) {
             if let Err(error) = listener.listen() {
                 if let Some(address) = sock::local_addr(listener.socket.as_fd()) {
                     self.explain_refusal(at, address, &error);
                 }
                 return errno(&error, libc::EADDRINUSE);
             }
-            self.heard.insert(id);
-            tools.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
+            self.listening.insert(id);
+            context.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }
         let port = listener.port;
         let slot = &mut self.slots[at];
-        let Some(direct) = &mut slot.direct else { return AttachReply::Errno(libc::EINVAL) };
-        if !direct.bound.contains_key(&id) {
+        let online = matches!(slot.lifecycle.phase, Phase::Online { .. });
+        let Some(worker) = &mut slot.current else { return AttachReply::Errno(libc::EINVAL) };
+        let Some(attachment) = worker.attachment_mut().filter(|attachment| attachment.has(id)) else {
             return AttachReply::Errno(libc::EINVAL);
-        }
-        let again = !direct.listening.insert(id);
-        direct.ports.extend(port);
-        if matches!(slot.life.phase, Phase::Online { .. })
+        };
+        let again = !attachment.listening.insert(id);
+        attachment.ports.extend(port);
+        if online
             && !again
-            && let Some(queue) = direct.queues.get(&id).cloned()
+            && let Some(queue) = attachment.queues.get(&id).cloned()
         {
-            slot.queues.push(Arc::downgrade(&queue));
-            tools.orders.send(Order::Listens { worker: direct.id, listener: id, queue });
+            worker.queues.push(Arc::downgrade(&queue));
+            context.orders.send(Order::Listens { worker: worker.id, listener: id, queue });
         }
         self.listens_again(at);
         // Whether it is online now is looked at in the same turn.
         AttachReply::Errno(0)
     }
 
-    /// A server is online when it listens: on every `--listen`, or, where it decides, anywhere.
-    pub(super) fn bring_direct_online(&mut self, at: usize, tools: &Tools, now: Instant) {
-        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
-        let backoff = self.backoff();
-        let slot = &mut self.slots[at];
-        let (Some(direct), Phase::Launching { since }) = (&slot.direct, slot.life.phase) else { return };
-        // A worker of Node's cluster says so itself where it listens on what only its like share.
-        let elsewhere =
-            flags == 0 && slot.server.as_ref().and_then(|server| server.ipc.as_ref()).is_some_and(|ipc| ipc.listens);
-        if direct.listening.len() < flags.max(1) && !elsewhere {
-            return;
-        }
-        let listened = direct.queues.iter().filter(|(id, _)| direct.listening.contains(id));
-        let queues: Vec<_> = listened.map(|(&id, queue)| (id, queue.clone())).collect();
-        slot.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
-        let (worker, page, stats, pid) = (direct.id, direct.page.clone(), slot.stats.clone(), direct.pid);
-        tools.orders.send(Order::Online { worker, queues, page, stats });
-        slot.life.apply(Event::Ready, now, &backoff);
-        slot.reason = slot.replaced_for.take();
-        let took = now.duration_since(since);
-        let took = humantime::format_duration(std::time::Duration::from_millis(took.as_millis() as u64));
-        info!(service = %self.config.name, slot = at, pid, %took, "worker online");
-    }
-
     /// A process of a worker closed a stand-in; the worker listens there as long as another process of it does.
-    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, tools: &Tools) -> AttachReply {
+    fn server_unlistens(&mut self, at: usize, id: ListenerId, how: Ended, pid: u32, context: &Context) -> AttachReply {
         let now = Instant::now();
-        let Some(direct) = &mut self.slots[at].direct else { return AttachReply::Errno(0) };
+        let Some(direct) = self.slots[at].attachment_mut() else { return AttachReply::Errno(0) };
         if let Some(bound) = direct.bound.get_mut(&id) {
             bound.remove(&pid);
             bound.retain(|&pid| process::pidfd_open(pid).is_ok_and(|process| !process::has_ended(&process)));
@@ -249,9 +222,9 @@ impl Service {
             }
         }
         match how {
-            Ended::ByClose if direct.bound.contains_key(&id) => self.look_for_holders(at, id, pid, tools, now),
+            Ended::ByClose if direct.bound.contains_key(&id) => self.look_for_holders(at, id, pid, context, now),
             Ended::ByClose => {}
-            Ended::ByShutdown => self.unlistened(at, id, pid, tools, now),
+            Ended::ByShutdown => self.unlistened(at, id, pid, context, now),
         }
         AttachReply::Errno(0)
     }
@@ -286,18 +259,19 @@ impl Service {
 
     /// A server that bound a port and then connects: it never meant to listen there.
     fn give_back(&mut self, at: usize, id: ListenerId) -> AttachReply {
-        let shared = self.slots.iter().enumerate().any(|(other, slot)| {
-            other != at && slot.direct.as_ref().is_some_and(|direct| direct.bound.contains_key(&id))
-        });
+        let shared =
+            self.slots.iter().enumerate().any(|(other, slot)| {
+                other != at && slot.attachment().is_some_and(|direct| direct.bound.contains_key(&id))
+            });
         let Some(listener) = find_mut(&mut self.listeners, id) else { return AttachReply::Errno(libc::EINVAL) };
-        if listener.origin != Origin::Server || self.heard.contains(&id) || shared {
+        if listener.origin != Origin::Server || self.listening.contains(&id) || shared {
             return AttachReply::Errno(libc::EADDRINUSE);
         }
         let socket = listener.give_back().and_then(|socket| socket.as_fd().try_clone_to_owned());
         if socket.is_ok() {
             self.opened.spare.push(place(id));
         }
-        if let Some(direct) = &mut self.slots[at].direct {
+        if let Some(direct) = self.slots[at].attachment_mut() {
             direct.queues.remove(&id);
             direct.bound.remove(&id);
         }

@@ -8,7 +8,7 @@ use super::lifecycle::Phase;
 use super::reload::{Progress, count_of};
 use super::rollout::Times;
 use super::shared::SharedServer;
-use super::{InConfig, Service, SlotProcesses, Tools};
+use super::{Context, InConfig, Service, Slot};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +66,11 @@ impl Awaited {
 
 impl Service {
     /// Says when all workers are there, or that they are not in time.
-    pub fn step_awaited(&mut self, tools: &Tools, now: Instant) {
-        let Some(mut awaited) = self.awaited.take() else { return };
+    pub fn step_awaited(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+        let mut awaited = self.awaited.take()?;
         if self.stop.is_some() && self.place == InConfig::Yes {
-            return self.say(Progress::Failed("the daemon is stopping".to_owned()));
+            self.say(Progress::Failed("the daemon is stopping".to_owned()));
+            return None;
         }
         let right_number = self.slots.len() == self.config.instances as usize;
         // A scale does not touch the workers that stay, whatever is going on with them.
@@ -77,40 +78,43 @@ impl Service {
             && !self.shared.as_ref().is_some_and(SharedServer::is_ending);
         let ended = right_number && (awaited.verb == Verb::Scaled || nobody_ends);
         let settled =
-            |slot: &SlotProcesses| matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
+            |slot: &Slot| matches!(slot.lifecycle.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
         let count = count_of(self.slots.len());
         let hopeless = self.shared.as_ref().is_some_and(SharedServer::is_given_up);
         if (ended && self.slots.iter().all(settled)) || hopeless {
             let down = self.not_online();
             let verb = awaited.verb;
             if down.is_empty() && verb == Verb::Reloaded {
-                let done = self.reloaded(self.slots.len(), awaited.began, tools, now);
-                return self.say(done);
+                let done = self.reloaded(self.slots.len(), awaited.began, context, now);
+                self.say(done);
+                return None;
             }
             let text = match (down.is_empty(), verb) {
                 (true, Verb::Scaled) => count,
                 (true, verb) => format!("{} {count}", verb.text()),
-                (false, verb) => format!("{}: {down}{}", verb.failed(&count), self.shared_said(tools)),
+                (false, verb) => format!("{}: {down}{}", verb.failed(&count), self.shared_said(context)),
             };
-            return self.say(match (self.reload.is_some(), down.is_empty()) {
+            self.say(match (self.reload.is_some(), down.is_empty()) {
                 // A reload that began with it, or after it, has the last word.
                 (true, _) => Progress::Step(text),
                 (false, true) => Progress::Done(text),
                 (false, false) => Progress::Failed(text),
             });
+            return None;
         }
         if awaited.until.is_none() && (ended || now >= awaited.ended) {
             awaited.until = Some(now + awaited.listen_timeout);
         }
         if awaited.until.is_none_or(|until| now < until) {
             self.awaited = Some(awaited);
-            return;
+            return Some(awaited.until.unwrap_or(awaited.ended));
         }
         let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
         let text = format!("{failed} after {seconds} s: {}", self.not_online());
         warn!(service = %self.config.name, "{text}");
-        let text = format!("{text}; roundsman goes on waiting for them{}", self.shared_said(tools));
+        let text = format!("{text}; roundsman goes on waiting for them{}", self.shared_said(context));
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
+        None
     }
 
     /// A stop comes between.
@@ -118,11 +122,6 @@ impl Service {
         if self.awaited.take().is_some() {
             self.say(Progress::Failed("stopped before all workers were online".to_owned()));
         }
-    }
-
-    /// When that is due.
-    pub(super) fn awaited_deadline(&self) -> Option<Instant> {
-        self.awaited.as_ref().map(|awaited| awaited.until.unwrap_or(awaited.ended))
     }
 
     /// The slots that are not up, and why; those with the same reason together.
@@ -142,14 +141,14 @@ impl Service {
         down.into_iter().map(group).collect::<Vec<_>>().join("; ")
     }
 
-    fn why_not_online(&self, slot: &SlotProcesses) -> Option<String> {
-        let name = match slot.life.phase {
+    fn why_not_online(&self, slot: &Slot) -> Option<String> {
+        let name = match slot.lifecycle.phase {
             Phase::Online { .. } | Phase::Finished => return None,
             phase => phase.name(),
         };
-        let launching = matches!(slot.life.phase, Phase::Launching { .. });
+        let launching = matches!(slot.lifecycle.phase, Phase::Launching { .. });
         let shared = self.shared.as_ref().and_then(SharedServer::trouble);
-        let why = match (slot.trouble().or(shared.as_deref()), &slot.reason) {
+        let why = match (slot.trouble().or(shared.as_deref()), &slot.history.reason) {
             (Some(trouble), _) => Some(trouble),
             (None, _) if launching && self.config.limits.wait_ready => Some("it has not said that it is ready"),
             (None, _) if launching => Some("it does not listen"),

@@ -13,7 +13,7 @@ use socket2::{Protocol, SockRef, Type};
 use tracing::warn;
 
 use super::attach::errno;
-use super::{Service, Tools};
+use super::{Context, Service};
 use crate::accept::orders::{ListenerId, PLACES, place};
 use crate::direct::attach::AttachReply;
 use crate::listener::{Listener, Origin};
@@ -49,17 +49,17 @@ impl Service {
         socket: &OwnedFd,
         address: SocketAddr,
         pid: u32,
-        tools: &Tools,
+        context: &Context,
     ) -> AttachReply {
-        if self.slots[at].server.as_ref().is_some_and(|server| server.inspect == Some(address.port())) {
+        if self.slots[at].server().is_some_and(|server| server.inspect == Some(address.port())) {
             return AttachReply::Pass;
         }
-        self.look_now(tools);
+        self.look_now(context);
         let listener = match self.has_flags() {
             true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
             false => match self.bound_to(address) {
-                None if self.takes_too_much(at, socket, FOR_NEW, tools) => return AttachReply::Errno(libc::EMFILE),
-                None => return self.let_bind(address, pid, tools),
+                None if self.takes_too_much(at, socket, FOR_NEW, context) => return AttachReply::Errno(libc::EMFILE),
+                None => return self.let_bind(address, pid, context),
                 known => known,
             },
         };
@@ -70,7 +70,7 @@ impl Service {
         if self.is_taken(at, listener, socket, address) {
             return AttachReply::Errno(libc::EADDRINUSE);
         }
-        if self.takes_too_much(at, socket, FOR_SHARED, tools) {
+        if self.takes_too_much(at, socket, FOR_SHARED, context) {
             return AttachReply::Errno(libc::EMFILE);
         }
         self.note_address(at, listener, address);
@@ -80,9 +80,9 @@ impl Service {
 
     /// Whether a service that has many listeners is to have no more of them: each costs descriptors, and those are for all
     /// services. The kernel gives the lowest number that is free, so that of `newest` tells how many are in use.
-    fn takes_too_much(&mut self, at: usize, newest: &OwnedFd, share: u64, tools: &Tools) -> bool {
+    fn takes_too_much(&mut self, at: usize, newest: &OwnedFd, share: u64, context: &Context) -> bool {
         let by_servers = self.listeners.iter().filter(|listener| listener.origin == Origin::Server).count();
-        let crowded = by_servers >= MANY && newest.as_raw_fd() as u64 >= tools.nofile * share / 8;
+        let crowded = by_servers >= MANY && newest.as_raw_fd() as u64 >= context.nofile * share / 8;
         if crowded && let Some(suppressed) = self.opened.crowded.pass(Instant::now()) {
             warn!(
                 service = %self.config.name, slot = at, suppressed,
@@ -96,7 +96,7 @@ impl Service {
     /// what all of them share.
     fn is_taken(&self, at: usize, id: ListenerId, socket: &OwnedFd, address: SocketAddr) -> bool {
         let slot = &self.slots[at];
-        let (Some(direct), Some(server)) = (&slot.direct, &slot.server) else { return false };
+        let (Some(direct), Some(server)) = (slot.attachment(), slot.server()) else { return false };
         if !direct.has(id) {
             return false;
         }
@@ -124,7 +124,7 @@ impl Service {
 
     /// Remembers what a server binds that a `--listen` stands for.
     fn note_address(&mut self, at: usize, id: ListenerId, address: SocketAddr) {
-        let Some(direct) = &mut self.slots[at].direct else { return };
+        let Some(direct) = self.slots[at].attachment_mut() else { return };
         let fresh = !direct.has(id);
         let known = direct.addresses.entry(id).or_default();
         if fresh {
@@ -143,9 +143,9 @@ impl Service {
     }
 
     /// One process at a time binds an address that is new: the next one shares what the first one has bound.
-    fn let_bind(&mut self, address: SocketAddr, pid: u32, tools: &Tools) -> AttachReply {
+    fn let_bind(&mut self, address: SocketAddr, pid: u32, context: &Context) -> AttachReply {
         let now = Instant::now();
-        self.make_way(address, tools);
+        self.make_way(address, context);
         let binders = &mut self.opened.binders;
         binders.retain(|binder| binder.until > now);
         let busy = |binder: &Binder| binder.address == address && binder.pid != pid;
@@ -165,11 +165,13 @@ impl Service {
         socket: Result<OwnedFd, i32>,
         address: SocketAddr,
         pid: u32,
-        tools: &Tools,
+        context: &Context,
     ) -> AttachReply {
         self.opened.binders.retain(|binder| binder.address != address || binder.pid != pid);
         let socket = match socket {
-            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, tools) => return AttachReply::Errno(libc::EMFILE),
+            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, context) => {
+                return AttachReply::Errno(libc::EMFILE);
+            }
             Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
             Ok(_) => return AttachReply::Errno(libc::EINVAL),
             Err(libc::EADDRINUSE) if self.opened.closed_lately(address.port(), Instant::now()) => {

@@ -9,12 +9,13 @@ use tracing::{info, warn};
 
 use super::binding::find;
 use super::lifecycle::Phase;
-use super::{Service, SlotProcesses, Tools};
+use super::slot::Slot;
+use super::{Context, Service};
 use crate::accept::orders::{ListenerId, Order};
 use crate::direct::attach::Secret;
 use crate::sys::{process, sock};
-use crate::worker::direct::DirectWorker;
-use crate::worker::server::Told;
+use crate::worker::attachment::Attachment;
+use crate::worker::server::StopRequest;
 use crate::worker::stand_ins::Look;
 
 /// A child that is about to call exec(2) has for a moment what its program will not have: it is looked at once more.
@@ -24,65 +25,62 @@ const SHARE: u32 = 10;
 /// A worker that listens nowhere for so long is not online.
 const SILENCE: Duration = Duration::from_secs(1);
 
-impl SlotProcesses {
-    /// When [`Service::step_holders`] has something to do for it by the clock alone.
-    pub(super) fn holders_deadline(&self, stopping: bool) -> Option<Instant> {
-        let look = self.direct.as_ref().and_then(DirectWorker::look_deadline);
+impl Slot {
+    fn holders_due(&self, stopping: bool) -> Option<Instant> {
+        let look = self.attachment().and_then(Attachment::look_due);
         look.into_iter().chain(self.silence_due().filter(|_| !stopping)).min()
     }
 
     /// When its worker is said to listen nowhere; `None` where it listens, that was said, or it need not listen: it is not
     /// online (yet), or was told to end.
     fn silence_due(&self) -> Option<Instant> {
-        let (direct, server) = (self.direct.as_ref()?, self.server.as_ref()?);
+        let (server, direct) = self.current.as_ref()?.direct()?;
         let (since, said) = direct.left.silent?;
         // A worker of Node's cluster may listen on what only its like share.
         let elsewhere = server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
-        let listens = matches!(self.life.phase, Phase::Online { .. }) && server.told == Told::Nothing && !elsewhere;
+        let listens = matches!(self.lifecycle.phase, Phase::Online { .. })
+            && server.stop_request == StopRequest::NotSent
+            && !elsewhere;
         (listens && !said).then_some(since + SILENCE)
-    }
-
-    /// Whether its worker is online and somebody receives there.
-    pub fn is_online(&self) -> bool {
-        matches!(self.life.phase, Phase::Online { .. }) && !self.is_silent()
     }
 
     /// Whether its worker has closed all that it listened on.
     pub fn is_silent(&self) -> bool {
-        self.direct.as_ref().is_some_and(|direct| direct.left.silent.is_some_and(|(_, said)| said))
+        self.attachment().is_some_and(|direct| direct.left.silent.is_some_and(|(_, said)| said))
     }
 }
 
 impl Service {
     /// A process has closed a stand-in, and no other one is known that bound it: who else has it?
-    pub(super) fn look_for_holders(&mut self, at: usize, id: ListenerId, closer: u32, tools: &Tools, now: Instant) {
-        if let Some(direct) = &mut self.slots[at].direct {
+    pub(super) fn look_for_holders(&mut self, at: usize, id: ListenerId, closer: u32, context: &Context, now: Instant) {
+        if let Some(direct) = self.slots[at].attachment_mut() {
             direct.left.looks.insert(id, Look { closer, due: now, again: false });
         }
-        self.step_looks(at, tools, now);
+        self.step_looks(at, context, now);
     }
 
     /// Before a bind: what the workers have closed is known then.
-    pub(super) fn look_now(&mut self, tools: &Tools) {
+    pub(super) fn look_now(&mut self, context: &Context) {
         for at in 0..self.slots.len() {
-            if let Some(direct) = &mut self.slots[at].direct {
+            if let Some(direct) = self.slots[at].attachment_mut() {
                 direct.left.not_before = None;
             }
-            self.step_looks(at, tools, Instant::now());
+            self.step_looks(at, context, Instant::now());
         }
     }
 
     /// Looks at what is due, and notices workers that listen nowhere.
-    pub(super) fn step_holders(&mut self, tools: &Tools, now: Instant) {
+    pub(super) fn step_holders(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         for at in 0..self.slots.len() {
-            self.step_looks(at, tools, now);
+            self.step_looks(at, context, now);
             self.step_silence(at, now);
         }
+        self.slots.iter().filter_map(|slot| slot.holders_due(self.stop.is_some())).min()
     }
 
-    fn step_looks(&mut self, at: usize, tools: &Tools, now: Instant) {
+    fn step_looks(&mut self, at: usize, context: &Context, now: Instant) {
         let slot = &mut self.slots[at];
-        let (Some(direct), Some(server)) = (&mut slot.direct, &slot.server) else { return };
+        let Some((server, direct)) = slot.direct_mut() else { return };
         if direct.left.looks.is_empty() || direct.left.not_before.is_some_and(|not_before| now < not_before) {
             return;
         }
@@ -128,47 +126,48 @@ impl Service {
             }
         }
         for (id, look) in due.into_iter().filter(|(id, _)| !found.contains_key(id)) {
-            self.unlistened(at, id, look.closer, tools, now);
+            self.unlistened(at, id, look.closer, context, now);
         }
     }
 
     /// Nobody of a worker has a stand-in any more.
-    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, closer: u32, tools: &Tools, now: Instant) {
-        let slot = &mut self.slots[at];
-        let Some(direct) = &mut slot.direct else { return };
+    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, closer: u32, context: &Context, now: Instant) {
+        let Some(worker) = &mut self.slots[at].current else { return };
+        let worker_id = worker.id;
+        let Some(direct) = worker.attachment_mut() else { return };
         direct.bound.remove(&id);
         direct.queues.remove(&id);
         if direct.listening.remove(&id) {
-            tools.orders.send(Order::Unlistens { worker: direct.id, listener: id });
+            context.orders.send(Order::Unlistens { worker: worker_id, listener: id });
         }
         if direct.listening.is_empty() && direct.left.silent.is_none() {
             direct.left.silent = Some((now, false));
         }
-        slot.queues.retain(|queue| queue.strong_count() > 0);
-        self.closed(at, id, closer, tools, now);
+        worker.queues.retain(|queue| queue.strong_count() > 0);
+        self.closed(at, id, closer, context, now);
     }
 
     /// A process is gone that had stand-ins open.
-    pub(super) fn holder_ended(&mut self, pid: u32, secret: Secret, tools: &Tools, now: Instant) {
-        let of = |slot: &SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
+    pub(super) fn holder_ended(&mut self, pid: u32, secret: Secret, context: &Context, now: Instant) {
+        let of = |slot: &Slot| slot.attachment().is_some_and(|direct| direct.secret == secret);
         let Some(at) = self.slots.iter().position(of) else { return };
         // Of the end of what we started we hear otherwise.
-        if self.slots[at].server.as_ref().is_none_or(|server| server.pid == pid) {
+        if self.slots[at].server().is_none_or(|server| server.pid == pid) {
             return;
         }
-        let Some(direct) = &mut self.slots[at].direct else { return };
+        let Some(direct) = self.slots[at].attachment_mut() else { return };
         let left =
             direct.bound.iter_mut().filter_map(|(&id, pids)| (pids.remove(&pid) && pids.is_empty()).then_some(id));
         for id in left.collect::<Vec<_>>() {
-            self.look_for_holders(at, id, pid, tools, now);
+            self.look_for_holders(at, id, pid, context, now);
         }
     }
 
     /// It listens (again).
     pub(super) fn listens_again(&mut self, at: usize) {
-        let Some(direct) = &mut self.slots[at].direct else { return };
+        let Some(direct) = self.slots[at].attachment_mut() else { return };
         if let Some((_, true)) = direct.left.silent.take() {
-            self.slots[at].reason = None;
+            self.slots[at].history.reason = None;
             info!(service = %self.config.name, slot = at, "worker listens again");
         }
     }
@@ -178,10 +177,10 @@ impl Service {
         if self.stop.is_some() || slot.silence_due().is_none_or(|due| now < due) {
             return;
         }
-        let Some((_, said)) = slot.direct.as_mut().and_then(|direct| direct.left.silent.as_mut()) else { return };
+        let Some((_, said)) = slot.attachment_mut().and_then(|direct| direct.left.silent.as_mut()) else { return };
         *said = true;
-        slot.reason = Some("it has closed what it listened on".to_owned());
-        let pid = slot.server.as_ref().map(|server| server.pid);
+        slot.history.reason = Some("it has closed what it listened on".to_owned());
+        let pid = slot.server().map(|server| server.pid);
         warn!(service = %self.config.name, slot = at, pid, "worker has closed what it listened on; nobody receives there");
     }
 }

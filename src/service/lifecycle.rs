@@ -88,7 +88,7 @@ const MAX_BEFORE_ONLINE: u32 = 3;
 
 /// The facts about a slot.
 #[derive(Debug, Clone, Copy)]
-pub struct Slot {
+pub struct Lifecycle {
     /// Where it is.
     pub phase: Phase,
     /// Starts that a crash made necessary.
@@ -105,7 +105,7 @@ enum Ever {
     Never,
 }
 
-impl Slot {
+impl Lifecycle {
     /// An empty slot, to be started at once.
     pub fn new(now: Instant) -> Self {
         Self { phase: Phase::Waiting { until: now }, restarts: 0, failures: 0, crashed: false, ever: Ever::Never }
@@ -116,7 +116,7 @@ impl Slot {
         Self { restarts: self.restarts, ..Self::new(now) }
     }
 
-    /// As [`Slot::again`], for one that is not given up sooner because of it: it was online once.
+    /// As [`Lifecycle::again`], for one that is not given up sooner because of it: it was online once.
     pub fn again_as_known(self, now: Instant) -> Self {
         Self { ever: self.ever, ..self.again(now) }
     }
@@ -220,34 +220,14 @@ pub enum Wanted {
     Stopped,
 }
 
-/// What is to be done for a slot (its index).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Start its worker.
-    Start(usize),
-    /// Let its worker finish and end.
-    Stop(usize),
-}
-
-/// Derives what to do from the facts; asked again after every event.
-pub fn reconcile(now: Instant, wanted: Wanted, slots: &[Slot]) -> Vec<Action> {
-    let action = |(at, slot): (usize, &Slot)| match (wanted, slot.phase) {
-        (Wanted::Running, Phase::Waiting { until }) if until <= now => Some(Action::Start(at)),
-        (Wanted::Stopped, Phase::Waiting { .. } | Phase::Launching { .. } | Phase::Online { .. } | Phase::Errored) => {
-            Some(Action::Stop(at))
-        }
-        (Wanted::Running, _) | (Wanted::Stopped, Phase::Stopping | Phase::Gone | Phase::Finished) => None,
-    };
-    slots.iter().enumerate().filter_map(action).collect()
-}
-
-/// When `reconcile` has something to do by the clock alone.
-pub fn deadline(wanted: Wanted, slots: &[Slot]) -> Option<Instant> {
-    let until = |slot: &Slot| match slot.phase {
-        Phase::Waiting { until } if wanted == Wanted::Running => Some(until),
+/// The slots to be started now, and when the next one is.
+pub fn due_starts(now: Instant, wanted: Wanted, slots: &[Lifecycle]) -> (Vec<usize>, Option<Instant>) {
+    let waits = slots.iter().enumerate().filter_map(|(at, slot)| match slot.phase {
+        Phase::Waiting { until } if wanted == Wanted::Running => Some((at, until)),
         _ => None,
-    };
-    slots.iter().filter_map(until).min()
+    });
+    let (due, later): (Vec<_>, Vec<_>) = waits.partition(|&(_, until)| until <= now);
+    (due.into_iter().map(|(at, _)| at).collect(), later.into_iter().map(|(_, until)| until).min())
 }
 
 #[cfg(test)]
@@ -262,7 +242,7 @@ mod tests {
         most: 10,
     };
 
-    fn pauses(mut slot: Slot, mut now: Instant, online: bool) -> (Vec<u128>, Slot) {
+    fn pauses(mut slot: Lifecycle, mut now: Instant, online: bool) -> (Vec<u128>, Lifecycle) {
         let mut pauses = Vec::new();
         while let Phase::Waiting { until } = slot.phase {
             pauses.push(until.saturating_duration_since(now).as_millis());
@@ -279,7 +259,7 @@ mod tests {
     #[test]
     fn a_crash_loop_backs_off_and_is_given_up() {
         let now = Instant::now();
-        let (waits, slot) = pauses(Slot::new(now), now, true);
+        let (waits, slot) = pauses(Lifecycle::new(now), now, true);
         assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);
         assert_eq!((slot.phase, slot.restarts), (Phase::Errored, 10));
     }
@@ -287,13 +267,13 @@ mod tests {
     #[test]
     fn one_that_was_never_online_is_given_up_sooner() {
         let now = Instant::now();
-        assert_eq!(pauses(Slot::new(now), now, false).0, [0, 100, 200, 400]);
+        assert_eq!(pauses(Lifecycle::new(now), now, false).0, [0, 100, 200, 400]);
     }
 
     #[test]
     fn only_starts_after_a_crash_are_restarts() {
         let now = Instant::now();
-        let mut slot = Slot::new(now);
+        let mut slot = Lifecycle::new(now);
         let mut apply = |events: &[Event]| {
             events.iter().for_each(|&event| slot.apply(event, now, &BACKOFF));
             slot
@@ -314,11 +294,11 @@ mod tests {
     fn a_slot_that_has_finished_or_was_given_up_is_not_started_again() {
         let now = Instant::now();
         for (event, phase) in [(Event::Finish, Phase::Finished), (Event::GiveUp, Phase::Errored)] {
-            let mut slot = Slot::new(now);
+            let mut slot = Lifecycle::new(now);
             slot.apply(Event::Started, now, &BACKOFF);
             slot.apply(event, now, &BACKOFF);
             assert_eq!(slot.phase, phase);
-            assert!(reconcile(now + Duration::from_secs(60), Wanted::Running, &[slot]).is_empty());
+            assert_eq!(due_starts(now + Duration::from_secs(60), Wanted::Running, &[slot]), (vec![], None));
             slot.apply(Event::Stop, now, &BACKOFF);
             assert_eq!(slot.phase, Phase::Gone);
         }
@@ -327,7 +307,7 @@ mod tests {
     #[test]
     fn a_long_life_resets_the_back_off() {
         let mut now = Instant::now();
-        let mut slot = Slot::new(now);
+        let mut slot = Lifecycle::new(now);
         for _ in 0..50 {
             slot.apply(Event::Started, now, &BACKOFF);
             slot.apply(Event::Ready, now, &BACKOFF);
@@ -341,15 +321,13 @@ mod tests {
     #[test]
     fn a_stop_ends_every_slot_whatever_it_does() {
         let now = Instant::now();
-        let mut online = Slot::new(now);
+        let mut online = Lifecycle::new(now);
         online.apply(Event::Started, now, &BACKOFF);
         let launching = online;
         online.apply(Event::Ready, now, &BACKOFF);
-        let mut slots = [Slot::new(now), launching, online];
-        let actions = reconcile(now, Wanted::Stopped, &slots);
-        assert_eq!(actions, [Action::Stop(0), Action::Stop(1), Action::Stop(2)]);
+        let mut slots = [Lifecycle::new(now), launching, online];
         slots.iter_mut().for_each(|slot| slot.apply(Event::Stop, now, &BACKOFF));
-        assert!(reconcile(now, Wanted::Stopped, &slots).is_empty());
+        assert_eq!(due_starts(now, Wanted::Running, &slots), (vec![], None));
         slots.iter_mut().for_each(|slot| slot.apply(Event::Emptied, now, &BACKOFF));
         assert!(slots.iter().all(|slot| slot.phase == Phase::Gone));
     }
@@ -360,14 +338,14 @@ mod tests {
             events in proptest::collection::vec((0u8..5, 0u64..5000), 0..200),
         ) {
             let mut now = Instant::now();
-            let mut slot = Slot::new(now);
+            let mut slot = Lifecycle::new(now);
             for (event, wait) in events {
                 now += Duration::from_millis(wait);
                 let event = [Event::Started, Event::Ready, Event::Died, Event::Stop, Event::Emptied][usize::from(event)];
                 let before = slot.phase;
                 slot.apply(event, now, &BACKOFF);
                 if before == Phase::Gone { prop_assert_eq!(slot.phase, Phase::Gone); }
-                let starts = reconcile(now + Duration::from_secs(60), Wanted::Running, &[slot]);
+                let (starts, _) = due_starts(now + Duration::from_secs(60), Wanted::Running, &[slot]);
                 let empty = matches!(slot.phase, Phase::Waiting { .. });
                 prop_assert_eq!(!starts.is_empty(), empty);
             }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::binding::find;
-use super::{Service, Tools};
+use super::{Context, Service};
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
 use crate::addr::ListenAddr;
@@ -51,9 +51,9 @@ impl Service {
         &mut self,
         (at, pid, old): (usize, u32, bool),
         query: Query,
-        tools: &Tools,
+        context: &Context,
     ) -> io::Result<()> {
-        if !old && self.is_still_closing(&query, tools) {
+        if !old && self.is_still_closing(&query, context) {
             self.node.later.push((at, pid, query));
             return Ok(());
         }
@@ -91,27 +91,23 @@ impl Service {
     }
 
     /// Whether a new address is in use by what closes now.
-    fn is_still_closing(&mut self, query: &Query, tools: &Tools) -> bool {
+    fn is_still_closing(&mut self, query: &Query, context: &Context) -> bool {
         if query.kind != Kind::Tcp || self.has_flags() || self.node.listeners.contains_key(&query.key()) {
             return false;
         }
         let Ok(address) = address(query, Ipv6Addr::UNSPECIFIED.into()) else { return false };
-        self.look_now(tools);
-        self.make_way(address, tools);
+        self.look_now(context);
+        self.make_way(address, context);
         self.opened.is_closing(address.port())
     }
 
     /// Looks again at queries that had to wait.
-    pub(super) fn step_queries(&mut self, tools: &Tools) {
+    pub(super) fn step_queries(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         for (at, pid, query) in std::mem::take(&mut self.node.later) {
             let Some(old) = self.with_channel(pid).map(|(_, _, old)| old) else { continue };
             // One that does not read answers has more to say, and is dealt with there.
-            let _ = self.answer_query((at, pid, old), query, tools);
+            let _ = self.answer_query((at, pid, old), query, context);
         }
-    }
-
-    /// When that is due.
-    pub(super) fn query_deadline(&self, now: Instant) -> Option<Instant> {
         (!self.node.later.is_empty()).then(|| now + POLL_INTERVAL)
     }
 
@@ -132,7 +128,7 @@ impl Service {
             return self.shared_listener(query, bind);
         };
         let listener = find(&self.listeners, id).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let Some(direct) = &mut self.slots[at].direct else { return Ok(listener.socket.clone()) };
+        let Some(direct) = self.slots[at].attachment_mut() else { return Ok(listener.socket.clone()) };
         direct.bound.entry(id).or_default().insert(pid);
         self.opened.uses(id);
         if self.config.policy == Policy::None {

@@ -4,73 +4,73 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::starting::MARK;
-use super::{Service, SlotProcesses, Tools};
+use super::slot::Slot;
+use super::{Context, Service};
 use crate::direct::attach::Secret;
 use crate::sys::process;
-use crate::worker::direct::DirectWorker;
-use crate::worker::server::Told;
+use crate::worker::Worker;
+use crate::worker::attachment::Attachment;
+use crate::worker::server::StopRequest;
+use crate::worker::start::MARK;
 
 /// What we started has so long to follow the server that it started.
 const GRACE: Duration = Duration::from_secs(1);
 
-impl Service {
-    /// A process that held a lease is gone.
-    pub fn lease_ended(&mut self, pid: u32, secret: Secret, tools: &Tools, now: Instant) {
-        let of = |slot: &&mut SlotProcesses| slot.direct.as_ref().is_some_and(|direct| direct.secret == secret);
-        let retiring = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).filter_map(|old| old.direct.as_mut());
-        if let Some(direct) = retiring.into_iter().find(|direct| direct.secret == secret) {
-            direct.leased.remove(&pid);
-            direct.pid = direct.pid.filter(|&first| first != pid).or(direct.leased.first().copied());
-            return;
-        }
-        self.holder_ended(pid, secret, tools, now);
-        let Some(slot) = self.slots.iter_mut().find(of) else { return };
-        let started = slot.server.as_ref().map(|server| server.pid);
-        let Some(direct) = &mut slot.direct else { return };
-        direct.leased.remove(&pid);
-        direct.adopted.remove(&pid);
-        if direct.pid == Some(pid) {
-            direct.pid = direct.leased.first().copied();
-        }
-        // Of a process that we started we hear otherwise.
-        if direct.leased.is_empty() && started != Some(pid) {
-            direct.abandoned = Some(now + GRACE);
-        }
+impl Slot {
+    /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
+    /// and the like). That one is the worker from now on.
+    pub(super) fn adopt_successor(&mut self, service: &str, at: usize) -> bool {
+        let Some((server, attachment)) = self.direct_mut() else { return false };
+        let own = process::children();
+        let fit = |pid: &&u32| **pid != server.pid && attachment.leased.contains(pid) && own.contains(pid);
+        let Some(&pid) = attachment.adopted.iter().find(fit) else { return false };
+        info!(service, slot = at, pid, before = server.pid, "the server goes on in another process");
+        server.pid = pid;
+        // In a stop this one has to be asked, too.
+        server.stop_request = StopRequest::NotSent;
+        attachment.pid = Some(pid);
+        true
     }
 
     /// Ends what outlived the server that it started (a shell, npm): nobody serves there any more.
-    pub(super) fn end_abandoned(&mut self, now: Instant) {
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let (Some(server), Some(direct)) = (&slot.server, &mut slot.direct) else { continue };
-            if direct.abandoned.is_some_and(|until| until <= now) {
-                direct.abandoned = None;
-                let pid = server.pid;
-                warn!(service = %self.config.name, slot = at, pid, "the server exited but its launcher did not; launcher killed");
-                process::kill_tree(pid);
-            }
+    pub(super) fn end_abandoned(&mut self, service: &str, at: usize, now: Instant) -> Option<Instant> {
+        let (server, attachment) = self.direct_mut()?;
+        if attachment.abandoned.take_if(|until| *until <= now).is_some() {
+            let pid = server.pid;
+            warn!(service, slot = at, pid, "the server exited but its launcher did not; launcher killed");
+            process::kill_tree(pid);
         }
+        attachment.abandoned
     }
+}
 
-    /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
-    /// and the like). That one is the worker from now on.
-    pub(super) fn has_successor(&mut self, at: usize) -> bool {
-        let slot = &mut self.slots[at];
-        let (Some(server), Some(direct)) = (&mut slot.server, &mut slot.direct) else { return false };
-        let own = process::children();
-        let fit = |pid: &&u32| **pid != server.pid && direct.leased.contains(pid) && own.contains(pid);
-        let Some(&pid) = direct.adopted.iter().find(fit) else { return false };
-        info!(service = %self.config.name, slot = at, pid, before = server.pid, "the server goes on in another process");
-        server.pid = pid;
-        // In a stop this one has to be told, too.
-        server.told = Told::Nothing;
-        direct.pid = Some(pid);
-        true
+impl Service {
+    /// A process that held a lease is gone.
+    pub fn lease_ended(&mut self, pid: u32, secret: Secret, context: &Context, now: Instant) {
+        let of = |worker: &Worker| worker.attachment().is_some_and(|attachment| attachment.secret == secret);
+        let retiring = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).map(|old| &mut old.worker);
+        if let Some(attachment) = retiring.into_iter().find(|worker| of(worker)).and_then(Worker::attachment_mut) {
+            attachment.leased.remove(&pid);
+            attachment.pid = attachment.pid.filter(|&first| first != pid).or(attachment.leased.first().copied());
+            return;
+        }
+        self.holder_ended(pid, secret, context, now);
+        let current = self.slots.iter_mut().filter_map(|slot| slot.current.as_mut()).find(|worker| of(worker));
+        let Some((server, attachment)) = current.and_then(Worker::direct_mut) else { return };
+        attachment.leased.remove(&pid);
+        attachment.adopted.remove(&pid);
+        if attachment.pid == Some(pid) {
+            attachment.pid = attachment.leased.first().copied();
+        }
+        // Of a process that we started we hear otherwise.
+        if attachment.leased.is_empty() && server.pid != pid {
+            attachment.abandoned = Some(now + GRACE);
+        }
     }
 
     /// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
     /// parent now; they are known by their environment, or by a queue of a worker that they hold.
-    pub(super) fn end_left_behind(&self, mark: &str, direct: Option<&DirectWorker>) -> usize {
+    pub(super) fn end_left_behind(&self, mark: &str, direct: Option<&Attachment>) -> usize {
         let known = self.pids();
         let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
         let queues = direct.into_iter().flat_map(|direct| direct.queues.values());

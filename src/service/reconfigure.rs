@@ -7,15 +7,15 @@ use std::time::Instant;
 use tracing::info;
 
 use super::rules::{resolved, rules};
-use super::{Service, Tools};
+use super::{Context, Service};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::addr::{Listen, ListenAddr};
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, ServiceConfig};
-use crate::direct::Preload;
 use crate::listener::{Listener, Origin};
 use crate::sys::sock;
+use crate::worker::Delivery;
 
 /// Listeners that a service may have had in all: their ids are never used again.
 const MAX_LISTENERS: usize = 200;
@@ -27,8 +27,8 @@ impl Service {
         &mut self,
         (mut config, mut settings): (ServiceConfig, Settings),
         added: Vec<Listener>,
-        preload: Option<Preload>,
-        tools: &Tools,
+        delivery: Delivery,
+        context: &Context,
         now: Instant,
     ) -> Vec<String> {
         let name = self.config.name.clone();
@@ -51,6 +51,7 @@ impl Service {
             self.listeners.iter_mut().filter(|listener| listener.origin != Origin::GivenBack).for_each(|listener| {
                 listener.origin = Origin::Leaving;
             });
+            self.delivery = delivery;
         } else if shape(&config.backend) != shape(&self.config.backend) {
             let from_to = format!("{} now, {} then", self.config.backend.via(), config.backend.via());
             for key in ["via", "command", "upstream", "no-listen"] {
@@ -62,9 +63,8 @@ impl Service {
             }
             config.backend = self.config.backend.clone();
             config.via_reason.clone_from(&self.config.via_reason);
-        } else if let Some(preload) = preload.filter(|_| self.runs_otherwise(&settings)) {
-            // Old workers may still start processes with the old one.
-            self.preloads.push(preload);
+        } else {
+            self.delivery = delivery;
         }
         if self.listeners.len() + added.len() > MAX_LISTENERS {
             keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
@@ -98,22 +98,14 @@ impl Service {
         }
         // Until they close, the listeners go on by the old rules.
         if !loses_port {
-            tools.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, tools.nofile)));
+            context.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, context.nofile)));
         }
-        if scale && let Err(why) = self.scale(instances, tools, now) {
+        if scale && let Err(why) = self.scale(instances, context, now) {
             notes.push(format!("{name}: not scaled: {why}"));
             // The next reload tries again.
             self.settings.remove("instances");
         }
         notes
-    }
-
-    /// Whether its servers will be other programs, or run as somebody else: then the library may need another place.
-    fn runs_otherwise(&self, settings: &Settings) -> bool {
-        let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());
-        ["command", "user", "cwd", "env", "env-file"]
-            .iter()
-            .any(|key| values(settings, key) != values(&self.settings, key))
     }
 
     /// Those that are no longer wanted stay until the workers that serve them are replaced.
@@ -138,14 +130,12 @@ impl Service {
         self.listeners.iter().any(|listener| listener.serves(address))
     }
 
-    /// All workers are new: what they do not serve is closed, and what only those before them needed goes.
-    pub(super) fn close_leaving(&mut self, tools: &Tools) {
-        let spent = self.preloads.len().saturating_sub(1);
-        self.preloads.drain(..spent);
+    /// All workers are new: what they do not serve is closed.
+    pub(super) fn close_leaving(&mut self, context: &Context) {
         for (id, listener) in self.listeners.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
             info!(service = %self.config.name, address = %listener.address, "closing");
-            self.heard.remove(&id);
-            tools.orders.send(Order::CloseListener { service: self.id, id });
+            self.listening.remove(&id);
+            context.orders.send(Order::CloseListener { service: self.id, id });
             if self.config.policy == Policy::None {
                 sock::stop_listening(listener.socket.as_fd());
             }

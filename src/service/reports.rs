@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::binding::find;
-use super::{Service, Tools};
+use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
 
@@ -17,32 +17,31 @@ impl Service {
     fn hung(&mut self, worker: WorkerId) {
         let seconds = self.config.limits.hang_timeout.unwrap_or_default().as_secs_f32();
         let Some(slot) = self.slots.get_mut(worker.slot as usize) else { return };
-        let relay = slot.relay.as_ref().filter(|relay| relay.id == worker).map(|relay| relay.pid);
-        let direct = slot.direct.as_ref().filter(|direct| direct.id == worker);
-        let server = direct.and(slot.server.as_ref()).map(|server| server.pid);
-        let Some(pid) = relay.or(server) else { return };
+        let Some(current) = slot.current.as_ref().filter(|current| current.id == worker) else { return };
+        let server = current.direct().map(|(server, _)| server.pid);
+        let Some(pid) = current.relay().map(|relay| relay.pid).or(server) else { return };
         let reason = format!("hung: it took nothing for {seconds} s while connections waited");
         warn!(service = %self.config.name, slot = worker.slot, pid, "worker {reason}: killed");
-        slot.replaced_for = Some(reason.clone());
-        slot.doomed = Some(reason);
+        slot.history.replace_reason = Some(reason.clone());
+        slot.history.kill_reason = Some(reason);
         process::kill_tree(pid);
     }
 
     /// What the accept thread says.
-    pub fn reported(&mut self, report: &Report, tools: &Tools, now: Instant) {
+    pub fn reported(&mut self, report: &Report, context: &Context, now: Instant) {
         let name = self.config.name.clone();
         match report {
             Report::Stalled(worker) => {
                 if let Some(slot) = self.slots.get_mut(worker.slot as usize)
-                    && slot.stall_logged.is_none_or(|at| now.duration_since(at) >= STALL_LOG)
+                    && slot.history.stall_logged.is_none_or(|at| now.duration_since(at) >= STALL_LOG)
                 {
-                    slot.stall_logged = Some(now);
+                    slot.history.stall_logged = Some(now);
                     warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
                 }
             }
             Report::Drained(worker) => {
                 let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
-                old.filter(|old| old.id() == Some(*worker)).for_each(|old| old.cut_off = true);
+                old.filter(|old| old.worker.id == *worker).for_each(|old| old.out_of_rotation = true);
             }
             Report::Hung(worker) => self.hung(*worker),
             Report::NeverReceived(worker) => {
@@ -53,7 +52,7 @@ impl Service {
                 );
             }
             Report::Rescued { worker, count } => {
-                let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.stall_logged);
+                let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.history.stall_logged);
                 if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
                     info!(service = %name, slot = worker.slot, count, "connections rescued");
                 }
@@ -75,10 +74,10 @@ impl Service {
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
             Report::Forgotten { listener, .. } => self.opened.is_closed(*listener),
-            Report::Paused(_) => self.paused_intake(tools, now),
+            Report::Paused(_) => self.paused_intake(context, now),
             Report::Stopped(_) => {
-                self.handed = true;
-                self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).for_each(|old| old.cut_off = true);
+                self.handoff_done = true;
+                self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).for_each(|old| old.out_of_rotation = true);
                 debug!(service = %name, "listeners closed");
             }
         }

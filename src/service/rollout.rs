@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::lifecycle::{Phase, Slot};
+use super::lifecycle::{Lifecycle, Phase};
 
 /// How far a worker is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
+pub enum RetireStage {
     /// It still gets connections: its successor has not proved itself.
     Serving,
     /// It finishes what it has.
@@ -36,15 +36,15 @@ pub struct Times {
 
 /// What is due for one worker on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub enum RetireAction {
     /// Nothing.
     Nothing,
     /// No more connections for it.
-    Cut,
-    /// The stop signal; `late`: with connections left.
-    Tell {
+    RemoveFromRotation,
+    /// The stop signal; `timed_out`: with connections left.
+    SendStop {
         /// Its drain time is up.
-        late: bool,
+        timed_out: bool,
     },
     /// The end.
     Kill,
@@ -53,25 +53,44 @@ pub enum Due {
 }
 
 /// What is due for a worker on its way out whose slot is in `phase`.
-pub fn due(now: Instant, times: &Times, phase: Phase, step: Leave, drained: bool) -> Due {
+pub fn due(now: Instant, times: &Times, phase: Phase, step: RetireStage, drained: bool) -> RetireAction {
     let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
     match (step, phase) {
-        (Leave::Serving, Phase::Online { since }) if over(since, times.min_uptime) => Due::Cut,
+        (RetireStage::Serving, Phase::Online { since }) if over(since, times.min_uptime) => {
+            RetireAction::RemoveFromRotation
+        }
         // It has done its work already.
-        (Leave::Serving, Phase::Finished) => Due::Cut,
-        (Leave::Serving, Phase::Launching { since }) if over(since, times.listen_timeout) => Due::GiveUpSuccessor,
-        (Leave::Draining(_), _) if drained => Due::Tell { late: false },
-        (Leave::Draining(since), _) if over(since, times.drain_timeout) => Due::Tell { late: true },
-        (Leave::Stopping(since), _) if over(since, times.kill_timeout) => Due::Kill,
-        (Leave::Serving | Leave::Draining(_) | Leave::Stopping(_) | Leave::Killed, _) => Due::Nothing,
+        (RetireStage::Serving, Phase::Finished) => RetireAction::RemoveFromRotation,
+        (RetireStage::Serving, Phase::Launching { since }) if over(since, times.listen_timeout) => {
+            RetireAction::GiveUpSuccessor
+        }
+        (RetireStage::Draining(_), _) if drained => RetireAction::SendStop { timed_out: false },
+        (RetireStage::Draining(since), _) if over(since, times.drain_timeout) => {
+            RetireAction::SendStop { timed_out: true }
+        }
+        (RetireStage::Stopping(since), _) if over(since, times.kill_timeout) => RetireAction::Kill,
+        (RetireStage::Serving | RetireStage::Draining(_) | RetireStage::Stopping(_) | RetireStage::Killed, _) => {
+            RetireAction::Nothing
+        }
+    }
+}
+
+/// When [`due`] has something to do by the clock alone.
+pub fn next_due(times: &Times, phase: Phase, stage: RetireStage) -> Option<Instant> {
+    match (stage, phase) {
+        (RetireStage::Serving, Phase::Online { since }) => Some(since + times.min_uptime),
+        (RetireStage::Serving, Phase::Launching { since }) => Some(since + times.listen_timeout),
+        (RetireStage::Draining(since), _) => Some(since + times.drain_timeout),
+        (RetireStage::Stopping(since), _) => Some(since + times.kill_timeout),
+        (RetireStage::Serving | RetireStage::Killed, _) => None,
     }
 }
 
 /// What a reload looks at.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct SlotView {
     /// The slot.
-    pub life: Slot,
+    pub lifecycle: Lifecycle,
     /// Workers on their way out.
     pub old: usize,
     /// One of them still serves.
@@ -82,7 +101,7 @@ pub struct Facts {
 
 /// What a reload wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum RolloutAction {
     /// Make room in a slot for a successor.
     Replace(usize),
     /// A worker that was never online runs the old code: end it, then start its successor.
@@ -128,24 +147,35 @@ impl Reload {
         Self { began: now, todo: (0..slots).collect(), running: Vec::new(), done: 0, of: slots }
     }
 
-    /// Goes as far as it goes now. After [`Step::Over`] and [`Step::Failed`] it has ended.
-    pub fn step(&mut self, now: Instant, times: &Times, slots: &[Facts]) -> Vec<Step> {
+    /// Goes as far as it goes now. After [`RolloutAction::Over`] and [`RolloutAction::Failed`] it has ended. When it has
+    /// something to do by the clock alone, too.
+    pub fn step(&mut self, now: Instant, times: &Times, slots: &[SlotView]) -> (Vec<RolloutAction>, Option<Instant>) {
+        let actions = self.actions(now, times, slots);
+        let due = |slot: &SlotView| match slot.lifecycle.phase {
+            Phase::Online { since } if slot.old == 0 => Some(since + times.min_uptime),
+            Phase::Launching { since } if !slot.serving => Some(since + times.listen_timeout),
+            _ => None,
+        };
+        (actions, self.running.iter().filter_map(|&at| due(slots.get(at)?)).min())
+    }
+
+    fn actions(&mut self, now: Instant, times: &Times, slots: &[SlotView]) -> Vec<RolloutAction> {
         let mut steps = Vec::new();
         if let Some(at) = slots.iter().position(|slot| slot.failed) {
-            return vec![Step::Failed(at, Failure::Successor)];
+            return vec![RolloutAction::Failed(at, Failure::Successor)];
         }
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         for at in std::mem::take(&mut self.running) {
             let Some(slot) = slots.get(at) else { continue };
-            match slot.life.phase {
+            match slot.lifecycle.phase {
                 Phase::Online { since } if slot.old == 0 && over(since, times.min_uptime) => {
                     self.done += 1;
-                    steps.push(Step::Done(at));
+                    steps.push(RolloutAction::Done(at));
                     continue;
                 }
                 Phase::Finished if slot.old == 0 => {
                     self.done += 1;
-                    steps.push(Step::Done(at));
+                    steps.push(RolloutAction::Done(at));
                     continue;
                 }
                 Phase::Stopping | Phase::Gone => {
@@ -154,11 +184,11 @@ impl Reload {
                 }
                 // Where an old worker serves, it comes back, which is a failure of its own.
                 Phase::Launching { since } if !slot.serving && over(since, times.listen_timeout) => {
-                    return vec![Step::Failed(at, Failure::Late)];
+                    return vec![RolloutAction::Failed(at, Failure::Late)];
                 }
-                Phase::Errored if !slot.serving => return vec![Step::Failed(at, Failure::Ended)],
-                Phase::Waiting { .. } if !slot.serving && slot.old == 0 && slot.life.is_failing() => {
-                    return vec![Step::Failed(at, Failure::Ended)];
+                Phase::Errored if !slot.serving => return vec![RolloutAction::Failed(at, Failure::Ended)],
+                Phase::Waiting { .. } if !slot.serving && slot.old == 0 && slot.lifecycle.is_failing() => {
+                    return vec![RolloutAction::Failed(at, Failure::Ended)];
                 }
                 _ => {}
             }
@@ -173,12 +203,12 @@ impl Reload {
                 self.todo.push_front(at);
                 break;
             }
-            let step = match slots.get(at).map(|slot| slot.life.phase) {
-                Some(Phase::Online { .. }) => Some(Step::Replace(at)),
-                Some(Phase::Launching { since }) if since <= self.began => Some(Step::Relaunch(at)),
+            let step = match slots.get(at).map(|slot| slot.lifecycle.phase) {
+                Some(Phase::Online { .. }) => Some(RolloutAction::Replace(at)),
+                Some(Phase::Launching { since }) if since <= self.began => Some(RolloutAction::Relaunch(at)),
                 // It is new already, and has to come online.
                 Some(Phase::Launching { .. }) => None,
-                Some(Phase::Waiting { .. } | Phase::Errored | Phase::Finished) => Some(Step::Revive(at)),
+                Some(Phase::Waiting { .. } | Phase::Errored | Phase::Finished) => Some(RolloutAction::Revive(at)),
                 Some(Phase::Stopping | Phase::Gone) => {
                     self.done += 1;
                     continue;
@@ -189,19 +219,9 @@ impl Reload {
             self.running.push(at);
         }
         if self.todo.is_empty() && self.running.is_empty() {
-            steps.push(Step::Over);
+            steps.push(RolloutAction::Over);
         }
         steps
-    }
-
-    /// When it has something to do by the clock alone.
-    pub fn deadline(&self, times: &Times, slots: &[Facts]) -> Option<Instant> {
-        let due = |slot: &Facts| match slot.life.phase {
-            Phase::Online { since } if slot.old == 0 => Some(since + times.min_uptime),
-            Phase::Launching { since } if !slot.serving => Some(since + times.listen_timeout),
-            _ => None,
-        };
-        self.running.iter().filter_map(|&at| due(slots.get(at)?)).min()
     }
 }
 

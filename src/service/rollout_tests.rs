@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::service::lifecycle::{Action, Backoff, Event, Wanted, deadline, reconcile};
+use crate::service::lifecycle::{Backoff, Event, Wanted, due_starts};
 
 /// Histories; each has some two hundred events.
 const HISTORIES: u64 = 100_000;
@@ -44,7 +44,7 @@ struct Worker {
 
 struct Old {
     worker: Worker,
-    step: Leave,
+    step: RetireStage,
     online: Instant,
     /// The accept thread has had the order; until then it sends on.
     cut_off: bool,
@@ -52,12 +52,12 @@ struct Old {
 
 impl Old {
     fn receives(&self) -> bool {
-        self.step == Leave::Serving || (matches!(self.step, Leave::Draining(_)) && !self.cut_off)
+        self.step == RetireStage::Serving || (matches!(self.step, RetireStage::Draining(_)) && !self.cut_off)
     }
 }
 
 struct SimSlot {
-    life: Slot,
+    lifecycle: Lifecycle,
     worker: Option<Worker>,
     old: Vec<Old>,
     failed: bool,
@@ -136,24 +136,22 @@ impl World {
         for at in 0..self.slots.len() {
             self.ready(at);
         }
-        let lives: Vec<Slot> = self.slots.iter().map(SimSlot::life).collect();
-        for action in reconcile(self.now, self.wanted, &lives) {
-            if let Action::Start(at) = action {
-                let worker = self.worker();
-                let slot = &mut self.slots[at];
-                assert!(slot.worker.is_none(), "a slot that has a worker is started");
-                slot.worker = Some(worker);
-                slot.stop_first = false;
-                slot.life.apply(Event::Started, self.now, &self.backoff);
-            }
+        let lives: Vec<Lifecycle> = self.slots.iter().map(SimSlot::lifecycle).collect();
+        for at in due_starts(self.now, self.wanted, &lives).0 {
+            let worker = self.worker();
+            let slot = &mut self.slots[at];
+            assert!(slot.worker.is_none(), "a slot that has a worker is started");
+            slot.worker = Some(worker);
+            slot.stop_first = false;
+            slot.lifecycle.apply(Event::Started, self.now, &self.backoff);
         }
         self.orders_arrive();
         self.retire();
         self.step_reload();
         let (now, running) = (self.now, self.wanted == Wanted::Running);
         for slot in self.slots.iter_mut().take(self.count) {
-            if running && slot.life.phase == Phase::Stopping && slot.is_empty() {
-                slot.life = Slot::new(now);
+            if running && slot.lifecycle.phase == Phase::Stopping && slot.is_empty() {
+                slot.lifecycle = Lifecycle::new(now);
             }
         }
         while self.slots.len() > self.count && self.slots.last().is_some_and(SimSlot::is_empty) {
@@ -164,7 +162,7 @@ impl World {
     /// Orders to the accept thread arrive some time; one about a worker that died before is void.
     fn orders_arrive(&mut self) {
         for slot in &mut self.slots {
-            for old in slot.old.iter_mut().filter(|old| old.step != Leave::Serving && !old.cut_off) {
+            for old in slot.old.iter_mut().filter(|old| old.step != RetireStage::Serving && !old.cut_off) {
                 if self.random.one_in(3) {
                     old.cut_off = true;
                     self.held += std::mem::take(&mut old.worker.pending);
@@ -180,12 +178,12 @@ impl World {
                 self.reaped += 1;
                 self.held += dead.pending;
                 self.ended += u64::from(dead.open);
-                slot.life.apply(Event::Died, self.now, &self.backoff);
-                let serving = slot.old.iter().position(|old| old.step == Leave::Serving);
+                slot.lifecycle.apply(Event::Died, self.now, &self.backoff);
+                let serving = slot.old.iter().position(|old| old.step == RetireStage::Serving);
                 if let (Some(at), Wanted::Running) = (serving, self.wanted) {
                     let old = slot.old.swap_remove(at);
                     slot.worker = Some(old.worker);
-                    slot.life.apply(Event::Restored(old.online), self.now, &self.backoff);
+                    slot.lifecycle.apply(Event::Restored(old.online), self.now, &self.backoff);
                     slot.failed = true;
                 }
             }
@@ -208,8 +206,8 @@ impl World {
     fn ready(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         let ready = slot.worker.as_ref().is_some_and(|worker| worker.ready_at.is_some_and(|at| at <= self.now));
-        if ready && matches!(slot.life.phase, Phase::Launching { .. }) {
-            slot.life.apply(Event::Ready, self.now, &self.backoff);
+        if ready && matches!(slot.lifecycle.phase, Phase::Launching { .. }) {
+            slot.lifecycle.apply(Event::Ready, self.now, &self.backoff);
         }
     }
 
@@ -217,27 +215,27 @@ impl World {
         for slot in &mut self.slots {
             for old in &mut slot.old {
                 let drained = old.cut_off && old.worker.open + old.worker.pending == 0;
-                match due(self.now, &self.times, slot.life.phase, old.step, drained) {
-                    Due::Nothing => {}
-                    Due::Cut => {
-                        let successor = matches!(slot.life.phase, Phase::Online { .. });
+                match due(self.now, &self.times, slot.lifecycle.phase, old.step, drained) {
+                    RetireAction::Nothing => {}
+                    RetireAction::RemoveFromRotation => {
+                        let successor = matches!(slot.lifecycle.phase, Phase::Online { .. });
                         assert!(
                             successor,
                             "zero online because of us: a serving worker is cut off with nobody in its place"
                         );
-                        old.step = Leave::Draining(self.now);
+                        old.step = RetireStage::Draining(self.now);
                     }
-                    Due::Tell { .. } => {
-                        old.step = Leave::Stopping(self.now);
+                    RetireAction::SendStop { .. } => {
+                        old.step = RetireStage::Stopping(self.now);
                         if old.worker.obedient {
                             old.worker.dies_at = Some(self.now);
                         }
                     }
-                    Due::Kill => {
-                        old.step = Leave::Killed;
+                    RetireAction::Kill => {
+                        old.step = RetireStage::Killed;
                         old.worker.dies_at = Some(self.now);
                     }
-                    Due::GiveUpSuccessor => {
+                    RetireAction::GiveUpSuccessor => {
                         if let Some(worker) = &mut slot.worker {
                             worker.dies_at = Some(self.now);
                         }
@@ -253,18 +251,18 @@ impl World {
         if self.wanted == Wanted::Stopped {
             return;
         }
-        let facts: Vec<Facts> = self.slots.iter().map(SimSlot::facts).collect();
-        for step in reload.step(self.now, &self.times, &facts) {
+        let facts: Vec<SlotView> = self.slots.iter().map(SimSlot::view).collect();
+        for step in reload.step(self.now, &self.times, &facts).0 {
             match step {
-                Step::Replace(at) => self.slots[at].replace(self.now, &self.backoff),
-                Step::Relaunch(at) => self.slots[at].relaunch(self.now, &self.backoff),
-                Step::Revive(at) => self.slots[at].life = self.slots[at].life.again(self.now),
-                Step::Done(_) => {}
-                Step::Failed(at, _) => {
+                RolloutAction::Replace(at) => self.slots[at].replace(self.now, &self.backoff),
+                RolloutAction::Relaunch(at) => self.slots[at].relaunch(self.now, &self.backoff),
+                RolloutAction::Revive(at) => self.slots[at].lifecycle = self.slots[at].lifecycle.again(self.now),
+                RolloutAction::Done(_) => {}
+                RolloutAction::Failed(at, _) => {
                     self.slots[at].failed = false;
                     return;
                 }
-                Step::Over => {
+                RolloutAction::Over => {
                     let old = self.slots.iter().filter_map(|slot| slot.worker.as_ref());
                     let old = old.filter(|worker| worker.started < began).count();
                     assert_eq!(old, 0, "a reload that is done has left old workers");
@@ -306,7 +304,7 @@ impl World {
         }
         // Placed where somebody may receive; received some time later.
         let receives = |slot: &mut SimSlot| {
-            let current = slot.worker.as_mut().filter(|_| matches!(slot.life.phase, Phase::Online { .. }));
+            let current = slot.worker.as_mut().filter(|_| matches!(slot.lifecycle.phase, Phase::Online { .. }));
             let old = slot.old.iter_mut().find(|old| old.receives()).map(|old| &mut old.worker);
             current.or(old).map(|worker| std::ptr::from_mut(worker) as usize)
         };
@@ -317,7 +315,7 @@ impl World {
         let at = able[self.random.below(able.len() as u64) as usize];
         let takes_at_once = self.random.one_in(2);
         let slot = &mut self.slots[at];
-        let online = matches!(slot.life.phase, Phase::Online { .. });
+        let online = matches!(slot.lifecycle.phase, Phase::Online { .. });
         let worker = match slot.worker.as_mut().filter(|_| online) {
             Some(worker) => worker,
             None => match slot.old.iter_mut().find(|old| old.receives()) {
@@ -348,8 +346,8 @@ impl World {
         while self.slots.len() < self.count {
             self.slots.push(SimSlot::new(self.now));
         }
-        for slot in self.slots.iter_mut().take(self.count).filter(|slot| slot.life.phase == Phase::Gone) {
-            slot.life = Slot::new(self.now);
+        for slot in self.slots.iter_mut().take(self.count).filter(|slot| slot.lifecycle.phase == Phase::Gone) {
+            slot.lifecycle = Lifecycle::new(self.now);
         }
         for slot in self.slots.iter_mut().skip(self.count) {
             slot.dismiss(self.now, &self.backoff);
@@ -366,7 +364,7 @@ impl World {
     fn check(&self) {
         let mut extra = 0;
         for slot in &self.slots {
-            let serving = slot.old.iter().filter(|old| old.step == Leave::Serving).count();
+            let serving = slot.old.iter().filter(|old| old.step == RetireStage::Serving).count();
             assert!(serving <= 1, "two old workers serve in one slot");
             extra += usize::from(serving == 1 && slot.worker.is_some());
         }
@@ -385,7 +383,7 @@ impl World {
             let settled = self.reload.is_none()
                 && self.slots.iter().all(|slot| {
                     let steady = match self.wanted {
-                        Wanted::Running => matches!(slot.life.phase, Phase::Online { .. } | Phase::Errored),
+                        Wanted::Running => matches!(slot.lifecycle.phase, Phase::Online { .. } | Phase::Errored),
                         Wanted::Stopped => slot.worker.is_none(),
                     };
                     steady && slot.old.is_empty()
@@ -398,62 +396,62 @@ impl World {
                 worker.ready_at = worker.ready_at.or(Some(self.now));
                 worker.dies_at = worker.dies_at.filter(|&at| at <= self.now);
             }
-            let lives: Vec<Slot> = self.slots.iter().map(|slot| slot.life).collect();
-            let next = deadline(self.wanted, &lives).unwrap_or(self.now);
+            let lives: Vec<Lifecycle> = self.slots.iter().map(|slot| slot.lifecycle).collect();
+            let next = due_starts(self.now, self.wanted, &lives).1.unwrap_or(self.now);
             self.now = next.max(self.now + Duration::from_millis(200));
             self.finish();
             self.turn();
             self.check();
         }
-        let phases: Vec<_> = self.slots.iter().map(|slot| (slot.life.phase, slot.old.len())).collect();
+        let phases: Vec<_> = self.slots.iter().map(|slot| (slot.lifecycle.phase, slot.old.len())).collect();
         panic!("it does not settle: {phases:?}, reload {:?}", self.reload);
     }
 }
 
 impl SimSlot {
     fn new(now: Instant) -> Self {
-        Self { life: Slot::new(now), worker: None, old: Vec::new(), failed: false, stop_first: false }
+        Self { lifecycle: Lifecycle::new(now), worker: None, old: Vec::new(), failed: false, stop_first: false }
     }
 
-    fn life(&self) -> Slot {
-        let mut life = self.life;
-        if self.stop_first && !self.old.is_empty() && matches!(life.phase, Phase::Waiting { .. }) {
-            life.phase = Phase::Stopping;
+    fn lifecycle(&self) -> Lifecycle {
+        let mut lifecycle = self.lifecycle;
+        if self.stop_first && !self.old.is_empty() && matches!(lifecycle.phase, Phase::Waiting { .. }) {
+            lifecycle.phase = Phase::Stopping;
         }
-        life
+        lifecycle
     }
 
-    fn facts(&self) -> Facts {
-        Facts {
-            life: self.life,
+    fn view(&self) -> SlotView {
+        SlotView {
+            lifecycle: self.lifecycle,
             old: self.old.len(),
-            serving: self.old.iter().any(|old| old.step == Leave::Serving),
+            serving: self.old.iter().any(|old| old.step == RetireStage::Serving),
             failed: self.failed,
         }
     }
 
     fn replace(&mut self, now: Instant, backoff: &Backoff) {
-        let Phase::Online { since } = self.life.phase else { return };
-        self.life.apply(Event::Replace, now, backoff);
+        let Phase::Online { since } = self.lifecycle.phase else { return };
+        self.lifecycle.apply(Event::Replace, now, backoff);
         let worker = self.worker.take().expect("a slot that is online has a worker");
-        self.old.push(Old { worker, step: Leave::Serving, online: since, cut_off: false });
+        self.old.push(Old { worker, step: RetireStage::Serving, online: since, cut_off: false });
     }
 
     fn relaunch(&mut self, now: Instant, backoff: &Backoff) {
-        self.life.apply(Event::Replace, now, backoff);
+        self.lifecycle.apply(Event::Replace, now, backoff);
         let worker = self.worker.take().expect("a slot that launches has a worker");
-        self.old.push(Old { worker, step: Leave::Draining(now), online: now, cut_off: false });
+        self.old.push(Old { worker, step: RetireStage::Draining(now), online: now, cut_off: false });
         self.stop_first = true;
     }
 
     /// No more connections for anybody here.
     fn dismiss(&mut self, now: Instant, backoff: &Backoff) {
         if let Some(worker) = self.worker.take() {
-            self.old.push(Old { worker, step: Leave::Serving, online: now, cut_off: false });
+            self.old.push(Old { worker, step: RetireStage::Serving, online: now, cut_off: false });
         }
-        self.life.apply(Event::Stop, now, backoff);
-        for old in self.old.iter_mut().filter(|old| old.step == Leave::Serving) {
-            old.step = Leave::Draining(now);
+        self.lifecycle.apply(Event::Stop, now, backoff);
+        for old in self.old.iter_mut().filter(|old| old.step == RetireStage::Serving) {
+            old.step = RetireStage::Draining(now);
         }
     }
 

@@ -6,23 +6,27 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Event, Phase, Slot, Wanted};
+use super::lifecycle::{Event, Lifecycle, Phase, Wanted};
 use super::reload::LAST_LINES;
-use super::{Service, SlotProcesses, Tools};
+use super::slot::Slot;
+use super::{Context, Service};
+use crate::accept::orders::WorkerId;
 use crate::config::Backend;
 use crate::config::options::OnExit;
 use crate::sys::process;
+use crate::worker::Seat;
 use crate::worker::decisive::decisive;
 use crate::worker::exit::LastExit;
 use crate::worker::listen_watch;
-use crate::worker::server::tell;
-use crate::worker::server::{Server, Told};
+use crate::worker::probe::Probe;
+use crate::worker::server::{Server, StopRequest};
+use crate::worker::start::start_server;
 
 /// A server that all slots share.
 #[derive(Debug)]
 pub struct SharedServer {
     /// Its own life.
-    pub life: Slot,
+    pub lifecycle: Lifecycle,
     /// Its process.
     pub server: Option<Server>,
     /// Whether relay workers take clients for it.
@@ -49,7 +53,7 @@ enum Turn {
 impl SharedServer {
     /// To be started at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { life: Slot::new(now), server: None, turn: Turn::Starting, failed: None }
+        Self { lifecycle: Lifecycle::new(now), server: None, turn: Turn::Starting, failed: None }
     }
 
     /// How the last one ended that was not told to.
@@ -69,7 +73,7 @@ impl SharedServer {
 
     /// Whether it died too often: no other one comes by itself.
     pub(super) fn is_given_up(&self) -> bool {
-        self.life.phase == Phase::Errored
+        self.lifecycle.phase == Phase::Errored
     }
 
     /// Why it is not ready.
@@ -89,10 +93,10 @@ impl SharedServer {
 
 impl Service {
     /// All workers end and come anew, and with them a server that they share.
-    pub(super) fn begin_all_again(&mut self, verb: Verb, tools: &Tools, now: Instant) {
+    pub(super) fn begin_all_again(&mut self, verb: Verb, context: &Context, now: Instant) {
         let backoff = self.backoff();
         for slot in &mut self.slots {
-            slot.begin_again(tools, &backoff, now);
+            slot.begin_again(context, &backoff, now);
         }
         self.end_shared(now);
         self.awaited = Some(Awaited::new(verb, &self.times(), now));
@@ -107,78 +111,81 @@ impl Service {
             (Some(_), Turn::None | Turn::Draining | Turn::Starting) => shared.turn = Turn::Draining,
             (None, _) => {
                 shared.turn = Turn::Starting;
-                shared.life = shared.life.again_as_known(now);
+                shared.lifecycle = shared.lifecycle.again_as_known(now);
             }
         }
     }
 
     /// Goes on with the change from one server to the next.
-    pub(super) fn step_shared(&mut self, now: Instant) {
+    pub(super) fn step_shared(&mut self, now: Instant) -> Option<Instant> {
         let limits = &self.config.limits;
-        let Some(shared) = self.shared.as_mut().filter(|_| self.stop.is_none()) else { return };
-        let Some(server) = &mut shared.server else { return };
+        let shared = self.shared.as_mut().filter(|_| self.stop.is_none())?;
+        let server = shared.server.as_mut()?;
         match shared.turn {
-            Turn::Draining if self.slots.iter().all(SlotProcesses::has_drained) => {
-                tell(server, None, limits.stop_signal);
+            Turn::Draining if self.slots.iter().all(Slot::has_drained) => {
+                server.request_stop(None, limits.stop_signal);
                 shared.turn = Turn::Stopping(now);
+                Some(now + limits.kill_timeout)
             }
             Turn::Stopping(since) if now >= since + limits.kill_timeout => {
                 let pid = server.pid;
                 warn!(service = %self.config.name, pid, "killed: it did not end within the kill timeout");
                 process::kill_tree(pid);
                 shared.turn = Turn::Killed;
+                None
             }
-            Turn::None | Turn::Draining | Turn::Stopping(_) | Turn::Killed | Turn::Starting => {}
-        }
-    }
-
-    /// When [`Service::step_shared`] has something to do by the clock alone.
-    pub(super) fn shared_deadline(&self) -> Option<Instant> {
-        match self.shared.as_ref()?.turn {
-            Turn::Stopping(since) if self.stop.is_none() => Some(since + self.config.limits.kill_timeout),
-            _ => None,
+            Turn::Stopping(since) => Some(since + limits.kill_timeout),
+            Turn::None | Turn::Draining | Turn::Killed | Turn::Starting => None,
         }
     }
 
     /// Starts the shared server when it is due.
-    pub(super) fn start_shared(&mut self, tools: &Tools, now: Instant) {
-        let (Backend::Upstreams(_, Some(command)), Some(SharedServer { life, server: None, .. }), Wanted::Running) =
+    pub(super) fn start_shared(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+        let (Backend::Upstreams(_, Some(command)), Some(SharedServer { lifecycle, server: None, .. }), Wanted::Running) =
             (&self.config.backend, &self.shared, self.wanted())
         else {
-            return;
+            return None;
         };
-        let Phase::Waiting { until } = life.phase else { return };
+        let Phase::Waiting { until } = lifecycle.phase else { return None };
         if until > now {
-            return;
+            return Some(until);
         }
-        let (started, backoff) = (self.start_server(command, None, None, tools, now), self.backoff());
-        let Some(SharedServer { life, server, .. }) = &mut self.shared else { return };
+        let id = WorkerId { service: self.id, slot: 0, generation: 0 };
+        let seat = Seat { config: &self.config, id, listeners: 0, told: None, now };
+        let probe = self.resolved.first().map(|first| Probe::upstream(first, now));
+        let started = start_server(&seat, None, command, None, Vec::new(), context);
+        let started = started.map(|server| Server { probe, ..server });
+        let backoff = self.backoff();
+        let SharedServer { lifecycle, server, .. } = self.shared.as_mut()?;
         match started {
             Ok(started) => {
                 *server = Some(started);
-                life.apply(Event::Started, now, &backoff);
+                lifecycle.apply(Event::Started, now, &backoff);
             }
             Err(exit) => {
                 warn!(service = %self.config.name, "server not started: {exit}");
-                life.apply(Event::Died, now, &backoff);
+                lifecycle.apply(Event::Died, now, &backoff);
             }
         }
+        Some(now)
     }
 
     /// Looks whether the shared server accepts by now.
-    pub(super) fn check_shared(&mut self, now: Instant) {
+    pub(super) fn check_shared(&mut self, now: Instant) -> Option<Instant> {
         let backoff = self.backoff();
-        let Some(SharedServer { life, server: Some(server), turn, .. }) = &mut self.shared else { return };
-        if server.probe.is_none() || server.told != Told::Nothing {
-            return;
+        let SharedServer { lifecycle, server: Some(server), turn, .. } = self.shared.as_mut()? else { return None };
+        if server.probe.is_none() || server.stop_request != StopRequest::NotSent {
+            return None;
         }
         listen_watch::look(server, &self.config.name, None, self.config.limits.listen_timeout, now);
-        if server.probe.is_none() {
-            life.apply(Event::Ready, now, &backoff);
-            if *turn == Turn::Starting {
-                *turn = Turn::None;
-            }
+        if let Some(probe) = &server.probe {
+            return Some(probe.due());
         }
+        lifecycle.apply(Event::Ready, now, &backoff);
+        if *turn == Turn::Starting {
+            *turn = Turn::None;
+        }
+        Some(now)
     }
 
     /// The shared server is gone. Where nobody asked for that its relay workers stay, and their clients wait for the next
@@ -187,7 +194,7 @@ impl Service {
         let backoff = self.backoff();
         process::kill_tree(pid);
         let Some(shared) = &mut self.shared else { return };
-        let told = shared.server.take().is_some_and(|server| server.told != Told::Nothing);
+        let told = shared.server.take().is_some_and(|server| server.stop_request != StopRequest::NotSent);
         if self.stop.is_some() {
             return;
         }
@@ -199,31 +206,24 @@ impl Service {
         if told {
             // That its code is 0 does not mean that its work is done.
             info!(service = %name, pid, status = exit.text, "server stopped");
-            shared.life.apply(Event::Replace, now, &backoff);
+            shared.lifecycle.apply(Event::Replace, now, &backoff);
             return;
         }
         let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
         let (how, event) = if finished { ("finished", Event::Finish) } else { ("exited", Event::Died) };
         warn!(service = %name, pid, status = exit.text, "server {how}");
-        shared.life.apply(if turns { Event::Replace } else { event }, now, &backoff);
+        shared.lifecycle.apply(if turns { Event::Replace } else { event }, now, &backoff);
         shared.failed = Some((pid, exit.text.clone()));
         if let Some(slot) = self.slots.first_mut() {
-            slot.last_exit = Some(exit);
+            slot.history.last_exit = Some(exit);
         }
     }
 
     /// The decisive lines of the shared server that failed.
-    pub(super) fn shared_said(&self, tools: &Tools) -> String {
+    pub(super) fn shared_said(&self, context: &Context) -> String {
         let failed = self.shared.as_ref().and_then(|shared| shared.failed.as_ref());
         let Some((pid, _)) = failed else { return String::new() };
-        let written = tools.launcher.outputs.last(&self.config.name, *pid, LAST_LINES);
+        let written = context.launcher.outputs.last(&self.config.name, *pid, LAST_LINES);
         decisive(&written).iter().map(|line| format!("\n  | {line}")).collect()
-    }
-}
-
-impl SlotProcesses {
-    /// Whether none of its workers is on its way out.
-    pub(super) fn has_drained(&self) -> bool {
-        self.retiring.is_empty() && self.leaving.is_empty()
     }
 }

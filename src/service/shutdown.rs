@@ -56,7 +56,7 @@ impl Stop {
     }
 
     /// When the next step is due.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Instant> {
         Some(self.next()?.0)
     }
 }
@@ -76,6 +76,6 @@ mod tests {
             assert_eq!(stop.due(at(seconds - 0.1)), None);
             assert_eq!(stop.due(at(seconds)), Some(step));
         }
-        assert_eq!(stop.deadline(), None);
+        assert_eq!(stop.next_due(), None);
     }
 }

@@ -10,28 +10,25 @@ use super::lifecycle::Phase;
 use crate::listener::Origin;
 use crate::proc_net;
 use crate::worker::instead;
-use crate::worker::listen_watch::{Complained, LATE};
+use crate::worker::listen_watch::{LATE, ListenWatch};
 
 impl Service {
     /// Names, once, a server that gets its connections directly and does not listen.
-    pub(super) fn complain_of_silence(&mut self, at: usize, now: Instant) {
+    pub(super) fn watch_listening(&mut self, at: usize, now: Instant) {
         let timeout = self.config.limits.listen_timeout;
         let slot = &mut self.slots[at];
-        let (Some(direct), Some(server), Phase::Launching { since }) =
-            (&slot.direct, &mut slot.server, slot.life.phase)
-        else {
-            return;
-        };
+        let Phase::Launching { since } = slot.lifecycle.phase else { return };
+        let Some((server, direct)) = slot.direct_mut() else { return };
         let (pid, bound) = (server.pid, direct.pid.is_some());
-        let text = match server.complained.step(since, timeout, now) {
-            Some(Complained::Silence) => {
+        let text = match server.listen_watch.step(since, timeout, now) {
+            Some(ListenWatch::Silence) => {
                 self.give_up_insisting(at);
                 self.silence(at, timeout.min(LATE).as_secs_f32())
             }
             Some(_) => {
                 self.give_up_insisting(at);
                 // Ports that it may bind by itself have been named, with what to type.
-                if bound || self.slots[at].doomed.is_some() || self.passed_port(at).is_some() {
+                if bound || self.slots[at].history.kill_reason.is_some() || self.passed_port(at).is_some() {
                     return;
                 }
                 let Some(ports) = instead::listens_on(pid) else { return };
@@ -41,7 +38,7 @@ impl Service {
         };
         warn!(service = %self.config.name, slot = at, pid, "{text}; still waiting");
         // Where it listens says more than that it does not.
-        if let Some(server) = self.slots[at].server.as_mut().filter(|server| server.trouble.is_none()) {
+        if let Some(server) = self.slots[at].server_mut().filter(|server| server.trouble.is_none()) {
             server.trouble = Some(text);
         }
     }
@@ -49,7 +46,7 @@ impl Service {
     /// The port, served by no `--listen`, on which a preloaded server listens.
     fn passed_port(&self, at: usize) -> Option<u16> {
         let slot = &self.slots[at];
-        let (server, direct) = (slot.server.as_ref()?, slot.direct.as_ref()?);
+        let (server, direct) = (slot.server()?, slot.attachment()?);
         if direct.passed.is_empty() {
             return None;
         }
@@ -62,7 +59,7 @@ impl Service {
         let instead = passed.map(|port| format!("it listens on :{port} instead; {}", self.serve_instead(port)));
         let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
         let slot = &mut self.slots[at];
-        let (Some(server), Some(direct)) = (&mut slot.server, &slot.direct) else { return String::new() };
+        let Some((server, direct)) = slot.direct_mut() else { return String::new() };
         let missing = ids(&self.listeners)
             .filter(|(id, listener)| listener.origin == Origin::Flag && !direct.listening.contains(id));
         let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();

@@ -1,190 +1,148 @@
-//! Starting what a slot, or a service, lacks.
+//! A slot gets a worker, and the worker comes online.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
-use super::lifecycle::Event;
-use super::{Service, Tools};
-use crate::accept::orders::WorkerId;
+use super::lifecycle::{Event, Phase};
+use super::shared::SharedServer;
+use super::slot::Slot;
+use super::{Context, Service};
+use crate::accept::orders::{Order, WorkerId};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
-use crate::config::Backend;
-use crate::events::Source;
-use crate::exit::Exit;
-use crate::launch;
-use crate::program::command::CommandLine;
-use crate::program::node::inspect_port;
-use crate::relay::protocol::{self, Resolved, Setup};
-use crate::sys::scm;
+use crate::exit::{Exit, OS};
+use crate::listener::Origin;
+use crate::relay::protocol::{Resolved, Setup, Source};
+use crate::sys::{process, scm, sock};
 use crate::worker::exit::LastExit;
-use crate::worker::ipc::Ipc;
-use crate::worker::listen_watch::Complained;
-use crate::worker::notify::Notify;
-use crate::worker::probe::{self, Probe};
-use crate::worker::relay::Relay;
-use crate::worker::server::{Server, Told};
+use crate::worker::probe::Probe;
+use crate::worker::relay::Readiness;
+use crate::worker::{Delivery, Seat, Worker, listen_watch};
 
-/// The environment variable by which the processes of one server are known, wherever they went.
-pub(super) const MARK: &str = "ROUNDSMAN_WORKER";
+impl Slot {
+    /// Starts what it lacks: a worker, or the relay worker in front of a server that has lost its own.
+    fn start(&mut self, seat: &Seat, delivery: &Delivery, context: &Context) -> Result<(), Exit> {
+        let mut worker = match self.current.take() {
+            Some(worker) => worker,
+            None => Worker::start(seat, delivery, self.history.last_address.take(), &mut self.totals, context)?,
+        };
+        let relay = worker.start_relay(seat, &mut self.totals, context);
+        self.generation = worker.id.generation;
+        self.current = Some(worker).filter(|worker| worker.pids().next().is_some());
+        relay
+    }
 
-fn unique_mark() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    /// Its worker is ready: it gets connections from now on.
+    fn go_online(&mut self, (name, at): (&str, usize), policy: Policy, context: &Context, took: Duration) {
+        let Some(worker) = &mut self.current else { return };
+        worker.go_online(policy, self.stats.clone(), context);
+        self.history.reason = self.history.replace_reason.take();
+        let took = humantime::format_duration(Duration::from_millis(took.as_millis() as u64));
+        let (pid, server) = (worker.receiver(), worker.behind_relay());
+        info!(service = %name, slot = at, pid, server, %took, "worker online");
+    }
 }
 
 impl Service {
-    /// Starts what a slot lacks: its server, its relay worker.
-    pub fn start_slot(&mut self, at: usize, tools: &mut Tools, now: Instant) {
+    pub(super) fn start_slot(&mut self, at: usize, context: &Context, now: Instant) {
         let backoff = self.backoff();
-        if let Err(exit) = self.start_processes(at, tools, now) {
+        let slot = &mut self.slots[at];
+        let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation + 1 };
+        let told = told_address(&self.listeners);
+        let seat = Seat { config: &self.config, id, listeners: self.listeners.len(), told, now };
+        if let Err(exit) = slot.start(&seat, &self.delivery, context) {
             warn!(service = %self.config.name, slot = at, "worker not started: {exit}");
-            let slot = &mut self.slots[at];
-            slot.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
-            slot.reason = Some(exit.message);
-            slot.life.apply(Event::Died, now, &backoff);
-            self.successor_failed(at, now, tools);
+            slot.history.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
+            slot.history.reason = Some(exit.message);
+            slot.lifecycle.apply(Event::Died, now, &backoff);
+            self.successor_failed(at, now, context);
             return;
         }
-        self.slots[at].stop_first = false;
-        self.slots[at].insisted = None;
-        self.slots[at].life.apply(Event::Started, now, &backoff);
+        slot.stop_first = false;
+        slot.history.insisted = None;
+        slot.lifecycle.apply(Event::Started, now, &backoff);
     }
 
-    fn start_processes(&mut self, at: usize, tools: &mut Tools, now: Instant) -> Result<(), Exit> {
-        if let Backend::Direct(command) = &self.config.backend {
-            let command = command.clone();
-            return self.start_direct(&command, at, tools, now);
-        }
-        if let Backend::NoPort(command) = &self.config.backend {
-            let command = command.clone();
-            self.slots[at].generation += 1;
-            self.slots[at].server = Some(self.start_server_with(&command, Some(at), None, Vec::new(), tools, now)?);
-            return Ok(());
-        }
-        if let Backend::Relayed(command) = &self.config.backend
-            && self.slots[at].server.is_none()
-        {
-            let command = command.clone();
-            // Where its predecessor accepted, if that was: a relay worker that still has clients for that one finds
-            // this one. After a start that came to nothing (the port, perhaps) elsewhere.
-            let address = match self.slots[at].proven.take().filter(|address| probe::is_free(address.port())) {
-                Some(address) => address,
-                None => {
-                    tools.ports.choose().map_err(|error| Exit::os("cannot choose a port for the server", &error))?
-                }
-            };
-            self.slots[at].server = Some(self.start_server(&command, Some(at), Some(address), tools, now)?);
-        }
-        if self.slots[at].relay.is_none() {
-            self.slots[at].generation += 1;
-            let id = WorkerId { service: self.id, slot: at as u32, generation: self.slots[at].generation };
-            let relay = Relay::start(&tools.launcher, &self.config, id, self.listeners.len(), now)
-                .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
-            debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker started");
-            // Without the watch the worker never becomes ready, and its death is still seen.
-            if let Err(error) = tools.registry.watch(Source::Relay(relay.pid), &relay.channel) {
-                warn!("cannot watch a worker's channel: {error}");
+    /// Looks whether servers accept by now; brings online what is ready.
+    ///
+    /// # Errors
+    /// When a listener cannot listen: another socket took its address.
+    pub(super) fn check_ready(&mut self, context: &Context, now: Instant) -> Result<Option<Instant>, Exit> {
+        let limits = self.config.limits;
+        let mut due: Vec<Instant> = Vec::new();
+        for at in 0..self.slots.len() {
+            let Some(server) = self.slots[at].server_mut() else { continue };
+            let before = server.listen_watch;
+            if let Some(accepting) = listen_watch::look(server, &self.config.name, Some(at), limits.listen_timeout, now)
+            {
+                server.address = Some(accepting);
             }
-            self.slots[at].counted.counts(&relay.page);
-            self.slots[at].relay = Some(relay);
-        }
-        Ok(())
-    }
-
-    pub(super) fn start_server(
-        &self,
-        command: &CommandLine,
-        slot: Option<usize>,
-        address: Option<SocketAddr>,
-        tools: &Tools,
-        now: Instant,
-    ) -> Result<Server, Exit> {
-        let probe = match address {
-            Some(address) => Some(Probe::private(address, now)),
-            None => self.resolved.first().map(|first| Probe::upstream(first, now)),
-        };
-        let server = self.start_server_with(command, slot, address, Vec::new(), tools, now)?;
-        Ok(Server { address, probe, ..server })
-    }
-
-    /// Starts a server that is told an address, with more in its environment.
-    pub(super) fn start_server_with(
-        &self,
-        command: &CommandLine,
-        slot: Option<usize>,
-        told: Option<SocketAddr>,
-        environment: Vec<(&'static str, String)>,
-        tools: &Tools,
-        now: Instant,
-    ) -> Result<Server, Exit> {
-        let mut environment = environment;
-        let mark = unique_mark();
-        environment.push((MARK, mark.clone()));
-        let notify = match self.config.limits.wait_ready {
-            true => {
-                let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
-                let uid = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid);
-                let notify = Notify::open(uid.as_raw()).map_err(refused)?;
-                notify.watch(&tools.registry).map_err(refused)?;
-                environment.push(("NOTIFY_SOCKET", notify.variable()));
-                Some(notify)
+            due.extend(server.probe.as_ref().map(Probe::due));
+            if server.probe.is_some() && server.listen_watch != before {
+                self.give_up_insisting(at);
             }
-            false => None,
-        };
-        let refused = |error: std::io::Error| Exit::os("cannot make a channel for Node", &error);
-        let mode = slot.and_then(|_| self.node_mode(command));
-        let channel =
-            mode.map(|mode| Ipc::new(mode, self.config.stop_message.as_deref())).transpose().map_err(refused)?;
-        let (ipc, theirs) = channel.unzip();
-        if let (Some(ipc), Some(slot)) = (&ipc, slot) {
-            environment.extend(ipc.environment(slot as u32));
         }
-        let inspect = mode.and_then(|_| inspect_port(command.words()));
-        let generation = slot.map_or(0, |at| self.slots[at].generation);
-        // The one before it still has its own for a while.
-        let turn = (generation % 2) as u16 * self.config.instances as u16;
-        let inspect = inspect.map(|first| first.wrapping_add(slot.unwrap_or(0) as u16).wrapping_add(turn));
-        let pid = tools.launcher.server(&launch::Server {
-            channel: theirs.as_ref().map(AsFd::as_fd),
-            inspect,
-            service: &self.config.name,
-            slot: slot.map(|slot| slot as u32),
-            command,
-            address: told,
-            variables: &self.config.environment,
-            environment,
-            cwd: self.config.cwd.as_deref(),
-            user: self.config.user.as_ref(),
-            files: &self.config.files,
-            death_signal: self.config.limits.stop_signal,
-        })?;
-        if let Some(ipc) = &ipc {
-            ipc.watch(&tools.registry, pid).map_err(refused)?;
+        due.extend(self.check_shared(now));
+        let shared_ready = self.shared.as_ref().is_none_or(SharedServer::is_ready);
+        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
+        for at in 0..self.slots.len() {
+            let server = self.slots[at].server_mut();
+            // Before all else: what it has said by now counts.
+            let ready = server.is_none_or(|server| {
+                let ready = server.has_said_ready();
+                due.extend(server.notify.as_ref().filter(|notify| notify.has_more()).map(|_| now));
+                ready
+            });
+            if ready && self.bring_online(at, shared_ready, flags, context, now)? {
+                due.push(now);
+            }
+            self.watch_listening(at, now);
+            let slot = &self.slots[at];
+            if let (Some(worker), Phase::Launching { since }) = (&slot.current, slot.lifecycle.phase) {
+                due.extend(worker.launch_due(&limits, since));
+            }
         }
-        let complained = Complained::NotYet;
-        Ok(Server {
-            pid,
-            address: None,
-            probe: None,
-            since: now,
-            complained,
-            trouble: None,
-            refused: None,
-            told: Told::Nothing,
-            mark,
-            notify,
-            ipc,
-            inspect,
-        })
+        Ok(due.into_iter().min())
     }
 
-    /// What the relay worker of a slot is told at its start.
-    pub(super) fn setup(&self, at: usize) -> Setup {
-        let upstreams = match self.slots[at].server.as_ref().and_then(|server| server.address) {
+    /// Whether the worker of a slot has just come online.
+    fn bring_online(
+        &mut self,
+        at: usize,
+        shared_ready: bool,
+        flags: usize,
+        context: &Context,
+        now: Instant,
+    ) -> Result<bool, Exit> {
+        self.set_up_relay(at);
+        let slot = &self.slots[at];
+        let (Some(worker), Phase::Launching { since }) = (&slot.current, slot.lifecycle.phase) else {
+            return Ok(false);
+        };
+        if !shared_ready || !worker.is_ready(&self.config, flags, since, now) {
+            return Ok(false);
+        }
+        self.listen(worker.relay().map_or(0, |relay| relay.queues.len()), context)?;
+        let backoff = self.backoff();
+        let slot = &mut self.slots[at];
+        slot.lifecycle.apply(Event::Ready, now, &backoff);
+        slot.go_online((&self.config.name, at), self.config.policy, context, now.duration_since(since));
+        Ok(true)
+    }
+
+    /// A relay worker gets its setup when the server behind it accepts.
+    fn set_up_relay(&mut self, at: usize) {
+        let Some(worker) = &mut self.slots[at].current else { return };
+        let server = worker.server();
+        if server.is_some_and(|server| server.probe.is_some()) {
+            return;
+        }
+        let address = server.and_then(|server| server.address);
+        let Some(relay) = worker.relay_mut().filter(|relay| relay.readiness == Readiness::NotSetUp) else { return };
+        let upstreams = match address {
             Some(address) => {
                 let upstream = Upstream::Host { host: address.ip().to_string(), port: address.port() };
                 vec![Resolved { upstream, addresses: vec![address] }]
@@ -192,15 +150,11 @@ impl Service {
             None => self.resolved.clone(),
         };
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Setup {
+        let setup = Setup {
             slot: at as u32,
             // Others may have come since its start.
-            listeners: self.slots[at].relay.as_ref().map_or(0, |relay| relay.queues.len()),
-            source: if self.config.policy == Policy::None {
-                protocol::Source::Listeners
-            } else {
-                protocol::Source::Queues
-            },
+            listeners: relay.queues.len(),
+            source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
             upstreams,
             shared: self.upstreams.is_some(),
             batch: self.cap.min(scm::MAX_FDS),
@@ -208,6 +162,40 @@ impl Service {
             pipes: self.pipes,
             connect_timeout_ms: millis(self.config.limits.connect_timeout),
             idle_timeout_ms: millis(self.config.limits.idle_timeout),
+        };
+        let listeners = self.listeners.iter().take(setup.listeners);
+        let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();
+        let table = self.upstreams.as_mut().map(|upstreams| upstreams.joined(relay.pid, relay.page.clone()));
+        if let Err(error) = relay.set_up(&setup, &listeners, table) {
+            // It sees the end of its channel, exits, and is replaced.
+            warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {error}");
+            process::kill_tree(relay.pid);
         }
     }
+
+    /// At the first worker's coming online: before, clients are refused as if nothing ran.
+    /// The worker serves the first so many listeners.
+    fn listen(&mut self, served: usize, context: &Context) -> Result<(), Exit> {
+        for (id, listener) in self.listeners.iter().enumerate().take(served) {
+            if listener.origin == Origin::GivenBack || !self.listening.insert(id) {
+                continue;
+            }
+            listener
+                .listen()
+                .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
+            context.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
+            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
+        }
+        Ok(())
+    }
+}
+
+/// What servers are told by PORT and HOST: the first `--listen`. A port that a server chose is not for us to tell its
+/// successor.
+fn told_address(listeners: &[crate::listener::Listener]) -> Option<SocketAddr> {
+    let listener = listeners.iter().find(|listener| listener.origin == Origin::Flag)?;
+    let bound = sock::local_addr(listener.socket.as_fd())?;
+    // `::` would be refused by many servers that only know IPv4, and by none is 0.0.0.0.
+    let ip = if bound.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { bound.ip() };
+    Some(SocketAddr::new(ip, listener.served_port()?))
 }

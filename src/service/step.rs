@@ -2,47 +2,62 @@
 
 use std::time::Instant;
 
-use super::lifecycle::{Action, reconcile};
-use super::{Service, Tools};
+use super::lifecycle::due_starts;
+use super::shutdown::Stop;
+use super::{Context, Service};
 use crate::exit::Exit;
 
 impl Service {
-    /// Everything that follows from the facts at this time.
+    /// Everything that follows from the facts at this time. Each step returns when it is due next by the clock alone; one
+    /// that has changed what others look at returns `now`.
     ///
     /// # Errors
     /// The reason to end the daemon.
-    pub fn step(&mut self, tools: &mut Tools, now: Instant) -> Result<(), Exit> {
-        for action in reconcile(now, self.wanted(), &self.lives()) {
-            match action {
-                Action::Start(slot) => self.start_slot(slot, tools, now),
-                // The steps of the stop do it in their time.
-                Action::Stop(_) => {}
-            }
-        }
-        self.end_abandoned(now);
-        self.step_unused(tools, now);
-        self.step_queries(tools);
-        self.step_holders(tools, now);
-        self.start_shared(tools, now);
-        self.check_memory(tools, now);
-        self.check_ready(tools, now)?;
-        self.step_disconnect();
-        self.step_stop_messages(now);
-        self.step_retiring(tools, now);
-        self.step_shared(now);
-        self.step_reload(tools, now);
-        self.step_pause(tools, now);
-        self.refuse_when_given_up(tools);
-        self.step_scale(now);
-        self.step_probe(now);
-        self.step_awaited(tools, now);
+    pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), Exit> {
+        let due = [
+            self.step_starts(context, now),
+            self.slots
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(at, slot)| slot.end_abandoned(&self.config.name, at, now))
+                .min(),
+            self.step_unused(context, now),
+            self.step_queries(context, now),
+            self.step_holders(context, now),
+            self.start_shared(context, now),
+            self.check_memory(context, now),
+            self.check_ready(context, now)?,
+            self.step_retiring(context, now),
+            self.step_stopping(now),
+            self.step_shared(now),
+            self.step_reload(context, now),
+            self.step_pause(context, now),
+            self.step_scale(now),
+            self.step_probe(now),
+            self.step_awaited(context, now),
+            self.stop.as_ref().and_then(Stop::next_due),
+        ];
+        self.refuse_when_given_up(context);
+        self.due = due.into_iter().flatten().min();
         Ok(())
     }
 
+    /// When [`Service::step`] has something to do by the clock alone.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn step_starts(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+        let (starts, due) = due_starts(now, self.wanted(), &self.lives());
+        let started = !starts.is_empty();
+        starts.into_iter().for_each(|at| self.start_slot(at, context, now));
+        if started { Some(now) } else { due }
+    }
+
     /// Before the daemon ends by itself: settles the operations that this end decides.
-    pub fn step_last(&mut self, tools: &Tools, now: Instant) {
+    pub fn step_last(&mut self, context: &Context, now: Instant) {
         self.finish_explaining();
-        self.step_reload(tools, now);
-        self.step_awaited(tools, now);
+        self.step_reload(context, now);
+        self.step_awaited(context, now);
     }
 }

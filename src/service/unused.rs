@@ -12,13 +12,14 @@ use tracing::info;
 
 use super::binding::{Binder, find, find_mut, ids};
 use super::pausing::Paused;
-use super::{Service, SlotProcesses, Tools};
+use super::slot::Slot;
+use super::{Context, Service};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::direct::attach::Secret;
 use crate::limited::Limited;
 use crate::listener::{Listener, Origin};
 use crate::sys::{process, sock};
-use crate::worker::server::Told;
+use crate::worker::server::StopRequest;
 
 /// A server that closes its listener to open it anew has so long; one that closes it to end, too.
 const GRACE: Duration = Duration::from_secs(1);
@@ -61,8 +62,7 @@ impl Opened {
         self.unused.retain(|unused| unused.id != id);
     }
 
-    /// When something is to be looked at.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    fn next_due(&self) -> Option<Instant> {
         self.unused.iter().map(|unused| unused.until).min()
     }
 
@@ -94,15 +94,15 @@ impl Service {
     }
 
     /// A process has closed a listener, and its worker has it no more.
-    pub(super) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, tools: &Tools, now: Instant) {
+    pub(super) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, context: &Context, now: Instant) {
         let by_server = find(&self.listeners, id).is_some_and(|listener| listener.origin == Origin::Server);
         if !by_server || self.stop.is_some() || self.paused != Paused::No || self.is_had(id, Whose::Current) {
             return;
         }
-        if !self.heard.contains(&id) {
-            return self.close_unused(id, tools);
+        if !self.listening.contains(&id) {
+            return self.close_unused(id, context);
         }
-        if self.slots[at].server.as_ref().is_none_or(|server| server.told != Told::Nothing) {
+        if self.slots[at].server().is_none_or(|server| server.stop_request != StopRequest::NotSent) {
             return;
         }
         let known = self.opened.unused.iter().find(|unused| unused.pid == pid && !process::has_ended(&unused.process));
@@ -115,9 +115,10 @@ impl Service {
     }
 
     /// Closes what was closed by a process that lives on.
-    pub(super) fn step_unused(&mut self, tools: &Tools, now: Instant) {
-        if self.opened.deadline().is_none_or(|at| now < at) {
-            return;
+    pub(super) fn step_unused(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+        let next = self.opened.next_due()?;
+        if now < next {
+            return Some(next);
         }
         let (due, rest) = std::mem::take(&mut self.opened.unused).into_iter().partition(|unused| unused.until <= now);
         self.opened.unused = rest;
@@ -129,13 +130,14 @@ impl Service {
             match self.is_had(unused.id, Whose::Any) {
                 // One on its way out may come back.
                 true => self.opened.unused.push(Unused { until: now + GRACE, ..unused }),
-                false => self.close_unused(unused.id, tools),
+                false => self.close_unused(unused.id, context),
             }
         }
+        self.opened.next_due()
     }
 
     /// Closes what no worker has and what is in the way of a server that binds now.
-    pub(super) fn make_way(&mut self, address: SocketAddr, tools: &Tools) {
+    pub(super) fn make_way(&mut self, address: SocketAddr, context: &Context) {
         let conflicts = |listener: &Listener| {
             if listener.origin != Origin::Server || listener.port != Some(address.port()) {
                 return false;
@@ -146,20 +148,19 @@ impl Service {
         let ids: Vec<_> = ids(&self.listeners).filter(|(_, listener)| conflicts(listener)).map(|(id, _)| id).collect();
         for id in ids {
             if !self.is_had(id, Whose::Any) {
-                self.close_unused(id, tools);
+                self.close_unused(id, context);
             }
         }
     }
 
     fn is_had(&self, id: ListenerId, whose: Whose) -> bool {
-        let current = self.slots.iter().filter_map(|slot| slot.direct.as_ref());
-        let of =
-            |slot: &SlotProcesses| slot.retiring.iter().any(|old| old.direct.as_ref().is_some_and(|old| old.has(id)));
+        let current = self.slots.iter().filter_map(|slot| slot.attachment());
+        let of = |slot: &Slot| slot.retiring.iter().any(|old| old.worker.attachment().is_some_and(|old| old.has(id)));
         current.into_iter().any(|direct| direct.has(id)) || (whose == Whose::Any && self.slots.iter().any(of))
     }
 
-    fn close_unused(&mut self, id: ListenerId, tools: &Tools) {
-        let heard = self.heard.remove(&id);
+    fn close_unused(&mut self, id: ListenerId, context: &Context) {
+        let heard = self.listening.remove(&id);
         let Some(listener) = find_mut(&mut self.listeners, id) else { return };
         let (address, port) = (listener.address.clone(), listener.port);
         if listener.close().is_err() {
@@ -171,7 +172,7 @@ impl Service {
         port.iter().for_each(|&port| self.opened.note_closed(port, Instant::now()));
         self.opened.spare.push(place(id));
         self.forget_key(id);
-        tools.orders.send(Order::Forget { service: self.id, id });
+        context.orders.send(Order::Forget { service: self.id, id });
         if heard {
             info!(service = %self.config.name, %address, "no longer listening: the server has closed it");
         }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::Service;
+use super::slot::Slot;
 use crate::addr::Upstream;
 use crate::config::Backend;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
 use crate::relay::protocol::ToWorker;
 use crate::sys::clock::monotonic_ns;
-use crate::worker::relay::{Readiness, Relay};
+use crate::worker::relay::Readiness;
 
 /// While all upstreams are down, one of them is tried this often: at the end of its skip time, within these bounds.
 const PROBE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -210,33 +211,24 @@ impl Service {
 
     /// While all upstreams are down one worker after the other tries one: no client may come to do it, since health checks
     /// keep them away.
-    pub(super) fn step_probe(&mut self, now: Instant) {
-        if self.probe_deadline().is_none_or(|due| due > now) {
-            return;
+    pub(super) fn step_probe(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.upstreams.as_ref()?.probe?;
+        let slots = self.slots.len();
+        let ready = |slot: &Slot| slot.relay().is_some_and(|relay| relay.readiness == Readiness::Ready);
+        if !self.slots.iter().any(ready) || now < due {
+            return Some(due).filter(|_| now < due);
         }
         self.look_at_upstreams(now);
-        let Some(upstreams) = self.upstreams.as_mut().filter(|upstreams| upstreams.probe.is_some()) else { return };
+        let upstreams = self.upstreams.as_mut().filter(|upstreams| upstreams.probe.is_some())?;
         upstreams.probe = Some(now + upstreams.pause());
         // Clients that wait try by themselves, and an upstream shall not see a connection without a client then.
-        if upstreams.waiting() > 0 {
-            return;
+        if upstreams.waiting() == 0 {
+            let mut order = (upstreams.prober + 1..upstreams.prober + 1 + slots).map(|at| at % slots);
+            if let Some(at) = order.find(|&at| ready(&self.slots[at])) {
+                self.slots[at].relay().iter().for_each(|relay| relay.order(ToWorker::Probe));
+                upstreams.prober = at;
+            }
         }
-        let slots = self.slots.len();
-        let mut order = (upstreams.prober + 1..upstreams.prober + 1 + slots).map(|at| at % slots);
-        let ready = |at: usize| Some((at, self.slots[at].relay.as_ref().filter(|relay| is_ready(relay))?));
-        if let Some((at, relay)) = order.find_map(ready) {
-            relay.order(ToWorker::Probe);
-            upstreams.prober = at;
-        }
+        upstreams.probe
     }
-
-    /// When [`Service::step_probe`] has something to do by the clock alone.
-    pub(super) fn probe_deadline(&self) -> Option<Instant> {
-        let due = self.upstreams.as_ref()?.probe?;
-        self.slots.iter().any(|slot| slot.relay.as_ref().is_some_and(is_ready)).then_some(due)
-    }
-}
-
-fn is_ready(relay: &Relay) -> bool {
-    relay.readiness == Readiness::Ready
 }

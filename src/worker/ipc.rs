@@ -5,9 +5,14 @@ use std::os::fd::OwnedFd;
 
 use serde_json::Value;
 
+use crate::accept::policy::Policy;
+use crate::config::options::NodeIpc;
+use crate::config::{Backend, ServiceConfig};
 use crate::events::{Registry, Source};
 use crate::node::channel::Channel;
 use crate::node::message;
+use crate::program::command::CommandLine;
+use crate::program::node::is_node_script;
 
 /// How a worker takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +21,22 @@ pub enum Mode {
     Cluster,
     /// With messages alone.
     Plain,
+}
+
+impl Mode {
+    /// Whether workers of a command get a channel, and how they take part.
+    pub fn of(config: &ServiceConfig, command: &CommandLine) -> Option<Self> {
+        // A cluster needs somebody to share the ports; and under none a worker gets the listening socket itself, which has
+        // to have the port that it asked for.
+        let renamed = config.policy == Policy::None && config.listen.iter().any(|one| one.app_port.is_some());
+        let shares_ports = matches!(config.backend, Backend::Direct(_)) && !renamed;
+        match config.node_ipc {
+            NodeIpc::Off => None,
+            NodeIpc::Auto if !is_node_script(command) => None,
+            NodeIpc::Auto | NodeIpc::Cluster if shares_ports => Some(Self::Cluster),
+            NodeIpc::Auto | NodeIpc::Cluster | NodeIpc::Plain => Some(Self::Plain),
+        }
+    }
 }
 
 /// A worker's channel.

@@ -15,7 +15,7 @@ pub const LATE: Duration = Duration::from_secs(5);
 
 /// What the log has said of a server that does not listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Complained {
+pub enum ListenWatch {
     /// Nothing.
     NotYet,
     /// It was looked for other ports.
@@ -24,7 +24,7 @@ pub enum Complained {
     Silence,
 }
 
-impl Complained {
+impl ListenWatch {
     /// When the next look is due.
     pub fn due(self, since: Instant, timeout: Duration) -> Option<Instant> {
         let timeout = timeout.min(LATE);
@@ -63,8 +63,8 @@ pub fn look(
     }
     let pid = server.pid;
     let wanted = server.address.map(|address| address.port());
-    let text = match server.complained.step(server.since, timeout, now) {
-        Some(Complained::Silence) => {
+    let text = match server.listen_watch.step(server.since, timeout, now) {
+        Some(ListenWatch::Silence) => {
             let seconds = timeout.min(LATE).as_secs_f32();
             let wanted = wanted.map(|port| format!(" (it was given PORT={port})")).unwrap_or_default();
             let instead = instead::elsewhere(pid).map(|instead| format!(": {instead}")).unwrap_or_default();

@@ -1,7 +1,9 @@
 //! One generation of a slot: its processes, and what connects them to the master.
 
+pub mod attachment;
+pub mod context;
 pub mod decisive;
-pub mod direct;
+pub mod delivery;
 pub mod exit;
 pub mod instead;
 pub mod ipc;
@@ -11,4 +13,260 @@ pub mod probe;
 pub mod relay;
 pub mod server;
 pub mod stand_ins;
+pub mod start;
 pub mod totals;
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
+use self::attachment::Attachment;
+pub use self::context::Context;
+pub use self::delivery::Delivery;
+use self::relay::{Readiness, Relay};
+use self::server::{Server, StopRequest};
+pub use self::start::Seat;
+use crate::accept::orders::{Order, SlotStats, WorkerId};
+use crate::accept::policy::Policy;
+use crate::config::{Limits, ServiceConfig};
+use crate::handoff::QueueTx;
+use crate::relay::protocol::ToWorker;
+use crate::sys::process;
+
+/// A worker, from its start until the last of its processes is reaped.
+#[derive(Debug)]
+pub struct Worker {
+    pub id: WorkerId,
+    pub kind: Kind,
+    /// Filled by the accept thread while the worker is online; looked at for `ls`.
+    pub queues: Vec<Weak<QueueTx>>,
+}
+
+/// What a worker consists of.
+#[derive(Debug)]
+pub enum Kind {
+    /// A server that receives connections itself.
+    Direct { server: Server, attachment: Attachment },
+    /// A relay worker, and the server behind it unless it serves upstreams. Each half may die and be replaced alone; a
+    /// worker that has neither is dropped.
+    Relay { relay: Option<Relay>, server: Option<Server> },
+    /// A server without a port.
+    NoPort { server: Server },
+}
+
+/// A part of a worker whose process has ended.
+#[derive(Debug)]
+pub enum Ended {
+    Relay(Relay),
+    Server(Server, Option<Attachment>),
+}
+
+impl Worker {
+    pub fn server(&self) -> Option<&Server> {
+        match &self.kind {
+            Kind::Direct { server, .. } | Kind::NoPort { server } => Some(server),
+            Kind::Relay { server, .. } => server.as_ref(),
+        }
+    }
+
+    pub fn server_mut(&mut self) -> Option<&mut Server> {
+        match &mut self.kind {
+            Kind::Direct { server, .. } | Kind::NoPort { server } => Some(server),
+            Kind::Relay { server, .. } => server.as_mut(),
+        }
+    }
+
+    pub fn relay(&self) -> Option<&Relay> {
+        match &self.kind {
+            Kind::Relay { relay, .. } => relay.as_ref(),
+            Kind::Direct { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    pub fn relay_mut(&mut self) -> Option<&mut Relay> {
+        match &mut self.kind {
+            Kind::Relay { relay, .. } => relay.as_mut(),
+            Kind::Direct { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    pub fn direct(&self) -> Option<(&Server, &Attachment)> {
+        match &self.kind {
+            Kind::Direct { server, attachment } => Some((server, attachment)),
+            Kind::Relay { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    pub fn direct_mut(&mut self) -> Option<(&mut Server, &mut Attachment)> {
+        match &mut self.kind {
+            Kind::Direct { server, attachment } => Some((server, attachment)),
+            Kind::Relay { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    pub fn attachment(&self) -> Option<&Attachment> {
+        self.direct().map(|(_, attachment)| attachment)
+    }
+
+    pub fn attachment_mut(&mut self) -> Option<&mut Attachment> {
+        self.direct_mut().map(|(_, attachment)| attachment)
+    }
+
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        let relay = self.relay().map(|relay| relay.pid);
+        relay.into_iter().chain(self.server().map(|server| server.pid))
+    }
+
+    /// The process that receives connections, or does the work of a service without a port.
+    pub fn receiver(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Direct { server, attachment } => Some(attachment.pid.unwrap_or(server.pid)),
+            Kind::Relay { relay, .. } => relay.as_ref().map(|relay| relay.pid),
+            Kind::NoPort { server } => Some(server.pid),
+        }
+    }
+
+    /// The server behind a relay worker.
+    pub fn behind_relay(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Relay { server, .. } => server.as_ref().map(|server| server.pid),
+            Kind::Direct { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    /// Connections open.
+    pub fn open(&self) -> u64 {
+        match &self.kind {
+            Kind::Direct { attachment, .. } => attachment.page.open_alive(),
+            Kind::Relay { relay, .. } => relay.as_ref().map_or(0, |relay| relay.page.open()),
+            Kind::NoPort { .. } => 0,
+        }
+    }
+
+    /// Resident memory of its processes and everything below its server.
+    pub fn memory(&self) -> u64 {
+        let relay = self.relay().map_or(0, |relay| process::rss_bytes(relay.pid));
+        relay + self.server().map_or(0, |server| process::tree(server.pid).into_iter().map(process::rss_bytes).sum())
+    }
+
+    /// Whether it can come online; `flags`: the listeners that every worker has to serve.
+    pub fn is_ready(&self, config: &ServiceConfig, flags: usize, since: Instant, now: Instant) -> bool {
+        match &self.kind {
+            Kind::Direct { server, attachment } => {
+                // A worker of Node's cluster says so itself where it listens on what only its like share.
+                let elsewhere = flags == 0 && server.ipc.as_ref().is_some_and(|ipc| ipc.listens);
+                elsewhere || attachment.listening.len() >= flags.max(1)
+            }
+            Kind::Relay { relay, server } => {
+                server.as_ref().is_none_or(|server| server.probe.is_none())
+                    && relay.as_ref().is_some_and(|relay| relay.readiness == Readiness::Ready)
+            }
+            Kind::NoPort { .. } => config.limits.wait_ready || now.duration_since(since) >= config.limits.min_uptime,
+        }
+    }
+
+    /// While it launches: when something about it is to be looked at by the clock alone.
+    pub fn launch_due(&self, limits: &Limits, since: Instant) -> Option<Instant> {
+        match &self.kind {
+            Kind::Direct { server, .. } => server.listen_watch.due(since, limits.listen_timeout),
+            Kind::NoPort { .. } if !limits.wait_ready => Some(since + limits.min_uptime),
+            Kind::Relay { .. } | Kind::NoPort { .. } => None,
+        }
+    }
+
+    /// Gives it to the accept thread, if that is to know of it.
+    pub fn go_online(&mut self, policy: Policy, stats: Arc<SlotStats>, context: &Context) {
+        let (page, queues) = match &mut self.kind {
+            Kind::Direct { attachment, .. } => {
+                let queues = attachment.queues.iter().filter(|(id, _)| attachment.listening.contains(id));
+                (attachment.page.clone(), queues.map(|(&id, queue)| (id, queue.clone())).collect::<Vec<_>>())
+            }
+            Kind::Relay { relay: Some(relay), .. } => {
+                if policy == Policy::None {
+                    relay.order(ToWorker::Serve);
+                }
+                (relay.page.clone(), std::mem::take(&mut relay.queues).into_iter().enumerate().collect())
+            }
+            Kind::Relay { relay: None, .. } | Kind::NoPort { .. } => return,
+        };
+        self.queues = queues.iter().map(|(_, queue)| Arc::downgrade(queue)).collect();
+        context.orders.send(Order::Online { worker: self.id, queues, page, stats });
+    }
+
+    /// Its relay worker finishes what it has.
+    pub fn drain_relay(&mut self) {
+        if let Some(relay) = self.relay_mut() {
+            relay.drain();
+            // Never given to the accept thread: nobody else would close them.
+            relay.queues.clear();
+        }
+    }
+
+    /// Whether one that is sent nothing more has nothing left to do.
+    pub fn is_drained(&mut self, now: Instant) -> bool {
+        match &mut self.kind {
+            Kind::Direct { server, attachment } => attachment.is_drained(server, now),
+            Kind::Relay { relay, .. } => relay.is_none(),
+            Kind::NoPort { .. } => true,
+        }
+    }
+
+    pub fn was_asked_to_stop(&self) -> bool {
+        self.server().is_some_and(|server| server.stop_request != StopRequest::NotSent)
+    }
+
+    /// Asks its server to stop: the process that attached, which is not always the one that we started (a shell, npm).
+    /// Where several did, what we started is their manager.
+    pub fn request_stop(&mut self, signal: Signal) {
+        let attached = self.attachment().and_then(Attachment::only_process);
+        if let Some(server) = self.server_mut() {
+            server.request_stop(attached, signal);
+        }
+    }
+
+    /// Workers that get no more connections close their servers, and with them idle keep-alive connections: then they end
+    /// when the others do.
+    pub fn disconnect(&mut self) {
+        let Some((server, attachment)) = self.direct_mut() else { return };
+        // What lies in its queue is still to be received; and one without connections gets its signal at once.
+        let pending = attachment.queues.values().any(|queue| queue.pending() > 0);
+        let open = attachment.page.is_estimate() || attachment.page.open_alive() > 0;
+        if let Some(ipc) = server.ipc.as_mut().filter(|_| !pending && open) {
+            // A program that listens to it ends in its own way.
+            ipc.stop();
+            ipc.disconnect();
+        }
+    }
+
+    pub fn kill(&self) {
+        self.pids().for_each(process::kill_tree);
+    }
+
+    pub fn kill_relay(&self) {
+        if let Some(relay) = self.relay() {
+            process::kill_tree(relay.pid);
+        }
+    }
+
+    /// Takes out the part whose process this was; what is left of the worker, and that part.
+    pub fn without(self, pid: u32) -> (Option<Self>, Option<Ended>) {
+        let Self { id, kind, queues } = self;
+        let rest = |kind| Some(Self { id, kind, queues });
+        match kind {
+            Kind::Direct { server, attachment } if server.pid == pid => {
+                (None, Some(Ended::Server(server, Some(attachment))))
+            }
+            Kind::NoPort { server } if server.pid == pid => (None, Some(Ended::Server(server, None))),
+            Kind::Relay { relay: Some(relay), server } if relay.pid == pid => {
+                let rest = server.and_then(|server| rest(Kind::Relay { relay: None, server: Some(server) }));
+                (rest, Some(Ended::Relay(relay)))
+            }
+            Kind::Relay { relay, server: Some(server) } if server.pid == pid => {
+                let rest = relay.and_then(|relay| rest(Kind::Relay { relay: Some(relay), server: None }));
+                (rest, Some(Ended::Server(server, None)))
+            }
+            kind => (rest(kind), None),
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Whether a server accepts: connection attempts at growing intervals, and ports for servers to listen on.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -126,7 +127,7 @@ const APART: u32 = 613;
 /// Chooses private addresses for servers.
 #[derive(Debug)]
 pub struct PrivatePorts {
-    next: u16,
+    next: Cell<u16>,
 }
 
 impl Default for PrivatePorts {
@@ -134,7 +135,7 @@ impl Default for PrivatePorts {
     /// one after the other begin far apart.
     fn default() -> Self {
         let span = u32::from(PORTS.end() - PORTS.start());
-        Self { next: PORTS.start() + (std::process::id() % span * APART % span) as u16 }
+        Self { next: Cell::new(PORTS.start() + (std::process::id() % span * APART % span) as u16) }
     }
 }
 
@@ -144,10 +145,10 @@ impl PrivatePorts {
     ///
     /// # Errors
     /// When no port is free.
-    pub fn choose(&mut self) -> io::Result<SocketAddr> {
+    pub fn choose(&self) -> io::Result<SocketAddr> {
         for _ in PORTS {
-            let port = self.next;
-            self.next = if port >= *PORTS.end() { *PORTS.start() } else { port + 1 };
+            let port = self.next.get();
+            self.next.set(if port >= *PORTS.end() { *PORTS.start() } else { port + 1 });
             if is_free(port) {
                 return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
             }

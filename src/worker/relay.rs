@@ -3,9 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
-use crate::accept::orders::WorkerId;
 use crate::config::ServiceConfig;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
@@ -17,8 +15,6 @@ use crate::sys::{process, sock};
 /// A relay worker's process and the master's ends of what connects it.
 #[derive(Debug)]
 pub struct Relay {
-    /// Which generation of which slot.
-    pub id: WorkerId,
     /// Its process.
     pub pid: u32,
     /// Its channel.
@@ -31,8 +27,6 @@ pub struct Relay {
     ends: Vec<OwnedFd>,
     /// Whether it said that it is set up.
     pub readiness: Readiness,
-    /// When it was started.
-    pub since: Instant,
 }
 
 /// Whether a relay worker is ready.
@@ -51,13 +45,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the system refuses sockets, memory or a process.
-    pub fn start(
-        launcher: &Launcher,
-        service: &ServiceConfig,
-        id: WorkerId,
-        listeners: usize,
-        now: Instant,
-    ) -> io::Result<Self> {
+    pub fn start(launcher: &Launcher, service: &ServiceConfig, slot: u32, listeners: usize) -> io::Result<Self> {
         let (channel, theirs) = sock::seqpacket_pair()?;
         let (page, page_fd) = CountersPage::create()?;
         let mut queues = Vec::new();
@@ -67,10 +55,10 @@ impl Relay {
             queues.push(Arc::new(queue));
             ends.push(end);
         }
-        let pid = launcher.relay(&service.name, id.slot, service.user.as_ref(), theirs)?;
+        let pid = launcher.relay(&service.name, slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         let channel = Foreign::socket(channel);
-        Ok(Self { id, pid, channel, queues, page, ends, readiness: Readiness::NotSetUp, since: now })
+        Ok(Self { pid, channel, queues, page, ends, readiness: Readiness::NotSetUp })
     }
 
     /// Sends the setup, once: only when the server accepts it is known where.

@@ -1,38 +1,38 @@
 //! A server's process, and how it is asked to stop.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::ipc::Ipc;
-use super::listen_watch::Complained;
+use super::listen_watch::ListenWatch;
 use super::notify::Notify;
 use super::probe::Probe;
 use crate::sys::process;
 
-/// A server's process.
+/// A handler of the stop signal has so long before its worker is told to disconnect.
+pub const HANDLER_GRACE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub struct Server {
-    /// The process that we started.
+    /// The process that we started, or the one that took its place (gunicorn's USR2).
     pub pid: u32,
-    /// Where it listens: the private address, corrected to what really accepts.
+    /// Behind a relay worker: the private address, corrected to what really accepts.
     pub address: Option<SocketAddr>,
     /// Looks whether it accepts; `None` once it does.
     pub probe: Option<Probe>,
     /// When it was started.
     pub since: Instant,
-    /// What was said of its not listening.
-    pub complained: Complained,
+    pub listen_watch: ListenWatch,
     /// Why it is not online, as far as is known.
     pub trouble: Option<String>,
     /// The address that it wanted and did not get, and why.
     pub refused: Option<String>,
-    /// Whether it was told to stop.
-    pub told: Told,
+    pub stop_request: StopRequest,
     /// What its processes have in their environment, and no other server's.
     pub mark: String,
-    /// Where it says that it is ready, as long as that is waited for.
+    /// As long as READY=1 is waited for.
     pub notify: Option<Notify>,
     /// Node's channel.
     pub ipc: Option<Ipc>,
@@ -40,25 +40,40 @@ pub struct Server {
     pub inspect: Option<u16>,
 }
 
-impl Told {
-    /// When it got the stop message, if it waits for the signal since.
-    pub fn by_message(self) -> Option<Instant> {
-        match self {
-            Self::ByMessage(at) => Some(at),
-            Self::Nothing | Self::ToStop(_) => None,
-        }
-    }
-
-    /// When it got its stop signal.
-    pub fn by_signal(self) -> Option<Instant> {
-        match self {
-            Self::ToStop(at) => Some(at),
-            Self::Nothing | Self::ByMessage(_) => None,
-        }
-    }
+/// How far the request to stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopRequest {
+    NotSent,
+    /// By `--stop-message` then; the signal follows.
+    ByMessage(Instant),
+    BySignal(Instant),
 }
 
 impl Server {
+    pub fn new(
+        pid: u32,
+        since: Instant,
+        mark: String,
+        notify: Option<Notify>,
+        ipc: Option<Ipc>,
+        inspect: Option<u16>,
+    ) -> Self {
+        Self {
+            pid,
+            address: None,
+            probe: None,
+            since,
+            listen_watch: ListenWatch::NotYet,
+            trouble: None,
+            refused: None,
+            stop_request: StopRequest::NotSent,
+            mark,
+            notify,
+            ipc,
+            inspect,
+        }
+    }
+
     /// Whether it has said that it is ready, or need not.
     pub fn has_said_ready(&mut self) -> bool {
         let by_message = self.ipc.as_ref().is_some_and(|ipc| ipc.ready);
@@ -67,35 +82,51 @@ impl Server {
         let by_notify = self.notify.as_mut().is_none_or(|notify| notify.is_ready(pid));
         by_message || by_notify
     }
-}
 
-/// Whether a server got its stop signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// It shall go on.
-    Nothing,
-    /// It got `--stop-message` then; the signal follows.
-    ByMessage(Instant),
-    /// It got it then.
-    ToStop(Instant),
-}
-
-/// Tells a server to stop, once: by its stop message, where there is one, else by the signal.
-pub fn tell(server: &mut Server, attached: Option<u32>, by: Signal) {
-    if server.told != Told::Nothing {
-        return;
+    /// Asks it to stop, once: by its stop message, where there is one, else by the signal.
+    pub fn request_stop(&mut self, attached: Option<u32>, signal: Signal) {
+        if self.stop_request != StopRequest::NotSent {
+            return;
+        }
+        if self.ipc.as_mut().is_some_and(Ipc::stop) {
+            self.stop_request = StopRequest::ByMessage(Instant::now());
+        } else {
+            self.signal(attached, signal);
+        }
     }
-    if server.ipc.as_mut().is_some_and(Ipc::stop) {
-        server.told = Told::ByMessage(Instant::now());
-    } else {
-        signal(server, attached, by);
-    }
-}
 
-/// Sends a server its stop signal.
-pub fn signal(server: &mut Server, attached: Option<u32>, signal: Signal) {
-    server.told = Told::ToStop(Instant::now());
-    if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(server.pid)) {
-        let _ = process::pidfd_signal(&pidfd, signal);
+    fn signal(&mut self, attached: Option<u32>, signal: Signal) {
+        self.stop_request = StopRequest::BySignal(Instant::now());
+        if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(self.pid)) {
+            let _ = process::pidfd_signal(&pidfd, signal);
+        }
+    }
+
+    /// What it was asked to stop was a child of something that replaced it: the same for what we started.
+    pub fn repeat_stop(&mut self, signal: Signal) {
+        if matches!(self.stop_request, StopRequest::BySignal(_)) {
+            self.stop_request = StopRequest::NotSent;
+            self.request_stop(None, signal);
+        }
+    }
+
+    /// The stop signal for one that a message did not end, and `disconnect` for one that a signal did not: its handler may
+    /// have closed the servers and left the end to the primary, as it may in Node's cluster. When the next is due.
+    pub fn step_stop(&mut self, signal: Signal, message_grace: Duration, now: Instant) -> Option<Instant> {
+        if let StopRequest::ByMessage(at) = self.stop_request {
+            if now < at + message_grace {
+                return Some(at + message_grace);
+            }
+            self.signal(None, signal);
+        }
+        let (StopRequest::BySignal(at), Some(ipc)) = (self.stop_request, &mut self.ipc) else { return None };
+        if !ipc.can_disconnect() || ipc.disconnected {
+            return None;
+        }
+        if now < at + HANDLER_GRACE {
+            return Some(at + HANDLER_GRACE);
+        }
+        ipc.disconnect();
+        None
     }
 }

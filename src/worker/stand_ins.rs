@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::direct::DirectWorker;
+use super::attachment::Attachment;
 use crate::accept::orders::ListenerId;
 
 /// What a worker's processes have closed.
@@ -33,9 +33,9 @@ impl Left {
     }
 }
 
-impl DirectWorker {
+impl Attachment {
     /// When its stand-ins are to be looked at.
-    pub fn look_deadline(&self) -> Option<Instant> {
+    pub fn look_due(&self) -> Option<Instant> {
         let due = self.left.looks.values().map(|look| look.due).min()?;
         Some(self.left.not_before.map_or(due, |not_before| due.max(not_before)))
     }

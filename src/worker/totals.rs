@@ -6,16 +6,16 @@ use crate::handoff::page::{CountersPage, Counts};
 
 /// A slot's totals.
 #[derive(Debug, Default)]
-pub struct Counted {
+pub struct Totals {
     /// Of workers that are gone.
     past: Counts,
     /// Pages that somebody may still write to.
     pages: Vec<Arc<CountersPage>>,
 }
 
-impl Counted {
+impl Totals {
     /// A new worker counts on this page.
-    pub fn counts(&mut self, page: &Arc<CountersPage>) {
+    pub fn track(&mut self, page: &Arc<CountersPage>) {
         let past = &mut self.past;
         self.pages.retain(|page| {
             // Nobody but us has it any more: its worker is gone.
@@ -45,16 +45,16 @@ mod tests {
 
     #[test]
     fn totals_outlive_their_workers_and_only_pages_in_use_are_kept() {
-        let mut counted = Counted::default();
+        let mut totals = Totals::default();
         for _ in 0..10 {
             let page = Arc::new(CountersPage::create().unwrap().0);
-            counted.counts(&page);
+            totals.track(&page);
             page.add(row::PID, 1);
             page.add(row::RECEIVED, 3);
             page.record_latency(3, 10_000);
         }
-        let total = counted.total();
+        let total = totals.total();
         assert_eq!((total.received, total.latencies.iter().sum::<u64>(), total.latency_ns), (30, 30, 300_000));
-        assert_eq!(counted.pages.len(), 1);
+        assert_eq!(totals.pages.len(), 1);
     }
 }

@@ -79,5 +79,5 @@ require('http').createServer((request, response) => setTimeout(() => response.en
     let answer = String::from_utf8_lossy(&read_all(&mut busy).unwrap()).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("pid "), "{answer}");
     // By itself; or, where it takes a moment for that, by the signal that follows its last connection.
-    assert!(app.daemon.log().contains("old worker ended: "), "{}", app.daemon.log());
+    assert!(app.daemon.log().contains("old worker stopped"), "{}", app.daemon.log());
 }

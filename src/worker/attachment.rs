@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::delivery::Library;
 use super::ipc::Ipc;
 use super::server::Server;
 use super::stand_ins::Left;
-use crate::accept::orders::{ListenerId, WorkerId};
+use crate::accept::orders::ListenerId;
 use crate::direct::attach::Secret;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
@@ -24,9 +25,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 
 /// What connects one server (and the processes that it forks) to the master.
 #[derive(Debug)]
-pub struct DirectWorker {
-    /// Which generation of which slot.
-    pub id: WorkerId,
+pub struct Attachment {
     /// Its proof.
     pub secret: Secret,
     /// Its counters.
@@ -58,13 +57,14 @@ pub struct DirectWorker {
     looked: Option<(Instant, bool)>,
     /// Since when nothing is pending or open.
     empty: Option<Instant>,
+    /// Its processes may start others with it.
+    _library: Arc<Library>,
 }
 
-impl DirectWorker {
+impl Attachment {
     /// For a server that has just been started.
-    pub fn new(id: WorkerId, secret: Secret, page: Arc<CountersPage>, page_fd: OwnedFd) -> Self {
+    pub fn new(secret: Secret, page: Arc<CountersPage>, page_fd: OwnedFd, library: Arc<Library>) -> Self {
         Self {
-            id,
             secret,
             page,
             page_fd,
@@ -81,6 +81,7 @@ impl DirectWorker {
             left: Left::default(),
             looked: None,
             empty: None,
+            _library: library,
         }
     }
 
@@ -109,17 +110,17 @@ impl DirectWorker {
 
     /// Whether a worker that is sent nothing more may get its stop signal: nothing is pending or open. One that has closed
     /// its listeners may still have connections.
-    pub fn is_drained(&mut self, server: Option<&Server>, now: Instant) -> bool {
+    pub fn is_drained(&mut self, server: &Server, now: Instant) -> bool {
         // Under none it goes on accepting until it is told; Node's own workers can be told to close their listeners first.
         let accepts_itself = !self.listening.is_empty() && self.queues.is_empty();
-        let can_close = server.and_then(|server| server.ipc.as_ref()).is_some_and(Ipc::can_disconnect);
+        let can_close = server.ipc.as_ref().is_some_and(Ipc::can_disconnect);
         if accepts_itself && !can_close {
             return true;
         }
         let pending = self.queues.values().any(|queue| queue.pending() > 0);
         // In this order: what was received is counted before it can be closed.
         let all_counted = self.page.all_received();
-        if pending || self.has_open(server.map(|server| server.pid), now) {
+        if pending || self.has_open(server.pid, now) {
             self.empty = None;
             return false;
         }
@@ -134,12 +135,12 @@ impl DirectWorker {
 
     /// Whether connections are open: by its page, or, where that may not know of all, by /proc: a child that serves what its
     /// parent received and closed is seen by the page only when it closes its first one.
-    fn has_open(&mut self, root: Option<u32>, now: Instant) -> bool {
+    fn has_open(&mut self, root: u32, now: Instant) -> bool {
         if !self.page.is_estimate() {
             if self.page.open_alive() > 0 {
                 return true;
             }
-            if self.ports.is_empty() || root.is_none_or(|root| process::tree(root).len() < 2) {
+            if self.ports.is_empty() || process::tree(root).len() < 2 {
                 return false;
             }
         }
@@ -148,7 +149,7 @@ impl DirectWorker {
         {
             return open;
         }
-        let open = root.is_some_and(|root| crate::proc_net::has_connections(root, &self.ports));
+        let open = crate::proc_net::has_connections(root, &self.ports);
         self.looked = Some((now, open));
         open
     }

@@ -1,0 +1,70 @@
+//! What a service's workers consist of: its configured backend, with all that starting one takes.
+
+use std::sync::Arc;
+
+use crate::config::error::Kind;
+use crate::config::{Backend, Chosen, ServiceConfig, delivery};
+use crate::direct::Preload;
+use crate::direct::attach::{Secret, hex};
+use crate::exit::Exit;
+use crate::program::command::CommandLine;
+use crate::program::elf;
+
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    Direct(CommandLine, Arc<Library>),
+    /// Without a command: to upstreams.
+    Relay(Option<CommandLine>),
+    NoPort(CommandLine),
+}
+
+/// The preload library, and where it finds the master.
+#[derive(Debug)]
+pub struct Library {
+    preload: Preload,
+    attach: String,
+}
+
+impl Library {
+    /// The value of LD_PRELOAD.
+    pub fn value(&self) -> String {
+        self.preload.value()
+    }
+
+    /// Tells a worker's library whom to ask, and as whom.
+    pub fn variable(&self, secret: &Secret) -> String {
+        format!("{}:{}", self.attach, hex(secret))
+    }
+}
+
+impl Delivery {
+    /// Finds a place for the library of a service whose command seems fit for it. Where there is none and the choice is
+    /// ours, the service becomes one by relay. `attach` opens the attach socket, if need be, and returns its name.
+    ///
+    /// # Errors
+    /// When direct delivery was asked for and cannot be, or when relaying cannot be either.
+    pub fn prepare(
+        config: &mut ServiceConfig,
+        inherited: bool,
+        attach: impl FnOnce() -> Result<String, Exit>,
+    ) -> Result<Self, Exit> {
+        let command = match &config.backend {
+            Backend::Direct(command) => command.clone(),
+            Backend::Relayed(command) => return Ok(Self::Relay(Some(command.clone()))),
+            Backend::Upstreams(..) => return Ok(Self::Relay(None)),
+            Backend::NoPort(command) => return Ok(Self::NoPort(command.clone())),
+        };
+        let preload =
+            elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
+        match (preload, config.chosen) {
+            (Ok(preload), _) => Ok(Self::Direct(command, Arc::new(Library { preload, attach: attach()? }))),
+            (Err(obstacle), Chosen::AsAsked) => Err(Kind::DirectImpossible { obstacle }.of("via").into()),
+            (Err(reason), Chosen::ByUs) => {
+                delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
+                config.backend = Backend::Relayed(command.clone());
+                config.via_reason = reason;
+                Ok(Self::Relay(Some(command)))
+            }
+        }
+    }
+}

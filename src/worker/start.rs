@@ -1,0 +1,179 @@
+//! Starting the processes of a worker.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::attachment::Attachment;
+use super::context::Context;
+use super::delivery::{Delivery, Library};
+use super::ipc::{Ipc, Mode};
+use super::notify::Notify;
+use super::probe::{self, Probe};
+use super::relay::Relay;
+use super::server::Server;
+use super::totals::Totals;
+use super::{Kind, Worker};
+use crate::abi::attach::VARIABLE;
+use crate::accept::orders::WorkerId;
+use crate::config::ServiceConfig;
+use crate::direct::attach::secret;
+use crate::events::Source;
+use crate::exit::Exit;
+use crate::handoff::page::CountersPage;
+use crate::launch;
+use crate::program::command::CommandLine;
+use crate::program::node::inspect_port;
+
+/// The environment variable by which the processes of one server are known, wherever they went.
+pub const MARK: &str = "ROUNDSMAN_WORKER";
+
+fn unique_mark() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Where a worker is started.
+#[derive(Debug)]
+pub struct Seat<'a> {
+    pub config: &'a ServiceConfig,
+    pub id: WorkerId,
+    /// That a relay worker gets a queue for.
+    pub listeners: usize,
+    /// PORT and HOST of a direct server.
+    pub told: Option<SocketAddr>,
+    pub now: Instant,
+}
+
+impl Worker {
+    /// Starts all of a worker but its relay worker: see [`Worker::start_relay`]. A relayed server gets the address where
+    /// its predecessor accepted, if that is free: a relay worker that still has clients for that one finds this one.
+    ///
+    /// # Errors
+    /// What could not be had.
+    pub fn start(
+        seat: &Seat,
+        delivery: &Delivery,
+        last_address: Option<SocketAddr>,
+        totals: &mut Totals,
+        context: &Context,
+    ) -> Result<Self, Exit> {
+        let slot = Some(seat.id.slot);
+        let kind = match delivery {
+            Delivery::Direct(command, library) => start_direct(seat, command, library, totals, context)?,
+            Delivery::NoPort(command) => {
+                Kind::NoPort { server: start_server(seat, slot, command, None, Vec::new(), context)? }
+            }
+            Delivery::Relay(None) => Kind::Relay { relay: None, server: None },
+            Delivery::Relay(Some(command)) => {
+                let address = match last_address.filter(|address| probe::is_free(address.port())) {
+                    Some(address) => address,
+                    None => context
+                        .ports
+                        .choose()
+                        .map_err(|error| Exit::os("cannot choose a port for the server", &error))?,
+                };
+                let server = start_server(seat, slot, command, Some(address), Vec::new(), context)?;
+                let probe = Some(Probe::private(address, seat.now));
+                Kind::Relay { relay: None, server: Some(Server { address: Some(address), probe, ..server }) }
+            }
+        };
+        Ok(Self { id: seat.id, kind, queues: Vec::new() })
+    }
+
+    /// Starts the relay worker of a worker that should have one and has none.
+    ///
+    /// # Errors
+    /// What could not be had.
+    pub fn start_relay(&mut self, seat: &Seat, totals: &mut Totals, context: &Context) -> Result<(), Exit> {
+        let Kind::Relay { relay: relay @ None, .. } = &mut self.kind else { return Ok(()) };
+        let started = Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners)
+            .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
+        debug!(service = %seat.config.name, slot = seat.id.slot, pid = started.pid, "relay worker started");
+        // Without the watch the worker never becomes ready, and its death is still seen.
+        if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
+            warn!("cannot watch a worker's channel: {error}");
+        }
+        totals.track(&started.page);
+        *relay = Some(started);
+        self.id = seat.id;
+        Ok(())
+    }
+}
+
+fn start_direct(
+    seat: &Seat,
+    command: &CommandLine,
+    library: &Arc<Library>,
+    totals: &mut Totals,
+    context: &Context,
+) -> Result<Kind, Exit> {
+    let refused = |error: std::io::Error| Exit::os("cannot start a worker", &error);
+    let secret = secret().map_err(refused)?;
+    let (page, page_fd) = CountersPage::create().map(|(page, fd)| (Arc::new(page), fd)).map_err(refused)?;
+    let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
+    let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
+    totals.track(&page);
+    Ok(Kind::Direct { server, attachment: Attachment::new(secret, page, page_fd, library.clone()) })
+}
+
+/// Starts a server that is told an address, with more in its environment. `slot`: `None` for one that all slots share.
+///
+/// # Errors
+/// What could not be had.
+pub fn start_server(
+    seat: &Seat,
+    slot: Option<u32>,
+    command: &CommandLine,
+    told: Option<SocketAddr>,
+    mut environment: Vec<(&'static str, String)>,
+    context: &Context,
+) -> Result<Server, Exit> {
+    let config = seat.config;
+    let mark = unique_mark();
+    environment.push((MARK, mark.clone()));
+    let notify = match config.limits.wait_ready {
+        true => {
+            let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
+            let uid = config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid);
+            let notify = Notify::open(uid.as_raw()).map_err(refused)?;
+            notify.watch(&context.registry).map_err(refused)?;
+            environment.push(("NOTIFY_SOCKET", notify.variable()));
+            Some(notify)
+        }
+        false => None,
+    };
+    let refused = |error: std::io::Error| Exit::os("cannot make a channel for Node", &error);
+    let mode = slot.and_then(|_| Mode::of(config, command));
+    let channel = mode.map(|mode| Ipc::new(mode, config.stop_message.as_deref())).transpose().map_err(refused)?;
+    let (ipc, theirs) = channel.unzip();
+    if let (Some(ipc), Some(slot)) = (&ipc, slot) {
+        environment.extend(ipc.environment(slot));
+    }
+    // The one before it still has its own port for a while.
+    let turn = (seat.id.generation % 2) as u16 * config.instances as u16;
+    let inspect = mode.and_then(|_| inspect_port(command.words()));
+    let inspect = inspect.map(|first| first.wrapping_add(slot.unwrap_or(0) as u16).wrapping_add(turn));
+    let pid = context.launcher.server(&launch::Server {
+        channel: theirs.as_ref().map(AsFd::as_fd),
+        inspect,
+        service: &config.name,
+        slot,
+        command,
+        address: told,
+        variables: &config.environment,
+        environment,
+        cwd: config.cwd.as_deref(),
+        user: config.user.as_ref(),
+        files: &config.files,
+        death_signal: config.limits.stop_signal,
+    })?;
+    if let Some(ipc) = &ipc {
+        ipc.watch(&context.registry, pid).map_err(refused)?;
+    }
+    Ok(Server::new(pid, seat.now, mark, notify, ipc, inspect))
+}
