@@ -65,6 +65,7 @@ impl QueueTx {
         // In containers that share a network, every master may have pid 1.
         static BEGAN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
         let (tx, rx) = sock::seqpacket_pair()?;
+        never_writable(rx.as_fd())?;
         let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
         let since = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u32;
         let began = BEGAN.get_or_init(since);
@@ -176,6 +177,15 @@ impl QueueTx {
             Framing::Single => bytes.len() == payload::DIRECT_BYTES && fds <= 1,
         }
     }
+}
+
+/// Fills the send buffer of a server's end with a message that nobody receives: a listening socket is never writable, and a
+/// server that polls for that would spin.
+fn never_writable(rx: BorrowedFd<'_>) -> io::Result<()> {
+    // More than a quarter of the smallest send buffer (socket(7)), which is what unix(7) sockets need free.
+    const FILL: [u8; 2048] = [0; 2048];
+    sock::set_option(rx, libc::SOL_SOCKET, libc::SO_SNDBUF, &1i32.to_ne_bytes())?;
+    scm::send_fds(rx, &FILL, std::iter::empty())
 }
 
 /// The bytes of [`payload::Direct`], place by place.

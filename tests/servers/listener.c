@@ -10,8 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -37,6 +39,11 @@ static int bound(void) {
 static int has_client(int fd) {
     struct pollfd wait = {fd, POLLIN, 0};
     return poll(&wait, 1, 20000) == 1;
+}
+
+static int has_client_now(int fd) {
+    struct pollfd wait = {fd, POLLIN, 0};
+    return poll(&wait, 1, 0);
 }
 
 static void serve(int fd) {
@@ -106,6 +113,9 @@ static void answers(void) {
     close(copy);
     serve(fd);
     if (!has_client(fd)) die("poll");
+    // Who waits is taken all the same, and closed.
+    SAY(accept(fd, (void *)&peer, &negative)); SAY(has_client_now(fd));
+    fcntl(fd, F_SETFL, O_NONBLOCK);
     SAY(accept(fd, (void *)&peer, &negative));
     shutdown(fd, SHUT_RD);
     // What TIOCOUTQ and others give of a socket that listened once is chance: only this is asked.
@@ -223,6 +233,183 @@ static void reversed(void) {
     sleep(60);
 }
 
+// What poll, select and epoll (registered before, for all events) say of a descriptor now.
+static void look(const char *state, int fd, int epoll) {
+    struct pollfd wait = {fd, POLLIN | POLLOUT | POLLRDHUP | POLLPRI, 0};
+    struct epoll_event event = {0, {0}};
+    struct timeval now = {0, 0};
+    fd_set readable, writable;
+    FD_ZERO(&readable); FD_ZERO(&writable); FD_SET(fd, &readable); FD_SET(fd, &writable);
+    poll(&wait, 1, 0);
+    select(fd + 1, &readable, &writable, NULL, &now);
+    int events = epoll < 0 ? 0 : epoll_wait(epoll, &event, 1, 0);
+    fprintf(out, "%s: poll %x, select %d %d, epoll %d %x\n", state, wait.revents, !!FD_ISSET(fd, &readable),
+            !!FD_ISSET(fd, &writable), events, event.events);
+}
+
+static int watched;
+
+static void *waits_in_poll(void *unused) {
+    struct pollfd wait = {watched, POLLIN, 0};
+    return (void *)(long)(unused ? 0 : poll(&wait, 1, 20000));
+}
+
+static void *waits_in_select(void *unused) {
+    struct timeval limit = {20, 0};
+    fd_set readable;
+    FD_ZERO(&readable); FD_SET(watched, &readable);
+    return (void *)(long)(unused ? 0 : select(watched + 1, &readable, NULL, NULL, &limit));
+}
+
+static void *waits_in_epoll(void *edge) {
+    struct epoll_event event = {EPOLLIN | (edge ? EPOLLET : 0), {0}};
+    int epoll = epoll_create1(0);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, watched, &event);
+    long woken = epoll_wait(epoll, &event, 1, 20000);
+    close(epoll);
+    return (void *)woken;
+}
+
+static void *waits_in_accept(void *limited) {
+    struct timeval limit = {limited ? 20 : 0, 0};
+    setsockopt(watched, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    int fd = accept(watched, NULL, NULL);
+    return (void *)(long)(fd < 0 && errno == EINVAL);
+}
+
+// All states of a listening socket and the ways between them, as it polls in each; and who waits at it when it is shut down.
+static void states(void) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct epoll_event all = {EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI, {0}};
+    struct timeval limit = {20, 0};
+    socklen_t len = sizeof limit;
+    void *(*waits[])(void *) = {waits_in_poll, waits_in_select, waits_in_epoll, waits_in_epoll, waits_in_accept, waits_in_accept};
+    signal(SIGPIPE, on_pipe);
+    int fd = bound(), copy = dup(fd), epoll = epoll_create1(0);
+    SAY(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &all)); SAY(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    look("bound", fd, epoll); look("its copy", copy, -1);
+    SAY(accept(fd, NULL, NULL)); SAY(recv(fd, &a, 1, 0)); SAY(send(fd, &a, 1, 0)); SAY(bind(fd, (void *)&a, sizeof a));
+    SAY(shutdown(fd, 7));
+    SAY(listen(copy, 10)); look("listening", fd, epoll); look("its copy", copy, -1);
+    limit.tv_sec = 0;
+    SAY(getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &len)); SAY(limit.tv_sec); SAY(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    SAY(listen(fd, 20)); SAY(bind(fd, (void *)&a, sizeof a)); SAY(connect(fd, (void *)&a, sizeof a));
+    SAY(shutdown(fd, 7)); SAY(shutdown(fd, SHUT_WR)); look("shut for writing", fd, epoll);
+    fprintf(out, "listens\n"), fflush(out);
+    if (!has_client(fd)) die("poll");
+    look("a client waits", fd, epoll); look("at its copy", copy, -1);
+    serve(fd);
+    look("served", fd, epoll);
+    SAY(shutdown(fd, SHUT_RDWR)); look("shut", fd, epoll); look("its copy", copy, -1);
+    SAY(accept(copy, NULL, NULL)); SAY(shutdown(fd, SHUT_RD)); look("shut twice", fd, epoll);
+    watched = fd;
+    for (int n = 0; n < 6; n++) {
+        pthread_t thread;
+        void *result;
+        SAY(listen(fd, 10)); look("listening again", fd, epoll); look("its copy", copy, -1);
+        fprintf(out, "listens %d\n", n), fflush(out);
+        serve(fd);
+        pthread_create(&thread, NULL, waits[n], (void *)(long)(n == 3 || n == 5));
+        usleep(100000);
+        SAY(shutdown(copy, SHUT_RD));
+        pthread_join(thread, &result);
+        SAY(result); SAY(accept(fd, NULL, NULL)); SAY(accept(copy, NULL, NULL)); look("shut", fd, epoll);
+    }
+    close(copy);
+    SAY(shutdown(fd, SHUT_RDWR)); look("shut twice", fd, epoll);
+    // One that is bound and shut down would pass that on to its connections: it never listens.
+    port = other_port;
+    copy = bound();
+    SAY(shutdown(copy, SHUT_RD)); look("bound, shut for reading", copy, -1);
+    SAY(shutdown(copy, SHUT_RDWR)); look("bound, shut", copy, -1);
+    SAY(close(copy));
+    SAY(close(fd)); SAY(epoll_wait(epoll, &all, 1, 0));
+    fprintf(out, "end\n"), fflush(out);
+    sleep(60);
+}
+
+// Another descriptor of the same socket, which the process gets as if from another one.
+static int over_a_socket(int fd) {
+    int ends[2];
+    char byte = 'x', control[CMSG_SPACE(sizeof fd)] = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) die("socketpair");
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    *head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    if (sendmsg(ends[0], &message, 0) != 1 || recvmsg(ends[1], &message, 0) != 1) die("over a socket");
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    close(ends[0]), close(ends[1]);
+    return fd;
+}
+
+static int option(int fd, int name) {
+    int value = -1;
+    socklen_t len = sizeof value;
+    return getsockopt(fd, SOL_SOCKET, name, &value, &len) ? -errno : value;
+}
+
+static int own_port(int fd) {
+    struct sockaddr_in a = {0};
+    socklen_t len = sizeof a;
+    return getsockname(fd, (void *)&a, &len) ? -errno : ntohs(a.sin_port) == port || ntohs(a.sin_port) == other_port;
+}
+
+static int queued(int fd) {
+    int number = -5;
+    return ioctl(fd, FIONREAD, &number) ? -errno : number;
+}
+
+// Each question is the first that the process has about this descriptor.
+#define FRESH(call) do { int it = over_a_socket(fd); SAY(call); close(it); } while (0)
+
+static void questions(int fd, const char *state) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    char bytes[4] = "abc";
+    fprintf(out, "--- %s\n", state);
+    look(state, fd, -1);
+    FRESH(recv(it, bytes, 3, MSG_DONTWAIT)); FRESH(read(it, bytes, 3)); FRESH(send(it, bytes, 3, 0)); FRESH(write(it, bytes, 3));
+    FRESH(getpeername(it, (void *)&a, &len)); FRESH(own_port(it)); FRESH(queued(it));
+    FRESH(option(it, SO_TYPE)); FRESH(option(it, SO_DOMAIN)); FRESH(option(it, SO_PROTOCOL)); FRESH(option(it, SO_ACCEPTCONN));
+    FRESH(option(it, SO_KEEPALIVE)); FRESH(shutdown(it, 7)); FRESH(bind(it, (void *)&a, sizeof a));
+    if (!option(fd, SO_ACCEPTCONN)) FRESH(accept(it, NULL, NULL));
+    if (option(fd, SO_ACCEPTCONN)) FRESH(connect(it, (void *)&a, sizeof a));
+}
+
+// A socket that listens and one that does not yet, over a socket and to another program.
+static void passed(const char *file) {
+    char numbers[4][20];
+    signal(SIGPIPE, on_pipe);
+    int late = bound(), usual = port;
+    port = other_port;
+    int fd = bound();
+    port = usual;
+    if (listen(fd, 10)) die("listen");
+    questions(fd, "listening"); questions(late, "bound");
+    snprintf(numbers[0], 20, "%d", usual), snprintf(numbers[1], 20, "%d", other_port);
+    snprintf(numbers[2], 20, "%d", late), snprintf(numbers[3], 20, "%d", fd);
+    fflush(out);
+    execl("/proc/self/exe", "listener", "received", numbers[0], file, numbers[1], numbers[2], numbers[3], NULL);
+    die("exec");
+}
+
+static void received(int late, int fd) {
+    char bytes[4];
+    signal(SIGPIPE, on_pipe);
+    fprintf(out, "--- after exec\n");
+    look("listening", fd, -1); look("bound", late, -1);
+    SAY(recv(fd, bytes, 3, MSG_DONTWAIT)); SAY(recv(late, bytes, 3, MSG_DONTWAIT)); SAY(send(fd, bytes, 3, 0));
+    SAY(queued(fd)); SAY(queued(late)); SAY(option(late, SO_TYPE)); SAY(option(late, SO_ACCEPTCONN)); SAY(accept(late, NULL, NULL));
+    SAY(own_port(late)); SAY(shutdown(late, 7)); SAY(listen(late, 10)); look("both listening", late, -1);
+    fprintf(out, "listens\n"), fflush(out);
+    serve(late);
+    SAY(shutdown(fd, SHUT_RDWR)); look("shut", fd, -1);
+    fprintf(out, "end\n"), fflush(out);
+    sleep(60);
+}
+
 static void on_stop(int signal, siginfo_t *info, void *context) {
     (void)signal, (void)context;
     // By fcntl(2)'s F_SETSIG, and not by kill(2).
@@ -263,12 +450,15 @@ int main(int argc, char **argv) {
     const char *mode = argc > 3 ? argv[1] : "";
     port = argc > 3 ? atoi(argv[2]) : 0;
     other_port = argc > 4 ? atoi(argv[4]) : 0;
-    out = argc > 3 ? fopen(argv[3], "w") : NULL;
+    out = argc > 3 ? fopen(argv[3], strcmp(mode, "received") ? "w" : "a") : NULL;
     if (!out) die("listener MODE PORT FILE [OTHER-PORT]");
     if (!strcmp(mode, "answers")) answers();
     if (!strcmp(mode, "cancelled")) cancelled();
     if (!strncmp(mode, "closes-", 7)) closes(mode[7]);
     if (!strcmp(mode, "reversed")) reversed();
+    if (!strcmp(mode, "states")) states();
+    if (!strcmp(mode, "passed")) passed(argv[3]);
+    if (!strcmp(mode, "received") && argc > 6) received(atoi(argv[5]), atoi(argv[6]));
     if (!strcmp(mode, "leases")) leases();
     if (!strcmp(mode, "moves")) moves();
     return 0;

@@ -9,10 +9,12 @@ use super::bind::recognize;
 use super::message::{self, RecvVia};
 use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, O_RDWR};
 use super::table::{StandIn, Stands};
-use super::{counts, fail, libc_result, next, table};
+use super::{close, counts, fail, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
+/// Looks at a queue, a millisecond apart, after which a message there is one that nobody takes.
+const MESSAGE_STAYS: u32 = 3;
 const MSG_DONTWAIT: usize = 0x40;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SOCK_NONBLOCK: i32 = 0o4000;
@@ -58,15 +60,18 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
         return fail(EINVAL);
     }
     // SAFETY: as accept4(2): a length that is not null can be read.
-    if !address.is_null() && !len.is_null() && unsafe { *len } > i32::MAX as u32 {
-        // The kernel would take a connection first, and close it.
-        return fail(EINVAL);
-    }
+    let negative = !address.is_null() && !len.is_null() && unsafe { *len } > i32::MAX as u32;
     let taken = match stand_in.stands() {
         Stands::Queue => from_queue(fd, stand_in, flags),
         Stands::Listener => from_listener(fd, stand_in, flags),
     };
     match taken {
+        Ok(taken) if negative => {
+            // As the kernel does, which looks at the length last.
+            table::received(taken.socket, taken.number, None);
+            close::close(taken.socket);
+            fail(EINVAL)
+        }
         Ok(taken) => {
             let shown = other_family(stand_in, taken.peer.family());
             let peer = shown.map_or(taken.peer, |family| taken.peer.shown_as(family));
@@ -145,14 +150,20 @@ fn ended() {
     raw::sleep_ms(50);
 }
 
-/// Empty messages, so that whoever waits in accept looks again. The master may be emptying the queue at the same time, so
-/// it takes as many as it takes (a thread that was cancelled while it waited stays counted, hence the bound).
-pub fn wake_waiting(stand_in: &StandIn) {
+/// Empty messages, so that whoever waits in accept, poll, select or epoll_wait at the queue looks again. The master may be
+/// emptying it at the same time, so it takes as many as it takes until one has stayed there (a thread that was cancelled
+/// while it waited stays counted, hence the bound).
+pub fn wake_waiting(stand_in: &StandIn, queue: i32) {
+    let mut stayed = 0;
     for _ in 0..MAX_WAKES {
-        if stand_in.waiting.load(Acquire) == 0 {
+        let queued = queue < 0 || raw::queued_bytes(queue) > 0;
+        stayed = if queued { stayed + 1 } else { 0 };
+        if stand_in.waiting.load(Acquire) == 0 && (queue < 0 || stayed > MESSAGE_STAYS) {
             return;
         }
-        wake_one(stand_in);
+        if stand_in.waiting.load(Acquire) > 0 || !queued {
+            wake_one(stand_in);
+        }
         raw::sleep_ms(1);
     }
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::abi::attach::{ADDRESS_BYTES, BACK, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, STATUS, YOURSELF, op};
 use super::address::{AF_UNIX, Address};
 use super::client::{self, Answer};
-use super::close::genuine;
+use super::close::{close, genuine, genuine_or_marked};
 use super::counts::Page;
 use super::lease::take_lease;
 use super::raw::{
@@ -13,7 +13,7 @@ use super::raw::{
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
-use super::{counts, epolls, errno, fail, next, table};
+use super::{counts, epolls, errno, fail, idle, next, table};
 
 /// How long to wait before an answer is asked for once more.
 const RETRY_AFTER_MS: u64 = 2;
@@ -105,28 +105,27 @@ fn ask_to_bind(fd: i32, to: &Address) -> Option<Answer> {
     Some(Answer::failed(EADDRINUSE))
 }
 
-/// Puts what the master sent in the place of the server's socket.
+/// Puts what the master sent in the place of the server's socket: the listening socket that all workers share at once, the
+/// queue when the server listens.
 fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i32 {
     let [place, page_fd, keep] = answer.fds;
-    let stands = if answer.reply.kind == LISTENER { Stands::Listener } else { Stands::Queue };
+    let (listener, stands) = match answer.reply.kind {
+        LISTENER => (answer.reply.number, Stands::Listener),
+        _ => (answer.reply.number, Stands::Queue),
+    };
     let page = if page_fd >= 0 { counts::map(page_fd) } else { None };
-    let mut placed = false;
-    if place >= 0 && page.is_some() {
-        // O_NONBLOCK belongs to the open file: the queue's becomes what the server's socket had.
-        if stands == Stands::Queue {
-            set_status_flags(place, O_RDWR | nonblock);
-        }
-        let registered = epolls::take_out(fd);
-        placed = raw::dup3(place, fd, cloexec_of(fd));
-        registered.put_back(fd);
-    }
-    close_those_that_came([place, page_fd]);
+    let file = match stands {
+        Stands::Listener => place,
+        Stands::Queue => idle::socket(listener, nonblock).unwrap_or(-1),
+    };
+    let placed = place >= 0 && file >= 0 && page.is_some() && idle::put(fd, file);
+    close_those_that_came([file, page_fd]);
     let keep = if keep >= 0 { raw::move_to_high_fd(keep) } else { -1 };
     let Some(page) = page.filter(|_| placed) else { return fail(EMFILE) };
-    let new =
-        New { listener: answer.reply.number, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
-    if table::put_stand_in(fd, &new).is_none() {
-        return fail(EMFILE);
+    let new = New { listener, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
+    let Some(stand_in) = table::put_stand_in(fd, &new) else { return fail(EMFILE) };
+    if stands == Stands::Queue {
+        stand_in.park(raw::move_to_high_fd(place));
     }
     take_lease();
     0
@@ -138,20 +137,42 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
     if let Some(known) = table::stand_in(fd) {
         return Some(known);
     }
+    let (listener, listens) = named(fd)?;
+    let (queue, stand_in) = adopt(fd, listener, listens)?;
+    if listens {
+        // It is in its place already.
+        raw::close(queue);
+    } else {
+        stand_in.park(queue);
+    }
+    Some(stand_in)
+}
+
+/// The listener that a stand-in's name tells, and whether it is the queue that is there (else an idle socket).
+pub fn named(fd: i32) -> Option<(u32, bool)> {
     let mut name = [0u8; 64];
     let len = raw::socket_name(fd, &mut name)?;
-    let listener = named(name.get(..len)?)?;
+    parse_name(name.get(..len)?)
+}
+
+/// Asks the master for a listener's queue, and makes the descriptor its stand-in; the queue.
+fn adopt(fd: i32, listener: u32, listens: bool) -> Option<(i32, &'static StandIn)> {
     let answer = client::request(op::ADOPT, listener)?;
-    let page = page_of(&answer, SHARED);
-    let keep = if answer.fds[2] >= 0 { raw::move_to_high_fd(answer.fds[2]) } else { -1 };
-    let page = page?;
+    let [queue, page_fd, keep] = answer.fds;
+    let page = if answer.reply.kind == SHARED && page_fd >= 0 { counts::map(page_fd) } else { None };
+    close_those_that_came([page_fd, -1]);
+    let keep = if keep >= 0 { raw::move_to_high_fd(keep) } else { -1 };
     let address = Address::from_bytes(answer.reply.address);
-    table::put_stand_in(
-        fd,
-        &New { listener, page, keep, stands: Stands::Queue, nonblock: false, listens: true, address: &address },
-    )?;
+    let queue = if queue >= 0 { raw::move_to_high_fd(queue) } else { -1 };
+    let stand_in = page.filter(|_| queue >= 0).and_then(|page| {
+        let new = New { listener, page, keep, stands: Stands::Queue, nonblock: false, listens, address: &address };
+        table::put_stand_in(fd, &new)
+    });
+    if stand_in.is_none() {
+        close_those_that_came([queue, keep]);
+    }
     take_lease();
-    table::stand_in(fd)
+    Some((queue, stand_in?))
 }
 
 /// Maps the page that came with an answer of this kind, and closes what else came to replace a descriptor: it is in its
@@ -192,34 +213,83 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
     table::stand_in(fd)
 }
 
-/// The listener in a queue's name: family, NUL, the name.
-fn named(name: &[u8]) -> Option<u32> {
-    let rest = name.get(3..)?.strip_prefix(QUEUE_NAME.as_bytes())?;
+/// The listener in a name (family, NUL, the name), and whether it is a queue's.
+fn parse_name(name: &[u8]) -> Option<(u32, bool)> {
+    let mut rest = name.get(3..)?.strip_prefix(QUEUE_NAME.as_bytes())?;
     let mut listener = 0u32;
-    for &byte in rest.iter().take_while(|&&byte| byte != b':') {
+    while let Some((&byte, behind)) = rest.split_first().filter(|(byte, _)| **byte != b':') {
         listener = listener.wrapping_mul(10).wrapping_add((byte as char).to_digit(10)?);
+        rest = behind;
     }
-    (name.first() == Some(&(AF_UNIX as u8))).then_some(listener)
+    (name.first() == Some(&(AF_UNIX as u8))).then_some((listener, !idle::is_idle(rest)))
 }
 
 /// listen(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
-    let stand_in = match table::stand_in(fd) {
+    let known = table::stand_in(fd).or_else(|| {
+        // An idle socket is a Unix socket that could listen by itself.
+        if named(fd).is_some() { recognize(fd) } else { None }
+    });
+    let stand_in = match known {
         Some(stand_in) => stand_in,
         None => {
             let result = next::listen(fd, backlog);
-            match if result < 0 { recognize(fd) } else { recognize_shared(fd) } {
+            match if result < 0 { None } else { recognize_shared(fd) } {
                 Some(stand_in) => stand_in,
                 None => return result,
             }
         }
     };
+    if stand_in.has_ended() {
+        return listen_again(stand_in, backlog);
+    }
     let answer = client::request(op::LISTEN, stand_in.listener.load(Relaxed));
     if let Some(errno) = answer.and_then(|answer| answer.errno()) {
         return fail(errno);
     }
+    if stand_in.is_shut() && !place_parked(stand_in) {
+        return fail(EADDRINUSE);
+    }
     stand_in.listens();
+    0
+}
+
+/// Puts what was kept in the idle socket's place.
+fn place_parked(stand_in: &'static StandIn) -> bool {
+    if stand_in.stands() == Stands::Listener {
+        return true;
+    }
+    let queue = stand_in.unpark().or_else(|| {
+        let answer = client::request(op::ADOPT, stand_in.listener.load(Relaxed))?;
+        let [queue, page_fd, keep] = answer.fds;
+        close_those_that_came([page_fd, keep]);
+        (queue >= 0).then_some(queue)
+    });
+    queue.map(|queue| idle::replace(stand_in, queue)).is_some()
+}
+
+/// listen(2) after shutdown(2): for the master that is a new listener at the same address.
+fn listen_again(stand_in: &'static StandIn, backlog: i32) -> i32 {
+    let address = stand_in.address();
+    let Some(socket) = raw::tcp_socket(address.family()) else { return fail(EMFILE) };
+    table::each_fd(stand_in, |fd| set_status_flags(socket, O_RDWR | status_flags(fd) & O_NONBLOCK));
+    // SAFETY: the address is a local.
+    let bound = unsafe { bind(socket, address.bytes.as_ptr(), address.len) };
+    if bound < 0 || listen(socket, backlog) < 0 {
+        let refused = errno();
+        close(socket);
+        return fail(refused);
+    }
+    table::each_fd(stand_in, |fd| raw::copy_timeouts(fd, socket));
+    table::each_fd(stand_in, |fd| {
+        if idle::put(fd, socket) {
+            table::move_to(fd, socket);
+        }
+    });
+    table::release(stand_in);
+    table::forget(socket);
+    raw::close(socket);
     0
 }
 
@@ -230,7 +300,7 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
 /// As connect(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn connect(fd: i32, address: *const u8, len: u32) -> i32 {
-    if let Some(stand_in) = genuine(fd).filter(|_| counts::ours()) {
+    if let Some(stand_in) = genuine_or_marked(fd).filter(|_| counts::ours()) {
         if !stand_in.is_shut() {
             return fail(EISCONN);
         }

@@ -7,7 +7,7 @@ use super::abi::attach::{ADDRESS_BYTES, Reply, Request, STATUS, TOKEN_BYTES, VAR
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
 use super::message::{self, Fds, RecvVia};
-use super::raw::{close, move_to_high_fd};
+use super::raw::{close, unix_seqpacket};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -78,22 +78,14 @@ impl Master {
     }
 
     pub fn connect(&self) -> Option<i32> {
-        const AF_UNIX: usize = 1;
-        const SEQPACKET_CLOEXEC: usize = 5 | 0o2_000_000;
-        // SAFETY: both calls read the address alone, which outlives them.
-        unsafe {
-            let fd = syscall6(nr::SOCKET, [AF_UNIX, SEQPACKET_CLOEXEC, 0, 0, 0, 0]);
-            if fd < 0 {
-                return None;
-            }
-            let socket = move_to_high_fd(fd as i32);
-            let address = self.address.as_ptr() as usize;
-            if syscall6(nr::CONNECT, [socket as usize, address, self.address_len, 0, 0, 0]) < 0 {
-                close(socket);
-                return None;
-            }
-            Some(socket)
+        let socket = unix_seqpacket()?;
+        let address = self.address.as_ptr() as usize;
+        // SAFETY: the kernel reads the address, which outlives the call.
+        if unsafe { syscall6(nr::CONNECT, [socket as usize, address, self.address_len, 0, 0, 0]) } < 0 {
+            close(socket);
+            return None;
         }
+        Some(socket)
     }
 
     pub fn request(&self, op: u16, number: u32, address: [u8; ADDRESS_BYTES]) -> Request {

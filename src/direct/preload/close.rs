@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::abi::attach::op;
-use super::raw::{EBADF, EINVAL, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, is_open};
+use super::bind::recognize;
+use super::raw::{EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, is_open};
 use super::table::{StandIn, Stands};
-use super::{accept, client, counts, epolls, fail, next, table};
+use super::{accept, client, counts, epolls, fail, idle, next, raw, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
@@ -24,6 +25,11 @@ pub fn genuine(fd: i32) -> Option<&'static StandIn> {
         unlisten(table::remove_stand_in(fd));
     }
     None
+}
+
+/// The same, where it may be one of another process that this one has not used yet.
+pub fn genuine_or_marked(fd: i32) -> Option<&'static StandIn> {
+    genuine(fd).or_else(|| if table::is_marked(fd) { recognize(fd) } else { None })
 }
 
 /// What has to be known before a descriptor is closed; gives the listener that ends with it.
@@ -165,7 +171,7 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
         return natively();
     }
     let number = argument as *mut i32;
-    match genuine(fd).map(|stand_in| (stand_in, stand_in.stands(), request as u32)) {
+    match genuine_or_marked(fd).map(|stand_in| (stand_in, stand_in.stands(), request as u32)) {
         Some((stand_in, Stands::Listener, FIONBIO)) => {
             // SAFETY: by the contract of FIONBIO the argument is a pointer to an int.
             stand_in.set_nonblock(unsafe { *number } != 0);
@@ -181,19 +187,36 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
     }
 }
 
-/// shutdown(2): on a stand-in it must not reach what the master and other workers share. As on a listening socket it
-/// wakes whoever waits in accept, and later accepts fail.
+/// shutdown(2): on a stand-in it must not reach what the master and other workers share. As on a listening socket it wakes
+/// whoever waits in accept, poll, select or epoll_wait, and what is there from then on is a socket that is only bound.
 #[unsafe(no_mangle)]
 pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     const SHUT_WR: i32 = 1;
-    match genuine(fd) {
-        Some(stand_in) => {
-            if how != SHUT_WR && stand_in.shut() {
-                let _ = client::request(op::SHUT, stand_in.listener.load(Relaxed));
-                accept::wake_waiting(stand_in);
-            }
-            0
-        }
-        None => next::shutdown(fd, how),
+    const SHUT_RDWR: i32 = 2;
+    let Some(stand_in) = genuine_or_marked(fd) else { return next::shutdown(fd, how) };
+    if !(0..=SHUT_RDWR).contains(&how) {
+        return fail(EINVAL);
     }
+    if stand_in.is_shut() {
+        if stand_in.stands() == Stands::Queue {
+            // It polls as the kernel's would from now on.
+            raw::shutdown(fd, how);
+        }
+        return fail(ENOTCONN);
+    }
+    if how != SHUT_WR && stand_in.shut() {
+        let listener = stand_in.listener.load(Relaxed);
+        let _ = client::request(op::SHUT, listener);
+        let old = match stand_in.stands() {
+            Stands::Queue => raw::dup_high(fd),
+            Stands::Listener => -1,
+        };
+        if let Ok(idle) = idle::socket(listener, 0) {
+            idle::replace(stand_in, idle);
+        }
+        stand_in.end();
+        accept::wake_waiting(stand_in, old);
+        raw::close(old);
+    }
+    0
 }

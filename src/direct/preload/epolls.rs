@@ -101,6 +101,15 @@ fn open(path: &CStr) -> i32 {
 
 /// Calls `each` with every descriptor that is an epoll instance.
 fn each_epoll(mut each: impl FnMut(i32)) {
+    each_descriptor(|directory, fd| {
+        if is_epoll(directory, fd) {
+            each(fd);
+        }
+    });
+}
+
+/// Calls `each` with the descriptor of /proc/self/fd and every descriptor of this process.
+pub fn each_descriptor(mut each: impl FnMut(i32, i32)) {
     let directory = open(c"/proc/self/fd");
     if directory < 0 {
         return;
@@ -114,8 +123,8 @@ fn each_epoll(mut each: impl FnMut(i32)) {
             break;
         }
         each_name(entries.get(..n as usize).unwrap_or(&[]), |name| {
-            if let Some(fd) = number(name, 10).filter(|&fd| is_epoll(directory, fd as i32)) {
-                each(fd as i32);
+            if let Some(fd) = number(name, 10) {
+                each(directory, fd as i32);
             }
         });
     }

@@ -18,6 +18,8 @@ mod close;
 mod counts;
 mod epolls;
 mod identity;
+mod idle;
+mod inherited;
 mod lease;
 mod message;
 mod next;

@@ -6,8 +6,8 @@ use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use super::arch::{self, nr, syscall6};
-use super::libc_result;
 use super::transfer::Part;
+use super::{inherited, libc_result};
 
 /// dlsym(3)'s handle for "behind this library", in glibc and musl.
 const RTLD_NEXT: usize = usize::MAX;
@@ -33,6 +33,7 @@ macro_rules! next {
         }
 
         extern "C" fn look_up() {
+            inherited::mark_all();
             let dlsym = arch::dlsym();
             if dlsym == 0 {
                 return;

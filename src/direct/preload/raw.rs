@@ -1,5 +1,6 @@
 //! System calls that several parts need, without libc and without the library's own bookkeeping.
 
+use super::address::AF_UNIX;
 use super::arch::{nr, pid, syscall6};
 
 pub const ESRCH: i32 = 3;
@@ -88,6 +89,11 @@ pub fn move_to_high_fd(fd: i32) -> i32 {
     high as i32
 }
 
+/// A duplicate at a number that servers seldom use, close-on-exec; -1 where there is none.
+pub fn dup_high(fd: i32) -> i32 {
+    integer_fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD).max(-1) as i32
+}
+
 /// Has the kernel send this process `signal` whenever something arrives at, or closes the other end of, a socket.
 pub fn signal_on_input(socket: i32, signal: i32) {
     integer_fcntl(socket, F_SETSIG, signal as usize);
@@ -99,6 +105,74 @@ pub fn signal_on_input(socket: i32, signal: i32) {
 pub fn dup3(from: i32, to: i32, flags: usize) -> bool {
     // SAFETY: duplicating a descriptor touches no memory.
     unsafe { syscall6(nr::DUP3, [from as usize, to as usize, flags, 0, 0, 0]) >= 0 }
+}
+
+/// A new AF_UNIX SOCK_SEQPACKET socket, close-on-exec, at a number that servers seldom use.
+pub fn unix_seqpacket() -> Option<i32> {
+    const SEQPACKET_CLOEXEC: usize = 5 | O_CLOEXEC;
+    new_socket(usize::from(AF_UNIX), SEQPACKET_CLOEXEC).map(move_to_high_fd)
+}
+
+/// A new TCP socket, close-on-exec, that may be bound where a listener was closed a moment ago.
+pub fn tcp_socket(family: u16) -> Option<i32> {
+    const SO_REUSEADDR: usize = 2;
+    let fd = new_socket(usize::from(family), SOCK_STREAM as usize | O_CLOEXEC)?;
+    let on = 1i32;
+    let arguments = [fd as usize, SOL_SOCKET as usize, SO_REUSEADDR, &raw const on as usize, 4, 0];
+    // SAFETY: the kernel reads four bytes of the local.
+    unsafe { syscall6(nr::SETSOCKOPT, arguments) };
+    Some(fd)
+}
+
+fn new_socket(family: usize, kind: usize) -> Option<i32> {
+    // SAFETY: socket(2) takes integers.
+    let fd = unsafe { syscall6(nr::SOCKET, [family, kind, 0, 0, 0, 0]) };
+    (fd >= 0).then_some(fd as i32)
+}
+
+/// bind(2) of a Unix socket to an abstract name of at most 64 bytes.
+pub fn bind_abstract(fd: i32, name: &[u8]) {
+    let mut address = [0u8; 3 + 64];
+    address[0] = AF_UNIX as u8;
+    let len = name.len().min(64);
+    for (place, byte) in address.iter_mut().skip(3).zip(name) {
+        *place = *byte;
+    }
+    // SAFETY: the kernel reads `3 + len` bytes of the local.
+    unsafe { syscall6(nr::BIND, [fd as usize, address.as_ptr() as usize, 3 + len, 0, 0, 0]) };
+}
+
+/// shutdown(2); the result or negative errno.
+pub fn shutdown(fd: i32, how: i32) -> isize {
+    // SAFETY: shutdown(2) takes integers.
+    unsafe { syscall6(nr::SHUTDOWN, [fd as usize, how as usize, 0, 0, 0, 0]) }
+}
+
+/// Gives a socket the receive and send time-outs of another one.
+pub fn copy_timeouts(from: i32, to: i32) {
+    // SO_RCVTIMEO and SO_SNDTIMEO, a `struct timeval` each.
+    for name in [20, 21] {
+        let (mut time, mut len) = ([0u64; 2], 16u32);
+        let at = &raw mut time as usize;
+        // SAFETY: the kernel writes and reads at most the 16 bytes of the local.
+        unsafe {
+            let level = SOL_SOCKET as usize;
+            if syscall6(nr::GETSOCKOPT, [from as usize, level, name, at, &raw mut len as usize, 0]) == 0
+                && time != [0; 2]
+            {
+                syscall6(nr::SETSOCKOPT, [to as usize, level, name, at, 16, 0]);
+            }
+        }
+    }
+}
+
+/// How many bytes lie in a queue.
+pub fn queued_bytes(fd: i32) -> i32 {
+    const FIONREAD: usize = 0x541b;
+    let mut bytes = 0i32;
+    // SAFETY: the kernel writes an int to the local.
+    unsafe { syscall6(nr::IOCTL, [fd as usize, FIONREAD, &raw mut bytes as usize, 0, 0, 0]) };
+    bytes
 }
 
 /// getsockname(2) of any family, cut to the room in `name`; its length.

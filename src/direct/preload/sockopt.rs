@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, SocketOption, VALUE, op};
 use super::address::{AF_UNIX, Address};
 use super::bind::recognize;
-use super::close::genuine;
+use super::close::{genuine, genuine_or_marked};
 use super::raw::{self, EINVAL, ENOPROTOOPT, ENOTCONN, SO_TYPE, SOL_SOCKET};
 use super::table::{StandIn, Stands};
 use super::{client, fail, next, table};
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn getsockopt(fd: i32, level: i32, option: i32, value: *mu
     if value.is_null() || len.is_null() {
         return natively();
     }
-    let known = match genuine(fd) {
+    let known = match genuine_or_marked(fd) {
         Some(stand_in) => of_stand_in(stand_in, level, option),
         None if level == SOL_SOCKET && option == SO_DOMAIN => {
             table::shown_family(fd).map(|family| Ok(whole(family.into())))
@@ -155,7 +155,7 @@ fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Val
 pub unsafe extern "C" fn setsockopt(fd: i32, level: i32, option: i32, value: *const u8, len: u32) -> i32 {
     // SAFETY: as setsockopt(2).
     let natively = || unsafe { next::setsockopt(fd, level, option, value, len) };
-    let Some(stand_in) = genuine(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
+    let Some(stand_in) = genuine_or_marked(fd).filter(|stand_in| stand_in.stands() == Stands::Queue) else {
         return natively();
     };
     match (level, option) {

@@ -14,9 +14,11 @@ pub const TRACKED: usize = 65_536;
 /// Stand-ins that one process may have.
 pub const STAND_INS: usize = 64;
 
-/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, CONNECTION and up a connection: the family in which its
+/// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, MARKED one that another process made and this one has not
+/// asked the master for, CONNECTION and up a connection: the family in which its
 /// addresses are shown, and its number.
 static KINDS: [AtomicU32; TRACKED] = [const { AtomicU32::new(0) }; TRACKED];
+const MARKED: u32 = STAND_INS as u32 + 1;
 const CONNECTION: u32 = 1 << 31;
 const AS_V4: u32 = 1 << 30;
 const AS_V6: u32 = 1 << 29;
@@ -47,11 +49,18 @@ pub struct StandIn {
     pub waiting: AtomicU32,
     /// 1 before listen(2) and after shutdown(2).
     shut: AtomicU32,
+    /// 1 after shutdown(2): the master has nothing more to do with it.
+    ended: AtomicU32,
+    /// The queue, while an idle socket is in its place; -1: to be asked for.
+    parked: AtomicI32,
+    parked_file: Identity,
     /// The queue's sending end, so that the queue never ends; -1: none.
     keep: AtomicI32,
     /// The file behind `keep`, and the one that stands in the server's place.
     kept: Identity,
     file: Identity,
+    /// What is to be in that one's place in a moment, or was a moment ago.
+    other_file: Identity,
     /// Where the counters page is mapped; 0 while the place is free.
     page: AtomicUsize,
     /// The address that the server bound, in words.
@@ -68,9 +77,13 @@ static PLACES: [StandIn; STAND_INS] = [const {
         nonblock: AtomicU32::new(0),
         waiting: AtomicU32::new(0),
         shut: AtomicU32::new(0),
+        ended: AtomicU32::new(0),
+        parked: AtomicI32::new(-1),
+        parked_file: Identity::none(),
         keep: AtomicI32::new(-1),
         kept: Identity::none(),
         file: Identity::none(),
+        other_file: Identity::none(),
         page: AtomicUsize::new(0),
         address: [const { AtomicU32::new(0) }; ADDRESS_BYTES / 4],
         address_len: AtomicU32::new(0),
@@ -86,8 +99,9 @@ impl StandIn {
         self.waits.store(1, Relaxed);
     }
 
+    /// After shutdown(2) always as for a queue: an idle socket is there.
     pub fn stands(&self) -> Stands {
-        if self.shared.load(Relaxed) != 0 { Stands::Listener } else { Stands::Queue }
+        if self.shared.load(Relaxed) != 0 && !self.has_ended() { Stands::Listener } else { Stands::Queue }
     }
 
     /// Whether the server wants its accept(2) not to wait; only for [`Stands::Listener`].
@@ -121,7 +135,40 @@ impl StandIn {
 
     /// Whether the descriptor still is what we put there.
     pub fn is_at(&self, fd: i32) -> bool {
-        self.file.is_at(fd)
+        self.file.is_at(fd) || self.other_file.is_at(fd)
+    }
+
+    /// This file is about to be put at its descriptors, one after the other.
+    pub fn will_be(&self, file: i32) {
+        self.other_file.remember(file);
+    }
+
+    /// This file is at all of its descriptors.
+    pub fn is_now(&self, file: i32) {
+        self.file.remember(file);
+        self.other_file.remember(-1);
+    }
+
+    /// Keeps the queue for later.
+    pub fn park(&self, queue: i32) {
+        self.parked_file.remember(queue);
+        self.parked.store(queue, Relaxed);
+    }
+
+    /// The queue that was kept, unless the server has closed it.
+    pub fn unpark(&self) -> Option<i32> {
+        let parked = self.parked.swap(-1, AcqRel);
+        (parked >= 0 && self.parked_file.is_at(parked)).then_some(parked)
+    }
+
+    /// Marks it as ended for the master.
+    pub fn end(&self) {
+        self.ended.store(1, Release);
+    }
+
+    /// Whether shutdown(2) has ended it for the master.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Acquire) != 0
     }
 
     /// The address that the server bound.
@@ -147,7 +194,18 @@ pub fn stand_in(fd: i32) -> Option<&'static StandIn> {
 /// Whether a descriptor is marked as a stand-in: one load and one comparison, for calls that every descriptor gets.
 #[inline(always)]
 pub fn is_stand_in(fd: i32) -> bool {
-    kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < STAND_INS as u32)
+    kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < MARKED)
+}
+
+/// Marks a descriptor as a stand-in that another process made.
+pub fn mark(fd: i32) {
+    if let Some(kind) = kind(fd) {
+        kind.store(MARKED, Release);
+    }
+}
+
+pub fn is_marked(fd: i32) -> bool {
+    kind(fd).is_some_and(|kind| kind.load(Relaxed) == MARKED)
 }
 
 pub struct New<'a> {
@@ -161,7 +219,7 @@ pub struct New<'a> {
 }
 
 /// Makes a descriptor a stand-in; `None` when there are too many.
-pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
+pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<&'static StandIn> {
     let slot = kind(fd)?;
     for (at, place) in PLACES.iter().enumerate() {
         if place.page.compare_exchange(0, new.page.address(), AcqRel, Relaxed).is_ok() {
@@ -171,6 +229,9 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
             place.shared.store(u32::from(new.stands == Stands::Listener), Relaxed);
             place.nonblock.store(u32::from(new.nonblock), Relaxed);
             place.shut.store(u32::from(!new.listens), Relaxed);
+            place.ended.store(0, Relaxed);
+            place.parked.store(-1, Relaxed);
+            place.other_file.remember(-1);
             place.keep.store(new.keep, Relaxed);
             place.kept.remember(new.keep);
             place.file.remember(fd);
@@ -180,7 +241,7 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<()> {
             place.address_len.store(new.address.len, Relaxed);
             counts::use_page(new.page);
             slot.store(at as u32 + 1, Release);
-            return Some(());
+            return Some(place);
         }
     }
     None
@@ -200,6 +261,40 @@ pub fn copy(from: i32, to: i32) {
 /// Whether anything is known of a descriptor.
 pub fn knows(fd: i32) -> bool {
     kind(fd).is_some_and(|kind| kind.load(Acquire) != 0)
+}
+
+/// Calls `each` with every descriptor of a stand-in.
+pub fn each_fd(stand_in: &'static StandIn, mut each: impl FnMut(i32)) {
+    let Some(at) = PLACES.iter().position(|place| core::ptr::eq(place, stand_in)) else { return };
+    for (fd, _) in KINDS.iter().enumerate().filter(|(_, kind)| kind.load(Acquire) == at as u32 + 1) {
+        each(fd as i32);
+    }
+}
+
+/// Makes a descriptor one of the stand-in at another one.
+pub fn move_to(fd: i32, other: i32) {
+    if let (Some(to), Some(from)) = (kind(fd), kind(other)) {
+        to.store(from.load(Acquire), Release);
+    }
+}
+
+/// A descriptor is none of a stand-in's any more, which has others.
+pub fn forget(fd: i32) {
+    if let Some(kind) = kind(fd) {
+        kind.store(0, Release);
+    }
+}
+
+/// Gives up a stand-in that has no descriptor any more and that the master does not know.
+pub fn release(stand_in: &StandIn) {
+    let keep = stand_in.keep.swap(-1, AcqRel);
+    if keep >= 0 && stand_in.kept.is_at(keep) {
+        raw::close(keep);
+    }
+    if let Some(queue) = stand_in.unpark() {
+        raw::close(queue);
+    }
+    stand_in.page.store(0, Release);
 }
 
 /// The first descriptor in `from..=to` of which anything is known.
@@ -233,11 +328,7 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
         return None;
     }
     let listener = stand_in.listener.load(Relaxed);
-    let keep = stand_in.keep.swap(-1, AcqRel);
-    if keep >= 0 && stand_in.kept.is_at(keep) {
-        raw::close(keep);
-    }
-    stand_in.page.store(0, Release);
+    release(stand_in);
     let another = |place: &StandIn| place.page.load(Acquire) != 0 && place.listener.load(Relaxed) == listener;
     (last && !PLACES.iter().any(another)).then_some(listener)
 }
@@ -274,6 +365,9 @@ pub fn shown_family(fd: i32) -> Option<u16> {
 pub fn closing(fd: i32) {
     let Some(slot) = kind(fd) else { return };
     let value = slot.load(Acquire);
+    if value == MARKED {
+        slot.store(0, Release);
+    }
     if value & CONNECTION == 0 {
         return;
     }

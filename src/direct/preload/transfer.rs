@@ -5,10 +5,11 @@
 //! jump to libc's own function, which stays a cancellation point. Pointers are passed on unchanged.
 
 use super::arch;
+use super::bind::named;
 use super::close::genuine;
 use super::raw::{EAGAIN, ENOTCONN, EPIPE, raise_sigpipe};
-use super::table::{Stands, is_stand_in};
-use super::{fail, next};
+use super::table::{self, Stands, is_marked, is_stand_in};
+use super::{fail, inherited, next};
 
 const MSG_NOSIGNAL: i32 = 0x4000;
 const MSG_ERRQUEUE: i32 = 0x2000;
@@ -22,7 +23,17 @@ pub struct Part {
 
 /// Whether there is a queue at the descriptor. (Under none the listening socket itself is there: the kernel answers.)
 fn is_queue(fd: i32) -> bool {
-    genuine(fd).is_some_and(|stand_in| stand_in.stands() == Stands::Queue)
+    match genuine(fd) {
+        Some(stand_in) => stand_in.stands() == Stands::Queue,
+        None if is_marked(fd) && named(fd).is_some() => true,
+        None => {
+            // Another file is at the number, since a close that nobody could see.
+            if is_marked(fd) {
+                table::forget(fd);
+            }
+            false
+        }
+    }
 }
 
 /// What receiving from a listening socket gives; `None` when there is none of ours.
@@ -81,8 +92,6 @@ fail_on_a_stand_in! {
     recv(fd: i32, to: usize, len: usize, flags: i32) -> isize, no_receive(fd, flags) if true;
     recvfrom(fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize,
         no_receive(fd, flags) if true;
-    recvmsg(fd: i32, message: usize, flags: i32) -> isize, no_receive(fd, flags) if true;
-    recvmmsg(fd: i32, messages: usize, count: u32, flags: i32, limit: usize) -> i32, no_receive(fd, flags) if count != 0;
     write(fd: i32, from: usize, len: usize) -> isize, no_send(fd, 0) if true;
     writev(fd: i32, parts: *const Part, count: i32) -> isize, no_send(fd, 0) if !is_empty(parts, count);
     send(fd: i32, from: usize, len: usize, flags: i32) -> isize, no_send(fd, flags) if true;
@@ -90,6 +99,47 @@ fail_on_a_stand_in! {
     sendmsg(fd: i32, message: usize, flags: i32) -> isize, no_send(fd, flags) if true;
     sendmmsg(fd: i32, messages: usize, count: u32, flags: i32) -> i32, no_send(fd, flags) if count != 0;
     sendfile(fd: i32, from: i32, offset: usize, len: usize) -> isize, no_send(fd, 0) if len != 0;
+}
+
+/// recvmsg(2): a stand-in may come with it.
+///
+/// # Safety
+/// As recvmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmsg(fd: i32, message: usize, flags: i32) -> isize {
+    if is_stand_in(fd)
+        && let Some(failed) = no_receive(fd, flags)
+    {
+        return failed as isize;
+    }
+    // SAFETY: as recvmsg(2), which has filled in the message where it succeeded.
+    unsafe {
+        let received = next::recvmsg(fd, message, flags);
+        if received >= 0 {
+            inherited::mark_received(message);
+        }
+        received
+    }
+}
+
+/// recvmmsg(2): stand-ins may come with it.
+///
+/// # Safety
+/// As recvmmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmmsg(fd: i32, messages: usize, count: u32, flags: i32, limit: usize) -> i32 {
+    if count != 0
+        && is_stand_in(fd)
+        && let Some(failed) = no_receive(fd, flags)
+    {
+        return failed;
+    }
+    // SAFETY: as recvmmsg(2), which has filled in as many messages as it says.
+    unsafe {
+        let received = next::recvmmsg(fd, messages, count, flags, limit);
+        inherited::mark_all_received(messages, received);
+        received
+    }
 }
 
 /// sendfile(2) under its name for large files.

@@ -76,6 +76,24 @@ fn a_socket_is_bound_once() {
     }
 }
 
+/// Before listen(2) and after shutdown(2) it polls as a socket that is only bound; it is never writable; and shutdown(2)
+/// wakes whoever waits at it, in whatever call.
+#[test]
+fn a_listening_socket_polls_as_the_kernel_s_in_every_state() {
+    let words = ["listens", "listens 0", "listens 1", "listens 2", "listens 3", "listens 4", "listens 5"];
+    for program in listener_programs() {
+        same_as_natively(program, "states", &words, false, &["rr"]);
+    }
+}
+
+/// Whatever a process asks first of a listening socket that it got from another one, by SCM_RIGHTS or exec.
+#[test]
+fn a_listening_socket_that_was_passed_on() {
+    for program in listener_programs() {
+        same_as_natively(program, "passed", &["listens"], false, &["rr"]);
+    }
+}
+
 /// The library keeps descriptors of its own in the server. One that is closed there is the server's when its number is used
 /// again: nothing is written to it, read from it, or closed.
 #[test]
