@@ -1,4 +1,4 @@
-//! `roundsman demo`: the daemon in front of a built-in HTTP responder.
+//! `roundsman demo`: the daemon with a built-in HTTP responder.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use crate::cli::{self, Demo};
 use crate::config::sources::Given;
 use crate::exit::{Exit, OS, USAGE};
 
-/// The longest request head that the responder reads.
+/// The longest request head in bytes.
 const MAX_HEAD: u64 = 16 * 1024;
 
 /// The options that make a demo out of the daemon.
@@ -35,7 +35,7 @@ pub fn options(demo: &Demo) -> Result<Given, Exit> {
     cli::parse_words(words).map(|(_, given)| given).map_err(|error| Exit::new(USAGE, error.to_string()))
 }
 
-/// What to try, printed once at the start.
+/// Commands to try, printed at the start.
 pub fn welcome(listener: &str) -> String {
     format!(
         "roundsman demo: four processes behind one port, each connection to the next in turn.\n\n  \
@@ -62,7 +62,7 @@ pub fn serve() -> Result<(), Exit> {
                 // A connection that cannot have a thread is closed.
                 let _ = thread::Builder::new().stack_size(128 * 1024).spawn(move || answer(&stream, &slot));
             }
-            // Out of descriptors: some will be free in a moment.
+            // Most likely out of descriptors.
             Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }

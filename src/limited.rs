@@ -1,4 +1,4 @@
-//! Warnings that others can cause: one a second at most of each kind.
+//! Rate limit for warnings that peers can cause: at most one a second of each kind.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// Whether one may be written now; then the number that was not written since the last one.
+    /// If one may be written now, returns the number suppressed since the last one.
     pub fn pass(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
             self.suppressed += 1;

@@ -1,37 +1,36 @@
-//! A stream of bytes, taken apart into lines: a message each.
+//! Splits a stream of bytes into lines of bounded length.
 
 use std::io;
 
-/// Lines of bounded length.
+/// Bytes received and not yet returned as lines.
 #[derive(Debug)]
 pub struct Lines {
-    /// A longer one is refused.
-    longest: usize,
+    /// The longest line without its end, in bytes.
+    max_len: usize,
     bytes: Vec<u8>,
-    /// Lines before this are taken.
+    /// Bytes before this were returned.
     from: usize,
-    /// Up to here there is no end of line.
-    looked: usize,
+    /// Bytes before this contain no end of line that is still to be returned.
+    searched: usize,
 }
 
 impl Lines {
-    /// None yet; each at most so long, in bytes.
-    pub fn up_to(longest: usize) -> Self {
-        Self { longest, bytes: Vec::new(), from: 0, looked: 0 }
+    pub fn up_to(max_len: usize) -> Self {
+        Self { max_len, bytes: Vec::new(), from: 0, searched: 0 }
     }
 
-    /// Adds what came.
+    /// Adds bytes from the stream.
     ///
     /// # Errors
-    /// When a line becomes too long.
+    /// When a line is too long.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.bytes.drain(..self.from);
-        self.looked -= self.from;
+        self.searched -= self.from;
         self.from = 0;
         self.bytes.extend_from_slice(bytes);
-        let complete = self.bytes[self.looked..].contains(&b'\n');
-        if !complete && self.bytes.len() > self.longest {
-            let why = format!("a message is longer than {} bytes", self.longest);
+        let complete = self.bytes[self.searched..].contains(&b'\n');
+        if !complete && self.bytes.len() > self.max_len {
+            let why = format!("a message is longer than {} bytes", self.max_len);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         Ok(())
@@ -41,17 +40,17 @@ impl Lines {
 impl Iterator for Lines {
     type Item = Vec<u8>;
 
-    /// The next whole line, without its end.
+    /// The next complete line, without its end.
     fn next(&mut self) -> Option<Vec<u8>> {
-        match self.bytes[self.looked..].iter().position(|&byte| byte == b'\n') {
+        match self.bytes[self.searched..].iter().position(|&byte| byte == b'\n') {
             Some(at) => {
-                let end = self.looked + at;
+                let end = self.searched + at;
                 let line = self.bytes[self.from..end].to_vec();
-                (self.from, self.looked) = (end + 1, end + 1);
+                (self.from, self.searched) = (end + 1, end + 1);
                 Some(line)
             }
             None => {
-                self.looked = self.bytes.len();
+                self.searched = self.bytes.len();
                 None
             }
         }
@@ -65,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    const LONGEST: usize = 16 << 20;
+    const MAX_LEN: usize = 16 << 20;
 
     proptest! {
         #[test]
@@ -73,7 +72,7 @@ mod tests {
             lines in prop::collection::vec("[^\n]{0,50}", 0..30), piece in 1usize..300,
         ) {
             let bytes: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            let (mut reader, mut found) = (Lines::up_to(LONGEST), Vec::new());
+            let (mut reader, mut found) = (Lines::up_to(MAX_LEN), Vec::new());
             for piece in bytes.as_bytes().chunks(piece) {
                 reader.push(piece).unwrap();
                 found.extend(reader.by_ref().map(|line| String::from_utf8(line).unwrap()));
@@ -84,13 +83,13 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_is_refused_and_a_long_one_with_an_end_is_not() {
-        let mut reader = Lines::up_to(LONGEST);
-        let half = vec![b'x'; LONGEST / 2];
+        let mut reader = Lines::up_to(MAX_LEN);
+        let half = vec![b'x'; MAX_LEN / 2];
         reader.push(&half).unwrap();
         assert!(reader.next().is_none());
         reader.push(&half).unwrap();
         reader.push(b"\n").unwrap();
-        assert_eq!(reader.next().unwrap().len(), LONGEST);
+        assert_eq!(reader.next().unwrap().len(), MAX_LEN);
         reader.push(&half).unwrap();
         reader.push(&half).unwrap();
         assert!(reader.push(b"x").is_err());

@@ -1,5 +1,6 @@
-//! The state as OpenMetrics. Counters are a slot's over all its workers: no restart and no reload lets them fall.
+//! The state as OpenMetrics. Counters are summed over all workers of a slot, so they never fall on a restart or reload.
 
+use std::borrow::Borrow;
 use std::fmt::Error;
 use std::sync::Arc;
 
@@ -12,15 +13,15 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::abi::page::latency;
 use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
 
-/// What [`text`] is.
+/// Content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-#[derive(Debug, EncodeLabelSet)]
+#[derive(Debug, Clone, EncodeLabelSet)]
 struct OfService {
     service: String,
 }
 
-#[derive(Debug, EncodeLabelSet)]
+#[derive(Debug, Clone, EncodeLabelSet)]
 struct OfSlot {
     service: String,
     slot: u64,
@@ -37,7 +38,7 @@ struct InState {
 struct OfKind {
     service: String,
     slot: u64,
-    kind: String,
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, EncodeLabelSet)]
@@ -53,14 +54,14 @@ struct OfDirection {
     direction: &'static str,
 }
 
-/// A metric: its name, what it is, and its value.
+/// A metric: name, help text, value.
 type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
     (
         "connections",
         "Connections handed to the slot, those that were taken back included",
-        // Taken back, a connection is no longer counted as the slot's; a counter must not fall.
+        // `connections` falls when some are taken back; a counter must not.
         |slot| slot.connections.saturating_add(slot.rescued),
     ),
     ("rescued", "Connections taken back from the slot's workers for others", |slot| slot.rescued),
@@ -68,13 +69,13 @@ const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
     ("restarts", "Starts of the slot's workers after the first, reloads not counted", |slot| slot.restarts),
 ];
 
-/// Counted by relay workers: of servers that have the connections themselves nobody knows.
+/// Relayed slots only: with direct delivery servers have the connections themselves.
 const BYTES: [Metric<SlotState>; 2] = [
     ("received_bytes", "Bytes from clients that the slot relayed", |slot| slot.counts.bytes_in),
     ("sent_bytes", "Bytes to clients that the slot relayed", |slot| slot.counts.bytes_out),
 ];
 
-/// By kind: the metric is one.
+/// One metric with these kinds as labels.
 const ERRORS: [Metric<SlotState>; 2] = [
     ("upstream_unreachable", "No upstream could be reached", |slot| slot.counts.unreachable),
     ("out_of_descriptors", "Sockets lost to a full descriptor table", |slot| slot.counts.truncated),
@@ -111,10 +112,10 @@ const SERVICE_GAUGES: [Metric<ServiceState>; 4] = [
     ("slots_online", "Slots with a worker online", |service| service.online() as u64),
 ];
 
-/// A daemon's state as text.
+/// A daemon's state in the OpenMetrics text format.
 ///
 /// # Errors
-/// As the encoder's.
+/// When the encoder fails.
 pub fn text(daemon: &Arc<Daemon>) -> Result<String, Error> {
     let mut registry = Registry::with_prefix("roundsman");
     registry.register_collector(Box::new(State(daemon.clone())));
@@ -126,146 +127,110 @@ pub fn text(daemon: &Arc<Daemon>) -> Result<String, Error> {
 #[derive(Debug)]
 struct State(Arc<Daemon>);
 
-impl State {
-    fn slots(&self) -> impl Iterator<Item = (OfSlot, &SlotState, &ServiceState)> {
-        self.0.services.iter().flat_map(|service| {
-            let labels = |slot: &SlotState| OfSlot { service: service.name.clone(), slot: slot.slot as u64 };
-            service.slots.iter().map(move |slot| (labels(slot), slot, service))
-        })
-    }
-
-    fn of_services(
-        &self,
-        to: &mut DescriptorEncoder<'_>,
-        kind: Kind,
-        metrics: &[Metric<ServiceState>],
-    ) -> Result<(), Error> {
-        for (name, help, value) in metrics {
-            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
-            for service in &self.0.services {
-                kind.encode(family.encode_family(&OfService { service: service.name.clone() })?, value(service))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn of_slots(
-        &self,
-        to: &mut DescriptorEncoder<'_>,
-        kind: Kind,
-        metrics: &[Metric<SlotState>],
-        counts: fn(&ServiceState) -> bool,
-    ) -> Result<(), Error> {
-        for (name, help, value) in metrics {
-            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
-            for (labels, slot, _) in self.slots().filter(|(_, _, service)| counts(service)) {
-                kind.encode(family.encode_family(&labels)?, value(slot))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// With their labels; one that is configured twice is one.
-    fn upstreams(&self) -> Vec<(OfUpstream, UpstreamState)> {
-        let mut all: Vec<(OfUpstream, UpstreamState)> = Vec::new();
-        for service in &self.0.services {
-            let from = all.len();
-            for upstream in &service.upstreams {
-                match all[from..].iter_mut().find(|(labels, _)| labels.upstream == upstream.addr) {
-                    Some((_, sum)) => {
-                        sum.open = sum.open.saturating_add(upstream.open);
-                        sum.connections = sum.connections.saturating_add(upstream.connections);
-                        sum.bytes_in = sum.bytes_in.saturating_add(upstream.bytes_in);
-                        sum.bytes_out = sum.bytes_out.saturating_add(upstream.bytes_out);
-                        sum.errors = sum.errors.saturating_add(upstream.errors);
-                        if upstream.is_up() {
-                            sum.state.clone_from(&upstream.state);
-                        }
-                    }
-                    None => {
-                        let labels = OfUpstream { service: service.name.clone(), upstream: upstream.addr.clone() };
-                        all.push((labels, upstream.clone()));
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    fn of_upstreams(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let all = self.upstreams();
-        let counters = UPSTREAM_COUNTERS.iter().map(|metric| (Kind::Counter, metric));
-        let gauges = UPSTREAM_GAUGES.iter().map(|metric| (Kind::Gauge, metric));
-        for (kind, (name, help, value)) in counters.chain(gauges) {
-            let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
-            for (labels, upstream) in &all {
-                kind.encode(family.encode_family(labels)?, value(upstream))?;
-            }
-        }
-        let help = "Bytes relayed to (in) and from (out) the upstream";
-        let mut family = to.encode_descriptor("upstream_bytes", help, None, MetricType::Counter)?;
-        for (OfUpstream { service, upstream: name }, upstream) in all {
-            for (direction, bytes) in [("in", upstream.bytes_in), ("out", upstream.bytes_out)] {
-                let labels = OfDirection { service: service.clone(), upstream: name.clone(), direction };
-                Kind::Counter.encode(family.encode_family(&labels)?, bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn errors(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut family = to.encode_descriptor("errors", "Connections lost, by kind", None, MetricType::Counter)?;
-        for (OfSlot { service, slot: number }, slot, _) in self.slots() {
-            for (kind, _, value) in ERRORS {
-                let labels = OfKind { service: service.clone(), slot: number, kind: kind.to_owned() };
-                Kind::Counter.encode(family.encode_family(&labels)?, value(slot))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn latencies(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let help = "From the master's accept(2) until the worker has the connection";
-        let mut family = to.encode_descriptor("handoff_latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (labels, slot, _) in self.slots() {
-            let bound =
-                |at: usize| if at + 1 == latency::BUCKETS { f64::INFINITY } else { seconds(latency::bound(at)) };
-            // What a server writes there is its own affair; their sum is to be a number all the same.
-            let counts = slot.counts.latencies.map(|count| count.min(u64::MAX / latency::BUCKETS as u64));
-            let buckets: Vec<_> = counts.iter().enumerate().map(|(at, count)| (bound(at), *count)).collect();
-            let (sum, count) = (seconds(slot.counts.latency_ns), counts.iter().sum());
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-        Ok(())
-    }
-
-    fn states(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let help = "The state that the slot is in";
-        let mut family = to.encode_descriptor("slot_state", help, None, MetricType::Gauge)?;
-        for (OfSlot { service, slot: number }, slot, _) in self.slots() {
-            let labels = InState { service, slot: number, state: slot.state.clone() };
-            Kind::Gauge.encode(family.encode_family(&labels)?, 1)?;
-        }
-        Ok(())
-    }
-}
-
 impl Collector for State {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
         let to = &mut to;
-        self.of_slots(to, Kind::Counter, &SLOT_COUNTERS, |_| true)?;
-        self.of_slots(to, Kind::Counter, &BYTES, |service| service.via != "direct")?;
-        self.errors(to)?;
-        self.of_slots(to, Kind::Gauge, &SLOT_GAUGES, |_| true)?;
-        self.latencies(to)?;
-        self.states(to)?;
-        self.of_upstreams(to)?;
-        self.of_services(to, Kind::Counter, &SERVICE_COUNTERS)?;
-        self.of_services(to, Kind::Gauge, &SERVICE_GAUGES)?;
+        let services: Vec<_> =
+            self.0.services.iter().map(|service| (OfService { service: service.name.clone() }, service)).collect();
+        let slots: Vec<_> = self.0.services.iter().flat_map(slots_of).collect();
+        let relayed: Vec<_> =
+            self.0.services.iter().filter(|service| service.via != "direct").flat_map(slots_of).collect();
+        let upstreams = upstreams(&self.0.services);
+        table(to, Kind::Counter, &SLOT_COUNTERS, &slots)?;
+        table(to, Kind::Counter, &BYTES, &relayed)?;
+        let errors = slots.iter().flat_map(|(OfSlot { service, slot: number }, slot)| {
+            ERRORS.map(|(kind, _, value)| (OfKind { service: service.clone(), slot: *number, kind }, value(slot)))
+        });
+        family(to, Kind::Counter, "errors", "Connections lost, by kind", errors)?;
+        table(to, Kind::Gauge, &SLOT_GAUGES, &slots)?;
+        latencies(to, &slots)?;
+        let states = slots.iter().map(|(OfSlot { service, slot: number }, slot)| {
+            (InState { service: service.clone(), slot: *number, state: slot.state.clone() }, 1)
+        });
+        family(to, Kind::Gauge, "slot_state", "The state that the slot is in", states)?;
+        table(to, Kind::Counter, &UPSTREAM_COUNTERS, &upstreams)?;
+        table(to, Kind::Gauge, &UPSTREAM_GAUGES, &upstreams)?;
+        let bytes = upstreams.iter().flat_map(|(OfUpstream { service, upstream: name }, upstream)| {
+            [("in", upstream.bytes_in), ("out", upstream.bytes_out)].map(|(direction, bytes)| {
+                (OfDirection { service: service.clone(), upstream: name.clone(), direction }, bytes)
+            })
+        });
+        family(to, Kind::Counter, "upstream_bytes", "Bytes relayed to (in) and from (out) the upstream", bytes)?;
+        table(to, Kind::Counter, &SERVICE_COUNTERS, &services)?;
+        table(to, Kind::Gauge, &SERVICE_GAUGES, &services)?;
         let uptime =
             to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
         Kind::Gauge.encode(uptime, self.0.uptime_s)
     }
+}
+
+fn slots_of(service: &ServiceState) -> impl Iterator<Item = (OfSlot, &SlotState)> {
+    service.slots.iter().map(|slot| (OfSlot { service: service.name.clone(), slot: slot.slot as u64 }, slot))
+}
+
+/// One metric of all `rows`: labels and value.
+fn family<L: EncodeLabelSet>(
+    to: &mut DescriptorEncoder<'_>,
+    kind: Kind,
+    name: &str,
+    help: &str,
+    mut rows: impl Iterator<Item = (L, u64)>,
+) -> Result<(), Error> {
+    let mut family = to.encode_descriptor(name, help, None, kind.metric_type())?;
+    rows.try_for_each(|(labels, value)| kind.encode(family.encode_family(&labels)?, value))
+}
+
+/// Several metrics of the same `items`.
+fn table<L: EncodeLabelSet + Clone, T>(
+    to: &mut DescriptorEncoder<'_>,
+    kind: Kind,
+    metrics: &[Metric<T>],
+    items: &[(L, impl Borrow<T>)],
+) -> Result<(), Error> {
+    metrics.iter().try_for_each(|(name, help, value)| {
+        family(to, kind, name, help, items.iter().map(|(labels, item)| (labels.clone(), value(item.borrow()))))
+    })
+}
+
+/// Upstreams with their labels; one that is configured twice appears once, with the sums.
+fn upstreams(services: &[ServiceState]) -> Vec<(OfUpstream, UpstreamState)> {
+    let mut all: Vec<(OfUpstream, UpstreamState)> = Vec::new();
+    for service in services {
+        let from = all.len();
+        for upstream in &service.upstreams {
+            match all[from..].iter_mut().find(|(labels, _)| labels.upstream == upstream.addr) {
+                Some((_, sum)) => {
+                    sum.open = sum.open.saturating_add(upstream.open);
+                    sum.connections = sum.connections.saturating_add(upstream.connections);
+                    sum.bytes_in = sum.bytes_in.saturating_add(upstream.bytes_in);
+                    sum.bytes_out = sum.bytes_out.saturating_add(upstream.bytes_out);
+                    sum.errors = sum.errors.saturating_add(upstream.errors);
+                    if upstream.is_up() {
+                        sum.state.clone_from(&upstream.state);
+                    }
+                }
+                None => {
+                    let labels = OfUpstream { service: service.name.clone(), upstream: upstream.addr.clone() };
+                    all.push((labels, upstream.clone()));
+                }
+            }
+        }
+    }
+    all
+}
+
+fn latencies(to: &mut DescriptorEncoder<'_>, slots: &[(OfSlot, &SlotState)]) -> Result<(), Error> {
+    let help = "From the master's accept(2) until the worker has the connection";
+    let mut family = to.encode_descriptor("handoff_latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (labels, slot) in slots {
+        let bound = |at: usize| if at + 1 == latency::BUCKETS { f64::INFINITY } else { seconds(latency::bound(at)) };
+        // Servers write these: whatever they write, the sum must not overflow.
+        let counts = slot.counts.latencies.map(|count| count.min(u64::MAX / latency::BUCKETS as u64));
+        let buckets: Vec<_> = counts.iter().enumerate().map(|(at, count)| (bound(at), *count)).collect();
+        let (sum, count) = (seconds(slot.counts.latency_ns), counts.iter().sum());
+        family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy)]

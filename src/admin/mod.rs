@@ -1,5 +1,5 @@
-//! `--admin`: health and metrics over HTTP, for orchestrators. A thread of its own with its own reactor: whatever comes in
-//! here, connections and workers do not notice.
+//! `--admin`: health and metrics over HTTP, for orchestrators. It has a thread and a reactor of its own, so that requests
+//! here cost connections and workers nothing.
 
 mod metrics;
 mod places;
@@ -19,7 +19,7 @@ use crate::addr::AdminAddr;
 use crate::control::status::Daemon;
 use crate::listener::BACKLOG;
 
-/// The way to the control thread, which alone knows the state.
+/// Asks the control thread for the daemon's state.
 #[derive(Debug, Clone)]
 pub struct Ask {
     questions: Sender<oneshot::Sender<Daemon>>,
@@ -27,28 +27,24 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Questions go in there, and the control thread is woken for each.
     pub fn new(questions: Sender<oneshot::Sender<Daemon>>, waker: Arc<Waker>) -> Self {
         Self { questions, waker }
     }
 
     fn state(&self) -> Option<oneshot::Receiver<Daemon>> {
         let (answer, receiver) = oneshot::channel();
-        // Full: the control thread is far behind. Both fail only then and at the end.
+        // Full: the control thread is far behind. Otherwise both fail only at the daemon's end.
         self.questions.try_send(answer).ok()?;
         self.waker.wake().ok()?;
         Some(receiver)
     }
 }
 
-/// Binds.
-///
-/// # Errors
-/// As bind(2).
+/// Binds the listener.
 pub fn bind(address: AdminAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address.0)?;
     listener.set_nonblocking(true)?;
-    // As many as the kernel allows: a probe that does not fit in is only tried again after a second.
+    // As much backlog as the kernel allows: a probe that finds it full is only tried again after a second.
     SockRef::from(&listener).listen(BACKLOG)?;
     Ok(listener)
 }
@@ -56,7 +52,7 @@ pub fn bind(address: AdminAddr) -> io::Result<TcpListener> {
 /// Starts the thread.
 ///
 /// # Errors
-/// When it cannot be had, or its reactor.
+/// When the thread or its reactor cannot be had.
 pub fn start(listener: TcpListener, ask: Ask) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve::serve(listener, ask)))?;

@@ -1,5 +1,5 @@
-//! Places for connections: bounded, and the newest client always gets one. A probe is answered within a moment of its
-//! connect, so a client that holds a place for longer can go.
+//! A bounded number of places for connections, of which the newest client always gets one. A probe is answered within a
+//! moment of its connect, so a connection that has lasted longer can be closed.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::task::AbortHandle;
 
-/// Connections at once.
 const MAX_PLACES: usize = 256;
 
-/// The connections that are open, by the networks that they come from, the oldest first.
+/// Open connections by their peers' networks, the oldest first.
 #[derive(Debug, Default)]
 pub struct Places {
     taken: HashMap<IpAddr, VecDeque<Place>>,
@@ -25,7 +24,7 @@ struct Place {
 }
 
 impl Places {
-    /// Takes a connection in: where it is from, the task that serves it, and whether its request has come.
+    /// Adds a connection: its peer, the task that serves it, and whether its request has come.
     pub fn take(&mut self, peer: IpAddr, task: AbortHandle, answering: Arc<AtomicBool>) {
         if self.count >= MAX_PLACES {
             self.close_one();
@@ -34,8 +33,8 @@ impl Places {
         self.count += 1;
     }
 
-    /// Closes the connection that is worth least: of the network that has most of them, the oldest one whose request has
-    /// not come. (One that is over is kept until then, and costs nothing.)
+    /// Closes one connection: of the network with the most, the oldest whose request has not come. Finished ones stay in the
+    /// list until then, which costs nothing.
     pub fn close_one(&mut self) {
         let Some((&network, places)) = self.taken.iter_mut().max_by_key(|(_, places)| places.len()) else { return };
         let is_silent = |place: &Place| place.task.is_finished() || !place.answering.load(Relaxed);
@@ -50,7 +49,7 @@ impl Places {
     }
 }
 
-/// A machine of IPv6 has a whole network of addresses.
+/// An IPv6 host can use all addresses of its /64.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

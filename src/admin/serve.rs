@@ -1,4 +1,4 @@
-//! The HTTP endpoints and their limits: connections, the time for a head and for all, the Host header.
+//! HTTP endpoints and their limits (connections, header time, lifetime, Host check).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use super::places::Places;
 use super::{Ask, metrics};
 use crate::control::status::{Daemon, ServiceState};
 
-/// A request's head has to come within this.
-const HEAD: Duration = Duration::from_secs(5);
-/// A connection ends after its answer, and after this in any case.
-const LONGEST: Duration = Duration::from_secs(10);
-/// Connections accepted in a row; fewer than there are places.
+/// Time limit for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest life of a connection; normally it ends with its answer.
+const MAX_LIFETIME: Duration = Duration::from_secs(10);
+/// Connections accepted in a row; less than [`super::places`] allows.
 const BUDGET: usize = 16;
-/// The control thread is asked at most so often.
-const FRESH: Duration = Duration::from_millis(200);
-/// A control thread that does not answer within this is not alive.
+/// Age up to which a state is reused.
+const MAX_AGE: Duration = Duration::from_millis(200);
+/// Time limit for the control thread's answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Shared {
@@ -38,12 +38,12 @@ struct Shared {
 }
 
 impl Shared {
-    /// The state, not older than a moment.
+    /// The state, at most [`MAX_AGE`] old.
     async fn state(&self) -> Option<Arc<Daemon>> {
-        // One asks, the others wait for its answer.
+        // Concurrent requests share one question to the control thread.
         let mut last = self.last.lock().await;
         if let Some((at, daemon)) = &*last
-            && at.elapsed() < FRESH
+            && at.elapsed() < MAX_AGE
         {
             return Some(daemon.clone());
         }
@@ -54,7 +54,7 @@ impl Shared {
     }
 }
 
-/// Accepts for ever.
+/// Accepts connections; never returns.
 pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
     let shared = Arc::new(Shared { ask, last: Mutex::new(None) });
     let router = Router::new()
@@ -69,7 +69,7 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
     let mut accepted = 0_usize;
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, most likely: one of ours is free in a moment.
+            // Most likely out of descriptors: this frees one.
             places.close_one();
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -84,25 +84,25 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
         let task = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
+                .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(16 * 1024)
-                // One that is kept open takes a place from others, and a probe has no use for it.
+                // A probe has no use for a connection that stays open.
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // Its errors are its client's.
-            let _ = tokio::time::timeout(LONGEST, connection).await;
+            // Errors concern its client only.
+            let _ = tokio::time::timeout(MAX_LIFETIME, connection).await;
         });
         places.take(peer.ip(), task.abort_handle(), answering);
         accepted += 1;
         if accepted == BUDGET {
             accepted = 0;
-            // What these have sent is read before others come: no rush of connects closes one unheard.
+            // Reads the requests of these before others are accepted, so that a rush of connects closes none unread.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// A page in somebody's browser cannot reach us by a name of its own that leads here.
+/// Rejects foreign host names, so that no web page reaches us by DNS rebinding.
 async fn known_host(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
@@ -123,13 +123,13 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// Whether it should get traffic.
+/// Whether the daemon should get traffic.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let Some(daemon) = shared.state().await else { return SILENT.into_response() };
     verdict(&daemon.sick())
 }
 
-/// Whether its services work, also while it stops.
+/// Whether the services work, also while the daemon stops.
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let Some(daemon) = shared.state().await else { return SILENT.into_response() };
     verdict(&daemon.services.iter().filter_map(ServiceState::sick).collect::<Vec<_>>())

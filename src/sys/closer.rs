@@ -1,8 +1,8 @@
-//! Descriptors that other processes made are closed by threads that nobody waits for.
+//! Closes descriptors made by other processes on threads of its own.
 //!
-//! A close can block for as long as the maker of the file likes: a socket with SO_LINGER and unsent data, a file of a FUSE
-//! file system. The same is true of a Unix socket of ours that a peer wrote to: what it passed and nobody received (or
-//! received without room for descriptors) is closed in the thread that closes the socket or receives the message.
+//! Such a close can block for as long as the other process likes: a socket with SO_LINGER and unsent data, a file on FUSE.
+//! The same is true for a Unix socket of ours that a peer wrote to: descriptors that were never received (or received
+//! without room for them) are closed in the thread that closes the socket or receives the message.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -17,20 +17,19 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::interrupt::Interrupter;
 
-/// A close that takes longer is interrupted; the kernel then finishes it by itself.
-const LONGEST: Duration = Duration::from_millis(2);
-/// Sockets that may wait to be closed before no new ones are taken: their turn comes within `LONGEST` each.
+/// The longest close: then it is interrupted, and the kernel finishes it in the background.
+const MAX_CLOSE: Duration = Duration::from_millis(2);
+/// The most sockets that wait to be closed before new ones are refused; each takes at most `MAX_CLOSE`.
 const MAX_SOCKETS: usize = 64;
 /// The same for descriptors that were received.
 const MAX_RECEIVED: usize = 512;
 
-/// How long a start of a process waits for closes that are under way. After that their descriptors have left our table.
+/// How long the start of a process waits for closes under way. By then their descriptors have left our table.
 const BEFORE_A_START: Duration = Duration::from_millis(10);
-/// The numbers of all [`Foreign`] descriptors, a bit each; higher numbers than it has room for are not in it.
+/// Open [`Foreign`] descriptors, one bit each; higher numbers are not tracked.
 static OPEN: [AtomicU64; 1 << 14] = [const { AtomicU64::new(0) }; 1 << 14];
 
-/// Who made a descriptor. Each has a thread of its own: the close of a received file can also flush, and that cannot
-/// always be interrupted.
+/// Each kind has a thread of its own: the close of a received file can also flush, which cannot always be interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Socket,
@@ -40,7 +39,7 @@ enum Kind {
 #[derive(Debug)]
 struct Lane {
     sender: Sender<OwnedFd>,
-    /// Sent and not closed yet.
+    /// Descriptors sent and not yet closed.
     waiting: AtomicUsize,
     /// Held during a close, and while a process is started.
     closing: Mutex<()>,
@@ -62,10 +61,7 @@ impl Kind {
     }
 }
 
-/// Starts the threads. In a process without them everything is closed where it is dropped.
-///
-/// # Errors
-/// When a thread cannot be started.
+/// Starts the threads. Without them, descriptors are closed where they are dropped.
 pub fn start() -> io::Result<()> {
     for (kind, name) in [(Kind::Socket, "closer"), (Kind::Received, "closer-received")] {
         let (sender, receiver) = unbounded();
@@ -78,11 +74,11 @@ pub fn start() -> io::Result<()> {
 
 fn run(kind: Kind, receiver: &Receiver<OwnedFd>) {
     let Some(lane) = kind.lane().get() else { return };
-    // Without it closes take as long as they take.
+    // Without an interrupter closes take as long as they take.
     let interrupter = Interrupter::new().ok();
     let interrupt = |interval| interrupter.iter().for_each(|timer| timer.every(interval));
     while let Ok(first) = receiver.recv() {
-        interrupt(LONGEST);
+        interrupt(MAX_CLOSE);
         for fd in std::iter::once(first).chain(receiver.try_iter()) {
             lane.close(fd);
         }
@@ -111,28 +107,28 @@ fn mark(fd: &OwnedFd, open: bool) {
     };
 }
 
-/// In a forked child, while [`Pause`] lives in its parent: closes its copies of all [`Foreign`] descriptors. None of them is
-/// the last, so that does not block; a copy that is closed later, by exec, can be.
+/// For a forked child, while its parent holds a [`Pause`]: closes the copies of all [`Foreign`] descriptors. The parent still
+/// has them, so this does not block; a copy that is closed later, by exec, could be the last.
 pub fn close_copies() {
     for (at, word) in OPEN.iter().enumerate() {
         let mut bits = word.load(Relaxed);
         while bits != 0 {
             let number = at * 64 + bits.trailing_zeros() as usize;
-            // SAFETY: in this process, which is about to execute another program, nobody uses that descriptor.
+            // SAFETY: this process is about to execute another program and does not use that descriptor again.
             unsafe { libc::close(number as libc::c_int) };
             bits &= bits - 1;
         }
     }
 }
 
-/// While this lives nothing is closed here.
+/// Keeps the threads from closing anything.
 ///
 /// A new process has copies of all our descriptors until it executes its program. If ours were closed meanwhile, its copy
-/// would be the last, its close would block, and with it the start.
+/// would be the last, and its blocking close would hold up the start.
 #[derive(Debug)]
 pub struct Pause(#[allow(dead_code)] Vec<MutexGuard<'static, ()>>);
 
-/// Holds the closes back while a process is started. Waits shortly for those that are under way.
+/// Pauses the closes for the start of a process; waits up to [`BEFORE_A_START`] for those under way.
 pub fn pause() -> Pause {
     let end = Instant::now() + BEFORE_A_START;
     let lanes = [Kind::Socket, Kind::Received].into_iter().filter_map(|kind| kind.lane().get());
@@ -150,17 +146,17 @@ fn lock_until<T>(mutex: &Mutex<T>, end: Instant) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// Whether no more sockets should be taken from processes that were not asked to come.
+/// Whether too many sockets wait to be closed to accept unsolicited ones.
 pub fn sockets_wait() -> bool {
     Kind::Socket.waiting() >= MAX_SOCKETS
 }
 
-/// Whether no more descriptors should be received.
+/// Whether too many received descriptors wait to be closed to receive more.
 pub fn received_wait() -> bool {
     Kind::Received.waiting() >= MAX_RECEIVED
 }
 
-/// A descriptor whose close can block. Dropping it does not.
+/// A descriptor whose close can block. Its drop does not.
 #[derive(Debug)]
 pub struct Foreign {
     fd: ManuallyDrop<OwnedFd>,
@@ -168,7 +164,7 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// A socket of ours to which others may have sent descriptors.
+    /// A socket of ours to which other processes may have sent descriptors.
     pub fn socket(fd: OwnedFd) -> Self {
         mark(&fd, true);
         Self { fd: ManuallyDrop::new(fd), kind: Kind::Socket }
@@ -179,14 +175,12 @@ impl Foreign {
         mark(&fd, true);
         Self { fd: ManuallyDrop::new(fd), kind: Kind::Received }
     }
-}
 
-impl Foreign {
-    /// Closes it here and now: the caller has another descriptor of the same file, so that this does not block.
+    /// Closes it now. The caller has another descriptor of the same file, so this does not block.
     pub fn close_copy(self) {
         let mut this = ManuallyDrop::new(self);
         mark(&this.fd, false);
-        // SAFETY: nothing looks at it after this, and the drop of `self`, which would take it again, is not run.
+        // SAFETY: it is not used after this, and the drop of `self`, which would take it again, is not run.
         drop(unsafe { ManuallyDrop::take(&mut this.fd) });
     }
 }
@@ -199,7 +193,7 @@ impl AsFd for Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // SAFETY: this is the only place that takes it, and nothing looks at it after its drop.
+        // SAFETY: only this drop takes it, and it is not used afterwards.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
         match self.kind.lane().get() {
             Some(lane) => {

@@ -1,4 +1,4 @@
-//! EPOLLEXCLUSIVE on mio's own epoll descriptor: of all processes that watch one listener, one wakes.
+//! EPOLLEXCLUSIVE on mio's own epoll descriptor: of all processes that watch a listener, only one wakes up.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,10 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::cvt;
 
-/// Adds `fd` level-triggered and exclusive; events carry `token` as mio's own do.
-///
-/// # Errors
-/// As epoll_ctl(2).
+/// Adds `fd`, level-triggered and exclusive, with mio's layout of `token`.
 pub fn add_exclusive(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) -> io::Result<()> {
     let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32, u64: token.0 as u64 };
     // SAFETY: `event` lives through the call; both descriptors are open while borrowed.
@@ -18,9 +15,6 @@ pub fn add_exclusive(poll: &mio::Poll, fd: BorrowedFd<'_>, token: mio::Token) ->
 }
 
 /// Removes `fd` from the poll's set.
-///
-/// # Errors
-/// As epoll_ctl(2).
 pub fn remove(poll: &mio::Poll, fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: EPOLL_CTL_DEL takes no event since Linux 2.6.9.
     cvt!(unsafe { libc::epoll_ctl(poll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut()) })?;

@@ -1,7 +1,7 @@
 //! A timer that interrupts the blocking system calls of one thread.
 //!
-//! A server keeps copies of the sockets that it passes: it can make an accept(2) of ours wait (O_NONBLOCK belongs to the open
-//! file), and a close(2) (SO_LINGER).
+//! A server has copies of the sockets that it passes to us, so it can make our accept(2) block (O_NONBLOCK belongs to the
+//! open file) and our close(2), too (SO_LINGER).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,38 +11,35 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::cvt;
 
-/// Does nothing by default, and here: it only ends a wait.
+/// Ignored by default and here; it only ends a wait.
 const SIGNAL: Signal = Signal::SIGURG;
 
-/// A close that may block is interrupted this often.
-const LONGEST: Duration = Duration::from_millis(2);
+/// Interval of interrupts during a close.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Closes what a server can make block: when it is interrupted, close(2) goes on without us.
+/// Runs a close that a server can make block. Once interrupted, the kernel finishes it in the background.
 pub fn impatiently(close: impl FnOnce()) {
     thread_local!(static TIMER: Option<Interrupter> = Interrupter::new().ok());
     TIMER.with(|timer| {
         let every = |interval| timer.iter().for_each(|timer| timer.every(interval));
-        every(LONGEST);
+        every(CLOSE_INTERVAL);
         close();
         every(Duration::ZERO);
     })
 }
 
-/// The timer. It belongs to the thread that made it.
+/// A timer for the thread that made it.
 #[derive(Debug)]
 pub struct Interrupter(libc::timer_t);
 
 extern "C" fn nothing(_: libc::c_int) {}
 
 impl Interrupter {
-    /// A timer that does not run yet, for the calling thread.
-    ///
-    /// # Errors
-    /// As sigaction(2) and timer_create(2).
+    /// A stopped timer for the calling thread.
     pub fn new() -> io::Result<Self> {
         // Not SA_RESTART: an accept(2) would wait on.
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing, so it is safe at any point of any thread; nobody else handles this signal.
+        // SAFETY: the handler does nothing, so it is safe at any point of any thread; no other code handles this signal.
         unsafe { sigaction(SIGNAL, &action) }?;
         let mut timer = std::ptr::null_mut();
         // SAFETY: sigevent is plain data for which zeroes are valid; both pointers are to locals that outlive the call.
@@ -56,7 +53,7 @@ impl Interrupter {
         Ok(Self(timer))
     }
 
-    /// Interrupts the thread at this interval from now on; zero ends that.
+    /// Interrupts the thread at this interval; zero stops the timer.
     pub fn every(&self, interval: Duration) {
         let time = libc::timespec { tv_sec: interval.as_secs() as _, tv_nsec: interval.subsec_nanos() as _ };
         let times = libc::itimerspec { it_interval: time, it_value: time };

@@ -14,8 +14,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::abi::page::PAGE_BYTES;
 
-/// Gives back the memory of this program's own code: what goes on being run comes back from the page cache, what only the
-/// start needed does not. A megabyte less for a process that does little.
+/// Drops this program's code from memory. Pages that are still needed fault back in from the page cache; start-up-only pages
+/// stay out. Saves a megabyte in a process that does little.
 pub fn forget_start_up_code() {
     let here = forget_start_up_code as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -23,7 +23,7 @@ pub fn forget_start_up_code() {
         let (range, rest) = line.split_once(' ')?;
         let (from, to) = range.split_once('-')?;
         let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
-        // Code is never written to: no page of it is lost.
+        // Code is not writable, so no changed page is lost.
         (rest.starts_with("r-xp") && (from..to).contains(&here)).then_some((from, to - from))
     };
     if let Some((from, len)) = maps.lines().find_map(of) {
@@ -33,7 +33,7 @@ pub fn forget_start_up_code() {
     }
 }
 
-/// A mapping of [`PAGE_BYTES`] bytes as atomic 64-bit words, shared with whoever has the memfd.
+/// A mapping of [`PAGE_BYTES`] bytes as atomic 64-bit words, shared with every process that has the memfd.
 #[derive(Debug)]
 pub struct SharedPage {
     at: NonNull<c_void>,
@@ -45,11 +45,8 @@ unsafe impl Send for SharedPage {}
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {
-    /// Makes a page of zeroes and the memfd that shares it. The size is sealed, so that nobody who gets the
-    /// descriptor can truncate it and so raise SIGBUS in the others.
-    ///
-    /// # Errors
-    /// As memfd_create(2), ftruncate(2), fcntl(2), mmap(2).
+    /// Creates a page of zeroes and the memfd that shares it. Its size is sealed, so that no process can truncate it and so
+    /// raise SIGBUS in the others.
     pub fn create() -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(c"roundsman-counters", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&fd, PAGE_BYTES as i64)?;
@@ -75,7 +72,6 @@ impl SharedPage {
         Ok(Self { at })
     }
 
-    /// The words of the page.
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is PAGE_BYTES long, page-aligned, lives as long as `self` (sealed against
         // shrinking), and every access on all sides is atomic.
@@ -83,10 +79,7 @@ impl SharedPage {
     }
 }
 
-/// A memory file with fixed contents: nobody who gets its descriptor can change it.
-///
-/// # Errors
-/// As memfd_create(2), write(2), fcntl(2).
+/// A memory file whose contents no process can change.
 pub fn sealed_file(name: &std::ffi::CStr, contents: &[u8]) -> io::Result<OwnedFd> {
     use std::io::Write;
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;

@@ -1,7 +1,7 @@
-//! The system-call floor: the only module with `unsafe`, every block with its reason.
+//! System calls: the only module of the program with `unsafe`.
 //!
-//! Each function is one call (or one call and its bookkeeping) with owned or borrowed descriptors in its
-//! signature; errors are the kernel's `errno` as [`std::io::Error`].
+//! Each function is one call, with some bookkeeping, and has owned or borrowed descriptors in its signature. Errors are the
+//! kernel's `errno` as [`std::io::Error`].
 
 pub mod clock;
 pub mod closer;

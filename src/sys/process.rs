@@ -18,31 +18,28 @@ use super::cvt;
 /// Soft and hard RLIMIT_NOFILE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoFile {
-    /// The limit in force.
+    /// In force.
     pub soft: u64,
     /// The most that an unprivileged process may raise it to.
     pub hard: u64,
 }
 
-/// Who a process is.
+/// A process's user and groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
     pub uid: Uid,
-    /// The primary group.
     pub gid: Gid,
-    /// All its groups.
     pub groups: Vec<Gid>,
 }
 
 impl Credentials {
-    /// Those of a user who is not our own, in no groups.
+    /// Another user than our own, without supplementary groups; `None` for our own.
     pub fn of(uid: u32) -> Option<Self> {
         let other = uid != nix::unistd::geteuid().as_raw();
         other.then(|| Self { uid: Uid::from_raw(uid), gid: nix::unistd::getegid(), groups: Vec::new() })
     }
 
-    /// Those that a process has in effect; `None` when it is gone.
+    /// A process's effective ones; `None` when it is gone.
     pub fn of_process(pid: u32) -> Option<Self> {
         let status = procfs::process::Process::new(pid as i32).and_then(|process| process.status()).ok()?;
         let groups = status.groups.iter().copied().map(Gid::from_raw).collect();
@@ -50,38 +47,34 @@ impl Credentials {
     }
 }
 
-/// What a child does to itself before exec, besides what [`Command`] does.
+/// Changes that a child makes before exec, in addition to [`Command`]'s.
 #[derive(Debug, Clone)]
 pub struct ChildSetup {
-    /// The signal that the kernel sends the child when the spawning thread (so: the master) dies.
+    /// Sent to the child by the kernel when the spawning thread (the master's control thread) dies.
     pub death_signal: Signal,
-    /// The file limit to restore, when the child shall have the one that the master was started with.
+    /// The file limit to set, usually the one that the master was started with.
     pub nofile: Option<NoFile>,
-    /// Who it is to be.
     pub user: Option<Credentials>,
-    /// A descriptor that it gets at [`CHANNEL`].
+    /// A descriptor to duplicate to [`CHANNEL`].
     pub channel: Option<RawFd>,
 }
 
-/// Where a worker in Node finds its channel. A low number: Node makes those up to 15 close-on-exec at its start, so that a
-/// worker's own children do not hold the channel open.
+/// The IPC channel's descriptor in a Node worker. Node makes descriptors up to 15 close-on-exec at its start, so a low number
+/// keeps a worker's own children from holding the channel open.
 pub const CHANNEL: RawFd = 3;
 
-/// Keeps that number from being used in this process for something that a child of ours would lose by it.
-///
-/// # Errors
-/// As open(2).
+/// Occupies [`CHANNEL`] in this process, so that it is not used for something that a child would lose to dup2(2).
 pub fn reserve_channel() -> io::Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, fcntl};
     let null = File::open("/dev/null")?;
     let fd = fcntl(&null, FcntlArg::F_DUPFD_CLOEXEC(CHANNEL))?;
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and owned by nothing else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives the child its own session, the parent-death signal, and its file limit.
+/// Has the child change to its own session and apply `setup`.
 ///
-/// The parent-death signal is tied to the *thread* that spawns: call this from the control thread only.
+/// The parent-death signal is tied to the *thread* that spawns, so only the control thread may spawn such a child.
 pub fn prepare(command: &mut Command, setup: ChildSetup) {
     let parent = std::process::id();
     let hook = move || {
@@ -99,8 +92,8 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
         }
         super::closer::close_copies();
         if let Some(channel) = setup.channel {
-            // The copy is not close-on-exec. Nothing that this child still needs is at that number: see reserve_channel.
-            // SAFETY: two numbers; what was at the second is this child's alone and of no more use.
+            // The copy is not close-on-exec. The child needs nothing at that number: see reserve_channel.
+            // SAFETY: two numbers; the descriptor at the second is this child's own and not used again.
             cvt!(unsafe { libc::dup2(channel, CHANNEL) })?;
         }
         if let Some(limit) = setup.nofile {
@@ -110,14 +103,11 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
     };
     // SAFETY: the hook runs in the forked child of a threaded process and makes only async-signal-safe system
     // calls; it neither allocates nor takes locks (errors are built from an errno, the groups were listed before).
-    // setgroups and its like signal the other threads of a process, and a forked child has none.
+    // setgroups and the like signal the other threads of a process; a forked child has none.
     unsafe { command.pre_exec(hook) };
 }
 
-/// Raises the soft file limit to the hard one and returns what it was at start.
-///
-/// # Errors
-/// As getrlimit(2) and setrlimit(2).
+/// Raises the soft file limit to the hard one. Returns the limits before.
 pub fn raise_nofile() -> io::Result<NoFile> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -126,19 +116,12 @@ pub fn raise_nofile() -> io::Result<NoFile> {
     Ok(NoFile { soft, hard })
 }
 
-/// An O_PATH handle on the program image that runs now: a binary replaced on disk does not change what workers
-/// are started from.
-///
-/// # Errors
-/// As open(2), for example without /proc.
+/// An O_PATH handle on the running program image, so that workers are started from it even after the file was replaced.
 pub fn own_image() -> io::Result<OwnedFd> {
     Ok(open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-/// A handle on a process that cannot come to mean another one.
-///
-/// # Errors
-/// `ESRCH` when there is no such process.
+/// A handle on a process that stays valid when its pid is reused.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers; a returned descriptor is new and owned by nobody.
     unsafe {
@@ -167,13 +150,13 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Makes orphaned descendants children of this process, so that none escapes the stop.
+/// Has orphaned descendants become children of this process, so that none escapes a stop.
 pub fn become_subreaper() {
     // Since Linux 3.4; without it orphans go to init, which is no worse than before.
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
-/// Every live process below `root` (itself first), by the parent links in /proc.
+/// `root` and all live processes below it, by the parent links in /proc.
 pub fn tree(root: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     if let Ok(processes) = procfs::process::all_processes() {
@@ -186,7 +169,7 @@ pub fn tree(root: u32) -> Vec<u32> {
     while at < found.len() {
         let parent = found[at];
         for &(pid, ppid, session) in &parents {
-            // A daemonized grandchild loses its parent but keeps the session that we gave the command.
+            // A daemonized grandchild loses its parent but keeps the session given to the command.
             let ours = ppid == parent || (session == root && pid != root);
             if ours && !found.contains(&pid) {
                 found.push(pid);
@@ -197,10 +180,10 @@ pub fn tree(root: u32) -> Vec<u32> {
     found
 }
 
-/// The same as [`tree`] without a look at every process of the machine, where the kernel tells whose children are whose.
+/// The same as [`tree`] without reading every process of the machine, if the kernel lists a process's children.
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut found = vec![root];
-    // Those whose parents are gone are ours.
+    // Orphans have become our own children.
     let Some(own) = children_of(std::process::id()) else { return tree(root) };
     let session = |pid: u32| procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
     found.extend(
@@ -215,14 +198,14 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
-/// A process's children, none when it is gone; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).
+/// A process's children, none when it is gone; `None` if the kernel does not list them (CONFIG_PROC_CHILDREN).
 fn children_of(pid: u32) -> Option<Vec<u32>> {
     let mut children = Vec::new();
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(children) };
     for thread in threads.flatten().map(|thread| thread.path()) {
         match std::fs::read_to_string(thread.join("children")) {
             Ok(list) => children.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
-            // A thread that has ended meanwhile.
+            // The thread has ended meanwhile.
             Err(_) if !thread.exists() => {}
             Err(_) => return None,
         }
@@ -230,11 +213,11 @@ fn children_of(pid: u32) -> Option<Vec<u32>> {
     Some(children)
 }
 
-/// Parents that [`is_below`] looks at.
+/// The most parents that [`is_below`] follows.
 const MAX_PARENTS: usize = 32;
 
-/// Whether a process is one of `roots`, below one of them, or in the session of one (a daemonized grandchild loses its
-/// parent but keeps that). Looks from the process upwards, at a bounded number of parents.
+/// Whether a process is one of `roots`, below one of them, or in the session of one (which a daemonized grandchild keeps).
+/// Follows the parents upwards, [`MAX_PARENTS`] at most.
 pub fn is_below(pid: u32, roots: &[u32]) -> bool {
     let (own, mut pid) = (std::process::id(), pid);
     for _ in 0..MAX_PARENTS {
@@ -254,7 +237,7 @@ pub fn is_below(pid: u32, roots: &[u32]) -> bool {
     false
 }
 
-/// SIGKILL to `root` and everything below it.
+/// Sends SIGKILL to `root` and all processes below it.
 pub fn kill_tree(root: u32) {
     for pid in tree(root) {
         if let Ok(pidfd) = pidfd_open(pid) {
@@ -271,22 +254,19 @@ pub fn rss_bytes(pid: u32) -> u64 {
         .map_or(0, |pages| pages * 4096)
 }
 
-/// The parent's end of the channel that a worker gets as its standard input.
-///
-/// # Errors
-/// As dup(2).
+/// Takes the worker's channel from its standard input.
 pub fn take_stdin() -> io::Result<OwnedFd> {
     use std::os::fd::AsFd;
     let channel = io::stdin().as_fd().try_clone_to_owned()?;
-    // Nobody reads standard input from here on; the original would keep the channel open.
+    // The original would keep the channel open.
     let null = File::open("/dev/null")?;
     nix::unistd::dup2_stdin(null)?;
     Ok(channel)
 }
 
-/// Makes the calling thread a SCHED_BATCH one: when all CPUs are busy it does not cut others short to run a
-/// moment earlier, finds more work when it runs, and switches less. Measured at saturation: a quarter less CPU time
-/// per connection and a lower p99. With an idle CPU it changes nothing. Children of other threads are unaffected.
+/// Makes the calling thread a SCHED_BATCH one: when all CPUs are busy it does not preempt others, finds more work when it
+/// runs, and switches less. Measured at saturation: a quarter less CPU time per connection and a lower p99. With an idle CPU
+/// it changes nothing. Children of other threads are unaffected.
 pub fn prefer_batches() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: pid 0 is the calling thread; the parameters live through the call. The raw call, since musl's wrapper
@@ -296,7 +276,7 @@ pub fn prefer_batches() {
 
 /// Names the calling thread (and so a single-threaded process) as top and ps show it; at most 15 bytes.
 pub fn set_thread_name(name: &std::ffi::CStr) {
-    // Only for people's eyes.
+    // Cosmetic.
     let _ = nix::sys::prctl::set_name(name);
 }
 
@@ -308,7 +288,7 @@ pub fn has_attribute(path: &std::path::Path, name: &std::ffi::CStr) -> bool {
     unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
 }
 
-/// The processes that have one of these sockets open, among `pids`.
+/// The processes among `pids` that have one of these sockets open.
 pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
     pids.iter().copied().filter(|&pid| sockets(pid).any(|inode| inodes.contains(&inode))).collect()
 }

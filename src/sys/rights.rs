@@ -1,4 +1,4 @@
-//! Capabilities: what this process may do and the servers that it starts may not.
+//! Runs code with the rights of a server, which may be fewer than ours.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,11 +6,11 @@ use std::io;
 use super::cvt;
 use super::process::Credentials;
 
-/// Runs `act` with the rights that a server has: where it has less than we, on a thread of its own without our
-/// capabilities, and with the user's rights to files where the servers have a user of their own.
+/// Runs `act` with the rights of a server. If it has fewer than we, a thread of its own first drops our capabilities, and
+/// takes the user's rights to files if the servers have a user of their own.
 ///
 /// # Errors
-/// When there is no thread to be had or the kernel does not let go of rights; then `act` was not run.
+/// Those of `act`; and when the thread cannot be had or rights cannot be dropped, in which case `act` was not run.
 pub fn as_server<T: Send>(user: Option<&Credentials>, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let own = nix::unistd::geteuid();
     let user = user.filter(|user| user.uid != own);
@@ -31,7 +31,7 @@ pub fn as_server<T: Send>(user: Option<&Credentials>, act: impl FnOnce() -> io::
     })
 }
 
-/// Whether what we may is what a program may that we start as the same user.
+/// Whether a program that we start as the same user has all our capabilities.
 fn outlive_exec() -> bool {
     let kept = ambient();
     capabilities().is_ok_and(|sets| sets.iter().zip(kept).all(|(sets, kept)| sets.effective & !kept == 0))
@@ -50,14 +50,13 @@ fn ambient() -> [u32; 2] {
     kept
 }
 
-/// Makes the calling thread touch files as that user. The system calls themselves: libc's wrapper of setgroups would
-/// change all threads.
+/// Gives the calling thread that user's rights to files. By raw system calls: libc's setgroups would change all threads.
 fn take_file_rights(user: &Credentials) -> io::Result<()> {
     let groups: Vec<libc::gid_t> = user.groups.iter().map(|group| group.as_raw()).collect();
     // SAFETY: pointer and length describe `groups`, which lives through the call.
     cvt!(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
-    // SAFETY: both take an integer, and give the id before; whether they did it is seen by asking once more. A change
-    // from root to another user takes root's rights to files out of the effective set (capabilities(7)).
+    // SAFETY: both take an integer and return the id before, so a second call shows whether the first succeeded. A
+    // change from root to another user removes root's rights to files from the effective set (capabilities(7)).
     let (gid, uid) = unsafe {
         libc::syscall(libc::SYS_setfsgid, user.gid.as_raw());
         libc::syscall(libc::SYS_setfsuid, user.uid.as_raw());
@@ -85,7 +84,7 @@ struct Sets {
 
 const VERSION_3: u32 = 0x2008_0522;
 
-/// Those of the calling thread.
+/// The calling thread's capabilities.
 fn capabilities() -> io::Result<[Sets; 2]> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];
@@ -120,7 +119,7 @@ mod tests {
             let path = file.path().join("socket");
             let refused = as_server(Some(&nobody), || Ok(std::os::unix::net::UnixListener::bind(&path))).unwrap();
             assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-            // Nothing of it stays with us.
+            // Our own rights are unchanged.
             let before = effective();
             let there = as_server(Some(&nobody), || Ok(effective())).unwrap();
             assert_eq!(there, format!("CapEff:\t{:016x}", 0));

@@ -15,23 +15,22 @@ pub const MAX_FDS: usize = 253;
 struct CmsgBuffer([MaybeUninit<u8>; CMSG_LEN]);
 const CMSG_LEN: usize = 16 + MAX_FDS * size_of::<RawFd>() + 4 + 32;
 
-/// What one [`recv_fds`] brought.
+/// The result of [`recv_fds`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// Payload bytes written to the buffer; 0 on a SEQPACKET socket is end of file.
     pub len: usize,
-    /// The kernel could not install all descriptors of the message (MSG_CTRUNC): those are lost.
+    /// MSG_CTRUNC: descriptors of the message were lost for lack of room.
     pub truncated: bool,
-    /// Who sent it, on a socket with SO_PASSCRED.
+    /// On a socket with SO_PASSCRED.
     pub sender: Option<Sender>,
 }
 
-/// The sender of a message by the kernel's word.
+/// The sender of a message, as verified by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
-    /// Its process; 0 where that cannot be seen from here.
+    /// 0 for a process outside our pid namespace.
     pub pid: u32,
-    /// Its user.
     pub uid: u32,
 }
 
@@ -48,10 +47,7 @@ pub fn send_fds<'a>(
     send_some(socket, payload, fds).map(drop)
 }
 
-/// The same on a stream: the descriptors travel with the first byte. Returns how many bytes went.
-///
-/// # Errors
-/// As [`send_fds`].
+/// The same on a stream: the descriptors travel with the first byte. Returns the number of bytes sent.
 pub fn send_some<'a>(
     socket: BorrowedFd<'_>,
     payload: &[u8],
@@ -94,9 +90,6 @@ pub fn send_some<'a>(
 }
 
 /// Receives one message without blocking; its descriptors (close-on-exec) are appended to `fds`.
-///
-/// # Errors
-/// `EAGAIN` when nothing is queued; otherwise as recvmsg(2).
 pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Received> {
     let mut iov = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     let mut control = CmsgBuffer([MaybeUninit::uninit(); CMSG_LEN]);
@@ -133,10 +126,7 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedF
     Ok(Received { len, truncated: message.msg_flags & libc::MSG_CTRUNC != 0, sender })
 }
 
-/// Looks at the next message without receiving it: its length (as far as it fits) and whether descriptors come with it.
-///
-/// # Errors
-/// As [`recv_fds`].
+/// The length of the next message (as far as it fits) and whether it has descriptors; leaves it in the queue.
 pub fn peek(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<(usize, bool)> {
     let mut iov = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     // SAFETY: msghdr is plain data for which all zeroes is a valid value.
@@ -146,7 +136,7 @@ pub fn peek(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<(usize, bo
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: every pointer in `message` refers to a local or to `payload`, which outlive the call.
     let len = cvt!(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })? as usize;
-    // Without room for any the kernel says so.
+    // There is no room for descriptors, so MSG_CTRUNC tells that there are some.
     Ok((len, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
@@ -170,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peek_tells_of_descriptors_and_leaves_the_message() {
+    fn a_peek_shows_descriptors_and_leaves_the_message() {
         let (tx, rx) = seqpacket_pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         send_fds(tx.as_fd(), &[1, 2], std::iter::once(file.as_fd())).unwrap();

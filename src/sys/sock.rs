@@ -8,10 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::cvt;
 use crate::abi::attach::ADDRESS_BYTES;
 
-/// accept4(2) with NONBLOCK and CLOEXEC; the peer's address is not asked for.
-///
-/// # Errors
-/// As accept4(2).
+/// accept4(2) with NONBLOCK and CLOEXEC, without the peer's address.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: null address pointers are allowed; a descriptor that is returned is new and owned by nobody.
@@ -21,30 +18,30 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether system calls on a socket wait. Its flags belong to all that have it.
+/// Whether system calls on a socket block. Its flags are shared with all processes that have it.
 pub fn is_blocking(socket: BorrowedFd<'_>) -> bool {
     socket2::SockRef::from(&socket).nonblocking().is_ok_and(|nonblocking| !nonblocking)
 }
 
-/// Has system calls on a socket wait no more.
+/// Sets O_NONBLOCK.
 pub fn unblock(socket: BorrowedFd<'_>) {
     // Cannot fail for a socket that is open.
     let _ = socket2::SockRef::from(&socket).set_nonblocking(true);
 }
 
-/// TCP keep-alive: a peer that vanished is noticed after about 15 minutes at most, not after two hours.
+/// Sets TCP keep-alive so that a vanished peer is noticed after 15 minutes at most instead of two hours.
 pub fn keep_alive(socket: &socket2::SockRef<'_>) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(std::time::Duration::from_secs(300))
         .with_interval(std::time::Duration::from_secs(75));
-    // Not TCP, or reset meanwhile: nothing to keep alive.
+    // Fails unless it is TCP, and after a reset: there is nothing to keep alive.
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
-/// A peer's address as accept(2) gave it.
+/// A peer's address from accept(2).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerAddress {
-    /// Its length in bytes; 0 when it has none (a Unix socket) or was not asked for.
+    /// Length in bytes; 0 for a Unix socket, or when it was not asked for.
     pub len: u16,
     /// A `sockaddr_in` or `sockaddr_in6`.
     pub bytes: [u8; ADDRESS_BYTES],
@@ -64,7 +61,7 @@ impl PeerAddress {
         }
     }
 
-    /// Of a connected socket.
+    /// The address of a connected socket's peer.
     pub fn of(socket: BorrowedFd<'_>) -> Self {
         let mut address = Self::default();
         let mut len = ADDRESS_BYTES as libc::socklen_t;
@@ -82,15 +79,11 @@ impl PeerAddress {
 }
 
 /// As [`accept`], with the peer's address.
-///
-/// # Errors
-/// As accept4(2).
 pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, PeerAddress)> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let mut address = PeerAddress::default();
     let mut len = ADDRESS_BYTES as libc::socklen_t;
-    // SAFETY: the buffer is `len` bytes long, the kernel writes no more; the returned descriptor is new and owned by
-    // nobody.
+    // SAFETY: the buffer is `len` bytes long, the kernel writes no more; the returned descriptor is new and unowned.
     unsafe {
         let place = address.bytes.as_mut_ptr().cast();
         let fd = cvt!(libc::accept4(listener.as_raw_fd(), place, &raw mut len, flags))?;
@@ -99,21 +92,18 @@ pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, PeerAd
 }
 
 /// recv(2), never blocking.
-///
-/// # Errors
-/// As recv(2); `WouldBlock` when nothing is there.
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
     let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     Ok(cvt!(n)? as usize)
 }
 
-/// What follows a [`send`].
+/// Whether a [`send`] is to wait for what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendHint {
-    /// Nobody knows: the bytes go at once.
+    /// The bytes are sent at once.
     None,
-    /// shutdown(2), at once: the last bytes wait for it and travel with the FIN.
+    /// The caller shuts the socket down right after: the last bytes wait for the FIN and travel with it.
     FinFollows,
 }
 
@@ -121,18 +111,15 @@ pub enum SendHint {
 ///
 /// # Errors
 /// As send(2); `WouldBlock` when the send buffer is full or the connection is not yet established.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], then: SendHint) -> io::Result<usize> {
-    let more = if then == SendHint::FinFollows { libc::MSG_MORE } else { 0 };
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], hint: SendHint) -> io::Result<usize> {
+    let more = if hint == SendHint::FinFollows { libc::MSG_MORE } else { 0 };
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
     // SAFETY: pointer and length describe `bytes`, borrowed for the call.
     let n = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     Ok(cvt!(n)? as usize)
 }
 
-/// Payload bytes that lie in a socket's receive queue (FIONREAD; for SEQPACKET the sum over all messages).
-///
-/// # Errors
-/// As ioctl(2).
+/// Payload bytes in a socket's receive queue (FIONREAD; for SEQPACKET the sum over all messages).
 pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut n: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int through the pointer.
@@ -141,9 +128,6 @@ pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Bytes sent but not yet acknowledged by the peer (SIOCOUTQ, the same number as TIOCOUTQ).
-///
-/// # Errors
-/// As ioctl(2).
 pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut n: libc::c_int = 0;
     // SAFETY: SIOCOUTQ writes one int through the pointer.
@@ -151,10 +135,7 @@ pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(n.max(0) as usize)
 }
 
-/// A connected pair of SOCK_SEQPACKET sockets, non-blocking and close-on-exec: (sending, receiving) by our use.
-///
-/// # Errors
-/// As socketpair(2).
+/// A connected pair of SOCK_SEQPACKET sockets, non-blocking and close-on-exec.
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -162,9 +143,6 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// A connected pair of stream sockets, close-on-exec: (non-blocking, blocking).
-///
-/// # Errors
-/// As socketpair(2).
 pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -175,26 +153,26 @@ pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes the coming close(2) of the socket send a reset (SO_LINGER with zero seconds).
 pub fn reset_on_close(socket: BorrowedFd<'_>) {
-    // A socket that cannot linger (a Unix socket) has no reset either.
+    // Fails for Unix sockets, which have no reset.
     let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
-/// The local address of an inherited or server-made TCP socket, if it has one.
+/// The local address of a bound TCP socket.
 pub fn local_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()
 }
 
-/// A socket's inode, by which /proc/PID/fd shows who has it.
+/// A socket's inode, to find the processes that have it in /proc/PID/fd.
 pub fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
     Some(nix::sys::stat::fstat(socket).ok()?.st_ino)
 }
 
-/// Takes ownership of a descriptor that this process inherited at a known number (LISTEN_FDS).
+/// Takes ownership of an inherited descriptor at a known number (LISTEN_FDS).
 ///
 /// # Errors
 /// `EBADF` when nothing is open at that number.
 pub fn adopt_inherited(fd: i32) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl(F_GETFD) on any number is harmless and tells whether it is open.
+    // SAFETY: fcntl(F_GETFD) on any number is harmless and shows whether it is open.
     cvt!(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
     // SAFETY: the number is open, above stderr, and by the LISTEN_FDS convention handed to us; the one caller
     // takes each number once at start, before anything else opened descriptors at them.
@@ -204,11 +182,8 @@ pub fn adopt_inherited(fd: i32) -> io::Result<OwnedFd> {
     Ok(owned)
 }
 
-/// Asks the kernel to choose the local port only at connect (IP_BIND_ADDRESS_NO_PORT), so that a bound source
-/// address has its own 28,000 ports per destination and not per machine.
-///
-/// # Errors
-/// As setsockopt(2).
+/// Has the kernel choose the local port only at connect (IP_BIND_ADDRESS_NO_PORT), so that a bound source address has its
+/// 28,000 ports per destination instead of per machine.
 pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let len = size_of::<libc::c_int>() as libc::socklen_t;
@@ -220,10 +195,7 @@ pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// getsockopt(2) into a small buffer; returns how many bytes it has.
-///
-/// # Errors
-/// As getsockopt(2).
+/// getsockopt(2) into a small buffer; returns the number of bytes written.
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
     let mut len = value.len() as libc::socklen_t;
     // SAFETY: pointer and length describe `value`; the kernel writes no more.
@@ -231,10 +203,7 @@ pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -
     Ok((len as usize).min(value.len()))
 }
 
-/// setsockopt(2) with plain bytes: the caller vouches that the option's value holds no pointer.
-///
-/// # Errors
-/// As setsockopt(2).
+/// setsockopt(2) with plain bytes. Not for options whose value holds a pointer.
 pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`. An option whose value holds a pointer makes the kernel read there, and
     // it answers EFAULT where nothing is mapped: it never writes.
@@ -246,25 +215,19 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
 }
 
 /// Gives a socket an abstract Unix name.
-///
-/// # Errors
-/// As bind(2).
 pub fn name(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let address = nix::sys::socket::UnixAddr::new_abstract(name.as_bytes())?;
     Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?)
 }
 
 /// Has the kernel add the sender's process and user to each message of a Unix socket (SO_PASSCRED).
-///
-/// # Errors
-/// As setsockopt(2).
 pub fn pass_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, &1i32.to_ne_bytes())
 }
 
-/// Has the kernel refuse senders of descriptors (since Linux 6.16): whether it does.
+/// Has the kernel refuse messages with descriptors (since Linux 6.16). Returns whether it does.
 pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
-    // Not in libc yet; the same number on all architectures that we are built for.
+    // Not in libc yet; the same number on all supported architectures.
     const SO_PASSRIGHTS: i32 = 83;
     set_option(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, &0i32.to_ne_bytes()).is_ok()
 }
@@ -276,9 +239,6 @@ pub fn is_socket(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// A pipe: (reading end, non-blocking; writing end, blocking), both close-on-exec.
-///
-/// # Errors
-/// As pipe2(2).
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -286,11 +246,11 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-/// Makes a listening TCP socket stop listening: clients are refused. It stays bound and can listen again.
+/// Has a TCP socket stop listening, so that clients are refused. It stays bound and can listen again.
 pub fn stop_listening(socket: BorrowedFd<'_>) {
     let socket = socket2::SockRef::from(&socket);
-    // A Unix socket could not listen again. One that does not listen has nothing to stop; a shutdown would stick to it, and
-    // to all that it accepts later.
+    // A Unix socket could not listen again. On a socket that does not listen, the shutdown would stay in force and apply to
+    // all connections accepted later.
     if socket.is_listener().unwrap_or(false) && socket.local_addr().is_ok_and(|address| address.as_socket().is_some()) {
         let _ = socket.shutdown(std::net::Shutdown::Read);
     }

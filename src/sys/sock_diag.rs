@@ -17,17 +17,17 @@ const TCP_LISTEN: u32 = 10;
 const HEADER: usize = 16;
 const REQUEST: usize = HEADER + 56;
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {
     pub port: u16,
     pub inode: u64,
 }
 
-/// All listening TCP sockets, of both families.
+/// All listening TCP sockets, IPv4 and IPv6.
 ///
 /// # Errors
-/// Where the kernel has no socket diagnostics, or does not let us ask.
+/// When the kernel has no socket diagnostics, or refuses them.
 pub fn listening() -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -39,7 +39,7 @@ pub fn listening() -> io::Result<Vec<Listening>> {
 fn dump(family: u8, found: &mut Vec<Listening>) -> io::Result<()> {
     let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
     let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(protocol))?;
-    // The kernel answers at once; if it ever does not, the caller must not wait for it.
+    // The kernel answers at once; should it not, the control thread must not block.
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     socket.send(&request(family))?;
     // A dump comes in parts of at most 32 KiB.
@@ -64,7 +64,7 @@ fn request(family: u8) -> [u8; REQUEST] {
     request
 }
 
-/// Takes over the entries of one part of a dump; whether it was the last part.
+/// Appends the entries of one part of a dump to `found`. Returns whether it was the last part.
 fn parse(mut part: &[u8], found: &mut Vec<Listening>) -> io::Result<bool> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     while !part.is_empty() {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dump_is_an_error() {
+    fn malformed_dumps_are_errors() {
         let mut found = Vec::new();
         for bytes in [&[1u8, 2, 3][..], &[0; 16], &[200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
             assert!(parse(bytes, &mut found).is_err(), "{bytes:?}");

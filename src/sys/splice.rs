@@ -8,17 +8,15 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 /// Moves at most `len` bytes from `from` to `to`, one of which is a pipe; never blocks.
 ///
 /// # Errors
-/// `WouldBlock` means "source empty" or "target full": the caller counts the bytes in its pipe to know which.
+/// `WouldBlock` means "source empty" or "target full": the caller counts the bytes in its pipe to tell them apart.
 /// SPLICE_F_MORE is not used: it would hold back the tail of a message.
 pub fn move_bytes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     Ok(splice(from, None, to, None, len, flags)?)
 }
 
-/// A non-blocking pipe of about `size` bytes: (reading end, writing end, capacity in bytes as granted).
-///
-/// # Errors
-/// As pipe2(2). A refused size (pipe-user-pages-soft) is no error: the capacity says what came.
+/// A non-blocking pipe: reading end, writing end, and capacity in bytes, which may be less than `size`
+/// (pipe-user-pages-soft).
 pub fn pipe(size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let wanted = i32::try_from(size).unwrap_or(i32::MAX);
