@@ -1,4 +1,4 @@
-//! The one place that starts processes.
+//! Starts processes; nothing else does.
 
 use std::ffi::OsString;
 use std::io;
@@ -20,18 +20,17 @@ use crate::sys::closer;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::sock;
 
-/// Starts children with what they all have in common.
+/// Starts relay workers and servers.
 #[derive(Debug)]
 pub struct Launcher {
-    /// The image that runs now, for relay workers.
+    /// The running program image, for relay workers.
     image: OwnedFd,
-    /// Keeps the number free that Node's channel has in a worker.
+    /// Occupies the descriptor number of Node's channel.
     _reserved: OwnedFd,
-    /// The file limit that the daemon was started with: servers get it back.
+    /// The file limit with which the daemon was started; servers get it.
     nofile: NoFile,
-    /// The working directory as it was named: a `current` link on the way may move.
+    /// The working directory by its name, in which a `current` link may change.
     cwd: Option<PathBuf>,
-    /// Who reads what servers write.
     pub outputs: Servers,
 }
 
@@ -51,32 +50,29 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Server<'a> {
     pub service: &'a str,
-    /// The slot, or `None` for a server that all slots share.
+    /// `None` for a server that all slots share.
     pub slot: Option<u32>,
     pub command: &'a CommandLine,
-    /// Where it shall listen, when that is ours to say.
+    /// The address it is to listen on, unless it chooses itself.
     pub address: Option<SocketAddr>,
-    /// Variables that its service gives it.
+    /// The service's configured variables.
     pub variables: &'a [(String, String)],
-    /// What it finds in its environment from us.
+    /// Variables set by the daemon.
     pub environment: Vec<(&'static str, String)>,
-    /// Where it runs; `None`: where we do.
+    /// Working directory; `None` for the daemon's.
     pub cwd: Option<&'a Path>,
-    /// Who it runs as; `None`: as we do.
+    /// `None` for the daemon's user.
     pub user: Option<&'a Credentials>,
-    /// Where its output goes.
     pub files: &'a Files,
-    /// Its end of Node's channel.
+    /// The worker's end of Node's channel.
     pub channel: Option<BorrowedFd<'a>>,
     /// The port of Node's inspector.
     pub inspect: Option<u16>,
-    /// What it gets when the master dies.
+    /// Sent by the kernel when the master dies.
     pub death_signal: Signal,
 }
 
 impl Launcher {
-    /// Remembers the running image.
-    ///
     /// # Errors
     /// Without /proc.
     pub fn new(nofile: NoFile, outputs: Servers) -> io::Result<Self> {
@@ -106,7 +102,7 @@ impl Launcher {
     /// See [`LaunchError`].
     pub fn server(&self, server: &Server<'_>) -> Result<u32, LaunchError> {
         if let Some(cwd) = &self.cwd {
-            // One that is gone leaves us where we are.
+            // If it is gone, the daemon stays where it is.
             let _ = std::env::set_current_dir(cwd);
         }
         let program = server.command.program()?;
@@ -161,14 +157,14 @@ impl Launcher {
     }
 }
 
-/// The working directory by the name that the shell gives it, if that is where we are.
+/// The working directory by the shell's name for it, if that is right.
 fn named_cwd() -> Option<PathBuf> {
     let named = PathBuf::from(std::env::var_os("PWD")?);
     (named.is_absolute() && named.canonicalize().ok()? == std::env::current_dir().ok()?.canonicalize().ok()?)
         .then_some(named)
 }
 
-/// Starts a trial: a command that only looks, under the servers' credentials, without input.
+/// Runs a command without input under the servers' credentials and returns its output.
 ///
 /// # Errors
 /// As fork(2) and execve(2).
@@ -178,13 +174,13 @@ pub fn trial(command: &mut Command, user: Option<&Credentials>) -> io::Result<st
     spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
 }
 
-/// Starts a process, while nothing is closed of which it has copies for a moment.
+/// Starts a process while the closer threads are paused.
 fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
     let _pause = closer::pause();
     command.spawn()
 }
 
-/// Takes our own settings and other supervisors' channels out of a child's environment.
+/// Removes our own settings and other supervisors' channels from a child's environment.
 fn strip(command: &mut Command) {
     let foreign = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "NODE_CHANNEL_FD", "NODE_UNIQUE_ID"];
     for name in foreign {

@@ -55,7 +55,7 @@ impl Daemon {
                 }
                 Err(Refusal::NotOurs { pid, uid }) => {
                     if let Some(suppressed) = self.refused.pass(Instant::now()) {
-                        warn!(pid, uid, suppressed, "refused to attach: it is none of our workers");
+                        warn!(pid, uid, suppressed, "attach refused: not one of our workers");
                     }
                     return;
                 }

@@ -8,7 +8,6 @@ use tracing::warn;
 
 use super::Daemon;
 use crate::events::Source;
-use crate::node::channel::More;
 use crate::relay::protocol::{self, FromWorker};
 use crate::sys::closer::Foreign;
 use crate::sys::process;
@@ -45,7 +44,7 @@ impl Daemon {
     /// A worker in Node says something.
     pub(super) fn read_node(&mut self, pid: u32) {
         let more = self.services.iter_mut().find_map(|service| service.hear_node(pid, &self.context));
-        if more == Some(More::Yes) {
+        if more == Some(true) {
             self.unread.push(Source::Node(pid));
         }
     }

@@ -1,4 +1,4 @@
-//! The attach socket: where servers' preload libraries ask. The control thread decides; this reads and writes.
+//! The attach socket of servers' preload libraries. The control thread decides on requests; this reads and writes.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,14 +19,14 @@ use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{process, random, scm, sock};
 
-/// Connections and watched processes at once: a process each, and a slot may have many.
+/// The most connections and watched processes: one per process, and a slot may have many processes.
 const MAX_CONNECTIONS: u64 = 4096;
-/// They may take this part of the master's descriptors.
+/// Their share of the master's file limit is one in this many.
 const FD_SHARE: u64 = 4;
-/// New connections before others have their turn: fewer than may be without a proof, so that the requests of one burst are
-/// read before the next burst takes places.
+/// Connections accepted per turn: fewer than may be without a proof, so that the requests of one burst are read before the
+/// next burst takes their places.
 const BURST: usize = 32;
-/// When accept(2) is tried again after it failed, or while too many sockets wait to be closed.
+/// Delay until accept(2) is called again after a failure, or while too many sockets wait to be closed.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// A worker's proof.
@@ -43,14 +43,14 @@ pub struct AttachRequest {
     pub uid: u32,
     /// The proof that it showed.
     pub secret: Secret,
-    /// The descriptors that came along, once more: whatever happens to them, the last close is not the caller's.
+    /// Duplicates of the request's descriptors, so that no close of the caller is the last one.
     pub sent: Vec<Foreign>,
 }
 
 /// Why a connection was closed.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The process is none of the worker's whose proof it showed, or showed none.
+    /// The process belongs to no worker with the proof that it showed.
     NotOurs {
         /// As SO_PEERCRED says.
         pid: u32,
@@ -91,7 +91,7 @@ pub enum RequestKind {
 pub enum Ended {
     /// One process has closed it; others may have it.
     ByClose,
-    /// shutdown(2): for all who have it.
+    /// shutdown(2): closed for all processes that have it.
     ByShutdown,
 }
 
@@ -155,14 +155,14 @@ pub struct AttachServer {
     next: u32,
     registry: Registry,
     most: usize,
-    /// There may be more connections to accept, without a new event, from then on.
+    /// The time of the next accept(2) without a new event.
     again: Option<Instant>,
     refused: Limited,
     trouble: Limited,
 }
 
 impl AttachServer {
-    /// Opens it at an abstract name that nobody can guess; `nofile` is the master's file limit.
+    /// Opens it at a random abstract name; `nofile` is the master's file limit.
     ///
     /// # Errors
     /// As socket(2), bind(2), epoll_ctl(2).
@@ -192,7 +192,7 @@ impl AttachServer {
         &self.name
     }
 
-    /// Takes new connections, a burst at a time. Those of strangers are closed, and nothing is received from them.
+    /// Accepts new connections, one burst. Foreign ones are closed without receiving anything from them.
     pub fn accept(&mut self, ours: &Ours, now: Instant) {
         self.again = None;
         self.guests.expire(now);
@@ -200,7 +200,7 @@ impl AttachServer {
             self.enter(guest, now);
         }
         for _ in 0..BURST {
-            // Each is closed within milliseconds, so nobody waits here for long.
+            // Each is closed within milliseconds, so the wait is short.
             if closer::sockets_wait() {
                 self.again = Some(now + RETRY_AFTER);
                 return;
@@ -226,7 +226,7 @@ impl AttachServer {
             match self.guests.arrives(guest, ours, now) {
                 Ok(Some(guest)) => self.enter(guest, now),
                 Ok(None) => {}
-                Err(guest) => self.refuse(&guest, "it is none of our workers", now),
+                Err(guest) => self.refuse(&guest, "not one of our workers", now),
             }
         }
         self.again = Some(now);
@@ -241,17 +241,17 @@ impl AttachServer {
                     self.guests.remove(number);
                 }
             }
-            Err(guest) => self.refuse(&guest, "it has too many connections", now),
+            Err(guest) => self.refuse(&guest, "too many connections", now),
         }
     }
 
     fn refuse(&mut self, guest: &Guest, why: &str, now: Instant) {
         if let Some(suppressed) = self.refused.pass(now) {
-            warn!(pid = guest.pid, uid = guest.uid, suppressed, "refused to attach: {why}");
+            warn!(pid = guest.pid, uid = guest.uid, suppressed, "attach refused: {why}");
         }
     }
 
-    /// When [`AttachServer::accept`] has something to do without an event.
+    /// The time of the next [`AttachServer::accept`] without an event.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.again.into_iter().chain(self.guests.deadline(now)).min()
     }
@@ -266,14 +266,13 @@ impl AttachServer {
         }
     }
 
-    /// Watches a process until its end. Whether it lives, as far as is known.
+    /// Watches a process until its end. Returns false if it is gone already.
     pub fn watch(&mut self, pid: u32, secret: Secret) -> bool {
         let known = self.leased.values().any(|leased| leased.pid == pid && leased.secret == secret);
         if known || self.guests.count() + self.leased.len() >= self.most {
             return true;
         }
         let number = self.free_number();
-        // One that is gone already is noticed by its parent's end, or not at all.
         let Ok(pidfd) = process::pidfd_open(pid) else { return false };
         if self.registry.watch(Source::Attached(number), &pidfd).is_ok() {
             self.leased.insert(number, Leased { pidfd, pid, secret });
@@ -281,9 +280,9 @@ impl AttachServer {
         true
     }
 
-    /// The next request of a connection, or the end of a process; `None` when there is none now. `admits` decides by proof,
-    /// process and user: only then is the request received, with its descriptors. A connection that is gone is closed, and
-    /// one that is refused.
+    /// The next request of a connection, or the end of a process; `None` when there is none now. The request and its
+    /// descriptors are received only if `admits` accepts its proof, process and user. A connection that has ended or is
+    /// refused is closed.
     ///
     /// # Errors
     /// Why it was refused.
@@ -326,7 +325,7 @@ impl AttachServer {
     }
 }
 
-/// One request; `Err(None)` when the connection has ended. It is looked at before it is received: descriptors are taken
+/// One request; `Err(None)` when the connection has ended. It is peeked at before it is received: descriptors are accepted
 /// only from processes that have shown a proof.
 fn request(
     guest: &Guest,

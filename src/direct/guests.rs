@@ -1,7 +1,7 @@
-//! Connections to the attach socket: who may have one, how many, and for how long without a proof.
+//! Limits for connections to the attach socket: which processes may connect, how often, and for how long without a proof.
 //!
-//! The name of the socket is no secret (/proc/net/unix), so every local user can connect. Nothing is received from a
-//! connection that is not let in, and its close is left to [`closer`](crate::sys::closer).
+//! /proc/net/unix shows the socket's name, so every local user can connect. Nothing is received from a connection that is
+//! not admitted, and it is closed by [`closer`](crate::sys::closer).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
-/// Connections of one process: one that stays, a lease, and one per thread that asks at the same time.
+/// Connections of one process: one that stays, a lease, and one for each concurrent request of its threads.
 const MAX_PER_PROCESS: usize = 64;
-/// Connections without a proof. One more takes the place of another one.
+/// Connections without a proof; one more replaces another.
 const MAX_UNPROVEN: usize = 64;
-/// A library asks at once; a connection that has not for so long is closed.
-const SILENT: Duration = Duration::from_secs(5);
-/// Looks through /proc per second for one foreign user, and at once after a pause.
-const LOOKS: f64 = 100.0;
-/// Connections of one foreign user that wait for such a look.
+/// Time limit for a connection's first request; libraries send it at once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Searches of /proc per second on behalf of one foreign user; also the burst after a pause.
+const SEARCH_RATE: f64 = 100.0;
+/// Connections of one foreign user that wait for a search.
 const MAX_WAITING_PER_USER: usize = 16;
-/// Connections of all of them.
+/// Connections of all foreign users that wait for a search.
 const MAX_WAITING: usize = 256;
-/// Foreign users whose looks are counted.
+/// Foreign users whose searches are counted.
 const MAX_USERS: usize = 1024;
 
 /// The users and processes that belong to the daemon.
@@ -29,35 +29,32 @@ const MAX_USERS: usize = 1024;
 pub struct Ours {
     /// Root, the daemon's own user and those of its services.
     pub users: Vec<u32>,
-    /// The servers that it started.
+    /// Pids of the servers that it started.
     pub servers: Vec<u32>,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub struct Guest {
-    /// Its socket.
     pub socket: Foreign,
-    /// The process that opened it, by the kernel's word; 0: one that cannot be seen from here.
+    /// As SO_PEERCRED says; 0 for a process outside our pid namespace.
     pub pid: u32,
-    /// That one's user, by the kernel's word.
+    /// As SO_PEERCRED says.
     pub uid: u32,
-    /// When it was let in.
     pub since: Instant,
-    /// A request with a worker's proof came.
+    /// It has sent a request with a worker's proof.
     pub proven: bool,
 }
 
-/// What becomes of a new connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     LetIn,
     Refused,
-    /// Its user has used up its looks until then.
+    /// Its user has used up its searches until then.
     Later(Instant),
 }
 
-/// Looks that a user has left.
+/// A token bucket: the searches that a user has left.
 #[derive(Debug)]
 struct Looks {
     left: f64,
@@ -66,46 +63,40 @@ struct Looks {
 
 impl Looks {
     fn refill(&mut self, now: Instant) {
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * LOOKS).min(LOOKS);
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * SEARCH_RATE).min(SEARCH_RATE);
         self.at = now;
     }
 }
 
-/// All connections, by their numbers.
 #[derive(Debug)]
 pub struct Guests {
     inside: HashMap<u32, Guest>,
-    /// Those that wait for a look, oldest first.
+    /// Connections that wait for a search, oldest first.
     waiting: VecDeque<Guest>,
     looks: HashMap<u32, Looks>,
     most: usize,
 }
 
 impl Guests {
-    /// None yet; at most so many.
     pub fn new(most: usize) -> Self {
         Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: HashMap::new(), most }
     }
 
-    /// The connection of a number.
     pub fn get(&self, number: u32) -> Option<&Guest> {
         self.inside.get(&number)
     }
 
-    /// It has shown a proof: it stays.
     pub fn prove(&mut self, number: u32) {
         if let Some(guest) = self.inside.get_mut(&number) {
             guest.proven = true;
         }
     }
 
-    /// Closes one.
     pub fn remove(&mut self, number: u32) {
         self.inside.remove(&number);
     }
 
-    /// Judges a new connection: it is returned when it may come in. One that is kept waiting comes from
-    /// [`Guests::due`] later, or never.
+    /// Judges a new connection and returns it if it is admitted. One that has to wait is returned by [`Guests::due`] later.
     ///
     /// # Errors
     /// The connection when it is refused.
@@ -124,7 +115,7 @@ impl Guests {
         }
     }
 
-    /// The next one that has waited for its look and may come in; the others that had theirs are closed.
+    /// The next connection that has waited and is admitted; those that are refused are closed.
     pub fn due(&mut self, ours: &Ours, now: Instant) -> Option<Guest> {
         for _ in 0..self.waiting.len() {
             let guest = self.waiting.pop_front()?;
@@ -137,7 +128,7 @@ impl Guests {
         None
     }
 
-    /// A server may become another user by itself; then it has to be below one that we started.
+    /// A server may have changed its user; then it has to be below one that we started.
     fn judge(&mut self, guest: &Guest, ours: &Ours, now: Instant) -> Verdict {
         if guest.pid == 0 {
             return Verdict::Refused;
@@ -147,24 +138,24 @@ impl Guests {
         }
         if self.looks.len() >= MAX_USERS && !self.looks.contains_key(&guest.uid) {
             self.looks.values_mut().for_each(|looks| looks.refill(now));
-            self.looks.retain(|_, looks| looks.left < LOOKS);
+            self.looks.retain(|_, looks| looks.left < SEARCH_RATE);
             if self.looks.len() >= MAX_USERS {
                 return Verdict::Refused;
             }
         }
-        let looks = self.looks.entry(guest.uid).or_insert(Looks { left: LOOKS, at: now });
+        let looks = self.looks.entry(guest.uid).or_insert(Looks { left: SEARCH_RATE, at: now });
         looks.refill(now);
         if looks.left < 1.0 {
-            return Verdict::Later(now + Duration::from_secs_f64((1.0 - looks.left) / LOOKS));
+            return Verdict::Later(now + Duration::from_secs_f64((1.0 - looks.left) / SEARCH_RATE));
         }
         looks.left -= 1.0;
         if process::is_below(guest.pid, &ours.servers) { Verdict::LetIn } else { Verdict::Refused }
     }
 
-    /// Takes one in, unless there are too many; `others` is what else counts.
+    /// Adds an admitted connection; `others` counts towards the limit, too.
     ///
     /// # Errors
-    /// The connection when there is no room for it.
+    /// The connection when there are too many.
     pub fn enter(&mut self, number: u32, guest: Guest, others: usize) -> Result<(), Guest> {
         let of_process = self.inside.values().filter(|other| other.pid == guest.pid).count();
         if of_process >= MAX_PER_PROCESS {
@@ -180,7 +171,7 @@ impl Guests {
         Ok(())
     }
 
-    /// Of those without a proof the oldest of the user that has most of them, so that one user cannot push out another's.
+    /// Of the connections without a proof, the oldest of the user with the most, so that one user cannot push out another's.
     fn to_evict(&self) -> Option<u32> {
         let mut of_user: HashMap<u32, usize> = HashMap::new();
         let unproven = || self.inside.iter().filter(|(_, guest)| !guest.proven);
@@ -189,24 +180,22 @@ impl Guests {
         unproven().min_by_key(|(_, guest)| (rank(guest), guest.since)).map(|(&number, _)| number)
     }
 
-    /// Closes those that came for nothing.
+    /// Closes connections that sent no request in time.
     pub fn expire(&mut self, now: Instant) {
-        self.inside.retain(|_, guest| guest.proven || now.duration_since(guest.since) < SILENT);
+        self.inside.retain(|_, guest| guest.proven || now.duration_since(guest.since) < REQUEST_TIMEOUT);
     }
 
-    /// When one expires or has waited for its look.
+    /// The time when a connection expires or can be searched for.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let unproven = self.inside.values().filter(|guest| !guest.proven).map(|guest| guest.since + SILENT);
-        let look = (!self.waiting.is_empty()).then(|| now + Duration::from_secs_f64(1.0 / LOOKS));
+        let unproven = self.inside.values().filter(|guest| !guest.proven).map(|guest| guest.since + REQUEST_TIMEOUT);
+        let look = (!self.waiting.is_empty()).then(|| now + Duration::from_secs_f64(1.0 / SEARCH_RATE));
         unproven.chain(look).min()
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.inside.len()
     }
 
-    /// Whether a number is taken.
     pub fn has(&self, number: u32) -> bool {
         self.inside.contains_key(&number)
     }
@@ -263,8 +252,8 @@ mod tests {
         guests.enter(0, guest(7, 33, now), 0).unwrap();
         guests.enter(1, guest(7, 33, now), 0).unwrap();
         guests.prove(1);
-        assert_eq!(guests.deadline(now), Some(now + SILENT));
-        guests.expire(now + SILENT);
+        assert_eq!(guests.deadline(now), Some(now + REQUEST_TIMEOUT));
+        guests.expire(now + REQUEST_TIMEOUT);
         assert_eq!((guests.has(0), guests.has(1), guests.deadline(now)), (false, true, None));
     }
 

@@ -21,7 +21,7 @@ use crate::program::elf::Dynamic;
 use crate::sys::mmap;
 use crate::sys::process::Credentials;
 
-/// The preload library, built beside this program.
+/// The preload library, built by build.rs.
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 
 /// The library in a place from which servers can load it.
@@ -33,9 +33,9 @@ pub struct Preload {
 
 #[derive(Debug)]
 enum Place {
-    /// A sealed memory file, kept open: servers find it under our /proc/PID/fd.
+    /// A sealed memory file that servers open under our /proc/PID/fd.
     Memory(#[allow(dead_code)] OwnedFd),
-    /// A file, where they may not look there: removed at the end, and locked until then.
+    /// For servers that cannot read our /proc: a file, locked while we live and removed at our end.
     File(PathBuf, #[allow(dead_code)] Option<Flock<File>>),
 }
 
@@ -44,7 +44,7 @@ impl Preload {
     /// loader list what it would load.
     ///
     /// # Errors
-    /// Why no place does.
+    /// Why none works.
     pub fn find(program: &Dynamic, user: Option<&Credentials>) -> Result<Self, String> {
         let mut refused = String::new();
         let memory = || Self::in_memory().map_err(|error| error.to_string());
@@ -66,7 +66,7 @@ impl Preload {
 
     fn in_directory(directory: &Path) -> Result<Self, String> {
         use std::sync::atomic::{AtomicU32, Ordering};
-        // Each service has its own, and takes it away when it goes.
+        // Each service has its own and removes it at its end.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = places::library(directory, std::process::id(), number);
@@ -75,11 +75,11 @@ impl Preload {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
         }
         places::remove_stale(directory);
-        // A leftover of a daemon that had our pid.
+        // A daemon with our pid may have left it behind.
         let _ = std::fs::remove_file(&path);
         let written =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file: File| {
-                // It ends with this process, however that ends.
+                // The lock ends with this process, even if it is killed.
                 let lock = Flock::lock(File::open(&path)?, FlockArg::LockSharedNonblock).ok();
                 file.write_all(LIBRARY)?;
                 file.set_permissions(PermissionsExt::from_mode(0o444))?;
@@ -105,11 +105,11 @@ impl Preload {
         if listed && output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("it said nothing").to_owned();
-        Err(format!("the loader of {} does not take {}: {said}", program.program.display(), self.path))
+        let message = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("no message").to_owned();
+        Err(format!("the loader of {} does not load {}: {message}", program.program.display(), self.path))
     }
 
-    /// The value of LD_PRELOAD: the library in front of what is there already.
+    /// The value of LD_PRELOAD: the library, followed by those already there.
     pub fn value(&self) -> String {
         match std::env::var("LD_PRELOAD") {
             Ok(others) if !others.is_empty() => format!("{}:{others}", self.path),

@@ -1,14 +1,13 @@
-//! Which options of a listener a server may have the master set or read for it: those that are known, and whose values
-//! are plain bytes.
+//! The options of a listener that the master sets or reads for a server: known ones whose values are plain bytes.
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 
-/// Whether an option may be set: no value of it points into the caller's memory, or means one of its descriptors.
+/// Whether an option may be set: its value holds neither a pointer nor a descriptor of the caller.
 pub fn may_set(level: i32, name: i32) -> bool {
     PLAIN.contains(&(level, name))
 }
 
-/// Whether an option may be read: the same holds of what is read.
+/// Whether an option may be read, by the same rule.
 pub fn may_get(level: i32, name: i32) -> bool {
     may_set(level, name) || ONLY_READ.contains(&(level, name))
 }
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_points_into_memory_is_never_passed_on() {
+    fn options_with_pointers_are_never_passed_on() {
         let never = [
             (SOL_SOCKET, libc::SO_ATTACH_FILTER),
             (SOL_SOCKET, libc::SO_ATTACH_BPF),

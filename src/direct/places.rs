@@ -1,4 +1,4 @@
-//! Directories for the library where servers of another user load it from a file.
+//! Directories for the library when servers of another user have to load it from a file.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// The ends of a library's name; between them are the pid and a number.
+/// Prefix and suffix of a library's file name, around the pid and a number.
 const NAME: (&str, &str) = ("roundsman-", "-preload.so");
 
-/// Where a file may lie that servers execute: directories in which nobody else can replace it.
+/// Directories for a file that servers execute: those in which no other user can replace it.
 pub fn directories() -> Vec<PathBuf> {
     let set = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     let set = set.chain([std::env::temp_dir()]);
@@ -18,12 +18,11 @@ pub fn directories() -> Vec<PathBuf> {
     all.filter(|directory| is_safe(directory)).collect()
 }
 
-/// The file of a daemon's library in a directory.
 pub fn library(directory: &Path, pid: u32, number: u32) -> PathBuf {
     directory.join(format!("{}{pid}-{number}{}", NAME.0, NAME.1))
 }
 
-/// Whether only root and we can replace what is in a directory, or a directory on the way to it.
+/// Whether only root and our own user can replace files in a directory or any directory above it.
 fn is_safe(directory: &Path) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     let Ok(real) = directory.canonicalize() else { return false };
@@ -35,8 +34,8 @@ fn is_safe(directory: &Path) -> bool {
     })
 }
 
-/// Removes the libraries of daemons that were killed. One that lives holds a lock, which also counts where its pid means
-/// nothing to us: in another container that shares the directory.
+/// Removes the libraries of daemons that were killed. A live daemon holds a lock on its own, which also protects a daemon in
+/// another container that shares the directory but not the pids.
 pub fn remove_stale(directory: &Path) {
     let own = nix::unistd::geteuid().as_raw();
     for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {

@@ -10,10 +10,10 @@ use crate::abi::attach::{
     VALUE, VERSION, YOURSELF, op,
 };
 
-/// RequestKind a request says.
+/// Parses a request.
 ///
 /// # Errors
-/// Why it says nothing.
+/// Why it is malformed.
 pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, String> {
     let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let version = short(offset_of!(abi::Request, version));

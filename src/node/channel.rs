@@ -10,15 +10,15 @@ use crate::lines::Lines;
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{scm, sock};
 
-/// The longest message of a worker. Longer ones than people send by IPC; shorter than what would hurt.
-pub const LONGEST: usize = 16 << 20;
-/// Bytes read before others have their turn.
+/// The longest message of a worker in bytes: more than programs send by IPC, and less than would hurt.
+pub const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes read per turn before other workers are served.
 const BUDGET: usize = 64 * 1024;
-/// What may wait for a worker that does not read; beyond it, programs' messages are dropped.
+/// Bytes waiting for a worker beyond which programs' messages are dropped.
 const MAX_WAITING: usize = 4 << 20;
-/// Beyond it, what Node itself is to be told: no worker asks so much and does not read.
-const FAR_TOO_MUCH: usize = 2 * MAX_WAITING;
-/// Sockets that came and whose messages have not.
+/// Bytes waiting beyond which even a reply to Node itself is an error.
+const MAX_WAITING_REPLIES: usize = 2 * MAX_WAITING;
+/// The most sockets received before their messages.
 const MAX_SOCKETS: usize = 256;
 
 struct Waiting {
@@ -31,13 +31,13 @@ struct Waiting {
 pub struct Channel {
     socket: Foreign,
     lines: Lines,
-    /// Sockets that came, in the order of the messages that they belong to.
-    came: VecDeque<Foreign>,
+    /// Sockets received, in the order of their messages.
+    sockets: VecDeque<Foreign>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
     seq: u64,
     ended: bool,
-    /// Messages that a worker that does not read has lost.
+    /// Messages dropped because the worker did not read.
     pub dropped: u64,
 }
 
@@ -47,26 +47,14 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// Whether there may be more to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum More {
-    /// Yes, without a new event.
-    Yes,
-    /// Not before an event.
-    No,
-}
-
 impl Channel {
-    /// A pair: ours, and the worker's.
-    ///
-    /// # Errors
-    /// As socketpair(2).
+    /// A new channel and the worker's end of it.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = sock::stream_pair()?;
         let channel = Self {
             socket: Foreign::socket(ours),
-            lines: Lines::up_to(LONGEST),
-            came: VecDeque::new(),
+            lines: Lines::up_to(MAX_MESSAGE),
+            sockets: VecDeque::new(),
             waiting: VecDeque::new(),
             bytes: 0,
             seq: 0,
@@ -76,69 +64,71 @@ impl Channel {
         Ok((channel, theirs))
     }
 
-    /// The socket, to be watched.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// The number of the next message of Node's cluster to the worker.
+    /// The sequence number of the next cluster message to the worker.
     pub fn next_seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }
 
-    /// Reads for one turn.
+    /// Reads for one turn. Returns whether there may be more without a new event.
     ///
     /// # Errors
-    /// Nonsense: what the worker should not have said.
-    pub fn read(&mut self, heard: &mut Vec<IpcMessage>) -> io::Result<More> {
-        let nonsense = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    /// `InvalidData` when the worker violates the protocol.
+    pub fn read(&mut self, messages: &mut Vec<IpcMessage>) -> io::Result<bool> {
+        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let (mut budget, mut buffer, mut sockets) = (BUDGET, [0; 16 * 1024], Vec::new());
         while budget > 0 && !self.ended {
             match scm::recv_fds(self.socket.as_fd(), &mut buffer, &mut sockets) {
                 Ok(received) if received.len == 0 => self.ended = true,
                 Ok(received) => {
-                    self.came.extend(sockets.drain(..).map(Foreign::received));
-                    if self.came.len() > MAX_SOCKETS {
-                        return Err(nonsense("too many sockets without messages".to_owned()));
+                    self.sockets.extend(sockets.drain(..).map(Foreign::received));
+                    if self.sockets.len() > MAX_SOCKETS {
+                        return Err(invalid("too many sockets without messages".to_owned()));
                     }
                     if closer::received_wait() {
-                        return Err(nonsense("more sockets than can be closed".to_owned()));
+                        return Err(invalid("more sockets than can be closed".to_owned()));
                     }
                     budget = budget.saturating_sub(received.len);
                     self.lines.push(&buffer[..received.len])?;
                     while let Some(line) = self.lines.next() {
-                        let message = message::parse(&line).map_err(nonsense)?;
+                        let message = message::parse(&line).map_err(invalid)?;
                         if let IpcMessage::WithHandle(_) = message {
-                            // We have no use for it; whoever sent it may send the next.
-                            let came = self.came.pop_front().is_some();
-                            self.say(message::acknowledged(came), None)?;
+                            // The socket is of no use to us; the acknowledgement lets the worker send the next.
+                            let came = self.sockets.pop_front().is_some();
+                            self.send(message::acknowledged(came), None)?;
                         }
-                        heard.push(message);
+                        messages.push(message);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(More::No),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It is gone: its death follows.
+                // The worker is gone; its exit follows.
                 Err(_) => self.ended = true,
             }
         }
-        Ok(if self.ended { More::No } else { More::Yes })
+        Ok(!self.ended)
     }
 
-    /// Tells the worker what Node expects of us.
+    /// Sends a message of the cluster protocol.
     ///
     /// # Errors
-    /// When the worker has asked far more than it has read answers.
-    pub fn say(&mut self, bytes: Vec<u8>, socket: Option<Arc<OwnedFd>>) -> io::Result<()> {
-        if self.bytes > FAR_TOO_MUCH {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it asks and does not read the answers"));
+    /// When the worker sends requests without reading the replies.
+    pub fn send(&mut self, bytes: Vec<u8>, socket: Option<Arc<OwnedFd>>) -> io::Result<()> {
+        if self.bytes > MAX_WAITING_REPLIES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the worker sends requests and does not read the replies",
+            ));
         }
         self.push(bytes, socket);
         Ok(())
     }
 
-    /// Passes a program's message on, unless too much waits already. Whether it was.
+    /// Passes a program's message on, unless too much waits already. Returns whether it did.
     pub fn pass(&mut self, bytes: Vec<u8>) -> bool {
         let room = self.bytes + bytes.len() <= MAX_WAITING && !self.ended;
         match room {
@@ -168,7 +158,7 @@ impl Channel {
                 Ok(n) => first.written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // It is gone, or the kernel has no room for descriptors in flight: then the next event tries again.
+                // The worker is gone, or too many descriptors are in flight: then the next event tries again.
                 Err(_) => return,
             }
             if first.written == first.bytes.len() {

@@ -1,4 +1,4 @@
-//! What a worker says, and what it is told.
+//! The messages of Node's IPC, from a worker and to it.
 
 use std::fmt;
 
@@ -6,77 +6,65 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// A message of a worker.
+/// A message from a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum IpcMessage {
-    /// Of its program, as JSON: `process.send(x)`.
+    /// The program's `process.send(x)`, as JSON.
     User(String),
-    /// It came with a socket, which we have no use for: to be acknowledged.
+    /// A message with a socket. The socket is of no use to us, but has to be acknowledged.
     WithHandle(Box<IpcMessage>),
     Cluster(Cluster),
-    /// Of Node, about something that we do not take part in.
+    /// From Node itself, about something else.
     Ignored,
 }
 
-/// What Node's cluster says for a worker.
+/// A message from a worker's side of Node's cluster module.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cluster {
-    Online,
-    /// It wants a socket to listen on.
     Query(Query),
-    /// A server of it listens.
     Listening,
-    /// A server of it is closed.
-    Close(String),
-    /// It ends on purpose, and waits for an answer before it goes.
+    /// It exits on purpose after a reply with this sequence number.
     Leaving {
-        /// What the answer refers to.
         seq: u64,
     },
-    Other,
 }
 
 /// `server.listen(…)` in a cluster worker.
 #[derive(Clone, PartialEq)]
 pub struct Query {
-    /// What the answer refers to.
+    /// The reply has to contain it.
     pub seq: u64,
-    /// An IP address, a path, or none: any.
+    /// An IP address or a path; `None` for any address.
     pub address: Option<String>,
-    /// The port; -1 for a path.
+    /// -1 for a path.
     pub port: i64,
-    /// What kind of socket.
     pub kind: Kind,
-    /// Counts the worker's servers with the same address.
+    /// Distinguishes servers of one worker with the same address.
     pub index: u64,
-    /// Only IPv6.
     pub only_v6: bool,
-    /// What all workers of a server share: a TLS server's ticket keys. Secret.
+    /// Shared by all workers of a server: a TLS server's ticket keys. Secret.
     pub data: Value,
 }
 
 impl fmt::Debug for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the data.
+        // Without the secret data.
         write!(f, "Query({})", self.key())
     }
 }
 
-/// What kind of socket a worker wants.
+/// The kind of socket that a worker asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP over this family; 4 where the address is not given.
     Tcp,
-    /// UDP.
     Udp4,
-    /// UDP over IPv6.
     Udp6,
     /// A Unix stream socket.
     Path,
 }
 
 impl Query {
-    /// What tells one server of a worker from another, and is the same for all workers.
+    /// Identifies a server within a worker; the same for all workers.
     pub fn key(&self) -> String {
         let address = self.address.as_deref().unwrap_or("any");
         format!("{address}:{}:{:?}:{}:{}", self.port, self.kind, u8::from(self.only_v6), self.index)
@@ -100,18 +88,17 @@ struct Act {
     address_type: Option<Value>,
     index: Option<u64>,
     flags: Option<u64>,
-    key: Option<Value>,
     data: Option<Value>,
 }
 
-/// Understands one line.
+/// Parses one line.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is malformed.
 pub fn parse(line: &[u8]) -> Result<IpcMessage, String> {
     let text = std::str::from_utf8(line).map_err(|_| "a message is not UTF-8".to_owned())?;
-    // Most are of the program: looked at as a whole only where that is asked for.
-    let whole: &RawValue = serde_json::from_str(text).map_err(|error| format!("a message is no JSON: {error}"))?;
+    // Most messages are the program's, so they are not parsed any further here.
+    let whole: &RawValue = serde_json::from_str(text).map_err(|error| format!("a message is not JSON: {error}"))?;
     let Some(Envelope { cmd: Some("NODE_HANDLE"), msg }) = envelope(whole.get()) else { return inner(whole.get()) };
     let message = msg.map_or(Ok(IpcMessage::Ignored), |message| inner(message.get()))?;
     Ok(IpcMessage::WithHandle(Box::new(message)))
@@ -125,21 +112,17 @@ fn envelope(text: &str) -> Option<Envelope<'_>> {
 fn inner(text: &str) -> Result<IpcMessage, String> {
     let internal = |cmd: &str| cmd.len() > "NODE_".len() && cmd.starts_with("NODE_");
     match envelope(text).and_then(|envelope| envelope.cmd) {
-        Some("NODE_CLUSTER") => cluster(text).map(IpcMessage::Cluster),
+        Some("NODE_CLUSTER") => cluster(text),
         Some(cmd) if internal(cmd) => Ok(IpcMessage::Ignored),
         Some(_) | None => Ok(IpcMessage::User(text.to_owned())),
     }
 }
 
-fn cluster(text: &str) -> Result<Cluster, String> {
+fn cluster(text: &str) -> Result<IpcMessage, String> {
     let act: Act = serde_json::from_str(text).map_err(|error| format!("a cluster message: {error}"))?;
     let seq = act.seq.unwrap_or_default();
-    Ok(match act.act.as_deref() {
-        Some("online") => Cluster::Online,
+    Ok(IpcMessage::Cluster(match act.act.as_deref() {
         Some("listening") => Cluster::Listening,
-        Some("close") => {
-            Cluster::Close(act.key.map(|key| key.as_str().map_or(key.to_string(), str::to_owned)).unwrap_or_default())
-        }
         Some("exitedAfterDisconnect") => Cluster::Leaving { seq },
         Some("queryServer") => {
             let kind = match act.address_type.as_ref() {
@@ -159,18 +142,17 @@ fn cluster(text: &str) -> Result<Cluster, String> {
                 data: act.data.unwrap_or(Value::Null),
             })
         }
-        _ => Cluster::Other,
-    })
+        _ => return Ok(IpcMessage::Ignored),
+    }))
 }
 
-/// A line for a worker.
 fn line(message: &Value) -> Vec<u8> {
     let mut line = message.to_string().into_bytes();
     line.push(b'\n');
     line
 }
 
-/// The answer to [`Query`], with a socket: the worker listens on it by itself.
+/// The reply to [`Query`] with a socket, on which the worker itself listens.
 pub fn shared(query: &Query, data: &Value, seq: u64) -> Vec<u8> {
     let kind = match query.kind {
         Kind::Tcp | Kind::Path => "net.Native",
@@ -182,48 +164,48 @@ pub fn shared(query: &Query, data: &Value, seq: u64) -> Vec<u8> {
     line(&json!({"cmd": "NODE_HANDLE", "type": kind, "msg": message}))
 }
 
-/// The same where there is no socket: the program gets its `error` event.
+/// The reply to [`Query`] without a socket: the program gets an `error` event.
 pub fn refused(query: &Query, errno: i32, seq: u64) -> Vec<u8> {
     line(&json!({
         "cmd": "NODE_CLUSTER", "errno": -errno.abs(), "key": query.key(), "ack": query.seq, "data": query.data, "seq": seq,
     }))
 }
 
-/// The answer to [`Cluster::Leaving`].
+/// The reply to [`Cluster::Leaving`].
 pub fn may_leave(ack: u64, seq: u64) -> Vec<u8> {
     line(&json!({"cmd": "NODE_CLUSTER", "ack": ack, "seq": seq}))
 }
 
-/// Close your servers, finish, and end.
+/// Has the worker close its servers, finish and exit.
 pub fn disconnect(seq: u64) -> Vec<u8> {
     line(&json!({"cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq}))
 }
 
-/// The answer to a message with a socket.
+/// The reply to a message with a socket.
 pub fn acknowledged(came: bool) -> Vec<u8> {
     line(&json!({"cmd": if came { "NODE_HANDLE_ACK" } else { "NODE_HANDLE_NACK" }}))
 }
 
-/// A program's message to another, as JSON.
+/// A program's message to another program, as a line.
 pub fn user(text: &str) -> Vec<u8> {
     let mut line = text.as_bytes().to_vec();
     line.push(b'\n');
     line
 }
 
-/// What a program's message asks of us.
+/// What a program's message asks the master to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directive {
     Ready,
-    /// `{type: 'broadcast', data}`: for every other worker.
+    /// `{type: 'broadcast', data}`: pass this on to every other worker.
     Broadcast(String),
-    /// `{type: 'to', slot, data}`: for one of them.
+    /// `{type: 'to', slot, data}`: pass this on to one worker.
     To(usize, String),
-    /// Nothing: it is kept for who reads messages.
+    /// Nothing; it is only shown to readers of messages.
     Nothing,
 }
 
-/// Looks at a program's message.
+/// Interprets a program's message from slot `from`.
 pub fn directive(text: &str, from: usize) -> Directive {
     #[derive(Deserialize)]
     struct Addressed<'a> {
@@ -263,7 +245,7 @@ mod tests {
         assert_eq!(parse(b"{\"cmd\":\"NODE_SOMETHING\"}"), Ok(IpcMessage::Ignored));
         assert_eq!(
             parse(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}"),
-            Ok(IpcMessage::Cluster(Cluster::Online))
+            Ok(IpcMessage::Cluster(Cluster::Listening))
         );
         let handle = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{\"a\":1}}";
         assert_eq!(parse(handle), Ok(IpcMessage::WithHandle(Box::new(IpcMessage::User("{\"a\":1}".into())))));

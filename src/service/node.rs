@@ -9,7 +9,6 @@ use super::retiring::DRAIN_LOOK;
 use super::shutdown::Step;
 use super::slot::Slot;
 use super::{Context, Service};
-use crate::node::channel::More;
 use crate::node::message::{self, Cluster, Directive, IpcMessage};
 use crate::program::primary;
 use crate::worker::Worker;
@@ -28,7 +27,7 @@ impl Service {
     }
 
     /// Hears what a worker says, for one turn. `None`: it is none of ours.
-    pub fn hear_node(&mut self, pid: u32, context: &Context) -> Option<More> {
+    pub fn hear_node(&mut self, pid: u32, context: &Context) -> Option<bool> {
         let name = self.config.name.clone();
         let (at, server, old) = self.with_channel(pid)?;
         let ipc = server.ipc.as_mut()?;
@@ -45,7 +44,7 @@ impl Service {
         if let Some(why) = nonsense {
             warn!(service = %name, slot = at, pid, "killed: nonsense on its IPC channel: {why}");
             crate::sys::process::kill_tree(pid);
-            return Some(More::No);
+            return Some(false);
         }
         read.ok()
     }
@@ -60,13 +59,13 @@ impl Service {
             IpcMessage::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query, context),
             IpcMessage::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
                 let own = ipc.channel.next_seq();
-                ipc.channel.say(message::may_leave(seq, own), None)
+                ipc.channel.send(message::may_leave(seq, own), None)
             }),
             IpcMessage::Cluster(Cluster::Listening) => self.say_to(pid, |ipc| {
                 ipc.listens = true;
                 Ok(())
             }),
-            IpcMessage::Cluster(Cluster::Online | Cluster::Close(_) | Cluster::Other) | IpcMessage::Ignored => Ok(()),
+            IpcMessage::Ignored => Ok(()),
         }
     }
 

@@ -81,10 +81,10 @@ impl Service {
         self.say_to(pid, |ipc| {
             let seq = ipc.channel.next_seq();
             match given {
-                Ok(socket) => ipc.channel.say(message::shared(&query, &data, seq), Some(socket)),
+                Ok(socket) => ipc.channel.send(message::shared(&query, &data, seq), Some(socket)),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-                    ipc.channel.say(message::refused(&query, errno, seq), None)
+                    ipc.channel.send(message::refused(&query, errno, seq), None)
                 }
             }
         })

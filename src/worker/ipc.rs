@@ -113,7 +113,7 @@ impl Ipc {
         if self.mode == Mode::Cluster && !self.disconnected {
             self.disconnected = true;
             let seq = self.channel.next_seq();
-            let _ = self.channel.say(message::disconnect(seq), None);
+            let _ = self.channel.send(message::disconnect(seq), None);
         }
     }
 }

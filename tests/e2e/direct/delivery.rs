@@ -298,7 +298,7 @@ send(b'garbage'); send(b'x' * 60); send(b'\\x01\\x00\\x02\\x00' + bytes(52)); se
     let status = Command::new("python3").args(["-c", &stranger]).status().unwrap();
     assert!(status.success());
     daemon.wait_for("nonsense on the attach socket");
-    daemon.wait_for("refused to attach");
+    daemon.wait_for("attach refused");
     assert!(ask(port).1);
 }
 
