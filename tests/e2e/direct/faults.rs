@@ -183,7 +183,7 @@ fn behind_a_shell_the_server_gets_the_signal_and_its_end_is_noticed() {
     let mut daemon = start(port, "1", &["sh".to_owned(), "-c".to_owned(), line]);
     assert!(ask(port).1);
     kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
-    daemon.wait_for("what started it has not: ended, too");
+    daemon.wait_for("its launcher did not; launcher killed");
     eventually("it is started again", seconds(20), || (daemon.slot(0, "generation") == 2).then_some(()));
     daemon.wait_online(1);
     assert!(ask(port).1);
