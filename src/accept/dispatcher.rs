@@ -165,7 +165,7 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Under `none` the workers accept by themselves, and the master only while there is no worker.
+    /// Watches or unwatches the listeners: under `none` the master accepts only while there is no worker.
     fn watch_if_ours(&mut self, cx: &Context) {
         let ours = match self.rules.by {
             AcceptedBy::Master => true,

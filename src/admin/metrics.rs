@@ -60,7 +60,7 @@ type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
 const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
     (
         "connections",
-        "Connections handed to the slot, those that were taken back included",
+        "Connections handed to the slot, including those taken back",
         // `connections` falls when some are taken back; a counter must not.
         |slot| slot.connections.saturating_add(slot.rescued),
     ),

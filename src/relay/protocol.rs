@@ -86,7 +86,7 @@ pub fn send<T: Serialize>(channel: BorrowedFd<'_>, message: &T, fds: &[BorrowedF
 /// Receives one message and its descriptors; `None` at end of file.
 ///
 /// # Errors
-/// `WouldBlock` when there is no message; `InvalidData` when it is no `T`.
+/// `WouldBlock` when there is no message; `InvalidData` when it is not a `T`.
 pub fn receive<T: DeserializeOwned>(channel: BorrowedFd<'_>, fds: &mut Vec<OwnedFd>) -> io::Result<Option<T>> {
     let mut text = vec![0; MAX_BYTES];
     let received = scm::recv_fds(channel, &mut text, fds)?;

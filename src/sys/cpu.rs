@@ -7,8 +7,8 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::clock::monotonic_ns;
 
-/// A shorter time says little. Whoever asks sooner gets the use since the sample before.
-const SHORTEST_NS: u64 = 500_000_000;
+/// The shortest measured interval; within it, callers get the use since the sample before.
+const MIN_INTERVAL_NS: u64 = 500_000_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Sample {
@@ -16,10 +16,10 @@ struct Sample {
     used: u64,
 }
 
-/// Use since the last look at a process, or over its life at the first look. Nothing is sampled between looks.
+/// CPU use of processes since they were last asked for, or over their lives the first time.
 #[derive(Debug, Default)]
 pub struct CpuMeter {
-    /// By pid: the newest sample and the one before it, and the round that looked last.
+    /// By pid: the newest sample, the one before it, and the last round that asked.
     samples: HashMap<u32, (Sample, Option<Sample>, u64)>,
     round: u64,
 }
@@ -40,10 +40,10 @@ impl CpuMeter {
         let known = self.samples.get(&pid).copied();
         let reference = known.and_then(|(newest, before, _)| {
             // A clock that runs backwards is another process's.
-            [Some(newest), before].into_iter().flatten().find(|old| old.at + SHORTEST_NS <= now && old.used <= used)
+            [Some(newest), before].into_iter().flatten().find(|old| old.at + MIN_INTERVAL_NS <= now && old.used <= used)
         });
         let kept = match known {
-            Some((newest, before, _)) if newest.at + SHORTEST_NS > now && newest.used <= used => (newest, before),
+            Some((newest, before, _)) if newest.at + MIN_INTERVAL_NS > now && newest.used <= used => (newest, before),
             known => (new, known.map(|(newest, ..)| newest).filter(|newest| newest.used <= used)),
         };
         self.samples.insert(pid, (kept.0, kept.1, self.round));

@@ -123,7 +123,7 @@ pub fn own_image() -> io::Result<OwnedFd> {
 
 /// A handle on a process that stays valid when its pid is reused.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers; a returned descriptor is new and owned by nobody.
+    // SAFETY: the call takes two integers; a returned descriptor is new and unowned.
     unsafe {
         let fd = cvt!(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0))?;
         Ok(OwnedFd::from_raw_fd(fd as i32))

@@ -4,9 +4,6 @@
 use std::io;
 
 /// Fills a buffer of at most 256 bytes, which getrandom(2) never cuts short.
-///
-/// # Errors
-/// As getrandom(2).
 pub fn fill(bytes: &mut [u8]) -> io::Result<()> {
     loop {
         // SAFETY: the kernel writes at most the length of the slice.

@@ -72,7 +72,7 @@ pub fn send_some<'a>(
         let bytes = (count * size_of::<RawFd>()) as u32;
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: CMSG_SPACE and CMSG_LEN are arithmetic; the buffer holds MAX_FDS descriptors, so the header
-        // that CMSG_FIRSTHDR returns and the `count` descriptors behind it lie within it.
+        // that CMSG_FIRSTHDR returns and the `count` descriptors after it lie within it.
         unsafe {
             message.msg_controllen = libc::CMSG_SPACE(bytes) as usize;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -136,7 +136,7 @@ pub fn peek(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<(usize, bo
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: every pointer in `message` refers to a local or to `payload`, which outlive the call.
     let len = cvt!(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })? as usize;
-    // There is no room for descriptors, so MSG_CTRUNC tells that there are some.
+    // There is no room for descriptors, so MSG_CTRUNC shows whether there are some.
     Ok((len, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 

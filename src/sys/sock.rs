@@ -11,7 +11,7 @@ use crate::abi::attach::ADDRESS_BYTES;
 /// accept4(2) with NONBLOCK and CLOEXEC, without the peer's address.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: null address pointers are allowed; a descriptor that is returned is new and owned by nobody.
+    // SAFETY: null address pointers are allowed; a returned descriptor is new and unowned.
     unsafe {
         let fd = cvt!(libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags))?;
         Ok(OwnedFd::from_raw_fd(fd))
