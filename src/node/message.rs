@@ -244,7 +244,7 @@ mod tests {
         }
         assert_eq!(parse(b"{\"cmd\":\"NODE_SOMETHING\"}"), Ok(IpcMessage::Ignored));
         assert_eq!(
-            parse(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"online\",\"seq\":0}"),
+            parse(b"{\"cmd\":\"NODE_CLUSTER\",\"act\":\"listening\",\"seq\":0}"),
             Ok(IpcMessage::Cluster(Cluster::Listening))
         );
         let handle = b"{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Socket\",\"msg\":{\"a\":1}}";
