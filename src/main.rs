@@ -7,7 +7,7 @@ use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
 use roundsman::exit::{Exit, OS};
-use roundsman::output::follow::Of;
+use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
 use roundsman::{admin, config, daemon, demo, output, relay};
 
@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => cli::client::ls(&options).map(|()| 0),
-        Some(Verb::Logs(options)) => cli::logs::show(&options.lines, Of::Lines, !options.no_events).map(|()| 0),
-        Some(Verb::Messages(options)) => cli::logs::show(&options, Of::Messages, false).map(|()| 0),
+        Some(Verb::Logs(options)) => cli::logs::show(&options.lines, LogKind::Lines, !options.no_events).map(|()| 0),
+        Some(Verb::Messages(options)) => cli::logs::show(&options, LogKind::Messages, false).map(|()| 0),
         Some(Verb::Send(options)) => cli::client::send(&options).map(|()| 0),
         Some(Verb::Health(targets)) => cli::client::health(&targets).map(|()| 0),
         Some(Verb::Reload(targets)) => each(&targets, |service| Request::Reload { service }),

@@ -8,7 +8,7 @@ use super::which::{self, nobody, unreachable};
 use super::{Ls, Send, Target, Targets, render};
 use crate::control::ask::{ask, ls_of};
 use crate::control::status::Daemon;
-use crate::control::{Request, Said, socket_path};
+use crate::control::{Reply, Request, socket_path};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
 
 /// A daemon that does not answer within this time is not waited for.
@@ -157,12 +157,12 @@ fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(),
     for line in answers.lines() {
         let line = line.map_err(|error| gone(&error))?;
         match serde_json::from_str(&line).map_err(|error| gone(&error))? {
-            Said::Step(text) => println!("{}", labelled(label, text)),
-            Said::Done(text) => {
+            Reply::Step(text) => println!("{}", labelled(label, text)),
+            Reply::Done(text) => {
                 println!("{}", labelled(label, text));
                 return Ok(());
             }
-            Said::Error(text) => return Err(Exit::new(1, labelled(label, text))),
+            Reply::Error(text) => return Err(Exit::new(1, labelled(label, text))),
         }
     }
     Err(gone(&"the daemon ended"))

@@ -8,9 +8,9 @@ use super::client::{TIMEOUT, place_of};
 use super::which::{self, unreachable};
 use super::{Lines, Target};
 use crate::control::ask::ask;
-use crate::control::{Request, Said};
+use crate::control::{Reply, Request};
 use crate::exit::{Exit, NO_DAEMON};
-use crate::output::follow::Of;
+use crate::output::follow::LogKind;
 use crate::output::line::{Line, Stream};
 use crate::output::time;
 
@@ -18,14 +18,14 @@ use crate::output::time;
 ///
 /// # Errors
 /// As [`super::client::order`].
-pub fn show(args: &Lines, of: Of, events: bool) -> Result<(), Exit> {
+pub fn show(args: &Lines, of: LogKind, events: bool) -> Result<(), Exit> {
     let (name, slot) = place_of(args.of.as_ref())?;
     let (socket, service) = which::one(&Target { name, control: args.control.clone() })?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let (lines, follow) = (args.lines, args.follow);
     let request = match of {
-        Of::Lines => Request::Logs { service, slot, lines, follow, events },
-        Of::Messages => Request::Messages { service, slot, lines, follow },
+        LogKind::Lines => Request::Logs { service, slot, lines, follow, events },
+        LogKind::Messages => Request::Messages { service, slot, lines, follow },
     };
     let lines = ask(&socket, &request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;
     let terminal = std::io::stdout().is_terminal();
@@ -38,8 +38,8 @@ pub fn show(args: &Lines, of: Of, events: bool) -> Result<(), Exit> {
             Shown::Dropped { dropped } => {
                 out.print("", format!("… {dropped} lines dropped: too slow a reader").as_bytes())
             }
-            Shown::Said(Said::Error(why)) => return Err(Exit::new(1, why)),
-            Shown::Said(Said::Step(text) | Said::Done(text)) => out.print("", text.as_bytes()),
+            Shown::Reply(Reply::Error(why)) => return Err(Exit::new(1, why)),
+            Shown::Reply(Reply::Step(text) | Reply::Done(text)) => out.print("", text.as_bytes()),
         };
         // A closed pipe (`logs -f | head`) is no error.
         if printed.is_err() {
@@ -55,7 +55,7 @@ pub fn show(args: &Lines, of: Of, events: bool) -> Result<(), Exit> {
 enum Shown {
     Line(Line),
     Dropped { dropped: u64 },
-    Said(Said),
+    Reply(Reply),
 }
 
 /// Colours are ours; what servers wrote is passed on byte by byte.

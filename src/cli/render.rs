@@ -87,7 +87,7 @@ fn notes(service: &ServiceState) -> Vec<String> {
         notes.push(format!("{name}: {} clients waiting, {} given up", service.held, service.shed));
     }
     if service.upstreams_up() < service.upstreams.len() {
-        notes.push(format!("{name}: {}", upstreams_line(service)));
+        notes.push(format!("{name}: {}", upstreams_line(service, "upstreams up")));
     }
     notes
 }
@@ -127,7 +127,7 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         line("signals", &format!("{signal} stops a server{message}; SIGHUP to {} reloads", daemon.pid));
     }
     if !service.upstreams.is_empty() {
-        line("upstreams", &upstreams_line(service));
+        line("upstreams", &upstreams_line(service, "up"));
         let rows: Vec<_> = service.upstreams.iter().map(upstream_row).collect();
         text.push_str(&format!("\n\n{}", table(&UPSTREAMS, &rows, width)));
     }
@@ -206,8 +206,8 @@ fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
     ]
 }
 
-fn upstreams_line(service: &ServiceState) -> String {
-    let line = format!("{} of {} upstreams up", service.upstreams_up(), service.upstreams.len());
+fn upstreams_line(service: &ServiceState, up: &str) -> String {
+    let line = format!("{} of {} {up}", service.upstreams_up(), service.upstreams.len());
     match service.waiting_for_upstream {
         0 => line,
         waiting => format!("{line}, {waiting} clients waiting for one"),

@@ -13,6 +13,7 @@ use crate::control::ask::ls_of;
 use crate::control::socket_path;
 use crate::control::status::Daemon;
 use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
+use crate::sys::reason;
 
 /// What PM2 calls every service.
 const ALL: &str = "all";
@@ -137,7 +138,7 @@ pub fn nobody() -> Exit {
 /// Why a control socket cannot be used.
 pub fn unreachable(socket: &Path, error: &io::Error) -> Exit {
     if error.kind() != io::ErrorKind::PermissionDenied {
-        return none(&format!("{}: {error}", socket.display()));
+        return none(&format!("{}: {}", socket.display(), reason(error)));
     }
     // Below a directory that we may not enter only that one can be looked at.
     let owner = socket.ancestors().find_map(|path| std::fs::symlink_metadata(path).ok()).map(|meta| meta.uid());

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::addr::AdminAddr;
 use crate::output::LogFormat;
-use crate::output::passing::Format;
+use crate::output::sinks::Format;
 use diagnostics::Problem;
 use error::{ConfigError, Kind, LoadError};
 use file::{Entry, File, OF_DAEMON, Section};

@@ -14,7 +14,7 @@ use super::memory::{MaxMemory, size};
 use crate::accept::policy::Policy;
 use crate::addr::{AdminAddr, Listen, ListenAddr, Upstream};
 use crate::output::LogFormat;
-use crate::output::passing::Format as OutputFormat;
+use crate::output::sinks::Format as OutputFormat;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ViaArg {

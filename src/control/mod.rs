@@ -88,7 +88,7 @@ pub struct Hello {
 /// What the daemon says of something that takes its time: steps, then one of the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Said {
+pub enum Reply {
     Step(String),
     Done(String),
     /// It cannot be, or it failed.

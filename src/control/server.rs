@@ -14,8 +14,9 @@ use tracing::{debug, warn};
 
 use super::requests::Requests;
 use super::status::Daemon;
-use super::{Request, Said, ask, socket_path};
+use super::{Reply, Request, ask, socket_path};
 use crate::events::{Registry, Source};
+use crate::sys::reason;
 
 /// Clients at once; for one more, the one that has been silent for longest makes room.
 const MAX_CLIENTS: usize = 32;
@@ -91,7 +92,7 @@ impl ControlServer {
         if asked.is_none() {
             unique(&path, services)?;
         }
-        match taken.and_then(|_| Self::bind(registry, &path).map_err(|error| error.to_string())) {
+        match taken.and_then(|_| Self::bind(registry, &path).map_err(|error| reason(&error))) {
             Ok(server) => Ok(Some(server)),
             Err(error) => {
                 warn!(
@@ -175,9 +176,9 @@ impl ControlServer {
     }
 
     /// Tells a client one more line about what it asked for; `last` is the end of it. Whether it is still there.
-    pub fn tell(&mut self, number: u32, said: &impl serde::Serialize, last: Last) -> bool {
+    pub fn tell(&mut self, number: u32, said: &impl serde::Serialize, last: Finality) -> bool {
         let Some(client) = self.clients.get_mut(&number) else { return false };
-        if last == Last::Yes {
+        if last == Finality::Last {
             client.awaited = client.awaited.saturating_sub(1);
         }
         client.say(said);
@@ -200,13 +201,11 @@ impl ControlServer {
     }
 }
 
-/// Whether something said is the end of it.
+/// Whether a reply is the last one to its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Last {
-    /// Yes.
-    Yes,
-    /// More follows.
-    No,
+pub enum Finality {
+    Last,
+    More,
 }
 
 impl Drop for ControlServer {
@@ -247,7 +246,7 @@ impl Client {
             match self.requests.next() {
                 Some(Ok(request)) => found.push(request),
                 Some(Err(why)) => {
-                    self.say(&Said::Error(why));
+                    self.say(&Reply::Error(why));
                     bad += 1;
                 }
                 None if self.read()? => {}

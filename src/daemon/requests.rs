@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::Daemon;
 use super::reconfigure::Begun;
 use super::waiting::Waiting;
-use crate::control::server::Last;
-use crate::control::{Hello, PROTOCOL, Request, Said};
-use crate::output::follow::{Of, Query};
+use crate::control::server::Finality;
+use crate::control::{Hello, PROTOCOL, Reply, Request};
+use crate::output::follow::{LogKind, Query};
 use crate::service::Service;
 use crate::service::awaited::Verb;
 use crate::worker::Context;
@@ -38,16 +38,17 @@ impl Daemon {
                 return self.tell(client, &status);
             }
             Request::Logs { service, slot, lines, follow, events } => {
-                return self.show_logs(client, Query { of: Of::Lines, events, service, slot, lines, follow });
+                return self.show_logs(client, Query { of: LogKind::Lines, events, service, slot, lines, follow });
             }
             Request::Messages { service, slot, lines, follow } => {
-                return self.show_logs(client, Query { of: Of::Messages, events: false, service, slot, lines, follow });
+                return self
+                    .show_logs(client, Query { of: LogKind::Messages, events: false, service, slot, lines, follow });
             }
             Request::Send { service, slot, message } => {
                 let said = match self.send(service.as_deref(), slot, &message.to_string()) {
-                    Ok(1) => Said::Done("sent to 1 worker".to_owned()),
-                    Ok(count) => Said::Done(format!("sent to {count} workers")),
-                    Err(why) => Said::Error(why),
+                    Ok(1) => Reply::Done("sent to 1 worker".to_owned()),
+                    Ok(count) => Reply::Done(format!("sent to {count} workers")),
+                    Err(why) => Reply::Error(why),
                 };
                 return self.tell(client, &said);
             }
@@ -67,11 +68,11 @@ impl Daemon {
             }),
         };
         match begun {
-            Err(why) => self.tell(client, &Said::Error(why)),
+            Err(why) => self.tell(client, &Reply::Error(why)),
             Ok(begun) if begun.services.is_empty() => {
                 begun.notes.into_iter().for_each(|note| self.note(client, note));
                 let why = begun.refused.first().cloned();
-                self.tell(client, &why.map_or_else(|| Said::Done("nothing to do".to_owned()), Said::Error));
+                self.tell(client, &why.map_or_else(|| Reply::Done("nothing to do".to_owned()), Reply::Error));
             }
             Ok(begun) => {
                 let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
@@ -99,14 +100,14 @@ impl Daemon {
     /// All that there is to say to a request.
     fn tell(&mut self, client: u32, answer: &impl serde::Serialize) {
         if let Some(control) = &mut self.control {
-            control.tell(client, answer, Last::Yes);
+            control.tell(client, answer, Finality::Last);
         }
     }
 
     /// A line on the way there.
     fn note(&mut self, client: u32, note: String) {
         if let Some(control) = &mut self.control {
-            control.tell(client, &Said::Step(note), Last::No);
+            control.tell(client, &Reply::Step(note), Finality::More);
         }
     }
 
@@ -116,10 +117,10 @@ impl Daemon {
             query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config.name == *name))
         {
             let why = self.unknown(name);
-            return self.tell(client, &Said::Error(why));
+            return self.tell(client, &Reply::Error(why));
         }
         if let Err(why) = self.has_slot(query.service.as_deref(), query.slot) {
-            return self.tell(client, &Said::Error(why));
+            return self.tell(client, &Reply::Error(why));
         }
         if let Some((stream, unwritten)) = self.control.as_mut().and_then(|control| control.give_away(client)) {
             self.context.launcher.outputs.follow(stream, query, unwritten);

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::Daemon;
 use crate::accept::orders::ServiceId;
-use crate::control::Said;
-use crate::control::server::Last;
+use crate::control::Reply;
+use crate::control::server::Finality;
 use crate::service::reload::Progress;
 
 /// A control client that waits for the end of something.
@@ -55,16 +55,16 @@ impl Daemon {
         }
         let over = waiting.services.is_empty();
         let said = match (over, waiting.failed, end) {
-            (true, true, Some(true)) => Said::Error(text.to_owned()),
-            (true, false, _) => Said::Done(text.to_owned()),
-            _ => Said::Step(text.to_owned()),
+            (true, true, Some(true)) => Reply::Error(text.to_owned()),
+            (true, false, _) => Reply::Done(text.to_owned()),
+            _ => Reply::Step(text.to_owned()),
         };
-        let last = over && matches!(said, Said::Error(_) | Said::Done(_));
-        let there = control.tell(waiting.client, &said, if last { Last::Yes } else { Last::No });
+        let last = over && matches!(said, Reply::Error(_) | Reply::Done(_));
+        let there = control.tell(waiting.client, &said, if last { Finality::Last } else { Finality::More });
         if over && !last {
             // It went well, and another one before it did not.
-            let said = Said::Error("not all of it succeeded".to_owned());
-            control.tell(waiting.client, &said, Last::Yes);
+            let said = Reply::Error("not all of it succeeded".to_owned());
+            control.tell(waiting.client, &said, Finality::Last);
         }
         there && !over
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::page::{CountersPage, MAX_OPEN};
 use crate::abi::page::upstream as counter;
 use crate::sys::mmap::SharedPage;
+use crate::sys::reason;
 
 /// How long an upstream is skipped after its first failure; doubled after each further one.
 pub const FIRST_SKIP: Duration = Duration::from_millis(100);
@@ -82,7 +83,7 @@ impl Health {
     pub fn error(&self) -> Option<String> {
         self.errno.map(|errno| match errno {
             UNRESOLVED => "the name does not resolve".to_owned(),
-            errno => io::Error::from_raw_os_error(errno).to_string(),
+            errno => reason(&io::Error::from_raw_os_error(errno)),
         })
     }
 }

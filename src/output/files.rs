@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::log_path::{self, Opened};
 use super::queue::{Chunk, Queue};
 use crate::sys::process::Credentials;
+use crate::sys::reason;
 
 /// An error of one file is logged this often, and a file that cannot be opened or rotated is tried again this often.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ impl Files {
         for stream in [super::line::Stream::Out, super::line::Stream::Err] {
             if let Some(path) = self.of(stream, service, Some(0)) {
                 log_path::open(&path, self.user.as_ref())
-                    .map_err(|error| format!("cannot write to {}: {error}", path.display()))?;
+                    .map_err(|error| format!("cannot write to {}: {}", path.display(), reason(&error)))?;
             }
         }
         Ok(())
@@ -64,7 +65,7 @@ impl Files {
 
 /// A piece for a file, or word that all are to be opened anew.
 #[derive(Debug)]
-pub enum To {
+pub enum LogTarget {
     /// This file, with these bounds.
     File {
         /// Its name.
@@ -77,12 +78,12 @@ pub enum To {
 }
 
 /// Writes what comes to the queue, for ever.
-pub fn write_on(queue: &Queue<To>) {
+pub fn write_on(queue: &Queue<LogTarget>) {
     let mut logs: HashMap<PathBuf, LogFile> = HashMap::new();
-    queue.write_on(|chunk: Option<Chunk<To>>| {
+    queue.write_on(|chunk: Option<Chunk<LogTarget>>| {
         match chunk {
-            Some(Chunk { to: To::Reopen, .. }) => logs.iter_mut().for_each(|(path, log)| log.reopen(path)),
-            Some(Chunk { to: To::File { path, files }, bytes, .. }) => {
+            Some(Chunk { to: LogTarget::Reopen, .. }) => logs.iter_mut().for_each(|(path, log)| log.reopen(path)),
+            Some(Chunk { to: LogTarget::File { path, files }, bytes, .. }) => {
                 let log = logs.entry(path.clone()).or_insert_with(|| LogFile::new(&files));
                 log.files = files;
                 log.write(&path, &bytes);
@@ -129,7 +130,7 @@ impl LogFile {
                 break;
             }
             if let Err(error) = self.rotate(path) {
-                tracing::warn!("cannot rotate {}: {error}; it grows until that works again", path.display());
+                tracing::warn!("cannot rotate {}: {}; it grows until that works again", path.display(), reason(&error));
                 self.failed = Some(Instant::now());
             }
         }
@@ -149,7 +150,11 @@ impl LogFile {
         match log_path::open(path, self.files.user.as_ref()) {
             Ok(opened) => self.take(opened),
             Err(error) if self.open.is_some() => {
-                tracing::warn!("cannot open {} again: {error}; the file that is open stays in use", path.display());
+                tracing::warn!(
+                    "cannot open {} again: {}; the file that is open stays in use",
+                    path.display(),
+                    reason(&error)
+                );
             }
             Err(error) => self.lost(path, &error),
         }
@@ -162,7 +167,7 @@ impl LogFile {
     }
 
     fn lost(&mut self, path: &Path, error: &io::Error) {
-        tracing::warn!("cannot write to {}: {error}; lines are lost until it works again", path.display());
+        tracing::warn!("cannot write to {}: {}; lines are lost until it works again", path.display(), reason(error));
         (self.open, self.failed) = (None, Some(Instant::now()));
         self.waiting.clear();
     }

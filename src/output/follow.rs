@@ -13,7 +13,7 @@ const MAX_WAITING: usize = 4 << 20;
 
 /// Lines or messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum LogKind {
     /// What servers wrote.
     Lines,
     /// What workers in Node sent.
@@ -24,7 +24,7 @@ pub enum Of {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// What.
-    pub of: Of,
+    pub of: LogKind,
     /// Whether what the daemon logged of the service is wanted among its lines.
     pub events: bool,
     /// One service, or all.
@@ -44,7 +44,7 @@ impl Query {
     }
 
     /// Whether what comes from there now is.
-    pub fn wants(&self, of: Of, service: &str, slot: Option<u32>, stream: Stream) -> bool {
+    pub fn wants(&self, of: LogKind, service: &str, slot: Option<u32>, stream: Stream) -> bool {
         self.follow && self.of == of && self.wants_service(service) && self.wants_line(slot, stream)
     }
 
@@ -62,7 +62,7 @@ pub struct Follower {
     pub query: Query,
     waiting: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Of the first piece, so much is written.
+    /// LogKind the first piece, so much is written.
     written: usize,
     dropped: u64,
 }

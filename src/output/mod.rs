@@ -8,10 +8,11 @@ pub mod files;
 pub mod follow;
 pub mod line;
 mod log_path;
-pub mod passing;
 mod queue;
+mod repeats;
 mod ring;
 pub mod servers;
+pub mod sinks;
 pub mod time;
 
 use std::io::{self, IsTerminal, Write};

@@ -46,7 +46,7 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
-        // A panic of the other side leaves a queue, no more and no less.
+        // The queue is consistent even if the other thread panicked while holding the lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

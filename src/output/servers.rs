@@ -9,17 +9,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::follow::{Follower, Of, Query};
+use super::follow::{Follower, LogKind, Query};
 use super::line::{Line, Origin, Stream};
-use super::passing::{Format, Passing};
 use super::ring::Ring;
+use super::sinks::{Format, Sinks};
 
 /// Bytes read from one server before others have their turn.
 const BUDGET: usize = 64 * 1024;
@@ -76,7 +76,7 @@ impl Servers {
             under_way: under_way.clone(),
             poll,
             orders: receiver,
-            passing: Passing::start(format)?,
+            sinks: Sinks::start(format)?,
             sources: HashMap::new(),
             followers: BTreeMap::new(),
             next: 0,
@@ -159,7 +159,7 @@ struct Source {
 struct Reader {
     poll: Poll,
     orders: Receiver<Order>,
-    passing: Passing,
+    sinks: Sinks,
     sources: HashMap<usize, Source>,
     followers: BTreeMap<usize, Follower>,
     next: usize,
@@ -175,7 +175,8 @@ impl Reader {
         // Those that an edge came for and that have not been read empty since.
         let mut ready: VecDeque<usize> = VecDeque::new();
         loop {
-            let timeout = if ready.is_empty() { None } else { Some(Duration::ZERO) };
+            let due = self.sinks.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let timeout = if ready.is_empty() { due } else { Some(Duration::ZERO) };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -189,6 +190,7 @@ impl Reader {
                     ready.push_back(token);
                 }
             }
+            self.sinks.overdue(Instant::now());
             self.take_orders(&mut ready);
             for _ in 0..ready.len() {
                 let Some(token) = ready.pop_front() else { break };
@@ -230,11 +232,12 @@ impl Reader {
                 Order::Forget(service) => {
                     self.rings.remove(service.as_str());
                     self.messages.remove(service.as_str());
+                    self.sinks.forget(&service);
                 }
-                Order::Reopen => self.passing.reopen(),
+                Order::Reopen => self.sinks.reopen(),
                 Order::Finish(done) => {
                     self.read_all(|_| true);
-                    self.passing.finish();
+                    self.sinks.finish();
                     let _ = done.try_send(());
                 }
             }
@@ -245,7 +248,7 @@ impl Reader {
         self.read_all(|_| true);
         let query = follower.query.clone();
         let mut lines: Vec<Line> = Vec::new();
-        let rings = if query.of == Of::Messages { &self.messages } else { &self.rings };
+        let rings = if query.of == LogKind::Messages { &self.messages } else { &self.rings };
         for (service, ring) in rings.iter().filter(|(service, _)| query.wants_service(service)) {
             lines.extend(ring.last(service, query.lines, |slot, _, stream| query.wants_line(slot, stream)));
         }
@@ -269,8 +272,8 @@ impl Reader {
         }
         let at = SystemTime::now();
         let (rings, of) = match line.stream {
-            Stream::Message => (&mut self.messages, Of::Messages),
-            _ => (&mut self.rings, Of::Lines),
+            Stream::Message => (&mut self.messages, LogKind::Messages),
+            _ => (&mut self.rings, LogKind::Lines),
         };
         let ring = rings.entry(line.service.as_str().into()).or_default();
         ring.push(line.slot, line.pid, line.stream, at, line.text());
@@ -319,7 +322,7 @@ impl Reader {
 
     fn took(&mut self, token: usize, bytes: &[u8]) {
         let Some(source) = self.sources.get_mut(&token) else { return };
-        let passed = self.passing.raw(&source.origin, source.stream, bytes);
+        let passed = self.sinks.raw(&source.origin, source.stream, bytes);
         source.part.extend_from_slice(bytes);
         let end = match source.part.iter().rposition(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
@@ -342,14 +345,14 @@ impl Reader {
         let lines = || text.split(|&byte| byte == b'\n');
         let ring = self.rings.entry(origin.service.clone()).or_default();
         lines().for_each(|line| ring.push(origin.slot, origin.pid, stream, at, line));
-        let wants = |query: &Query| query.wants(Of::Lines, &origin.service, origin.slot, stream);
+        let wants = |query: &Query| query.wants(LogKind::Lines, &origin.service, origin.slot, stream);
         for follower in self.followers.values_mut().filter(|follower| wants(&follower.query)) {
             for line in lines() {
                 follower.line(&Line::new(&origin.service, origin.slot, origin.pid, stream, at, line));
             }
         }
         if !passed {
-            self.passing.lines(origin, stream, at, lines());
+            self.sinks.lines(origin, stream, at, lines());
         }
     }
 
@@ -358,9 +361,10 @@ impl Reader {
         if let Some(source) = self.sources.remove(&token) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&source.pipe.as_raw_fd()));
             if !source.part.is_empty() {
-                let passed = self.passing.raw(&source.origin, source.stream, b"");
+                let passed = self.sinks.raw(&source.origin, source.stream, b"");
                 self.lines(&source.origin, source.stream, &source.part, passed);
             }
+            self.sinks.end(&source.origin, source.stream);
         }
         false
     }

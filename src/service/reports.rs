@@ -8,6 +8,7 @@ use super::binding::find;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
+use crate::sys::reason;
 
 /// Stalls of one worker are written to the log at most this often; `ls` counts them all.
 const STALL_LOG: Duration = Duration::from_secs(10);
@@ -70,7 +71,7 @@ impl Service {
             Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
                 let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
-                warn!(service = %name, address, "cannot accept for now: {error}; clients wait in the backlog");
+                warn!(service = %name, address, "cannot accept for now: {}; clients wait in the backlog", reason(&error));
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
             Report::Forgotten { listener, .. } => self.opened.is_closed(*listener),

@@ -25,3 +25,8 @@ macro_rules! cvt {
     }};
 }
 pub(crate) use cvt;
+
+/// An error in words, without its number.
+pub fn reason(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |errno| nix::errno::Errno::from_raw(errno).desc().to_owned())
+}

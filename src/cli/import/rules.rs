@@ -113,7 +113,10 @@ pub fn jobs(options: &mut Options<'_>, words: &Words, name: &str, draft: &mut Dr
         let fields: Vec<_> = pattern.split_whitespace().collect();
         // PM2 takes seconds, too; a crontab does not.
         let fields = if fields.len() == 6 { &fields[1..] } else { &fields[..] };
-        draft.comment(&format!("cron_restart: add to crontab: {} roundsman restart {name}", fields.join(" ")));
+        // cron does not know where the session's control sockets are.
+        let runtime = std::env::var("XDG_RUNTIME_DIR").ok().filter(|path| !path.is_empty());
+        let place = runtime.map(|path| format!("XDG_RUNTIME_DIR={path} ")).unwrap_or_default();
+        draft.comment(&format!("cron_restart: add to crontab: {} {place}roundsman restart {name}", fields.join(" ")));
     }
     if options.switch("watch") == Some(true) {
         let mut watching = words.command.clone();

@@ -20,7 +20,7 @@ module.exports = { apps: [
 ";
 
 fn import(dir: &Path, words: &[&str]) -> String {
-    let output = roundsman().arg("import").args(words).current_dir(dir).output().unwrap();
+    let output = roundsman().arg("import").args(words).current_dir(dir).env_remove("XDG_RUNTIME_DIR").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -9,7 +9,13 @@ use crate::support::{Daemon, free_port, get, install_dir, roundsman, write_file}
 #[track_caller]
 fn import(dir: &Path, ecosystem: &str, words: &[&str]) -> (String, String) {
     write_file(dir, "ecosystem.config.js", &format!("module.exports = {{ apps: {ecosystem} }}"));
-    let output = roundsman().args(["import", "ecosystem.config.js"]).args(words).current_dir(dir).output().unwrap();
+    let output = roundsman()
+        .args(["import", "ecosystem.config.js"])
+        .args(words)
+        .current_dir(dir)
+        .env_remove("XDG_RUNTIME_DIR")
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");
     let toml = String::from_utf8(output.stdout).unwrap();
@@ -108,6 +114,11 @@ fn jobs_cron_and_watch_say_what_to_do_instead() {
         import(dir.path(), "[{ script: 'app.js', watch: false, autorestart: true, cron: '1 0 3 * * 1' }]", &[]);
     assert!(!text.contains("watch") && !text.contains("autorestart"), "{text}");
     has(&text, &["# cron_restart: add to crontab: 0 3 * * 1 roundsman restart app"]);
+    // cron has no session: where its daemons are is said in the line.
+    let mut command = roundsman();
+    command.args(["import", "ecosystem.config.js"]).current_dir(dir.path()).env("XDG_RUNTIME_DIR", "/run/user/7");
+    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    has(&text, &["# cron_restart: add to crontab: 0 3 * * 1 XDG_RUNTIME_DIR=/run/user/7 roundsman restart app"]);
 }
 
 #[test]

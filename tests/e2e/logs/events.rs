@@ -179,3 +179,34 @@ fn the_daemons_own_log_has_local_times_on_a_terminal() {
     let time = log.lines().find(|line| line.contains("starting")).unwrap().split(' ').next().unwrap().to_owned();
     assert!(humantime::parse_rfc3339(&time).unwrap().elapsed().unwrap() < seconds(60), "{time}");
 }
+
+/// A daemon on a terminal whose server ends with the same trace again and again: what its terminal shows.
+fn crashes(output: &[&str]) -> String {
+    let dir = install_dir();
+    let script = write_file(
+        dir.path(),
+        "app.py",
+        "print('up', flush=True)\ndef work():\n    raise RuntimeError('broken')\nwork()\n",
+    );
+    let mut command = roundsman();
+    command
+        .args(["--no-listen", "-i", "1", "--name", "svc", "--max-restarts", "4", "--backoff", "1ms..2ms"])
+        .args(output);
+    command.args(["--", "python3", "-S", script.to_str().unwrap()]);
+    command.env("ROUNDSMAN_CONTROL", dir.path().join("c.sock"));
+    on_terminal(&mut command, 120)
+}
+
+#[test]
+fn a_stack_trace_that_repeats_is_shown_once_on_a_terminal_and_each_crash_is_one_line() {
+    let text = crashes(&[]);
+    let exits = text.lines().filter(|line| line.contains("exit code 1")).count();
+    assert!(exits >= 3, "{text}");
+    assert_eq!(text.matches("Traceback").count(), 1, "{text}");
+    assert_eq!(text.matches("svc/0 | … the same 6 lines as before").count(), exits - 1, "{text}");
+    assert!(text.contains(&format!("as before ({exits} times)")), "{text}");
+    assert_eq!(text.matches("svc/0 | up").count(), exits, "{text}");
+    // As they come, where the lines are not for people.
+    let raw = crashes(&["--output", "raw"]);
+    assert_eq!(raw.matches("Traceback").count(), exits, "{raw}");
+}

@@ -1,14 +1,15 @@
-//! Passing the servers' output on: to our own stdout and stderr, or to files. A bounded queue and a thread for each.
+//! Sinks the servers' output on: to our own stdout and stderr, or to files. A bounded queue and a thread for each.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::files::{self, To};
+use super::files::{self, LogTarget};
 pub use super::line::Format;
 use super::line::{self, Origin, Stream};
 use super::queue::{Chunk, Queue};
+use super::repeats::{PAUSE, Repeats};
 
 /// What is usual: prefixes for people, bytes as they are for programs.
 fn usual() -> Format {
@@ -21,35 +22,40 @@ fn write(to: &mut (impl io::Write + std::os::fd::AsFd), chunk: Option<Chunk<()>>
 }
 
 /// The way out.
-pub struct Passing {
+pub struct Sinks {
     /// To our own streams.
     ours: Format,
     /// To files.
     files: Format,
     out: Arc<Queue<()>>,
     err: Arc<Queue<()>>,
-    to_files: Arc<Queue<To>>,
+    to_files: Arc<Queue<LogTarget>>,
+    /// On a terminal.
+    repeats: Option<Repeats>,
 }
 
-impl Passing {
+impl Sinks {
     /// Starts the threads that write.
     ///
     /// # Errors
     /// When a thread cannot be had.
     pub fn start(format: Option<Format>) -> io::Result<Self> {
-        let passing = Self {
-            ours: format.unwrap_or_else(usual),
+        let ours = format.unwrap_or_else(usual);
+        let folds = ours == Format::Prefix && io::stderr().is_terminal();
+        let sinks = Self {
+            ours,
             files: format.unwrap_or(Format::Raw),
             out: Arc::default(),
             err: Arc::default(),
             to_files: Arc::default(),
+            repeats: folds.then(Repeats::default),
         };
-        let (out, err, to_files) = (passing.out.clone(), passing.err.clone(), passing.to_files.clone());
+        let (out, err, to_files) = (sinks.out.clone(), sinks.err.clone(), sinks.to_files.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(run);
         start("stdout", Box::new(move || out.write_on(|chunk| write(&mut io::stdout(), chunk))))?;
         start("stderr", Box::new(move || err.write_on(|chunk| write(&mut io::stderr(), chunk))))?;
         start("files", Box::new(move || files::write_on(&to_files)))?;
-        Ok(passing)
+        Ok(sinks)
     }
 
     /// Bytes as they came; whether that is all that is to be done with them.
@@ -66,7 +72,50 @@ impl Passing {
     }
 
     /// Whole lines, each without its end.
-    pub fn lines<'a>(&self, origin: &Origin, stream: Stream, at: SystemTime, lines: impl Iterator<Item = &'a [u8]>) {
+    pub fn lines<'a>(
+        &mut self,
+        origin: &Origin,
+        stream: Stream,
+        at: SystemTime,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) {
+        match &mut self.repeats {
+            Some(repeats) if stream == Stream::Err && origin.files.error.is_none() => {
+                let now = Instant::now();
+                let shown: Vec<_> = lines.flat_map(|line| repeats.line(origin, line, now)).collect();
+                self.write(origin, stream, at, shown.iter().map(Vec::as_slice));
+            }
+            _ => self.write(origin, stream, at, lines),
+        }
+    }
+
+    /// A server's stream has ended.
+    pub fn end(&mut self, origin: &Origin, stream: Stream) {
+        let rest = self.repeats.as_mut().filter(|_| stream == Stream::Err).and_then(|repeats| repeats.end(origin.pid));
+        if let Some((origin, lines)) = rest {
+            self.write(&origin, stream, SystemTime::now(), lines.iter().map(Vec::as_slice));
+        }
+    }
+
+    /// When [`Sinks::overdue`] has something to write.
+    pub fn due(&self) -> Option<Instant> {
+        self.repeats.as_ref()?.due()
+    }
+
+    pub fn overdue(&mut self, now: Instant) {
+        for (origin, lines) in self.repeats.as_mut().map(|repeats| repeats.overdue(now)).unwrap_or_default() {
+            self.write(&origin, Stream::Err, SystemTime::now(), lines.iter().map(Vec::as_slice));
+        }
+    }
+
+    /// A service is no more.
+    pub fn forget(&mut self, service: &str) {
+        if let Some(repeats) = &mut self.repeats {
+            repeats.forget(service);
+        }
+    }
+
+    fn write<'a>(&self, origin: &Origin, stream: Stream, at: SystemTime, lines: impl Iterator<Item = &'a [u8]>) {
         let file = origin.files.of(stream, &origin.service, origin.slot);
         let format = if file.is_some() { self.files } else { self.ours };
         let mut bytes = Vec::new();
@@ -74,7 +123,7 @@ impl Passing {
         match file {
             _ if bytes.is_empty() => {}
             Some(path) => {
-                let to = To::File { path, files: origin.files.clone() };
+                let to = LogTarget::File { path, files: origin.files.clone() };
                 self.to_files.push(Chunk { service: origin.service.clone(), to, bytes });
             }
             None => self.push(origin, stream, bytes),
@@ -91,11 +140,12 @@ impl Passing {
 
     /// Opens all files anew.
     pub fn reopen(&self) {
-        self.to_files.push(Chunk { service: "".into(), to: To::Reopen, bytes: Vec::new() });
+        self.to_files.push(Chunk { service: "".into(), to: LogTarget::Reopen, bytes: Vec::new() });
     }
 
     /// Waits a moment until all is written.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
+        self.overdue(Instant::now() + PAUSE);
         self.out.wait_until_empty(Duration::from_millis(200));
         self.err.wait_until_empty(Duration::from_millis(200));
         self.to_files.wait_until_empty(Duration::from_millis(200));
