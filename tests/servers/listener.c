@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
@@ -410,6 +411,34 @@ static void received(int late, int fd) {
     sleep(60);
 }
 
+// Who bound it ends before the program that got it listens.
+static void left(const char *file) {
+    char numbers[3][20];
+    int ends[2], fd = bound();
+    if (pipe(ends)) die("pipe");
+    snprintf(numbers[0], 20, "%d", port), snprintf(numbers[1], 20, "%d", fd), snprintf(numbers[2], 20, "%d", ends[0]);
+    fflush(out);
+    if (!fork()) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(ends[1]);
+        execl("/proc/self/exe", "listener", "found", numbers[0], file, "0", numbers[1], numbers[2], NULL);
+        die("exec");
+    }
+    close(fd), close(ends[1]);
+    for (;;) pause();
+}
+
+static void found(int fd, int closed) {
+    char byte;
+    if (read(closed, &byte, 1) != 0) die("read");
+    look("bound", fd, -1); SAY(accept(fd, NULL, NULL)); SAY(listen(fd, 10)); look("listening", fd, -1);
+    fprintf(out, "listens\n"), fflush(out);
+    serve(fd);
+    SAY(option(fd, SO_ACCEPTCONN)); SAY(own_port(fd));
+    fprintf(out, "end\n"), fflush(out);
+    sleep(60);
+}
+
 static void on_stop(int signal, siginfo_t *info, void *context) {
     (void)signal, (void)context;
     // By fcntl(2)'s F_SETSIG, and not by kill(2).
@@ -450,7 +479,7 @@ int main(int argc, char **argv) {
     const char *mode = argc > 3 ? argv[1] : "";
     port = argc > 3 ? atoi(argv[2]) : 0;
     other_port = argc > 4 ? atoi(argv[4]) : 0;
-    out = argc > 3 ? fopen(argv[3], strcmp(mode, "received") ? "w" : "a") : NULL;
+    out = argc > 3 ? fopen(argv[3], strcmp(mode, "received") && strcmp(mode, "found") ? "w" : "a") : NULL;
     if (!out) die("listener MODE PORT FILE [OTHER-PORT]");
     if (!strcmp(mode, "answers")) answers();
     if (!strcmp(mode, "cancelled")) cancelled();
@@ -459,6 +488,8 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "states")) states();
     if (!strcmp(mode, "passed")) passed(argv[3]);
     if (!strcmp(mode, "received") && argc > 6) received(atoi(argv[5]), atoi(argv[6]));
+    if (!strcmp(mode, "left")) left(argv[3]);
+    if (!strcmp(mode, "found") && argc > 6) found(atoi(argv[5]), atoi(argv[6]));
     if (!strcmp(mode, "leases")) leases();
     if (!strcmp(mode, "moves")) moves();
     return 0;

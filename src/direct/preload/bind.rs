@@ -9,7 +9,7 @@ use super::close::{close, genuine, genuine_or_marked};
 use super::counts::Page;
 use super::lease::take_lease;
 use super::raw::{
-    self, EADDRINUSE, EINVAL, EISCONN, EMFILE, O_NONBLOCK, O_RDWR, cloexec_of, is_stream, set_status_flags,
+    self, EADDRINUSE, EINVAL, EISCONN, EMFILE, NAME_BYTES, O_NONBLOCK, O_RDWR, cloexec_of, is_stream, set_status_flags,
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
@@ -116,7 +116,7 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     let page = if page_fd >= 0 { counts::map(page_fd) } else { None };
     let file = match stands {
         Stands::Listener => place,
-        Stands::Queue => idle::socket(listener, nonblock).unwrap_or(-1),
+        Stands::Queue => idle::socket(listener, address, nonblock).unwrap_or(-1),
     };
     let placed = place >= 0 && file >= 0 && page.is_some() && idle::put(fd, file);
     close_those_that_came([file, page_fd]);
@@ -150,9 +150,16 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
 
 /// The listener that a stand-in's name tells, and whether it is the queue that is there (else an idle socket).
 pub fn named(fd: i32) -> Option<(u32, bool)> {
-    let mut name = [0u8; 64];
+    let mut name = [0u8; 3 + NAME_BYTES];
     let len = raw::socket_name(fd, &mut name)?;
-    parse_name(name.get(..len)?)
+    parse_name(name.get(..len)?).map(|(listener, rest)| (listener, !idle::is_idle(rest)))
+}
+
+/// The address that an idle socket's name tells.
+fn idle_address(fd: i32) -> Option<Address> {
+    let mut name = [0u8; 3 + NAME_BYTES];
+    let len = raw::socket_name(fd, &mut name)?;
+    parse_name(name.get(..len)?).filter(|(_, rest)| idle::is_idle(rest)).and_then(|(_, rest)| idle::address(rest))
 }
 
 /// Asks the master for a listener's queue, and makes the descriptor its stand-in; the queue.
@@ -213,15 +220,15 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
     table::stand_in(fd)
 }
 
-/// The listener in a name (family, NUL, the name), and whether it is a queue's.
-fn parse_name(name: &[u8]) -> Option<(u32, bool)> {
+/// The listener in a name (family, NUL, the name), and what follows it.
+fn parse_name(name: &[u8]) -> Option<(u32, &[u8])> {
     let mut rest = name.get(3..)?.strip_prefix(QUEUE_NAME.as_bytes())?;
     let mut listener = 0u32;
     while let Some((&byte, behind)) = rest.split_first().filter(|(byte, _)| **byte != b':') {
         listener = listener.wrapping_mul(10).wrapping_add((byte as char).to_digit(10)?);
         rest = behind;
     }
-    (name.first() == Some(&(AF_UNIX as u8))).then_some((listener, !idle::is_idle(rest)))
+    (name.first() == Some(&(AF_UNIX as u8))).then_some((listener, rest))
 }
 
 /// listen(2).
@@ -234,6 +241,16 @@ pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
     let stand_in = match known {
         Some(stand_in) => stand_in,
         None => {
+            // The master has given up the listener since then.
+            if let Some(address) = idle_address(fd) {
+                return match listen_anew(fd, &address, backlog) {
+                    Ok(socket) => {
+                        take_over(fd, socket);
+                        end_copy(socket)
+                    }
+                    Err(errno) => fail(errno),
+                };
+            }
             let result = next::listen(fd, backlog);
             match if result < 0 { None } else { recognize_shared(fd) } {
                 Some(stand_in) => stand_in,
@@ -271,23 +288,41 @@ fn place_parked(stand_in: &'static StandIn) -> bool {
 
 /// listen(2) after shutdown(2): for the master that is a new listener at the same address.
 fn listen_again(stand_in: &'static StandIn, backlog: i32) -> i32 {
-    let address = stand_in.address();
-    let Some(socket) = raw::tcp_socket(address.family()) else { return fail(EMFILE) };
-    table::each_fd(stand_in, |fd| set_status_flags(socket, O_RDWR | status_flags(fd) & O_NONBLOCK));
-    // SAFETY: the address is a local.
+    let mut any = -1;
+    table::each_fd(stand_in, |fd| any = fd);
+    match listen_anew(any, &stand_in.address(), backlog) {
+        Ok(socket) => {
+            table::each_fd(stand_in, |fd| take_over(fd, socket));
+            table::release(stand_in);
+            end_copy(socket)
+        }
+        Err(errno) => fail(errno),
+    }
+}
+
+/// A socket that listens at an address, with the blocking mode and the time-outs of the one at `like`.
+fn listen_anew(like: i32, address: &Address, backlog: i32) -> Result<i32, i32> {
+    let socket = raw::tcp_socket(address.family()).ok_or(EMFILE)?;
+    set_status_flags(socket, O_RDWR | status_flags(like) & O_NONBLOCK);
+    // SAFETY: the address is a local of the caller's.
     let bound = unsafe { bind(socket, address.bytes.as_ptr(), address.len) };
     if bound < 0 || listen(socket, backlog) < 0 {
         let refused = errno();
         close(socket);
-        return fail(refused);
+        return Err(refused);
     }
-    table::each_fd(stand_in, |fd| raw::copy_timeouts(fd, socket));
-    table::each_fd(stand_in, |fd| {
-        if idle::put(fd, socket) {
-            table::move_to(fd, socket);
-        }
-    });
-    table::release(stand_in);
+    raw::copy_timeouts(like, socket);
+    Ok(socket)
+}
+
+/// Puts a stand-in at another descriptor, too.
+fn take_over(fd: i32, socket: i32) {
+    if idle::put(fd, socket) {
+        table::move_to(fd, socket);
+    }
+}
+
+fn end_copy(socket: i32) -> i32 {
     table::forget(socket);
     raw::close(socket);
     0

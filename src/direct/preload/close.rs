@@ -211,7 +211,7 @@ pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
             Stands::Queue => raw::dup_high(fd),
             Stands::Listener => -1,
         };
-        if let Ok(idle) = idle::socket(listener, 0) {
+        if let Ok(idle) = idle::socket(listener, &stand_in.address(), 0) {
             idle::replace(stand_in, idle);
         }
         stand_in.end();

@@ -130,11 +130,14 @@ fn new_socket(family: usize, kind: usize) -> Option<i32> {
     (fd >= 0).then_some(fd as i32)
 }
 
-/// bind(2) of a Unix socket to an abstract name of at most 64 bytes.
+/// The longest abstract name that the library gives.
+pub const NAME_BYTES: usize = 104;
+
+/// bind(2) of a Unix socket to an abstract name of at most [`NAME_BYTES`].
 pub fn bind_abstract(fd: i32, name: &[u8]) {
-    let mut address = [0u8; 3 + 64];
+    let mut address = [0u8; 3 + NAME_BYTES];
     address[0] = AF_UNIX as u8;
-    let len = name.len().min(64);
+    let len = name.len().min(NAME_BYTES);
     for (place, byte) in address.iter_mut().skip(3).zip(name) {
         *place = *byte;
     }
