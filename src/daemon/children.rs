@@ -36,7 +36,7 @@ impl Daemon {
     pub(super) fn end_all(&mut self) {
         for service in &self.services {
             service.pids().into_iter().for_each(process::kill_tree);
-            service.remove_files_left();
+            service.remove_files(true);
         }
     }
 }

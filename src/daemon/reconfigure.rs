@@ -18,6 +18,7 @@ use crate::service::awaited::{Awaited, Verb};
 use crate::service::reload::Progress;
 use crate::service::{InConfig, Service};
 use crate::worker::Delivery;
+use crate::worker::ipc::Mode;
 
 /// What a reload, or another order, has begun.
 #[derive(Debug, Default)]
@@ -77,7 +78,7 @@ impl Daemon {
         let id = self.next_id;
         self.next_id += 1;
         let service = Service::new(id, prepared.config, listeners, prepared.delivery, &self.context, Instant::now());
-        if service.has_own_primary() {
+        if Mode::has_own_primary(&service.config) {
             info!(
                 service = %service.config.name,
                 "cluster.isPrimary is false here: other code in the branch with fork() (cron jobs, migrations, a metrics \
@@ -195,7 +196,7 @@ impl Daemon {
         self.services.retain(|service| {
             let over = service.place == InConfig::No && service.is_over();
             if over {
-                service.remove_files_left();
+                service.remove_files(true);
                 outputs.forget(&service.config.name);
             }
             !over

@@ -13,6 +13,7 @@ use super::{Context, Service};
 use crate::accept::orders::{Order, WorkerId};
 use crate::config::Backend;
 use crate::config::options::{OnErrored, OnExit};
+use crate::listener::Listener;
 use crate::sys::process;
 use crate::worker::attachment::Attachment;
 use crate::worker::exit::LastExit;
@@ -241,6 +242,14 @@ impl Service {
         self.give_up_awaited();
     }
 
+    /// Removes the files of its Unix sockets. At the end of the daemon (`left`) only where no step of a stop has done it:
+    /// then another daemon may have files there by now.
+    pub fn remove_files(&self, left: bool) {
+        if !(left && self.closes()) {
+            self.listeners.iter().chain(self.node.unserved()).for_each(Listener::remove_file);
+        }
+    }
+
     /// Whether it stops and its listeners are closed, or are being closed.
     pub(super) fn closes(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay)
@@ -257,7 +266,7 @@ impl Service {
                     info!(service = %name, open, "draining");
                     // The accept thread closes each when it has taken its backlog: nobody may come after that and wait in
                     // vain.
-                    self.remove_files();
+                    self.remove_files(false);
                     self.listeners.clear();
                     context.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(Slot::begin_drain);

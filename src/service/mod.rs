@@ -35,7 +35,7 @@ use tracing::{info, warn};
 
 use self::awaited::Awaited;
 use self::lifecycle::{Backoff, Lifecycle, Wanted};
-use self::node_sockets::Shared;
+use self::node_sockets::NodeSockets;
 use self::pausing::Paused;
 use self::reload::{Progress, Reloading};
 use self::rules::{cap, resolved, rules};
@@ -97,7 +97,7 @@ pub struct Service {
     /// Listeners that its servers make.
     pub opened: Opened,
     /// What its workers in Node share.
-    pub(super) node: Shared,
+    pub(super) node: NodeSockets,
     /// Its stop, once begun.
     pub stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
@@ -162,7 +162,7 @@ impl Service {
             memory_looked: None,
             progress: VecDeque::new(),
             opened: Opened::default(),
-            node: Shared::default(),
+            node: NodeSockets::default(),
             stop: None,
             handoff_done: false,
             cap,

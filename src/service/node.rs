@@ -10,26 +10,36 @@ use super::shutdown::Step;
 use super::slot::Slot;
 use super::{Context, Service};
 use crate::node::message::{self, Cluster, Directive, IpcMessage};
-use crate::program::primary;
 use crate::worker::Worker;
-use crate::worker::ipc::{Ipc, Mode};
+use crate::worker::ipc::Ipc;
 use crate::worker::server::Server;
 
-impl Service {
-    /// The slot of a server with a channel, and whether it is on its way out.
-    pub(super) fn with_channel(&mut self, pid: u32) -> Option<(usize, &mut Server, bool)> {
-        let workers = self.slots.iter_mut().enumerate().flat_map(|(at, slot)| {
-            let old = slot.retiring.iter_mut().map(move |old| (at, &mut old.worker, true));
-            slot.current.iter_mut().map(move |worker| (at, worker, false)).chain(old)
-        });
-        let mut servers = workers.filter_map(|(at, worker, old)| Some((at, worker.server_mut()?, old)));
-        servers.find(|(_, server, _)| server.pid == pid)
-    }
+/// The slot of a server with a channel, and whether it is on its way out.
+pub fn with_channel(slots: &mut [Slot], pid: u32) -> Option<(usize, &mut Server, bool)> {
+    let workers = slots.iter_mut().enumerate().flat_map(|(at, slot)| {
+        let old = slot.retiring.iter_mut().map(move |old| (at, &mut old.worker, true));
+        slot.current.iter_mut().map(move |worker| (at, worker, false)).chain(old)
+    });
+    let mut servers = workers.filter_map(|(at, worker, old)| Some((at, worker.server_mut()?, old)));
+    servers.find(|(_, server, _)| server.pid == pid)
+}
 
+/// Says something on the channel of a server that still has one.
+///
+/// # Errors
+/// When it does not read.
+pub fn say_to(slots: &mut [Slot], pid: u32, say: impl FnOnce(&mut Ipc) -> io::Result<()>) -> io::Result<()> {
+    match with_channel(slots, pid).and_then(|(_, server, _)| server.ipc.as_mut()) {
+        Some(ipc) => say(ipc),
+        None => Ok(()),
+    }
+}
+
+impl Service {
     /// Hears what a worker says, for one turn. `None`: it is none of ours.
     pub fn hear_node(&mut self, pid: u32, context: &Context) -> Option<bool> {
         let name = self.config.name.clone();
-        let (at, server, old) = self.with_channel(pid)?;
+        let (at, server, old) = with_channel(&mut self.slots, pid)?;
         let ipc = server.ipc.as_mut()?;
         ipc.channel.write();
         let mut heard = Vec::new();
@@ -57,11 +67,11 @@ impl Service {
                 Ok(())
             }
             IpcMessage::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query, context),
-            IpcMessage::Cluster(Cluster::Leaving { seq }) => self.say_to(pid, |ipc| {
+            IpcMessage::Cluster(Cluster::Leaving { seq }) => say_to(&mut self.slots, pid, |ipc| {
                 let own = ipc.channel.next_seq();
                 ipc.channel.send(message::may_leave(seq, own), None)
             }),
-            IpcMessage::Cluster(Cluster::Listening) => self.say_to(pid, |ipc| {
+            IpcMessage::Cluster(Cluster::Listening) => say_to(&mut self.slots, pid, |ipc| {
                 ipc.listens = true;
                 Ok(())
             }),
@@ -69,17 +79,10 @@ impl Service {
         }
     }
 
-    pub(super) fn say_to(&mut self, pid: u32, say: impl FnOnce(&mut Ipc) -> io::Result<()>) -> io::Result<()> {
-        match self.with_channel(pid).and_then(|(_, server, _)| server.ipc.as_mut()) {
-            Some(ipc) => say(ipc),
-            None => Ok(()),
-        }
-    }
-
     fn program_said(&mut self, at: usize, pid: u32, text: &str, context: &Context) {
         match message::directive(text, at) {
             Directive::Ready => {
-                let _ = self.say_to(pid, |ipc| {
+                let _ = say_to(&mut self.slots, pid, |ipc| {
                     ipc.ready = true;
                     Ok(())
                 });
@@ -130,13 +133,5 @@ impl Service {
         let drains = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain)
             && self.slots.iter().any(|slot| slot.attachment().is_some());
         follow_up.into_iter().chain(drains.then(|| now + DRAIN_LOOK)).min()
-    }
-}
-
-impl Service {
-    /// Whether its servers are Node's cluster scripts with a primary of their own.
-    pub fn has_own_primary(&self) -> bool {
-        let Some(command) = self.config.command() else { return false };
-        Mode::of(&self.config, command) == Some(Mode::Cluster) && primary::forks(command, self.config.cwd.as_deref())
     }
 }

@@ -10,6 +10,7 @@ use super::lifecycle::Phase;
 use crate::listener::Origin;
 use crate::proc_net;
 use crate::worker::instead;
+use crate::worker::ipc::Mode;
 use crate::worker::listen_watch::{LATE, ListenWatch};
 
 impl Service {
@@ -72,7 +73,7 @@ impl Service {
         if let Some(instead) = instead.or_else(|| instead::elsewhere(pid)) {
             return format!("{silent}{on}: {instead}");
         }
-        if self.has_own_primary() {
+        if Mode::has_own_primary(&self.config) {
             return format!(
                 "{silent}{on}: cluster.isPrimary is false here, and so that branch of its script does not run; if it is the \
                  primary that listens, use --node-ipc plain -i 1"

@@ -171,7 +171,7 @@ impl Service {
         self.opened.closing.extend(port.map(|port| (port, id)));
         port.iter().for_each(|&port| self.opened.note_closed(port, Instant::now()));
         self.opened.spare.push(place(id));
-        self.forget_key(id);
+        self.node.forget(id);
         context.orders.send(Order::Forget { service: self.id, id });
         if heard {
             info!(service = %self.config.name, %address, "no longer listening: the server has closed it");

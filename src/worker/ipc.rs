@@ -13,6 +13,7 @@ use crate::node::channel::Channel;
 use crate::node::message;
 use crate::program::command::CommandLine;
 use crate::program::node::is_node_script;
+use crate::program::primary;
 
 /// How a worker takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,12 @@ impl Mode {
             NodeIpc::Auto | NodeIpc::Cluster if shares_ports => Some(Self::Cluster),
             NodeIpc::Auto | NodeIpc::Cluster | NodeIpc::Plain => Some(Self::Plain),
         }
+    }
+
+    /// Whether a service's servers are Node's cluster scripts with a primary of their own.
+    pub fn has_own_primary(config: &ServiceConfig) -> bool {
+        let Some(command) = config.command() else { return false };
+        Self::of(config, command) == Some(Self::Cluster) && primary::forks(command, config.cwd.as_deref())
     }
 }
 
