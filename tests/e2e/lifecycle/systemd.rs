@@ -29,8 +29,10 @@ fn systemd_hears_of_the_start_a_reload_the_stop_and_that_we_are_alive() {
         String::from_utf8(message[..n].to_vec()).unwrap()
     };
     let until = |wanted: &str| {
-        let mut heard = Vec::new();
+        let (mut heard, end) = (Vec::new(), std::time::Instant::now() + seconds(30));
         while !heard.last().is_some_and(|last: &String| last.lines().any(|line| line == wanted)) {
+            // The watchdog is heard for ever.
+            assert!(std::time::Instant::now() < end, "no {wanted}: {heard:?}");
             heard.push(hear());
         }
         heard
