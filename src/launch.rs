@@ -17,6 +17,8 @@ use crate::output::servers::Servers;
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::node::with_inspect_port;
 use crate::sys::closer;
+#[cfg(test)]
+use crate::sys::fake;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::sock;
 
@@ -85,6 +87,10 @@ impl Launcher {
     /// # Errors
     /// As fork(2) and execve(2).
     pub fn relay(&self, service: &str, slot: u32, user: Option<&Credentials>, channel: OwnedFd) -> io::Result<u32> {
+        #[cfg(test)]
+        if fake::is_staged() {
+            return fake::start(Some(slot), Some(channel)).unwrap_or(Ok(0));
+        }
         let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
         command.arg0(format!("roundsman: relay {service}/{slot}"));
         command.arg("relay-worker").stdin(Stdio::from(channel)).stdout(Stdio::null());
@@ -101,6 +107,10 @@ impl Launcher {
     /// # Errors
     /// See [`LaunchError`].
     pub fn server(&self, server: &Server<'_>) -> Result<u32, LaunchError> {
+        #[cfg(test)]
+        if let Some(pid) = fake::start(server.slot, None) {
+            return pid.map_err(|source| LaunchError::Exhausted { command: server.command.to_string(), source });
+        }
         if let Some(cwd) = &self.cwd {
             // If it is gone, the daemon stays where it is.
             let _ = std::env::set_current_dir(cwd);
@@ -154,6 +164,17 @@ impl Launcher {
         self.outputs.add(origin.clone(), Stream::Out, out);
         self.outputs.add(origin, Stream::Err, err);
         Ok(child.id())
+    }
+}
+
+#[cfg(test)]
+impl Launcher {
+    pub fn to_test() -> io::Result<Self> {
+        Self::new(NoFile { soft: 1000, hard: 1000 }, Servers::start(None)?)
+    }
+
+    pub fn again(&self) -> io::Result<Self> {
+        Self::new(self.nofile, self.outputs.clone())
     }
 }
 

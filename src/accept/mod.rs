@@ -47,6 +47,16 @@ impl Orders {
     }
 }
 
+#[cfg(test)]
+impl Orders {
+    /// To whoever pretends to be the accept thread.
+    pub fn to_test() -> io::Result<(Self, Receiver<Order>)> {
+        let poll = Poll::new()?;
+        let (sender, receiver) = unbounded();
+        Ok((Self { sender, waker: Arc::new(Waker::new(poll.registry(), WAKER)?) }, receiver))
+    }
+}
+
 /// Starts the accept thread and its rescue thread. `report` is called on the accept thread and must not block.
 ///
 /// # Errors

@@ -21,6 +21,9 @@ mod rules;
 pub mod shared;
 mod shutdown;
 mod silence;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 pub mod slot;
 mod starting;
 mod step;

@@ -11,7 +11,7 @@ use super::rollout::{self, RetireAction, RetireStage, Times};
 use super::slot::Slot;
 use crate::accept::orders::Order;
 use crate::relay::protocol::ToWorker;
-use crate::sys::process;
+use crate::sys::{clock, process};
 use crate::worker::attachment::Attachment;
 use crate::worker::exit::LastExit;
 use crate::worker::server::Server;
@@ -168,7 +168,7 @@ impl Slot {
                 if serving && let Some(relay) = rest.as_ref().and_then(Worker::relay) {
                     context.orders.send(Order::Drain(id));
                     relay.order(ToWorker::Drain);
-                    stage = RetireStage::Draining(Instant::now());
+                    stage = RetireStage::Draining(clock::now());
                 }
                 Some(Escaped { server, attachment })
             }

@@ -1,5 +1,5 @@
 //! What is to be done for workers that are replaced: pure decisions over plain facts. The clock is an argument; a seeded
-//! simulation (`rollout_tests.rs`) drives them through random histories.
+//! simulation (`simulation`) drives the service that takes them through random histories.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -224,8 +224,3 @@ impl Reload {
         steps
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::expect_used)]
-#[path = "rollout_tests.rs"]
-mod tests;

@@ -3,6 +3,17 @@
 
 use std::time::SystemTime;
 
+use std::time::Instant;
+
+/// The time now; in a simulation, its own.
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(now) = super::fake::now() {
+        return now;
+    }
+    Instant::now()
+}
+
 /// CLOCK_MONOTONIC in nanoseconds; never 0.
 pub fn monotonic_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(1, |time| {

@@ -7,6 +7,8 @@ pub mod clock;
 pub mod closer;
 pub mod cpu;
 pub mod epoll;
+#[cfg(test)]
+pub mod fake;
 pub mod interrupt;
 pub mod mmap;
 pub mod process;

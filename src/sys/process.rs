@@ -143,6 +143,17 @@ pub fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a signal to a child of ours, if it is there.
+pub fn signal(pid: u32, signal: Signal) {
+    #[cfg(test)]
+    if super::fake::is_staged() {
+        return super::fake::signal(pid, signal);
+    }
+    if let Ok(pidfd) = pidfd_open(pid) {
+        let _ = pidfd_signal(&pidfd, signal);
+    }
+}
+
 /// Whether a process has ended, reaped or not.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -239,6 +250,10 @@ pub fn is_below(pid: u32, roots: &[u32]) -> bool {
 
 /// Sends SIGKILL to `root` and all processes below it.
 pub fn kill_tree(root: u32) {
+    #[cfg(test)]
+    if super::fake::is_staged() {
+        return super::fake::signal(root, Signal::SIGKILL);
+    }
     for pid in tree(root) {
         if let Ok(pidfd) = pidfd_open(pid) {
             let _ = pidfd_signal(&pidfd, Signal::SIGKILL);
@@ -304,6 +319,10 @@ pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
 
 /// Processes whose parent is this one.
 pub fn children() -> Vec<u32> {
+    #[cfg(test)]
+    if super::fake::is_staged() {
+        return Vec::new();
+    }
     let own = std::process::id();
     let all = procfs::process::all_processes().into_iter().flatten().flatten();
     let stats = all.filter_map(|process| process.stat().ok());

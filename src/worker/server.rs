@@ -9,7 +9,7 @@ use super::ipc::Ipc;
 use super::listen_watch::ListenWatch;
 use super::notify::Notify;
 use super::probe::Probe;
-use crate::sys::process;
+use crate::sys::{clock, process};
 
 /// A handler of the stop signal has so long before its worker is told to disconnect.
 pub const HANDLER_GRACE: Duration = Duration::from_millis(500);
@@ -89,17 +89,15 @@ impl Server {
             return;
         }
         if self.ipc.as_mut().is_some_and(Ipc::stop) {
-            self.stop_request = StopRequest::ByMessage(Instant::now());
+            self.stop_request = StopRequest::ByMessage(clock::now());
         } else {
             self.signal(attached, signal);
         }
     }
 
     fn signal(&mut self, attached: Option<u32>, signal: Signal) {
-        self.stop_request = StopRequest::BySignal(Instant::now());
-        if let Ok(pidfd) = process::pidfd_open(attached.unwrap_or(self.pid)) {
-            let _ = process::pidfd_signal(&pidfd, signal);
-        }
+        self.stop_request = StopRequest::BySignal(clock::now());
+        process::signal(attached.unwrap_or(self.pid), signal);
     }
 
     /// What it was asked to stop was a child of something that replaced it: the same for what we started.
