@@ -381,3 +381,7 @@ pub fn closing(fd: i32) {
     }
     counts::closed();
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
