@@ -17,7 +17,7 @@ impl Daemon {
     /// Takes connections of preload libraries.
     pub(super) fn accept_attached(&mut self) {
         let Some(attach) = &mut self.context.attach else { return };
-        let users = self.services.iter().filter_map(|service| Some(service.config.user.as_ref()?.uid.as_raw()));
+        let users = self.services.iter().filter_map(|service| Some(service.config().user.as_ref()?.uid.as_raw()));
         let ours = Ours {
             users: users.chain([0, nix::unistd::geteuid().as_raw()]).collect(),
             servers: self.services.iter().flat_map(Service::pids).collect(),

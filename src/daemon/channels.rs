@@ -17,12 +17,12 @@ impl Daemon {
     pub(super) fn read_relay(&mut self, pid: u32) {
         let of = |relay: &crate::worker::relay::Relay| relay.pid == pid;
         let found = self.services.iter_mut().find_map(|service| {
-            let at = service.slots.iter().position(|slot| slot.relay().is_some_and(of))?;
+            let at = service.slots().iter().position(|slot| slot.relay().is_some_and(of))?;
             Some((service, at))
         });
         let Some((service, at)) = found else { return };
         loop {
-            let Some(relay) = service.slots[at].relay() else { return };
+            let Some(relay) = service.slots()[at].relay() else { return };
             let mut fds = Vec::new();
             let received = protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut fds);
             // It has none to send.
@@ -33,7 +33,7 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    warn!(service = %service.config.name, slot = at, pid, "killed: nonsense on its channel: {error}");
+                    warn!(service = %service.config().name, slot = at, pid, "killed: nonsense on its channel: {error}");
                     process::kill_tree(pid);
                     return;
                 }

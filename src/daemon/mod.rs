@@ -239,11 +239,11 @@ impl Daemon {
         }
         self.drop_removed();
         if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
-            self.services.iter().for_each(|service| info!(service = %service.config.name, "stopped"));
+            self.services.iter().for_each(|service| info!(service = %service.config().name, "stopped"));
             self.end_all();
             return Ok(Some(0));
         }
-        let steps = self.services.iter_mut().try_for_each(|service| service.step(&mut self.context, now));
+        let steps = self.services.iter_mut().try_for_each(|service| service.step(&self.context, now));
         if steps.is_err() {
             self.end_all();
         }
@@ -261,7 +261,7 @@ impl Daemon {
         let codes: Option<Vec<u8>> = self.services.iter().map(Service::given_up).collect();
         let codes = codes?;
         let code = codes.iter().rev().copied().find(|&code| code != 0).or(codes.last().copied())?;
-        let names: Vec<&str> = self.services.iter().map(|service| service.config.name.as_str()).collect();
+        let names: Vec<&str> = self.services.iter().map(|service| service.config().name.as_str()).collect();
         match code {
             0 => info!(service = %names.join(", "), "finished"),
             _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
@@ -272,7 +272,7 @@ impl Daemon {
     fn take_reports(&mut self) {
         let now = Instant::now();
         while let Ok(report) = self.reports.try_recv() {
-            if let Some(service) = self.services.iter_mut().find(|service| service.id == report.service()) {
+            if let Some(service) = self.services.iter_mut().find(|service| service.id() == report.service()) {
                 service.reported(&report, &self.context, now);
             }
         }

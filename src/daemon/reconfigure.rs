@@ -14,9 +14,8 @@ use crate::direct::attach::AttachServer;
 use crate::exit::{Exit, OS};
 use crate::listener::Listener;
 use crate::program::hints::package_manager;
-use crate::service::awaited::{Awaited, Verb};
+use crate::service::Service;
 use crate::service::reload::Progress;
-use crate::service::{InConfig, Service};
 use crate::worker::Delivery;
 use crate::worker::ipc::Mode;
 
@@ -78,9 +77,9 @@ impl Daemon {
         let id = self.next_id;
         self.next_id += 1;
         let service = Service::new(id, prepared.config, listeners, prepared.delivery, &self.context, Instant::now());
-        if Mode::has_own_primary(&service.config) {
+        if Mode::has_own_primary(service.config()) {
             info!(
-                service = %service.config.name,
+                service = %service.config().name,
                 "cluster.isPrimary is false here: other code in the branch with fork() (cron jobs, migrations, a metrics \
                  server) does not run; move it to a service of its own (no-listen, instances = 1) or use --node-ipc \
                  plain -i 1"
@@ -106,9 +105,9 @@ impl Daemon {
         wanted.retain(|(config, _)| only.is_none_or(|only| only == config.name));
         let gone: Vec<ServiceId> = self
             .in_config()
-            .filter(|service| only.is_none_or(|only| only == service.config.name))
-            .filter(|service| wanted.iter().all(|(config, _)| config.name != service.config.name))
-            .map(|service| service.id)
+            .filter(|service| only.is_none_or(|only| only == service.config().name))
+            .filter(|service| wanted.iter().all(|(config, _)| config.name != service.config().name))
+            .map(|service| service.id())
             .collect();
         if let Some(only) = only.filter(|_| wanted.is_empty() && gone.is_empty()) {
             return Err(self.unknown(only));
@@ -116,51 +115,51 @@ impl Daemon {
         // All that may fail comes first: a mistake changes nothing.
         let mut ready = Vec::new();
         for (config, settings) in wanted {
-            let known = self.in_config().find(|service| service.config.name == config.name);
+            let known = self.in_config().find(|service| service.config().name == config.name);
             if let Some(service) = known {
                 service.may_reload()?;
             }
-            let id = known.map(|service| service.id);
+            let id = known.map(|service| service.id());
             let has = |listen: &&Listen| {
-                known.is_some_and(|one| one.config.listen.contains(listen) || one.has_listener(&listen.address))
+                known.is_some_and(|one| one.config().listen.contains(listen) || one.has_listener(&listen.address))
             };
             let new = config.listen.iter().filter(|listen| !has(listen));
             let bind = |listen| {
                 listen_fds::bind(listen).map_err(|error| self.held(&config.name, listen).unwrap_or(error.to_string()))
             };
             let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
-            let listens = !config.listen.is_empty() || known.is_some_and(|service| !service.listeners.is_empty());
+            let listens =
+                !config.listen.is_empty() || known.is_some_and(|service| !service.view().listeners.is_empty());
             let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;
             ready.push((id, prepared, listeners));
         }
         let mut begun = Begun { notes: self.of_daemon(&mut read), ..Begun::default() };
         self.config = read;
         for (id, prepared, listeners) in ready {
-            let service = self.services.iter_mut().find(|service| Some(service.id) == id);
+            let service = self.services.iter_mut().find(|service| Some(service.id()) == id);
             match service {
                 Some(service) => {
                     let (config, delivery) = (prepared.config, prepared.delivery);
                     begun.notes.extend(service.reconfigure(config, listeners, delivery, &self.context, now));
                     match service.reload(&self.context, now) {
-                        Ok(()) => begun.services.push(service.id),
-                        Err(why) => begun.notes.push(format!("{}: {why}", service.config.name)),
+                        Ok(()) => begun.services.push(service.id()),
+                        Err(why) => begun.notes.push(format!("{}: {why}", service.config().name)),
                     }
                 }
                 None => {
                     begun.notes.push(format!("{}: new", prepared.config.0.name));
                     let id = self.begin(prepared, listeners);
                     if let Some(service) = self.services.last_mut() {
-                        service.awaited = Some(Awaited::new(Verb::Started, &service.times(), now));
+                        service.await_start(now);
                     }
                     begun.services.push(id);
                 }
             }
         }
-        for service in self.services.iter_mut().filter(|service| gone.contains(&service.id)) {
-            begun.notes.push(format!("{}: no longer in the configuration", service.config.name));
-            service.place = InConfig::No;
-            service.begin_stop(now);
-            begun.services.push(service.id);
+        for service in self.services.iter_mut().filter(|service| gone.contains(&service.id())) {
+            begun.notes.push(format!("{}: no longer in the configuration", service.config().name));
+            service.remove(now);
+            begun.services.push(service.id());
         }
         begun.notes.iter().for_each(|note| info!("{note}"));
         Ok(begun)
@@ -168,8 +167,8 @@ impl Daemon {
 
     /// That another service has an address still: one that was renamed, for one.
     fn held(&self, name: &str, listen: &Listen) -> Option<String> {
-        let others = self.services.iter().filter(|service| service.config.name != name);
-        let holder = &others.into_iter().find(|service| service.has_listener(&listen.address))?.config.name;
+        let others = self.services.iter().filter(|service| service.config().name != name);
+        let holder = &others.into_iter().find(|service| service.has_listener(&listen.address))?.config().name;
         Some(format!(
             "{name}: service {holder} still listens on {}; take {name} out of the file, reload, and put it in again",
             listen.address
@@ -187,17 +186,17 @@ impl Daemon {
 
     /// Services that are gone for good.
     pub(super) fn drop_removed(&mut self) {
-        for service in self.services.iter_mut().filter(|service| service.place == InConfig::No && service.is_over()) {
-            info!(service = %service.config.name, "stopped: no longer in the configuration");
+        for service in self.services.iter_mut().filter(|service| service.is_removed() && service.is_over()) {
+            info!(service = %service.config().name, "stopped: no longer in the configuration");
             service.say(Progress::Done("removed".to_owned()));
         }
         self.pass_on_progress();
         let outputs = &self.context.launcher.outputs;
         self.services.retain(|service| {
-            let over = service.place == InConfig::No && service.is_over();
+            let over = service.is_removed() && service.is_over();
             if over {
                 service.remove_files(true);
-                outputs.forget(&service.config.name);
+                outputs.forget(&service.config().name);
             }
             !over
         });
@@ -205,6 +204,6 @@ impl Daemon {
 
     /// Services that are in the configuration.
     pub(super) fn in_config(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter().filter(|service| service.place == InConfig::Yes)
+        self.services.iter().filter(|service| !service.is_removed())
     }
 }

@@ -64,7 +64,7 @@ impl Daemon {
                 Err(format!("several services; say which: {}", self.names()))
             }
             Request::Scale { service, to } => self.each(service.as_deref(), |service, context| {
-                service.scale(to.from(service.config.instances), context, now)
+                service.scale(to.from(service.config().instances), context, now)
             }),
         };
         match begun {
@@ -89,7 +89,7 @@ impl Daemon {
     fn send(&mut self, only: Option<&str>, slot: Option<u32>, text: &str) -> Result<usize, String> {
         self.is_known(only)?;
         self.has_slot(only, slot)?;
-        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
+        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config().name));
         let wanted = |at: usize, _| slot.is_none_or(|slot| slot as usize == at);
         match meant.map(|service| service.pass_to(wanted, text)).sum() {
             0 => Err("no worker there takes messages: they are for node FILE (see --node-ipc)".to_owned()),
@@ -114,7 +114,7 @@ impl Daemon {
     /// The output thread shows it from here on.
     fn show_logs(&mut self, client: u32, query: Query) {
         if let Some(name) =
-            query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config.name == *name))
+            query.service.as_deref().filter(|name| !self.services.iter().any(|one| one.config().name == *name))
         {
             let why = self.unknown(name);
             return self.tell(client, &Reply::Error(why));
@@ -139,11 +139,11 @@ impl Daemon {
         self.is_known(only)?;
         let several = self.services.len() > 1;
         let mut begun = Begun::default();
-        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config.name));
+        let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config().name));
         for service in meant {
             match act(service, &self.context) {
-                Ok(()) => begun.services.push(service.id),
-                Err(why) if several => begun.refused.push(format!("{}: {why}", service.config.name)),
+                Ok(()) => begun.services.push(service.id()),
+                Err(why) if several => begun.refused.push(format!("{}: {why}", service.config().name)),
                 Err(why) => begun.refused.push(why),
             }
         }
@@ -151,7 +151,7 @@ impl Daemon {
     }
 
     fn is_known(&self, only: Option<&str>) -> Result<(), String> {
-        match only.filter(|name| !self.in_config().any(|service| service.config.name == *name)) {
+        match only.filter(|name| !self.in_config().any(|service| service.config().name == *name)) {
             Some(name) => Err(self.unknown(name)),
             None => Ok(()),
         }
@@ -159,11 +159,11 @@ impl Daemon {
 
     /// Whether a service that is named has a slot.
     fn has_slot(&self, name: Option<&str>, slot: Option<u32>) -> Result<(), String> {
-        let service = self.services.iter().find(|service| name == Some(service.config.name.as_str()));
+        let service = self.services.iter().find(|service| name == Some(service.config().name.as_str()));
         match (service, slot) {
-            (Some(service), Some(slot)) if slot as usize >= service.slots.len() => {
-                let last = service.slots.len().saturating_sub(1);
-                Err(format!("{} has no slot {slot}; its last is {last}", service.config.name))
+            (Some(service), Some(slot)) if slot as usize >= service.slots().len() => {
+                let last = service.slots().len().saturating_sub(1);
+                Err(format!("{} has no slot {slot}; its last is {last}", service.config().name))
             }
             _ => Ok(()),
         }
@@ -174,7 +174,7 @@ impl Daemon {
     }
 
     fn names(&self) -> String {
-        let names: Vec<_> = self.in_config().map(|service| service.config.name.as_str()).collect();
+        let names: Vec<_> = self.in_config().map(|service| service.config().name.as_str()).collect();
         names.join(", ")
     }
 }

@@ -67,7 +67,7 @@ impl Daemon {
     fn scale_by(&mut self, by: i32) {
         let refused = match self.services.as_mut_slice() {
             [service] => {
-                let to = Change::By(by).from(service.config.instances);
+                let to = Change::By(by).from(service.config().instances);
                 service.scale(to, &self.context, Instant::now())
             }
             _ => Err("several services; use roundsman scale N NAME".to_owned()),
@@ -81,7 +81,7 @@ impl Daemon {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now());
             for service in &mut self.services {
-                info!(service = %service.config.name, cause, "stopping");
+                info!(service = %service.config().name, cause, "stopping");
                 service.begin_stop(Instant::now());
             }
         }

@@ -14,7 +14,6 @@ use crate::listener::{Listener, Origin};
 use crate::service::Service;
 use crate::service::binding::ids;
 use crate::service::lifecycle::Phase;
-use crate::service::pausing::Paused;
 use crate::service::shared::SharedServer;
 use crate::service::slot::Slot;
 use crate::service::upstreams::{State, Upstreams};
@@ -37,6 +36,7 @@ impl Daemon {
 
 fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
     let online = service.online();
+    let service = service.view();
     let command = service.config.command().map(ToString::to_string);
     let direct = matches!(service.config.backend, Backend::Direct(_));
     let listen = |(id, listener): (usize, &Listener)| {
@@ -55,20 +55,20 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
         policy: service.config.policy.to_string(),
         via: service.config.backend.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
-        listen: ids(&service.listeners).filter_map(listen).collect(),
+        listen: ids(service.listeners).filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,
-        waiting_for_upstream: service.upstreams.as_ref().map_or(0, Upstreams::waiting),
-        upstreams: service.upstreams.iter().flat_map(Upstreams::states).map(upstream_state).collect(),
-        stopped: service.paused != Paused::No,
+        waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
+        upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
+        stopped: service.stopped,
         slots: service
             .slots
             .iter()
             .enumerate()
             .map(|(at, slot)| slot_state(at, slot, service.config.policy, cpu))
             .collect(),
-        server: service.shared.as_ref().map(|shared| server_state(shared, cpu)),
+        server: service.shared.map(|shared| server_state(shared, cpu)),
         cwd: service.config.cwd.clone().or_else(|| std::env::current_dir().ok()).map(|path| path.display().to_string()),
         out: service.config.files.out.as_ref().map(|path| path.display().to_string()),
         error: service.config.files.error.as_ref().map(|path| path.display().to_string()),

@@ -76,8 +76,9 @@ impl Systemd {
 }
 
 fn status(services: &[Service]) -> String {
-    let of =
-        |service: &Service| format!("{}: {} of {} online", service.config.name, service.online(), service.slots.len());
+    let of = |service: &Service| {
+        format!("{}: {} of {} online", service.config().name, service.online(), service.slots().len())
+    };
     services.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 

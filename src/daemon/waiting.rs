@@ -23,8 +23,8 @@ impl Daemon {
     pub(super) fn pass_on_progress(&mut self) {
         let several = self.services.len() > 1;
         for at in 0..self.services.len() {
-            let (id, name) = (self.services[at].id, self.services[at].config.name.clone());
-            while let Some(progress) = self.services[at].progress.pop_front() {
+            let (id, name) = (self.services[at].id(), self.services[at].config().name.clone());
+            while let Some(progress) = self.services[at].next_progress() {
                 let named = |text: String| if several { format!("{name}: {text}") } else { text };
                 let (text, end) = match progress {
                     Progress::Step(text) => (named(text), None),

@@ -8,7 +8,7 @@ use super::lifecycle::Phase;
 use super::reload::{Progress, count_of};
 use super::rollout::Times;
 use super::shared::SharedServer;
-use super::{Context, InConfig, Service, Slot};
+use super::{Context, Service, Slot};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +67,8 @@ impl Awaited {
 impl Service {
     /// Says when all workers are there, or that they are not in time.
     pub fn step_awaited(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let mut awaited = self.awaited.take()?;
-        if self.stop.is_some() && self.place == InConfig::Yes {
+        let mut awaited = self.awaiting.take()?;
+        if self.stop.is_some() && !self.removed {
             self.say(Progress::Failed("the daemon is stopping".to_owned()));
             return None;
         }
@@ -106,7 +106,7 @@ impl Service {
             awaited.until = Some(now + awaited.listen_timeout);
         }
         if awaited.until.is_none_or(|until| now < until) {
-            self.awaited = Some(awaited);
+            self.awaiting = Some(awaited);
             return Some(awaited.until.unwrap_or(awaited.ended));
         }
         let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
@@ -117,9 +117,14 @@ impl Service {
         None
     }
 
+    /// The clients of a service that has just begun wait for its workers.
+    pub fn await_start(&mut self, now: Instant) {
+        self.awaiting = Some(Awaited::new(Verb::Started, &self.times(), now));
+    }
+
     /// A stop comes between.
     pub(super) fn give_up_awaited(&mut self) {
-        if self.awaited.take().is_some() {
+        if self.awaiting.take().is_some() {
             self.say(Progress::Failed("stopped before all workers were online".to_owned()));
         }
     }

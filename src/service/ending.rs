@@ -56,7 +56,7 @@ impl Service {
         slot.finishing.retain(|relay| relay.pid != pid);
         if let Some(escaped) = slot.retiring_exited((&self.config.name, at), pid, &exit, context) {
             if let Some(Escaped { server, attachment }) = escaped {
-                self.end_left_behind(&server.mark, attachment.as_ref());
+                self.end_left_behind(&server.mark, attachment.as_deref());
             }
             return;
         }
@@ -116,7 +116,7 @@ impl Service {
         &mut self,
         at: usize,
         server: Server,
-        attachment: Option<Attachment>,
+        attachment: Option<Box<Attachment>>,
         mut exit: LastExit,
         context: &Context,
         now: Instant,
@@ -126,10 +126,10 @@ impl Service {
         history.failed_successor = Some(server.pid);
         history.last_address = server.address.filter(|_| server.probe.is_none());
         let known = history.insisted;
-        let insisted = self.insists_on(at, server.pid, attachment.as_ref(), &exit, context).or(known);
+        let insisted = self.insists_on(at, server.pid, attachment.as_deref(), &exit, context).or(known);
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
-        let left_behind = self.end_left_behind(&server.mark, attachment.as_ref());
+        let left_behind = self.end_left_behind(&server.mark, attachment.as_deref());
         let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
         let launching = matches!(slot.lifecycle.phase, Phase::Launching { .. });

@@ -30,8 +30,10 @@ mod step;
 pub mod unused;
 pub mod upstreams;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -47,7 +49,7 @@ use self::shutdown::Stop;
 use self::slot::Slot;
 use self::unused::Opened;
 use self::upstreams::Upstreams;
-use crate::accept::orders::{Order, ServiceId, ServiceStats};
+use crate::accept::orders::{ListenerId, Order, ServiceId, ServiceStats};
 use crate::config::merge::Settings;
 use crate::config::{Backend, ServiceConfig};
 use crate::listener::Listener;
@@ -59,68 +61,64 @@ use crate::worker::{Context, Delivery};
 /// A service.
 #[derive(Debug)]
 pub struct Service {
-    /// Which.
-    pub id: ServiceId,
-    /// What it shall be.
-    pub config: ServiceConfig,
-    /// The same as it was said, and where.
-    pub settings: Settings,
-    /// Whether it is still in the configuration.
-    pub place: InConfig,
+    id: ServiceId,
+    config: ServiceConfig,
+    /// The same as it was given, and where.
+    settings: Settings,
+    /// It is no longer in the configuration.
+    removed: bool,
     /// Of workers that are started from now on.
-    pub delivery: Delivery,
-    /// Its listening sockets.
-    pub listeners: Vec<Listener>,
+    delivery: Delivery,
+    listeners: Vec<Listener>,
     /// Those of them that listen: each begins when a worker that serves it is there.
-    pub listening: std::collections::BTreeSet<usize>,
+    listening: BTreeSet<ListenerId>,
     /// Addresses that servers asked for and that could not be had: the log says once who has them.
-    pub refused: std::collections::BTreeMap<std::net::SocketAddr, std::thread::JoinHandle<()>>,
-    /// Its slots.
-    pub slots: Vec<Slot>,
+    refused: BTreeMap<SocketAddr, JoinHandle<()>>,
+    slots: Vec<Slot>,
     /// The server that all slots share.
-    pub shared: Option<SharedServer>,
-    /// Counters of the accept thread.
-    pub stats: Arc<ServiceStats>,
+    shared: Option<SharedServer>,
+    /// Written by the accept thread.
+    stats: Arc<ServiceStats>,
     /// Reloads that succeeded.
-    pub reloads: u64,
-    /// A reload under way.
-    pub reload: Option<Reloading>,
-    /// Whether somebody stopped it.
-    pub paused: Paused,
+    reloads: u64,
+    reload: Option<Reloading>,
+    paused: Paused,
     /// Somebody waits until all workers are online.
-    pub awaited: Option<Awaited>,
+    awaiting: Option<Awaited>,
     /// When [`Service::step`] has something to do by the clock alone.
     due: Option<Instant>,
     /// When it was stopped, until all that was accepted by then has a worker.
-    pub emptying: Option<Instant>,
-    /// When memory was last looked at.
-    pub memory_looked: Option<Instant>,
-    /// What became of what was asked for.
-    pub progress: VecDeque<Progress>,
+    emptying: Option<Instant>,
+    memory_looked: Option<Instant>,
+    /// What became of what was asked for; the daemon takes it.
+    progress: VecDeque<Progress>,
     /// Listeners that its servers make.
-    pub opened: Opened,
+    opened: Opened,
     /// What its workers in Node share.
-    pub(super) node: NodeSockets,
-    /// Its stop, once begun.
-    pub stop: Option<Stop>,
+    node: NodeSockets,
+    stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
-    pub handoff_done: bool,
+    handoff_done: bool,
     /// How many connections a relay worker may have pending, in all, and how many pipes.
-    pub(super) cap: usize,
-    pub(super) capacity: usize,
-    pub(super) pipes: usize,
-    pub(super) resolved: Vec<Resolved>,
-    /// What is known of its upstreams, where it has any.
-    pub upstreams: Option<Upstreams>,
+    cap: usize,
+    capacity: usize,
+    pipes: usize,
+    resolved: Vec<Resolved>,
+    upstreams: Option<Upstreams>,
 }
 
-/// Whether a service is still in the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InConfig {
-    /// Yes.
-    Yes,
-    /// No: it ends.
-    No,
+/// What `ls` and metrics show of a service.
+#[derive(Debug)]
+pub struct ServiceView<'a> {
+    pub config: &'a ServiceConfig,
+    pub listeners: &'a [Listener],
+    pub slots: &'a [Slot],
+    pub shared: Option<&'a SharedServer>,
+    pub stats: &'a ServiceStats,
+    pub upstreams: Option<&'a Upstreams>,
+    pub reloads: u64,
+    /// By `roundsman stop`, or about to be.
+    pub stopped: bool,
 }
 
 impl Service {
@@ -148,7 +146,7 @@ impl Service {
             id,
             config,
             settings,
-            place: InConfig::Yes,
+            removed: false,
             delivery,
             listeners,
             listening: Default::default(),
@@ -159,7 +157,7 @@ impl Service {
             reloads: 0,
             reload: None,
             paused: Paused::No,
-            awaited: None,
+            awaiting: None,
             due: None,
             emptying: None,
             memory_looked: None,
@@ -174,6 +172,46 @@ impl Service {
             resolved,
             upstreams,
         }
+    }
+
+    pub fn id(&self) -> ServiceId {
+        self.id
+    }
+
+    pub fn config(&self) -> &ServiceConfig {
+        &self.config
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub fn view(&self) -> ServiceView<'_> {
+        ServiceView {
+            config: &self.config,
+            listeners: &self.listeners,
+            slots: &self.slots,
+            shared: self.shared.as_ref(),
+            stats: &self.stats,
+            upstreams: self.upstreams.as_ref(),
+            reloads: self.reloads,
+            stopped: self.paused != Paused::No,
+        }
+    }
+
+    /// What became of something that was asked for, oldest first.
+    pub fn next_progress(&mut self) -> Option<Progress> {
+        self.progress.pop_front()
+    }
+
+    /// It is no longer in the configuration, and ends.
+    pub fn remove(&mut self, now: Instant) {
+        self.removed = true;
+        self.begin_stop(now);
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed
     }
 
     /// Slots with a worker online.

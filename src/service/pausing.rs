@@ -60,7 +60,7 @@ impl Service {
             self.close_leaving(context);
         }
         self.paused = Paused::No;
-        self.awaited = Some(Awaited::new(verb, &self.times(), now));
+        self.awaiting = Some(Awaited::new(verb, &self.times(), now));
         for slot in &mut self.slots {
             if matches!(slot.lifecycle.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
                 slot.lifecycle = slot.lifecycle.again(now);

@@ -107,7 +107,7 @@ impl Service {
 
     /// Whether a reload is under way.
     pub fn is_reloading(&self) -> bool {
-        self.reload.is_some() || self.awaited.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
+        self.reload.is_some() || self.awaiting.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
     }
 
     fn reload_failed(&mut self, at: usize, why: Failure, context: &Context) {
@@ -208,7 +208,7 @@ impl Service {
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");
         self.config.instances = to;
-        self.awaited = Some(Awaited::new(Verb::Scaled, &self.times(), now));
+        self.awaiting = Some(Awaited::new(Verb::Scaled, &self.times(), now));
         let backoff = self.backoff();
         let missing = (to as usize).saturating_sub(before);
         self.slots.extend((0..missing).map(|_| Slot::new(now)));

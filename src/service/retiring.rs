@@ -101,7 +101,7 @@ impl Retiring {
 #[derive(Debug)]
 pub struct Escaped {
     pub server: Server,
-    pub attachment: Option<Attachment>,
+    pub attachment: Option<Box<Attachment>>,
 }
 
 impl Slot {

@@ -99,7 +99,7 @@ impl Service {
             slot.begin_again(context, &backoff, now);
         }
         self.end_shared(now);
-        self.awaited = Some(Awaited::new(verb, &self.times(), now));
+        self.awaiting = Some(Awaited::new(verb, &self.times(), now));
     }
 
     /// The shared server is to end as soon as nobody is being served; the next one comes when the service is to run.

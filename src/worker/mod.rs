@@ -47,7 +47,7 @@ pub struct Worker {
 #[derive(Debug)]
 pub enum Kind {
     /// A server that receives connections itself.
-    Direct { server: Server, attachment: Attachment },
+    Direct { server: Server, attachment: Box<Attachment> },
     /// A relay worker, and the server behind it unless it serves upstreams. Each half may die and be replaced alone; a
     /// worker that has neither is dropped.
     Relay { relay: Option<Relay>, server: Option<Server> },
@@ -57,9 +57,10 @@ pub enum Kind {
 
 /// A part of a worker whose process has ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once per end of a process, and taken apart at once")]
 pub enum Ended {
     Relay(Relay),
-    Server(Server, Option<Attachment>),
+    Server(Server, Option<Box<Attachment>>),
 }
 
 impl Worker {

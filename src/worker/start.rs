@@ -118,7 +118,7 @@ fn start_direct(
     let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
     totals.track(&page);
-    Ok(Kind::Direct { server, attachment: Attachment::new(secret, page, page_fd, library.clone()) })
+    Ok(Kind::Direct { server, attachment: Box::new(Attachment::new(secret, page, page_fd, library.clone())) })
 }
 
 /// Starts a server that is told an address, with more in its environment. `slot`: `None` for one that all slots share.

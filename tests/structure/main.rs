@@ -49,15 +49,17 @@ const ALLOWED: Table<'_> = &[
         "worker",
         &[
             "abi",
-            "accept::orders",
+            "accept",
             "addr",
-            "config::ServiceConfig",
-            "direct::attach",
+            "config",
+            "direct",
             "events",
+            "exit",
             "handoff",
             "launch",
             "node",
             "proc_net",
+            "program",
             "relay::protocol",
             "sys",
         ],
@@ -65,8 +67,8 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "addr", "config", "direct", "events", "exit", "handoff", "launch", "limited", "listener",
-            "node", "proc_net", "program", "relay", "sys", "worker",
+            "abi", "accept", "addr", "config", "direct", "exit", "handoff", "limited", "listener", "node", "proc_net",
+            "program", "relay", "sys", "worker",
         ],
     ),
     (

@@ -234,7 +234,7 @@ impl Simulation {
             let given_up = |slot: &&Slot| slot.lifecycle.phase == Phase::Errored;
             let given_up = self.service.slots.iter().filter(given_up).count();
             let full = self.service.paused != Paused::No || wanted + given_up == self.service.slots.len();
-            let over = self.service.is_free().is_ok() && self.service.awaited.is_none();
+            let over = self.service.is_free().is_ok() && self.service.awaiting.is_none();
             if full && over && self.world.processes.len() == wanted {
                 return;
             }
