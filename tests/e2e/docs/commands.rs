@@ -197,7 +197,7 @@ fn every_command_that_builds_works() {
                 assert!(curl(&daemon, dir.path()).unwrap().contains("hello from slot"));
                 assert_eq!(daemon.stop().code(), 0);
             }
-            "cargo install --path ." => {
+            "cargo install --locked --path ." => {
                 let line = format!("{line} --offline --root {}", dir.path().display());
                 let output = Command::new("sh").args(["-c", &line]).current_dir(ROOT).output().unwrap();
                 assert!(output.status.success(), "{}", text(&output));
