@@ -7,12 +7,12 @@ use crate::control::server::NameTaken;
 use crate::launch::LaunchError;
 use crate::program::command::CommandError;
 
-/// Why the process ends before or instead of running.
+/// An exit code and its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// The process's exit code.
     pub code: u8,
-    /// One line for stderr: what was wrong, where, what to do.
+    /// For stderr: what failed, why, what to do.
     pub message: String,
 }
 
@@ -32,12 +32,11 @@ pub const NOT_EXECUTABLE: u8 = 126;
 pub const NOT_FOUND: u8 = 127;
 
 impl Exit {
-    /// A failure with a code of this module.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
-    /// Something that the system refused.
+    /// A failed system call: code 71.
     pub fn os(doing: &str, error: &dyn fmt::Display) -> Self {
         Self::new(OS, format!("{doing}: {error}"))
     }

@@ -23,15 +23,14 @@ pub const BACKLOG: i32 = 4096;
 pub struct Listener {
     /// The socket, shared with the accept thread.
     pub socket: Arc<OwnedFd>,
-    /// As shown to people: the address with the port that was really bound.
+    /// For display: the address with the port that was bound.
     pub address: String,
     /// The port of a TCP listener.
     pub port: Option<u16>,
     /// The port that the application insists on, where that is another (`-l 80=3000`).
     pub app_port: Option<u16>,
-    /// Who asked for it.
     pub origin: Origin,
-    /// How many had this place in the service's list before.
+    /// Counts the listeners that had this place in the service's list before.
     pub generation: usize,
     /// The file of a Unix socket that we made: path, device, inode.
     file: Option<(PathBuf, u64, u64)>,
@@ -42,21 +41,20 @@ pub struct Listener {
 pub enum Origin {
     /// `--listen`, or whoever passed the socket to us.
     Flag,
-    /// The same, and it is no longer wanted: it goes when the workers that serve it are replaced.
+    /// A flag's that left the configuration: closed when the workers that serve it are replaced.
     Leaving,
     Server,
-    /// None any more: a server's bind that turned out to be a client's, or one that left the configuration.
+    /// Closed: it left the configuration, or the server's socket turned out to be a client's.
     GivenBack,
 }
 
-/// Why a listener could not be had.
 #[derive(Debug, Error)]
 pub enum BindError {
     /// Another socket has the address.
     #[error("cannot listen on {address}: address already in use{}", .by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default())]
     InUse {
         address: String,
-        /// Who has it, if /proc tells.
+        /// The process that has it, if /proc shows it.
         by: Option<String>,
     },
     /// A port below the privileged limit.
@@ -70,7 +68,6 @@ pub enum BindError {
         /// The first port that needs no privilege.
         limit: u16,
     },
-    /// Anything else that the system says.
     #[error("cannot listen on {address}: {source}")]
     Os { address: String, source: io::Error },
     /// A Unix path that is not a socket.
@@ -79,7 +76,7 @@ pub enum BindError {
 }
 
 impl Listener {
-    /// Binds an address. A Unix socket file without a listener behind it is replaced.
+    /// Binds an address. A Unix socket file on which nobody listens is replaced.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -111,7 +108,7 @@ impl Listener {
         }
     }
 
-    /// Takes the socket of a server, bound already: its options stay as the server set them.
+    /// Adopts a server's bound socket; its options stay as the server set them.
     ///
     /// # Errors
     /// As getsockname(2) and fcntl(2).
@@ -134,7 +131,7 @@ impl Listener {
         })
     }
 
-    /// Takes a socket that was passed to this process.
+    /// Adopts a socket that was passed to this process.
     ///
     /// # Errors
     /// When it is not a stream socket.
@@ -171,7 +168,7 @@ impl Listener {
         })
     }
 
-    /// Begins to listen (or sets the backlog of a socket that does already).
+    /// Starts to listen, or sets the backlog of a listening socket.
     ///
     /// # Errors
     /// As listen(2): another socket may have taken the address in between.
@@ -179,12 +176,12 @@ impl Listener {
         SockRef::from(&self.socket).listen(BACKLOG)
     }
 
-    /// The port that servers bind to be served here.
+    /// The port that servers bind to get this listener's connections.
     pub fn served_port(&self) -> Option<u16> {
         self.app_port.or(self.port)
     }
 
-    /// Gives the socket up for another use. Its place in the service's list stays.
+    /// Gives the socket up. Its place in the service's list stays.
     ///
     /// # Errors
     /// As socket(2).
@@ -194,7 +191,7 @@ impl Listener {
         Ok(socket)
     }
 
-    /// Ends this listener: its place in the service's list stays, with a socket on which nothing ever comes.
+    /// Closes this listener. Its place in the service's list stays, with a socket that is never readable.
     ///
     /// # Errors
     /// As socket(2).
@@ -203,7 +200,7 @@ impl Listener {
         self.remove_file();
         self.origin = Origin::GivenBack;
         (self.port, self.app_port, self.file) = (None, None, None);
-        // A server can have made a connection of it.
+        // A server may have connected it.
         impatiently(|| self.socket = nothing);
         Ok(())
     }
@@ -228,7 +225,7 @@ impl Listener {
     }
 }
 
-/// The socket of all that are closed.
+/// The socket of all closed listeners.
 fn nothing() -> io::Result<Arc<OwnedFd>> {
     static NOTHING: OnceLock<Arc<OwnedFd>> = OnceLock::new();
     if let Some(socket) = NOTHING.get() {
@@ -274,7 +271,7 @@ fn replace_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Why a server's own bind or listen fails, as well as for `--listen`; nothing where the system's word is all there is.
+/// Explains a failed bind or listen of a server; `None` where the errno says all.
 pub fn refused(address: SocketAddr, source: &io::Error) -> Option<String> {
     let errno = source.raw_os_error().filter(|errno| [libc::EADDRINUSE, libc::EACCES].contains(errno))?;
     let shown = SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -292,7 +289,7 @@ fn explain(address: &ListenAddr, source: io::Error) -> BindError {
     };
     let address = address.to_string();
     match (source.raw_os_error(), port) {
-        (Some(libc::EADDRINUSE), _) => BindError::InUse { address, by: port.and_then(crate::proc_net::listens_on) },
+        (Some(libc::EADDRINUSE), _) => BindError::InUse { address, by: port.and_then(crate::proc_net::port_holder) },
         (Some(libc::EACCES), Some(port)) if port < first_free_port() => {
             BindError::Privileged { address, port, limit: first_free_port() }
         }

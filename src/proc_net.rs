@@ -1,5 +1,4 @@
-//! Who has a port, as far as /proc tells: for the message about a port in use, and for the end of a server whose
-//! connections are not countable otherwise.
+//! Look-ups in /proc: which process has a port, which sockets a process has, its network namespace and environment.
 
 use std::io::{BufRead, BufReader};
 
@@ -9,7 +8,7 @@ use procfs::process::{FDTarget, all_processes};
 use crate::sys::{process, sock_diag};
 
 /// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
-pub fn listens_on(port: u16) -> Option<String> {
+pub fn port_holder(port: u16) -> Option<String> {
     let listening = listening().into_iter().filter(|&(listens, _)| listens == port);
     let inodes: Vec<u64> = listening.map(|(_, inode)| inode).collect();
     let holds = |target: &FDTarget| matches!(target, FDTarget::Socket(inode) if inodes.contains(inode));
@@ -23,7 +22,7 @@ pub fn listens_on(port: u16) -> Option<String> {
     None
 }
 
-/// Whether a process or one below it has a connection on one of these local ports.
+/// Whether a process or a descendant has a connection on one of these local ports.
 pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bool {
     let open = |entry: &TcpNetEntry| {
         ports.contains(&entry.local_address.port()) && entry.inode != 0 && entry.state != TcpState::Listen
@@ -33,7 +32,7 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
     !process::holders(&process::tree(root), &inodes).is_empty()
 }
 
-/// The ports on which a process, or one below it, listens.
+/// The ports on which a process or its descendants listen.
 pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
     let sockets: Vec<u64> = process::descendants(root).into_iter().flat_map(process::sockets).collect();
     listening().into_iter().filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
@@ -85,7 +84,7 @@ pub fn is_in_another_network(pids: &[u32]) -> bool {
     pids.iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
 }
 
-/// Whether a process, or one below it, has an environment without this variable.
+/// Whether a process, or a descendant, lacks this environment variable.
 pub fn lacks_variable(root: u32, name: &str) -> bool {
     let start = [name.as_bytes(), b"="].concat();
     let lacks = |pid: u32| {

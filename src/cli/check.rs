@@ -1,4 +1,4 @@
-//! `roundsman check`: what is in force, as a configuration file that could be read again, with the origin of each value.
+//! `roundsman check`: prints the effective configuration as a file, with the origin of each value.
 
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -10,7 +10,6 @@ use crate::config::sources::{COMMAND, Given, Key, Origin, Takes, keys};
 use crate::config::{Config, Inherited};
 use crate::exit::Exit;
 
-/// Validates and prints.
 ///
 /// # Errors
 /// As [`Config::load`].
@@ -47,7 +46,7 @@ fn text(config: &Config) -> String {
     text
 }
 
-/// What the machine made of a value.
+/// The effective value, where it depends on the machine.
 fn note(key: &str, service: &ServiceConfig) -> Option<String> {
     match key {
         "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
@@ -89,7 +88,7 @@ fn table(pairs: &[OsString]) -> String {
     format!("{{ {} }}", pairs.join(", "))
 }
 
-/// A TOML value: a number where it is one, else a string.
+/// A TOML number or string.
 pub fn quoted(value: &OsString) -> String {
     let text = value.to_string_lossy();
     match text.parse::<u32>() {
@@ -98,7 +97,7 @@ pub fn quoted(value: &OsString) -> String {
     }
 }
 
-/// A TOML key, quoted where it has to be.
+/// A TOML key, quoted if necessary.
 pub fn quoted_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     // A key is on one line: JSON's escapes are TOML's, except for DEL.

@@ -1,4 +1,4 @@
-//! The other end: `roundsman ls`, `logs`, `health`, `reload`, `restart`, `scale`.
+//! Verbs that ask a running daemon: `ls`, `health`, `send`, `reload`, `restart`, `stop`, `start`, `scale`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::control::status::Daemon;
 use crate::control::{Reply, Request, socket_path};
 use crate::exit::{Exit, NO_DAEMON, USAGE};
 
-/// A daemon that does not answer within this time is not waited for.
+/// Time for a daemon to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
@@ -61,7 +61,7 @@ pub fn health(targets: &Targets) -> Result<(), Exit> {
     for_each(targets, |socket, service, _| health_of(&socket, service.as_ref()))
 }
 
-/// Does something for all that is meant, also after a failure; it learns whether that is several.
+/// Acts on every target, also after a failure; `act` is told whether there are several.
 fn for_each(
     targets: &Targets,
     mut act: impl FnMut(PathBuf, Option<String>, bool) -> Result<(), Exit>,
@@ -122,7 +122,7 @@ pub(super) fn live() -> Result<Vec<(PathBuf, Daemon)>, Exit> {
     Ok(answers.collect())
 }
 
-/// Asks a daemon for something, prints what it says of it, and waits for its end.
+/// Sends a request, prints the progress, and waits for the end.
 ///
 /// # Errors
 /// [`NO_DAEMON`] when there is none, [`USAGE`] when it is not clear which, 1 with the reason when it fails.
@@ -143,7 +143,7 @@ pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request
     })
 }
 
-/// Whose answer it is, where there are several and the daemon does not say so.
+/// Prefixes the target's name, where there are several and the text does not begin with it.
 fn labelled(label: Option<&str>, text: String) -> String {
     match label {
         Some(label) if !text.starts_with(&format!("{label}: ")) => format!("{label}: {text}"),

@@ -1,4 +1,4 @@
-//! Completions for shells and manual pages, made from the command line's own description.
+//! Shell completions and manual pages, generated from the command line.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,7 +19,7 @@ pub fn completions(shell: Shell) -> Result<(), Exit> {
     print(&script)
 }
 
-/// Prints the manual page, or writes those of all verbs, too, into a directory.
+/// Prints the manual page, or writes those of all verbs to a directory.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -41,7 +41,7 @@ pub fn man(directory: Option<&Path>) -> Result<(), Exit> {
 
 fn print(text: &[u8]) -> Result<(), Exit> {
     match io::stdout().lock().write_all(text) {
-        // `| head` has seen enough.
+        // A closed pipe (`| head`) is no error.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Exit::os("cannot write", &error)),
         _ => Ok(()),
     }

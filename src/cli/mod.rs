@@ -1,4 +1,4 @@
-//! The command line: flags and environment as people type them, parsed and nothing more.
+//! The command line: verbs and their options.
 
 pub mod check;
 pub mod client;
@@ -17,7 +17,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::accept::policy::Policy;
 use crate::addr::ListenAddr;
 use crate::config::instances::{Change, Instances};
-use crate::config::options::{Run, policy};
+use crate::config::options::{Options, policy};
 use crate::config::sources::Given;
 use crate::exit::{Exit, USAGE};
 
@@ -46,7 +46,7 @@ pub struct Cli {
     pub verb: Option<Verb>,
     /// The options of a service.
     #[command(flatten)]
-    pub run: Run,
+    pub run: Options,
 }
 
 /// Control commands and roles.
@@ -55,7 +55,7 @@ pub enum Verb {
     /// Run a demo: four built-in HTTP servers behind one port
     Demo(Demo),
     /// Validate options; print them with their origins
-    Check(Box<Run>),
+    Check(Box<Options>),
     /// Show services and slots of the running daemons
     #[command(aliases = ["list", "status", "ps"])]
     Ls(Ls),
@@ -213,7 +213,7 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The number and the service, in whatever order they were given.
+    /// The number and the service, given in either order.
     ///
     /// # Errors
     /// [`USAGE`] without a number.
@@ -233,10 +233,10 @@ impl Scale {
     }
 }
 
-/// The command line of this process, and what of it was really given.
+/// Parses the command line of this process; also returns the values that were given.
 ///
 /// # Errors
-/// What clap has to say: help, version, or a usage error with a hint.
+/// Help, version, or a usage error with a hint.
 pub fn parse() -> Result<(Cli, Given), clap::Error> {
     let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
     // The short help fits a screen; --help names the variables and the rarer options.
@@ -247,7 +247,7 @@ pub fn parse() -> Result<(Cli, Given), clap::Error> {
     Ok((Cli::from_arg_matches(&matches)?, given))
 }
 
-/// The same for words that we choose.
+/// As [`parse`], for the given words.
 ///
 /// # Errors
 /// As [`parse`].

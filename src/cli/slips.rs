@@ -1,4 +1,4 @@
-//! Where people slip on the command line, they are told what they meant.
+//! Hints for common mistakes on the command line.
 
 use std::ffi::{OsStr, OsString};
 
@@ -9,7 +9,7 @@ use super::Cli;
 use crate::config::diagnostics::nearest;
 use crate::config::other_programs;
 
-/// Options before a verb go behind it: `--control PATH ls`.
+/// Moves options before a verb behind it: `--control PATH ls`.
 pub fn verb_first(words: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let mut at = 1;
     while let Some(word) = words.get(at).and_then(|word| word.to_str()).filter(|word| word.starts_with('-')) {
@@ -27,7 +27,7 @@ pub fn verb_first(words: Vec<OsString>, command: &Command) -> Vec<OsString> {
     sorted
 }
 
-/// Whether the word behind an option is its value; `None` where there is no such option.
+/// Whether the next word is an option's value; `None` for an unknown option.
 fn takes_value(word: &str, command: &Command) -> Option<bool> {
     let sets = |arg: &clap::Arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
     match word.strip_prefix("--") {
@@ -66,14 +66,14 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
             None => error,
         };
     }
-    // After a verb it is one name too many.
+    // After a verb it is a surplus argument.
     if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
         return error;
     }
     if let Some(answer) = other_programs::verb(&word) {
         return refused(format!("'{word}' is not a roundsman command: {answer}"));
     }
-    // `relaod` is a verb with a slip.
+    // `relaod` is a misspelt verb.
     if error.get(ContextKind::SuggestedSubcommand).is_some() {
         return error;
     }
@@ -93,7 +93,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
     ))
 }
 
-/// `start app.js -i max`, as PM2 has it.
+/// `start app.js -i max`, as in PM2.
 fn start_of_server(words: &[OsString]) -> Option<String> {
     let (command, mut rest) = (Cli::command(), words.iter().skip(2));
     let (mut options, mut server) = (String::new(), Vec::new());
@@ -138,7 +138,7 @@ fn flag(word: &str, value: Option<&str>, verb: &str) -> Option<String> {
     })
 }
 
-/// A word as a shell would need it.
+/// A word, quoted for a shell if necessary.
 fn shown(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%".contains(c);

@@ -1,4 +1,4 @@
-//! Which daemon a verb is for, and which of its services.
+//! Finds the daemon and the service that a verb is for.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,16 +15,16 @@ use crate::control::status::Daemon;
 use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
 use crate::sys::reason;
 
-/// What PM2 calls every service.
+/// PM2's name for every service.
 const ALL: &str = "all";
 
-/// A control socket, and a service unless all are meant.
+/// A control socket, and a service; `None`: all of them.
 type Meant = (PathBuf, Option<String>);
 
-/// Everything that is meant.
+/// The targets of a verb.
 ///
 /// # Errors
-/// As [`one`], before anything is done.
+/// As [`one`], before anything is asked.
 pub fn each(targets: &Targets) -> Result<Vec<Meant>, Exit> {
     let target = |name: Option<&String>| Target { name: name.cloned(), control: targets.control.clone() };
     match targets.names.as_slice() {
@@ -55,7 +55,6 @@ fn all() -> Result<Vec<Meant>, Exit> {
     if live.is_empty() { Err(nobody()) } else { Ok(live.into_iter().map(|(socket, _)| (socket, None)).collect()) }
 }
 
-/// The same of one daemon.
 fn all_of(socket: &Path) -> Meant {
     let named = ls_of(socket, super::client::TIMEOUT).is_ok_and(|daemon| has(&daemon, ALL));
     (socket.to_owned(), named.then(|| ALL.to_owned()))
@@ -65,7 +64,7 @@ fn has(daemon: &Daemon, name: &str) -> bool {
     daemon.services.iter().any(|service| service.name == name)
 }
 
-/// The one daemon that is meant, and the service of it, if not all.
+/// The daemon and the service of a verb that takes one.
 ///
 /// # Errors
 /// [`NO_DAEMON`] when there is none, [`NOT_PERMITTED`] when it is another user's, [`USAGE`] when it is not clear which.
@@ -112,7 +111,7 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {}", names(&daemons))))
 }
 
-/// No daemon answers: there is none, or it is another user's.
+/// The error for no answering daemon: there is none, or it is another user's.
 pub fn nobody() -> Exit {
     let directory = socket_path::directory();
     if let Err(error) = std::fs::read_dir(&directory)
@@ -140,7 +139,7 @@ pub fn unreachable(socket: &Path, error: &io::Error) -> Exit {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return none(&format!("{}: {}", socket.display(), reason(error)));
     }
-    // Below a directory that we may not enter only that one can be looked at.
+    // Under a directory that we may not enter only that one can be examined.
     let owner = socket.ancestors().find_map(|path| std::fs::symlink_metadata(path).ok()).map(|meta| meta.uid());
     let owner = owner.filter(|&uid| uid != geteuid().as_raw()).map(|uid| match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => user.name,

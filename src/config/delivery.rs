@@ -1,14 +1,13 @@
 //! `--via`: how connections reach the server, as far as the command's file tells.
 
 use super::error::{ConfigError, Kind};
-use super::options::ViaArg;
+use super::options::Via;
 use super::sources::COMMAND;
 use super::{Backend, Chosen, Inherited};
 use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::program::command::CommandLine;
 use crate::program::elf;
 
-/// A delivery, and why.
 #[derive(Debug)]
 pub struct Choice {
     pub backend: Backend,
@@ -16,12 +15,11 @@ pub struct Choice {
     pub chosen: Chosen,
 }
 
-/// Chooses.
 ///
 /// # Errors
-/// What contradicts what, and what to do.
+/// When options exclude each other or the command, with what to do.
 pub fn choose(
-    via: ViaArg,
+    via: Via,
     command: Option<CommandLine>,
     upstreams: Vec<Upstream>,
     listen: &[Listen],
@@ -38,7 +36,7 @@ pub fn choose(
         Some(command) if upstreams.is_empty() => return for_command(via, command, listen, served),
         other => other,
     };
-    if via == ViaArg::Direct {
+    if via == Via::Direct {
         return Err(Kind::DirectToUpstream.of("via"));
     }
     let reason = match command {
@@ -49,20 +47,20 @@ pub fn choose(
     Ok(Choice { backend: Backend::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
 }
 
-fn for_command(via: ViaArg, command: CommandLine, listen: &[Listen], served: bool) -> Result<Choice, ConfigError> {
+fn for_command(via: Via, command: CommandLine, listen: &[Listen], served: bool) -> Result<Choice, ConfigError> {
     let obstacle = match via {
-        ViaArg::Relay => Some("relay was asked for".to_owned()),
-        ViaArg::Auto | ViaArg::Direct => obstacle(&command, listen)?,
+        Via::Relay => Some("relay was asked for".to_owned()),
+        Via::Auto | Via::Direct => obstacle(&command, listen)?,
     };
     let (backend, reason, chosen) = match (via, obstacle) {
-        (ViaArg::Direct, Some(obstacle)) => {
+        (Via::Direct, Some(obstacle)) => {
             return Err(Kind::DirectImpossible { obstacle }.of("via"));
         }
         (_, Some(reason)) => {
             can_relay(listen, served, &reason)?;
             (Backend::Relayed(command), reason, Chosen::AsAsked)
         }
-        (ViaArg::Direct, None) => (Backend::Direct(command), "direct was asked for".to_owned(), Chosen::AsAsked),
+        (Via::Direct, None) => (Backend::Direct(command), "direct was asked for".to_owned(), Chosen::AsAsked),
         (_, None) => (Backend::Direct(command), "the command can be preloaded".to_owned(), Chosen::ByUs),
     };
     Ok(Choice { backend, reason, chosen })
@@ -77,10 +75,10 @@ fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, 
         return Ok(Some(format!("several addresses stand for port {port}, and a server listens there once")));
     }
     let program = command.program().map_err(|error| Kind::Command(error).of(COMMAND))?;
-    Ok(elf::examine(&program).err())
+    Ok(elf::examine(&program).err().map(|obstacle| obstacle.to_string()))
 }
 
-/// What relaying needs.
+/// Whether a service can be relayed.
 ///
 /// # Errors
 /// Without a listener; with an APP_PORT: a server behind a relay gets a port of its own.

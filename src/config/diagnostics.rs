@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file, shown as compilers show it: file, line, column, caret.
+//! Mistakes in a configuration file, shown as compilers do: file, line, column, caret.
 
 use std::ops::Range;
 
@@ -8,24 +8,23 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 pub struct Problem {
     /// What is wrong, and what would be right.
     pub message: String,
-    /// Where: bytes of the file.
+    /// In bytes of the file.
     pub span: Range<usize>,
 }
 
 impl Problem {
-    /// At a place of the file.
     pub fn new(message: impl Into<String>, span: Range<usize>) -> Self {
         Self { message: message.into(), span }
     }
 }
 
-/// All of them as text, in the order of the file.
+/// All problems as text, in the order of the file.
 pub fn report(path: &str, text: &str, problems: &mut [Problem]) -> String {
     problems.sort_by_key(|problem| problem.span.start);
     let renderer = Renderer::plain();
     let show = |problem: &Problem| {
         let (from, to) = (problem.span.start.min(text.len()), problem.span.end.min(text.len()));
-        // What goes on over lines is shown by its first.
+        // Only the first line of a longer span is shown.
         let end = text.get(from..to).and_then(|part| part.find('\n')).map_or(to, |newline| from + newline);
         let here = AnnotationKind::Primary.span(from..end.max(from));
         let snippet = Snippet::source(text).path(path).annotation(here);
@@ -35,7 +34,7 @@ pub fn report(path: &str, text: &str, problems: &mut [Problem]) -> String {
     shown.join("\n\n")
 }
 
-/// The name that was probably meant.
+/// The most similar name, if one is similar enough to be meant.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wrong = wrong.to_ascii_lowercase().replace('_', "-");
     let scored = names.into_iter().map(|name| (strsim::jaro_winkler(&wrong, name), name));

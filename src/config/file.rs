@@ -1,5 +1,5 @@
-//! The configuration file: TOML taken apart into keys and values with their places. What the values mean is up to the
-//! parsers of the flags of the same names.
+//! The configuration file: TOML parsed into keys and values with their spans. The values are parsed by the options of the
+//! same names.
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -12,20 +12,20 @@ use super::diagnostics::{Problem, nearest};
 use super::other_programs;
 use super::sources::{Key, Takes, keys};
 
-/// No configuration is larger.
+/// Size limit of a configuration file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
-/// Mistakes of syntax that are shown one by one: a file that is no TOML at all has one in nearly every line.
+/// Syntax errors shown: a file that is not TOML has one in nearly every line.
 const MAX_SYNTAX_ERRORS: usize = 10;
-/// Keys of the whole daemon; all others are a service's.
+/// Keys of the daemon; all others are a service's.
 pub const OF_DAEMON: [&str; 6] = ["name", "admin", "control", "output", "log-format", "log-level"];
-/// Flags that make no sense in a file.
+/// Options that are not keys.
 const NOT_IN_FILES: [&str; 1] = ["config"];
 /// A key with its values.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: String,
     pub span: Range<usize>,
-    /// Its values, as a flag would have them, and where each stands. A switch that is on has none.
+    /// As the option would take them, with their spans. Empty for a switch that is on.
     pub values: Vec<(OsString, Range<usize>)>,
 }
 
@@ -34,17 +34,15 @@ pub struct Section {
     pub name: String,
     pub span: Range<usize>,
     pub entries: Vec<Entry>,
-    /// Whether all of it was understood.
+    /// Whether it had no mistakes.
     pub clean: bool,
 }
 
-/// A file, taken apart.
 #[derive(Debug, Clone)]
 pub struct File {
-    /// As it was named.
     pub path: PathBuf,
     pub text: String,
-    /// For the whole daemon.
+    /// Keys above the first service.
     pub daemon: Vec<Entry>,
     pub services: Vec<Section>,
 }
@@ -68,7 +66,7 @@ impl File {
             .map_err(|error| fail(&format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
     }
 
-    /// Takes a text apart, as far as it makes sense; adds what does not.
+    /// Parses a text as far as possible; mistakes go to `problems`.
     pub fn parse(path: &Path, text: String, problems: &mut Vec<Problem>) -> Self {
         let (table, errors) = DeTable::parse_recoverable(&text);
         let whole = 0..text.len().min(1);
@@ -102,7 +100,7 @@ impl File {
         Self { path: path.to_owned(), text, daemon, services }
     }
 
-    /// The line of a place, counted from 1.
+    /// The line of a span, counted from 1.
     pub fn line(&self, span: &Range<usize>) -> usize {
         self.text.as_bytes().iter().take(span.start).filter(|&&byte| byte == b'\n').count() + 1
     }
@@ -204,7 +202,7 @@ fn entry(
     Some(Entry { key: name.to_owned(), span, values })
 }
 
-/// Whether a boolean is text, too.
+/// Whether a boolean counts as text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Loose {
     Yes,

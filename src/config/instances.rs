@@ -5,15 +5,13 @@ use std::str::FromStr;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-/// The most slots of a service.
 pub const MAX_INSTANCES: u32 = 1024;
 
-/// As people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instances {
     /// One per CPU: `max`, or PM2's 0.
     Max,
-    /// One per CPU, less so many.
+    /// One per CPU, minus this many.
     AllBut(u32),
     Exactly(u32),
 }
@@ -118,12 +116,11 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     To(u32),
-    /// So many more or less.
     By(i32),
 }
 
 impl Change {
-    /// The number it means where there are `now`.
+    /// The resulting number, given the present one.
     pub fn from(self, now: u32) -> u32 {
         match self {
             Self::To(count) => count,

@@ -39,10 +39,10 @@ impl FromStr for MaxMemory {
     }
 }
 
-/// A size as people write it, in bytes: `512MiB`, `1G`.
+/// Parses a size such as `512MiB` or `1G` to bytes.
 ///
 /// # Errors
-/// What it should look like.
+/// With an example of the right form.
 pub fn size(text: &str) -> Result<u64, String> {
     let upper = text.to_ascii_uppercase();
     let digits = upper.bytes().take_while(u8::is_ascii_digit).count();
@@ -60,7 +60,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 impl MaxMemory {
-    /// Bytes for each of so many slots; `None` for a percentage where the limit is not known.
+    /// Bytes per slot; `None` for a percentage where the limit is unknown.
     pub fn per_slot(self, slots: u32) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
@@ -69,7 +69,7 @@ impl MaxMemory {
     }
 }
 
-/// What all processes of this container may have: the cgroup's limit, else the machine's memory.
+/// Memory limit of this container in bytes: the cgroup's, else the machine's memory.
 pub fn limit() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn limit() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     let total = total.map(|kilobytes: u64| kilobytes * 1024);
-    // Without a limit version 1 tells a number beyond all memory.
+    // cgroup v1 reports a number beyond all memory where there is no limit.
     cgroup.iter().filter_map(|path| read(path)).chain(total).min()
 }
 

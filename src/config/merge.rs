@@ -1,4 +1,4 @@
-//! Flags over variables over file over defaults: what is in force for a service, and where each value comes from.
+//! Merges flags, variables, file and defaults, in this order of precedence, keeping the origin of each value.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,16 +11,16 @@ use clap::error::{ContextKind, ContextValue};
 use super::diagnostics::Problem;
 use super::error::{ConfigError, Kind};
 use super::file::{Entry, File};
-use super::options::Run;
+use super::options::Options;
 use super::sources::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
 
-/// Values that are paths: those of a file are relative to its directory.
+/// Keys whose values are paths; in a file they are relative to its directory.
 const PATHS: [&str; 5] = ["cwd", "env-file", "out", "error", "control"];
 
-/// What is in force, by key; what nobody said is left to the defaults.
+/// Values by key; keys without a value have their default.
 pub type Settings = BTreeMap<String, Setting>;
 
-/// Lays what was given over what the file says.
+/// Merges given values over those of a file.
 pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
     let mut settings = Settings::new();
     if let Some((file, entries)) = file {
@@ -42,7 +42,7 @@ pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
     settings
 }
 
-/// Tries every value of a file by itself, so that each mistake is named at its place.
+/// Parses each value of a file alone, so that every mistake is reported at its place.
 pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
     let (keys, mut parser) = (keys(), parser());
     for entry in entries.iter().filter(|entry| entry.key != COMMAND) {
@@ -58,17 +58,17 @@ pub fn try_each(entries: &[Entry], problems: &mut Vec<Problem>) {
 /// Whether a key takes a value.
 ///
 /// # Errors
-/// Why it does not.
+/// When the value does not parse.
 pub fn fits(parser: &mut clap::Command, key: &Key, value: &OsString) -> Result<(), String> {
     let word = if key.takes == Takes::Switch { format!("--{}", key.name).into() } else { flag(key, value) };
     parser.try_get_matches_from_mut([word]).map(drop).map_err(|error| reason(&error))
 }
 
-/// The options that settings mean.
+/// Parses settings to options.
 ///
 /// # Errors
 /// A value that its option does not take.
-pub fn run(settings: &Settings) -> Result<Run, ConfigError> {
+pub fn run(settings: &Settings) -> Result<Options, ConfigError> {
     let mut words = Vec::new();
     for key in keys().iter().filter(|key| key.name != COMMAND) {
         match settings.get(&key.name) {
@@ -92,7 +92,7 @@ pub fn run(settings: &Settings) -> Result<Run, ConfigError> {
         Kind::Unparsed(reason(&error)).of(&key)
     };
     let matches = parser().try_get_matches_from(words).map_err(refused)?;
-    Run::from_arg_matches(&matches).map_err(refused)
+    Options::from_arg_matches(&matches).map_err(refused)
 }
 
 fn flag(key: &Key, value: &OsString) -> OsString {
@@ -101,7 +101,7 @@ fn flag(key: &Key, value: &OsString) -> OsString {
     word
 }
 
-/// What a parser has to say, without the words about the command line.
+/// The reason of a parse error, without the words about the command line.
 fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
         return source.to_string();
@@ -115,7 +115,7 @@ fn reason(error: &clap::Error) -> String {
     text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-/// What differs between two, for people: `instances max → 4`.
+/// Differences of two settings, as text: `instances max → 4`.
 pub fn changes(old: &Settings, new: &Settings, of: impl Fn(&str) -> bool) -> Vec<String> {
     let words = |settings: &Settings, key: &str| match settings.get(key) {
         None => "default".to_owned(),

@@ -1,4 +1,4 @@
-//! What the daemon shall do: one immutable value. A `Config` that exists is valid.
+//! The validated configuration.
 
 pub mod delivery;
 pub mod diagnostics;
@@ -23,30 +23,29 @@ use diagnostics::Problem;
 use error::{ConfigError, Kind, LoadError};
 use file::{Entry, File, OF_DAEMON, Section};
 use merge::Settings;
-use options::Run;
+use options::Options;
 pub use service::{Backend, Chosen, Limits, ServiceConfig};
 use sources::{COMMAND, Given, Origin, Setting};
 
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MAX_ADDRESSES: usize = 100;
-/// Options that say what one service is: with several in a file they cannot come from a flag.
+/// Keys that cannot come from a flag or variable when a file has several services.
 const OF_ONE: [&str; 4] = ["listen", "upstream", "no-listen", COMMAND];
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The daemon's name: its control socket's.
+    /// The daemon's name, and that of its control socket.
     pub name: String,
-    /// The services, each with what is in force for it.
     pub services: Vec<(ServiceConfig, Settings)>,
-    /// What is in force for the daemon.
+    /// The daemon's own settings.
     pub settings: Settings,
     pub admin: Option<AdminAddr>,
     pub control: Option<PathBuf>,
-    /// `--output`; `None`: what is usual.
+    /// `None`: prefix on a terminal, else raw.
     pub output: Option<Format>,
     pub log_format: LogFormat,
     pub log_level: String,
-    /// What was given besides the file: for the next reading.
+    /// Flags and variables, kept for reading the file again.
     pub given: Given,
 }
 
@@ -58,7 +57,7 @@ pub enum Inherited {
 }
 
 impl Config {
-    /// From what was given, and the file that it names.
+    /// Loads given options, and the file that they name.
     ///
     /// # Errors
     /// The first mistake of flags, all those of a file.
@@ -74,12 +73,12 @@ impl Config {
         }
     }
 
-    fn new(given: Given, run: Run, settings: Settings, services: Vec<(ServiceConfig, Settings)>) -> Self {
+    fn new(given: Given, run: Options, settings: Settings, services: Vec<(ServiceConfig, Settings)>) -> Self {
         let name = match services.as_slice() {
             [(service, _)] => service.name.clone(),
             _ => run.name.unwrap_or_default(),
         };
-        let Run { admin, control, output, log_format, log_level, .. } = run;
+        let Options { admin, control, output, log_format, log_level, .. } = run;
         Self { name, services, settings, admin, control, output, log_format, log_level, given }
     }
 
@@ -89,7 +88,7 @@ impl Config {
         let file = File::parse(path, text, &mut problems);
         let (daemon, services) = match file.services.as_slice() {
             [] if !problems.is_empty() => (Vec::new(), Vec::new()),
-            // A file may say only how, and the flags what.
+            // A file without services goes with a command or upstream given by flags.
             [] => (file.daemon.clone(), vec![None]),
             several => (file.daemon.clone(), several.iter().map(Some).collect()),
         };
@@ -104,7 +103,7 @@ impl Config {
         for section in services {
             let before = problems.len();
             section.iter().for_each(|section| merge::try_each(&section.entries, &mut problems));
-            // What is right by itself may still be wrong together.
+            // Values that are right alone may contradict each other.
             if problems.len() == before && section.is_none_or(|section| section.clean) {
                 match one(&given, &file, section, inherited) {
                     Ok(service) => loaded.push(service),
@@ -163,13 +162,13 @@ fn one(
     Ok((ServiceConfig::new(run, inherited)?, settings))
 }
 
-/// The part of it that is about the daemon.
+/// Only the keys of the daemon.
 fn of_daemon(given: &Given) -> Given {
     let own = |key: &String| OF_DAEMON.contains(&key.as_str()) || key == "config";
     Given(given.0.iter().filter(|(key, _)| own(key)).map(|(key, setting)| (key.clone(), setting.clone())).collect())
 }
 
-/// A mistake at the key that it is about, or at the service's heading.
+/// Places a mistake at its key, or at the service's heading.
 fn blame(error: &ConfigError, section: &Section) -> Problem {
     let entry = section.entries.iter().find(|entry| entry.key == error.key);
     let end = |entry: &Entry| entry.values.last().map_or(entry.span.end, |(_, span)| span.end);
@@ -177,7 +176,7 @@ fn blame(error: &ConfigError, section: &Section) -> Problem {
     Problem::new(error.in_file(), span)
 }
 
-/// No two services have the same address.
+/// Reports addresses that several services listen on.
 fn twice(file: &File, loaded: &[(ServiceConfig, Settings)], problems: &mut Vec<Problem>) {
     for (at, (service, _)) in loaded.iter().enumerate() {
         for listen in &service.listen {

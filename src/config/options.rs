@@ -17,7 +17,7 @@ use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ViaArg {
+pub enum Via {
     /// Direct where the command can take it, else relay
     Auto,
     /// Hand accepted sockets to the server itself
@@ -56,7 +56,7 @@ pub enum NodeIpc {
 
 /// The options of a service.
 #[derive(Debug, Clone, Args)]
-pub struct Run {
+pub struct Options {
     /// TOML file; its keys are these options' long names
     ///
     /// One [service.NAME] table per service. Options and variables win over it.
@@ -93,7 +93,7 @@ pub struct Run {
     ///
     /// direct: the server gets the accepted socket; relay: its bytes are carried; auto: direct where possible.
     #[arg(long, value_name = "VIA", env = "ROUNDSMAN_VIA", default_value = "auto", hide_possible_values = true)]
-    pub via: ViaArg,
+    pub via: Via,
     /// Name of the service
     ///
     /// Default: from the command. With several services: name of the daemon.

@@ -1,6 +1,6 @@
-//! Words of other programs (PM2, HAProxy, nginx, Node's cluster) and what to type here instead.
+//! Commands, options and keys of other programs (PM2, HAProxy, nginx) and their equivalents here.
 
-/// Verbs of PM2 and the like.
+/// Commands of PM2 and similar programs.
 const VERBS: [(&[&str], &str); 22] = [
     (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
     (&["describe", "show", "info", "desc"], "use: roundsman ls NAME"),
@@ -50,7 +50,7 @@ const FLAGS: [(&[&str], &str); 8] = [
     (&["--log", "--merge-logs"], "did you mean --out FILE --error FILE?"),
 ];
 
-/// Keys of a configuration file, and flags, for what there is not.
+/// Keys and options for features that do not exist here.
 const MISSING: [(&[&str], &str); 12] = [
     (
         &["maxconn", "max-conn", "max-conns", "max-connections", "rate-limit"],
@@ -81,7 +81,7 @@ const MISSING: [(&[&str], &str); 12] = [
     (&["daemon", "daemonize"], "not available: it stays in the foreground; let systemd run it"),
 ];
 
-/// Keys of other programs whose meaning has a name here.
+/// Keys of other programs that have another name here.
 const KEYS: [(&[&str], &str); 20] = [
     (&["port", "bind", "frontend"], "listen"),
     (&["workers", "processes", "worker-processes", "nbproc", "slots"], "instances"),
@@ -113,22 +113,22 @@ fn spelling(key: &str) -> String {
     key.to_ascii_lowercase().replace(['_', ' '], "-")
 }
 
-/// What to type for a verb.
+/// Advice for a command of another program.
 pub fn verb(word: &str) -> Option<&'static str> {
     find(&VERBS, word)
 }
 
-/// What to type for a flag with its dashes.
+/// Advice for an option, with its dashes.
 pub fn flag(word: &str) -> Option<&'static str> {
     find(&FLAGS, word)
 }
 
-/// Why there is no such key or flag.
+/// Advice for a key or option that does not exist here.
 pub fn missing(key: &str) -> Option<&'static str> {
     find(&MISSING, &spelling(key))
 }
 
-/// Our name of a key.
+/// Our name for a key.
 pub fn key(key: &str) -> Option<&'static str> {
     find(&KEYS, &spelling(key))
 }

@@ -1,4 +1,4 @@
-//! A proxy whose upstream is one of its own listeners: every connection would open the next one until descriptors end.
+//! Refuses a proxy whose upstream is its own listener: each connection would open another until descriptors run out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::addr::{Listen, ListenAddr, Upstream};
 /// Refuses upstreams that are listeners of the same service.
 ///
 /// # Errors
-/// Names the first pair.
+/// For the first such pair.
 pub fn refuse(listen: &[Listen], upstreams: &[Upstream]) -> Result<(), ConfigError> {
     for upstream in upstreams {
         if let Some(Listen { address, .. }) = listen.iter().find(|listen| is_same(&listen.address, upstream)) {
@@ -23,7 +23,7 @@ fn is_same(listen: &ListenAddr, upstream: &Upstream) -> bool {
     let (listen, host, port) = match (listen, upstream) {
         (ListenAddr::Unix(own), Upstream::Unix(other)) => return real(own) == real(other),
         (ListenAddr::Tcp(address), Upstream::Host { host, port }) => (*address, host, *port),
-        // Of both families.
+        // Both families.
         (ListenAddr::Port(own), Upstream::Host { host, port }) => {
             (SocketAddr::from((Ipv6Addr::UNSPECIFIED, *own)), host, *port)
         }
@@ -32,7 +32,7 @@ fn is_same(listen: &ListenAddr, upstream: &Upstream) -> bool {
     listen.port() == port && addresses(host).into_iter().any(|ip| reaches(ip, listen.ip().to_canonical()))
 }
 
-/// Whether connecting to an address comes out at a listener's.
+/// Whether a connection to an address arrives at a listener.
 fn reaches(to: IpAddr, listener: IpAddr) -> bool {
     match listener {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => to.is_ipv4() && is_local(to),
@@ -41,11 +41,11 @@ fn reaches(to: IpAddr, listener: IpAddr) -> bool {
     }
 }
 
-/// The addresses of a host, as far as they are known without asking a name server.
+/// The addresses of a host that are known without a name server.
 fn addresses(host: &str) -> Vec<IpAddr> {
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-        // Connecting to no address means this machine.
+        // Connecting to the unspecified address means this machine.
         Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => vec![loopback[0]],
         Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => vec![loopback[1]],
         Ok(ip) => vec![ip],
@@ -64,7 +64,7 @@ fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || nix::ifaddrs::getifaddrs().is_ok_and(|mut all| all.any(|one| own(one) == Some(ip)))
 }
 
-/// A path without links, also of a socket that is not there yet.
+/// The path without links, also for a socket that does not exist yet.
 fn real(path: &Path) -> PathBuf {
     let resolved = || Some(std::fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
     let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

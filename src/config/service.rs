@@ -1,4 +1,4 @@
-//! One service, as its options say it. A `ServiceConfig` that exists is valid.
+//! The validated configuration of one service.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,37 +7,35 @@ use nix::sys::signal::Signal;
 
 use super::error::{ConfigError, Kind, unusable};
 use super::memory::MaxMemory;
-use super::options::{NodeIpc, OnErrored, OnExit, Run};
+use super::options::{NodeIpc, OnErrored, OnExit, Options};
 use super::sources::COMMAND;
 use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::output::files::Files;
-use crate::program::command::{CommandLine, Place};
+use crate::program::command::{CommandLine, Lookup};
 use crate::sys::process::Credentials;
 
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     pub name: String,
-    /// Where clients come in; empty when inherited sockets are to be adopted, or the server decides.
+    /// Empty if inherited sockets are adopted, or the server decides.
     pub listen: Vec<Listen>,
     /// Who gets the next connection.
     pub policy: Policy,
     pub instances: u32,
-    /// Why so many, where the machine decided.
+    /// How the number was found, if it was not given.
     pub instances_why: Option<String>,
     pub backend: Backend,
-    /// Why connections reach it as they do.
+    /// Reason for the delivery, shown by `ls`.
     pub via_reason: String,
-    /// Whether the choice is ours, and may still be revised.
     pub chosen: Chosen,
-    /// Who servers and relay workers run as; `None`: as we do.
+    /// Of servers and relay workers; `None`: the daemon's.
     pub user: Option<Credentials>,
-    /// Where servers run; `None`: where we do.
+    /// Working directory of servers; `None`: the daemon's.
     pub cwd: Option<PathBuf>,
-    /// What servers find in their environment.
+    /// Variables for servers, from files and options.
     pub environment: Vec<(String, String)>,
-    /// Where their output goes.
     pub files: Files,
     pub node_ipc: NodeIpc,
     pub stop_message: Option<String>,
@@ -102,11 +100,11 @@ pub struct Limits {
 }
 
 impl ServiceConfig {
-    /// From its options.
+    /// Validates options.
     ///
     /// # Errors
     /// The first mistake.
-    pub fn new(run: Run, inherited: Inherited) -> Result<Self, ConfigError> {
+    pub fn new(run: Options, inherited: Inherited) -> Result<Self, ConfigError> {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(Kind::Nothing.of(COMMAND));
         }
@@ -131,7 +129,7 @@ impl ServiceConfig {
         let command = match run.command.as_slice() {
             [] => None,
             words => {
-                let found = CommandLine::find(words, Place { cwd: cwd.clone(), path });
+                let found = CommandLine::find(words, Lookup { cwd: cwd.clone(), path });
                 Some(found.map_err(|error| Kind::Command(error).of(COMMAND))?)
             }
         };
@@ -215,7 +213,7 @@ impl ServiceConfig {
     }
 }
 
-/// A name becomes a file name and a label.
+/// Checks a name: it becomes a file name and a label.
 pub fn checked(name: String) -> Result<String, ConfigError> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && name.len() <= 64 && name.chars().all(valid) && !name.starts_with('.') {
@@ -234,7 +232,7 @@ fn directory(cwd: PathBuf) -> Result<PathBuf, Kind> {
     }
 }
 
-/// The variables of files, and over them those given one by one.
+/// Variables of files, overridden by those given one by one.
 fn environment(files: &[PathBuf], given: Vec<(String, String)>) -> Result<Vec<(String, String)>, Kind> {
     let mut all = Vec::new();
     for file in files {

@@ -1,5 +1,5 @@
-//! What of the command line was really given: values with their origin, before a configuration file and the defaults
-//! come in.
+//! Values given by flags and variables, with their origin, before the configuration file and the defaults are
+//! applied.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,15 +9,14 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 
 use super::diagnostics::nearest;
-use super::options::Run;
+use super::options::Options;
 use super::other_programs;
 
-/// The command's key: it is no flag, but what stands behind `--`.
+/// Key of the command, which is not an option but follows `--`.
 pub const COMMAND: &str = "command";
 
-/// All our variables begin so.
 const PREFIX: &str = "ROUNDSMAN_";
-/// Variables that servers get from us.
+/// Set by the daemon for its servers.
 const FOR_SERVERS: [&str; 4] = ["ROUNDSMAN_SERVICE", "ROUNDSMAN_SLOT", "ROUNDSMAN_WORKER", "ROUNDSMAN_ATTACH"];
 
 /// Where a value comes from.
@@ -48,7 +47,7 @@ impl fmt::Display for Origin {
 /// The values of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// One, or several where the key takes several; none for a switch that is on.
+    /// Empty for a switch that is on.
     pub values: Vec<OsString>,
     /// Where they come from.
     pub origin: Origin,
@@ -76,9 +75,9 @@ pub struct Key {
     pub default: Option<String>,
 }
 
-/// A parser of a service's options alone, deaf to the environment.
+/// A parser of the options alone, without verbs and environment.
 pub fn parser() -> Command {
-    Run::augment_args(Command::new("roundsman").no_binary_name(true).disable_help_flag(true))
+    Options::augment_args(Command::new("roundsman").no_binary_name(true).disable_help_flag(true))
         .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
 }
 
@@ -96,15 +95,15 @@ pub fn keys() -> Vec<Key> {
     parser().get_arguments().map(of).collect()
 }
 
-/// Variables with our prefix that mean nothing, each as a sentence.
+/// A warning for each variable with our prefix that is not an option.
 pub fn unknown_variables() -> Vec<String> {
-    let command = Run::augment_args(Command::new("roundsman"));
+    let command = Options::augment_args(Command::new("roundsman"));
     let known: Vec<&str> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let ours = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let wrong = ours.filter(|(name, value)| {
         let link = ["SERVICE", "PORT"].iter().any(|part| name.starts_with(&format!("{PREFIX}{part}_")))
             || value.to_string_lossy().contains("://");
-        // Kubernetes describes a service named roundsman so, and a server may be started by another daemon of ours.
+        // Kubernetes sets such variables for a service named roundsman; another daemon may have started this one.
         name.starts_with(PREFIX) && !known.contains(&name.as_str()) && !link && !FOR_SERVERS.contains(&name.as_str())
     });
     wrong.map(|(name, _)| unknown_variable(&name, &known)).collect()
@@ -117,7 +116,7 @@ fn unknown_variable(name: &str, known: &[&str]) -> String {
         return format!("unknown variable {name}: {why}");
     }
     let near = other_programs::key(key).map(variable).filter(|near| known.contains(&near.as_str()));
-    // All have the prefix in common, which says nothing.
+    // The common prefix would make all of them similar.
     let keys: Vec<String> =
         known.iter().map(|name| name[PREFIX.len()..].to_ascii_lowercase().replace('_', "-")).collect();
     let near = near.or_else(|| nearest(key, keys.iter().map(String::as_str)).map(variable));
@@ -130,7 +129,7 @@ fn unknown_variable(name: &str, known: &[&str]) -> String {
 impl From<&ArgMatches> for Given {
     fn from(matches: &ArgMatches) -> Self {
         let mut given = BTreeMap::new();
-        for arg in Run::augment_args(Command::new("roundsman")).get_arguments() {
+        for arg in Options::augment_args(Command::new("roundsman")).get_arguments() {
             let id = arg.get_id().as_str();
             let origin = match matches.value_source(id) {
                 Some(ValueSource::CommandLine) => Origin::Flag,

@@ -1,4 +1,4 @@
-//! `--user`: who servers run as.
+//! `--user`: credentials of servers.
 
 use nix::unistd::{Gid, Group, Uid, User};
 use thiserror::Error;
@@ -15,10 +15,10 @@ pub enum UserError {
     NotRoot,
 }
 
-/// By name or number, with a group behind a colon.
+/// Finds a user by name or number, optionally followed by a colon and a group.
 ///
 /// # Errors
-/// For one that does not exist, or when we may not change users.
+/// When it does not exist, or we may not change users.
 pub fn find(text: &str) -> Result<Credentials, UserError> {
     let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
     let known = match name.parse::<u32>() {
@@ -27,7 +27,7 @@ pub fn find(text: &str) -> Result<Credentials, UserError> {
     };
     let (uid, own) = match (&known, name.parse::<u32>()) {
         (Some(user), _) => (user.uid, user.gid),
-        // Containers run as numbers that no file knows.
+        // Containers run as numbers that are in no passwd file.
         (None, Ok(uid)) => (Uid::from_raw(uid), Gid::from_raw(uid)),
         (None, Err(_)) => return Err(UserError::NoUser),
     };

@@ -27,7 +27,7 @@ pub fn ls_of(socket: &Path, patience: Duration) -> std::io::Result<Daemon> {
     Ok(serde_json::from_str(&line)?)
 }
 
-/// Reads up to a point in time, however little comes at once.
+/// Reads until a point in time.
 struct Until {
     stream: UnixStream,
     deadline: Instant,
@@ -44,13 +44,13 @@ impl Read for Until {
     }
 }
 
-/// Connects to a daemon, which is ours, or root's; root may ask anybody's.
+/// Connects to a daemon of our user or root's; root may connect to any.
 ///
 /// # Errors
 /// As connect(2), or when another user listens there.
 pub fn connect(socket: &Path, patience: Duration) -> std::io::Result<UnixStream> {
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // It holds for the connect, too: a full backlog.
+    // It applies to the connect, too: the backlog may be full.
     stream.set_write_timeout(Some(patience))?;
     stream.connect(&SockAddr::unix(socket)?)?;
     let uid = getsockopt(&stream, PeerCredentials)?.uid();

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::instances::Change;
 
-/// The version of the protocol: it grows when something that a client relied on changes its meaning.
+/// Version of the protocol, raised by incompatible changes.
 pub const PROTOCOL: u32 = 1;
 
-/// What a client asks, one per line. Unknown fields are refused, so that a misspelt option is noticed. Where a service
-/// may be named and is not, all are meant.
+/// A request, one per line. Unknown fields are refused, so that a misspelt option is noticed. Without a service all
+/// are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -22,53 +22,53 @@ pub enum Request {
     Hello {},
     /// The state of all services.
     Ls {},
-    /// A rolling reload, after the configuration file was read again.
+    /// Reads the configuration file again, then replaces all workers one by one.
     Reload {
         service: Option<String>,
     },
     Restart {
         service: Option<String>,
     },
-    /// No workers for now.
+    /// Stops all workers.
     Stop {
         service: Option<String>,
     },
     Start {
         service: Option<String>,
     },
-    /// Another number of slots.
+    /// Sets the number of slots.
     Scale {
-        /// Which; needed where there are several.
+        /// Required where there are several.
         service: Option<String>,
         to: Change,
     },
-    /// What servers wrote. The daemon answers with a line for each of theirs, closes the connection behind the last, and
-    /// listens to no more requests on it.
+    /// Output of servers. The daemon answers with a line for each of theirs, closes the connection after the last, and
+    /// reads no more requests on it.
     Logs {
         service: Option<String>,
         slot: Option<u32>,
-        /// How many of those that came before.
+        /// Number of past lines.
         #[serde(default)]
         lines: usize,
-        /// Whether those that come are wanted, too.
+        /// Whether to continue with new lines.
         #[serde(default)]
         follow: bool,
         /// Whether what the daemon logged of the service is wanted among them.
         #[serde(default)]
         events: bool,
     },
-    /// What workers in Node sent by `process.send`: as [`Request::Logs`].
+    /// Messages that workers in Node sent with `process.send`; answered like [`Request::Logs`].
     Messages {
         service: Option<String>,
         slot: Option<u32>,
-        /// How many of those that came before.
+        /// Number of past lines.
         #[serde(default)]
         lines: usize,
-        /// Whether those that come are wanted, too.
+        /// Whether to continue with new lines.
         #[serde(default)]
         follow: bool,
     },
-    /// A message to workers in Node.
+    /// Sends a message to workers in Node.
     Send {
         service: Option<String>,
         /// One slot of it.
@@ -85,12 +85,11 @@ pub struct Hello {
     pub version: String,
 }
 
-/// What the daemon says of something that takes its time: steps, then one of the others.
+/// Progress of a request: any number of steps, then one of the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Step(String),
     Done(String),
-    /// It cannot be, or it failed.
     Error(String),
 }

@@ -79,7 +79,7 @@ impl ControlServer {
         let path = socket_path::socket(name, asked);
         // What lies in somebody else's directory says nothing about our daemons.
         let ready = socket_path::prepare(&path, asked.is_some());
-        let taken = ready.and_then(|()| live(&path));
+        let taken = ready.map_err(|error| error.to_string()).and_then(|()| live(&path));
         if let Ok(Some(pid)) = taken {
             return Err(match asked {
                 Some(path) => NameTaken::Path { path: path.to_owned(), pid: pid.cast_unsigned() },

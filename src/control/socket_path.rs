@@ -1,7 +1,23 @@
 //! Where control sockets are.
 
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why a directory cannot have control sockets.
+#[derive(Debug, Error)]
+pub enum Unusable {
+    #[error("cannot make {}: {source}", .directory.display())]
+    NotMade { directory: PathBuf, source: io::Error },
+    #[error("cannot use {}: {source}", .directory.display())]
+    Unreadable { directory: PathBuf, source: io::Error },
+    #[error("cannot use {}: it belongs to uid {uid}", .directory.display())]
+    Foreign { directory: PathBuf, uid: u32 },
+    #[error("cannot use {}: others can write to it; chmod go-w", .0.display())]
+    Writable(PathBuf),
+}
 
 /// Where root's are.
 pub const OF_ROOT: &str = "/run/roundsman";
@@ -39,30 +55,27 @@ pub fn socket(name: &str, asked: Option<&Path>) -> PathBuf {
 ///
 /// # Errors
 /// Why it cannot be used: it cannot be made, or others could put sockets of their own there.
-pub fn prepare(socket: &Path, asked: bool) -> Result<(), String> {
+pub fn prepare(socket: &Path, asked: bool) -> Result<(), Unusable> {
     let Some(directory) = socket.parent().filter(|path| !path.as_os_str().is_empty()) else { return Ok(()) };
-    let shown = directory.display();
-    if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
-        return Err(format!("cannot make {shown}: {error}"));
-    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| Unusable::NotMade { directory: directory.to_owned(), source })?;
     check(directory, asked)
 }
 
 /// Whether the sockets in a directory can be trusted to be those of their owners. One that was asked for may be open to
 /// more writers (a volume of containers, say): who listens is checked in any case.
-fn check(directory: &Path, asked: bool) -> Result<(), String> {
-    let shown = directory.display();
-    let fail = |error: std::io::Error| format!("cannot use {shown}: {error}");
+fn check(directory: &Path, asked: bool) -> Result<(), Unusable> {
+    let fail = |source: io::Error| Unusable::Unreadable { directory: directory.to_owned(), source };
     let mut meta = std::fs::symlink_metadata(directory).map_err(fail)?;
     if meta.is_symlink() && is_ours(meta.uid()) {
         meta = std::fs::metadata(directory).map_err(fail)?;
     }
     if !is_ours(meta.uid()) {
-        return Err(format!("cannot use {shown}: it belongs to uid {}", meta.uid()));
+        return Err(Unusable::Foreign { directory: directory.to_owned(), uid: meta.uid() });
     }
     // In a sticky directory nobody else can replace a socket.
     if !asked && meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0 {
-        return Err(format!("cannot use {shown}: others can write to it (chmod go-w)"));
+        return Err(Unusable::Writable(directory.to_owned()));
     }
     Ok(())
 }
@@ -76,7 +89,7 @@ pub fn is_ours(uid: u32) -> bool {
 ///
 /// # Errors
 /// When the directory is somebody else's. A missing one has no sockets.
-pub fn all() -> Result<Vec<PathBuf>, String> {
+pub fn all() -> Result<Vec<PathBuf>, Unusable> {
     let directory = directory();
     let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(Vec::new()) };
     check(&directory, false)?;

@@ -13,12 +13,12 @@ use thiserror::Error;
 pub struct CommandLine {
     /// As the user wrote it: `argv[0]`.
     words: Vec<OsString>,
-    place: Place,
+    lookup: Lookup,
 }
 
 /// From where a program is looked for.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct Lookup {
     /// The working directory; `None` is ours.
     pub cwd: Option<PathBuf>,
     /// PATH; `None` is ours.
@@ -75,13 +75,13 @@ impl CommandLine {
     ///
     /// # Errors
     /// When there is none, or it cannot be executed, with advice where one fits.
-    pub fn find(words: &[OsString], place: Place) -> Result<Self, CommandError> {
-        let command = Self { words: words.to_vec(), place };
+    pub fn find(words: &[OsString], lookup: Lookup) -> Result<Self, CommandError> {
+        let command = Self { words: words.to_vec(), lookup };
         let program = command.words.first().filter(|word| !word.is_empty()).ok_or(CommandError::Empty)?;
         if words.iter().any(|word| word.as_bytes().contains(&0)) {
             return Err(CommandError::NulByte);
         }
-        locate(program, &command.place)?;
+        locate(program, &command.lookup)?;
         Ok(command)
     }
 
@@ -90,7 +90,7 @@ impl CommandLine {
     /// # Errors
     /// As [`CommandLine::find`].
     pub fn program(&self) -> Result<PathBuf, CommandError> {
-        locate(self.arg0(), &self.place)
+        locate(self.arg0(), &self.lookup)
     }
 
     /// The name that a service gets from its command.
@@ -176,12 +176,12 @@ fn fill(word: &OsStr, places: &[(&str, String)]) -> OsString {
 }
 
 /// As execvp(3) would find it.
-fn locate(program: &OsStr, place: &Place) -> Result<PathBuf, CommandError> {
-    let here = |file: &Path| place.cwd.as_ref().map_or_else(|| file.to_owned(), |cwd| cwd.join(file));
+fn locate(program: &OsStr, lookup: &Lookup) -> Result<PathBuf, CommandError> {
+    let here = |file: &Path| lookup.cwd.as_ref().map_or_else(|| file.to_owned(), |cwd| cwd.join(file));
     if program.as_bytes().contains(&b'/') {
         return executable(&here(Path::new(program)));
     }
-    let path = place.path.clone().or_else(|| std::env::var_os("PATH"));
+    let path = lookup.path.clone().or_else(|| std::env::var_os("PATH"));
     let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let mut refused = None;
     for directory in std::env::split_paths(&path) {
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn line(words: &[&str]) -> CommandLine {
-        CommandLine { words: words.iter().map(OsString::from).collect(), place: Place::default() }
+        CommandLine { words: words.iter().map(OsString::from).collect(), lookup: Lookup::default() }
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_told_apart() {
-        let find = |word: &str| CommandLine::find(&[word.into()], Place::default()).map(drop);
+        let find = |word: &str| CommandLine::find(&[word.into()], Lookup::default()).map(drop);
         let not_found = |word: &str, advice| Err(CommandError::NotFound { program: word.to_owned(), advice });
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert_eq!(find("sh"), Ok(()));

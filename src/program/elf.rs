@@ -1,10 +1,12 @@
 //! Whether a program can be preloaded: what will really run, behind `#!` lines, and how it is linked.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use thiserror::Error;
 
 /// Links of `#!` that are followed.
 const DEPTH: usize = 5;
@@ -12,6 +14,27 @@ const DEPTH: usize = 5;
 const MAX_NOTES: usize = 64 * 1024;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
+
+/// Why a program cannot be preloaded.
+#[derive(Debug, Error)]
+pub enum Obstacle {
+    #[error("{} cannot be read ({source})", .program.display())]
+    Unreadable { program: PathBuf, source: io::Error },
+    #[error("too many #! lines")]
+    TooManyInterpreters,
+    #[error("{} is setuid or setgid", .0.display())]
+    Setuid(PathBuf),
+    #[error("{} has file capabilities", .0.display())]
+    Capabilities(PathBuf),
+    #[error("{} is no program that can be preloaded", .0.display())]
+    Unknown(PathBuf),
+    #[error("{} is for another architecture", .0.display())]
+    Architecture(PathBuf),
+    #[error("{} is a Go program, which makes its system calls itself", .0.display())]
+    Go(PathBuf),
+    #[error("{} is linked statically", .0.display())]
+    Static(PathBuf),
+}
 
 /// A program that its loader can preload into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +48,11 @@ pub struct Dynamic {
 ///
 /// # Errors
 /// Why it cannot be preloaded.
-pub fn examine(program: &Path) -> Result<Dynamic, String> {
+pub fn examine(program: &Path) -> Result<Dynamic, Obstacle> {
     let mut program = program.to_owned();
     for _ in 0..DEPTH {
-        let shown = program.display().to_string();
-        let file = File::open(&program).map_err(|error| format!("{shown} cannot be read ({error})"))?;
+        let unreadable = |source| Obstacle::Unreadable { program: program.clone(), source };
+        let file = File::open(&program).map_err(unreadable)?;
         let mut head = [0; 256];
         let n = Read::read(&mut { &file }, &mut head).unwrap_or(0);
         if let Some(interpreter) = interpreter(&head[..n]) {
@@ -37,12 +60,12 @@ pub fn examine(program: &Path) -> Result<Dynamic, String> {
             continue;
         }
         privileged(&program, &file)?;
-        let loader = loader(&file, &head[..n]).map_err(|reason| format!("{shown} {reason}"))?;
+        let loader = loader(&file, &head[..n]).map_err(|obstacle| obstacle(program.clone()))?;
         // The loader finds libraries beside the file itself, not beside a link to it.
         let program = program.canonicalize().unwrap_or(program);
         return Ok(Dynamic { program, loader });
     }
-    Err("too many #! lines".to_owned())
+    Err(Obstacle::TooManyInterpreters)
 }
 
 /// The interpreter of a `#!` line; behind `env` the program that it looks up.
@@ -60,38 +83,37 @@ fn interpreter(head: &[u8]) -> Option<PathBuf> {
 }
 
 /// The loader ignores LD_PRELOAD for programs that get rights from their file (ld.so(8), secure-execution mode).
-fn privileged(program: &Path, file: &File) -> Result<(), String> {
-    let shown = program.display();
-    let meta = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
+fn privileged(program: &Path, file: &File) -> Result<(), Obstacle> {
+    let program = || program.to_owned();
+    let meta = file.metadata().map_err(|source| Obstacle::Unreadable { program: program(), source })?;
     if meta.mode() & 0o6000 != 0 {
-        return Err(format!("{shown} is setuid or setgid"));
+        return Err(Obstacle::Setuid(program()));
     }
-    match crate::sys::process::has_attribute(program, c"security.capability") {
-        true => Err(format!("{shown} has file capabilities")),
+    match crate::sys::process::has_attribute(&program(), c"security.capability") {
+        true => Err(Obstacle::Capabilities(program())),
         false => Ok(()),
     }
 }
 
 /// The program interpreter (PT_INTERP) of a 64-bit ELF file of this machine (elf(5)).
-fn loader(file: &File, head: &[u8]) -> Result<PathBuf, String> {
+fn loader(file: &File, head: &[u8]) -> Result<PathBuf, fn(PathBuf) -> Obstacle> {
     let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
     let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
-    let unknown = || "is no program that can be preloaded".to_owned();
     if !head.starts_with(b"\x7fELF") {
-        return Err(unknown());
+        return Err(Obstacle::Unknown);
     }
     let (Some(for_machine), Some(offset), Some(size), Some(count)) = (half(18), long(32), half(54), half(56)) else {
-        return Err(unknown());
+        return Err(Obstacle::Unknown);
     };
     if head.get(4) != Some(&2) || for_machine != machine {
-        return Err("is for another architecture".to_owned());
+        return Err(Obstacle::Architecture);
     }
     let mut found = None;
     for at in 0..u64::from(count) {
         let mut entry = [0; 56];
         if file.read_exact_at(&mut entry, offset.saturating_add(at * u64::from(size))).is_err() {
-            return Err(unknown());
+            return Err(Obstacle::Unknown);
         }
         let segment = || {
             let long = |at: usize| entry.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
@@ -102,12 +124,12 @@ fn loader(file: &File, head: &[u8]) -> Result<PathBuf, String> {
         match u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) {
             PT_INTERP => found = segment(),
             PT_NOTE if segment().is_some_and(|notes| has_go_note(&notes)) => {
-                return Err("is a Go program, which makes its system calls itself".to_owned());
+                return Err(Obstacle::Go);
             }
             _ => {}
         }
     }
-    let mut path = found.ok_or("is linked statically")?;
+    let mut path = found.ok_or(Obstacle::Static as fn(PathBuf) -> Obstacle)?;
     path.truncate(path.iter().position(|&byte| byte == 0).unwrap_or(path.len()));
     Ok(PathBuf::from(std::ffi::OsString::from_vec(path)))
 }
@@ -142,15 +164,15 @@ mod tests {
         assert!(shell.loader.is_file(), "{shell:?}");
         assert_eq!(examine(&script("a", "#!/bin/sh\n")).unwrap().loader, shell.loader);
         assert_eq!(examine(&script("b", "#!/usr/bin/env -S sh -e\n")).unwrap().loader, shell.loader);
-        assert!(examine(&script("c", "plain text")).unwrap_err().contains("no program"));
-        assert!(examine(&dir.path().join("nothing")).unwrap_err().contains("cannot be read"));
+        assert!(examine(&script("c", "plain text")).unwrap_err().to_string().contains("no program"));
+        assert!(examine(&dir.path().join("nothing")).unwrap_err().to_string().contains("cannot be read"));
         let mut foreign = std::fs::read("/bin/sh").unwrap();
         foreign[18] = 1;
         std::fs::write(dir.path().join("d"), foreign).unwrap();
-        assert!(examine(&dir.path().join("d")).unwrap_err().contains("architecture"));
+        assert!(examine(&dir.path().join("d")).unwrap_err().to_string().contains("architecture"));
         let loop_to = dir.path().join("e");
         std::fs::write(&loop_to, format!("#!{}\n", loop_to.display())).unwrap();
-        assert!(examine(&loop_to).unwrap_err().contains("too many"));
+        assert!(examine(&loop_to).unwrap_err().to_string().contains("too many"));
     }
 
     #[test]

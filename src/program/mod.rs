@@ -1,4 +1,4 @@
-//! What is known of a command before it runs: where its program is, how that is linked, whether it is Node with a script.
+//! What can be found out about a command before it runs: its file, its linkage, whether it is Node with a script.
 
 pub mod command;
 pub mod elf;

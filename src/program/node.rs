@@ -173,11 +173,11 @@ pub fn with_inspect_port(word: OsString, port: u16) -> OsString {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::program::command::Place;
+    use crate::program::command::Lookup;
 
     fn is(words: &[&str]) -> bool {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        is_node_script(&CommandLine::find(&words, Place::default()).unwrap())
+        is_node_script(&CommandLine::find(&words, Lookup::default()).unwrap())
     }
 
     #[test]

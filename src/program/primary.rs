@@ -35,7 +35,7 @@ fn is_own_primary(text: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::program::command::Place;
+    use crate::program::command::Lookup;
 
     #[test]
     fn a_script_that_forks_in_its_primary_is_told_apart() {
@@ -57,7 +57,7 @@ mod tests {
             (&["sh", "own.js"], false),
         ] {
             let words: Vec<std::ffi::OsString> = words.iter().map(Into::into).collect();
-            let command = CommandLine::find(&words, Place::default()).unwrap();
+            let command = CommandLine::find(&words, Lookup::default()).unwrap();
             assert_eq!(forks(&command, Some(dir.path())), wanted, "{words:?}");
         }
     }

@@ -54,8 +54,8 @@ impl Delivery {
             Backend::Upstreams(..) => return Ok(Self::Relay(None)),
             Backend::NoPort(command) => return Ok(Self::NoPort(command.clone())),
         };
-        let preload =
-            elf::examine(&command.program()?).and_then(|program| Preload::find(&program, config.user.as_ref()));
+        let program = elf::examine(&command.program()?).map_err(|obstacle| obstacle.to_string());
+        let preload = program.and_then(|program| Preload::find(&program, config.user.as_ref()));
         match (preload, config.chosen) {
             (Ok(preload), _) => Ok(Self::Direct(command, Arc::new(Library { preload, attach: attach()? }))),
             (Err(obstacle), Chosen::AsAsked) => Err(Kind::DirectImpossible { obstacle }.of("via").into()),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::ImportError;
 use super::draft::Draft;
 use super::options::{Options, plain};
 use super::port::{self, Port};
@@ -37,7 +38,7 @@ pub fn service(
     env: Option<&str>,
     names: &mut Vec<String>,
     warnings: &mut Vec<String>,
-) -> Result<String, String> {
+) -> Result<String, ImportError> {
     let mut options = Options::of(app);
     let mut draft = Draft::new();
     let cwd = options.text("cwd");

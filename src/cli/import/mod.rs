@@ -10,12 +10,45 @@ mod rules;
 mod tests;
 mod words;
 
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use thiserror::Error;
 
 use crate::exit::{Exit, USAGE};
+
+/// Why a file cannot be imported.
+#[derive(Debug, Error)]
+enum ImportError {
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    #[error("no such file")]
+    NoFile,
+    #[error("its name should end with .js, .cjs, .mjs, .json or .yaml")]
+    Extension,
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Yaml(#[from] serde_saphyr::Error),
+    #[error("cannot run node: {0}")]
+    NoNode(io::Error),
+    #[error("node cannot evaluate it: {0}")]
+    Evaluation(String),
+    #[error("it exports no apps: {0}")]
+    Exports(serde_json::Error),
+    #[error("it has no `apps`")]
+    NoApps,
+    #[error("its `apps` is empty")]
+    EmptyApps,
+    #[error("an app is an object")]
+    NotAnApp,
+    #[error("an app has no `script`")]
+    NoScript,
+    #[error("an argument of {0:?} contains a NUL byte")]
+    NulByte(String),
+}
 
 /// What an ecosystem file became.
 #[derive(Debug)]
@@ -30,7 +63,7 @@ struct Imported {
 /// # Errors
 /// [`USAGE`] when it cannot be read, or is no ecosystem file.
 pub fn import(file: &Path, env: Option<&str>) -> Result<(), Exit> {
-    let refused = |why: String| Exit::new(USAGE, format!("cannot import {}: {why}", file.display()));
+    let refused = |why: ImportError| Exit::new(USAGE, format!("cannot import {}: {why}", file.display()));
     let imported = convert(&read(file).map_err(refused)?, file, env).map_err(refused)?;
     for warning in &imported.warnings {
         eprintln!("roundsman: warning: {warning}");
@@ -40,29 +73,29 @@ pub fn import(file: &Path, env: Option<&str>) -> Result<(), Exit> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Value, String> {
+fn read(file: &Path) -> Result<Value, ImportError> {
     let extension = file.extension().and_then(|end| end.to_str()).unwrap_or_default();
     if ["js", "cjs", "mjs"].contains(&extension) {
         return evaluate(file);
     }
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(file)?;
     match extension {
-        "json" => serde_json::from_str(&text).map_err(|error| error.to_string()),
-        "yaml" | "yml" => serde_saphyr::from_str(&text).map_err(|error| error.to_string()),
-        _ => Err("its name should end with .js, .cjs, .mjs, .json or .yaml".to_owned()),
+        "json" => Ok(serde_json::from_str(&text)?),
+        "yaml" | "yml" => Ok(serde_saphyr::from_str(&text)?),
+        _ => Err(ImportError::Extension),
     }
 }
 
 /// What a module exports, as node says.
-fn evaluate(file: &Path) -> Result<Value, String> {
+fn evaluate(file: &Path) -> Result<Value, ImportError> {
     const PROGRAM: &str = "import(require('url').pathToFileURL(process.argv[1])).then(m => {
         const v = m.default ?? m;
         require('fs').writeSync(3, JSON.stringify(typeof v === 'function' ? v() : v));
         process.exit(0);
     }).catch(e => { console.error(e && e.message || e); process.exit(1) })";
-    let path = std::path::absolute(file).map_err(|error| error.to_string())?;
+    let path = std::path::absolute(file)?;
     if !path.is_file() {
-        return Err("there is no such file".to_owned());
+        return Err(ImportError::NoFile);
     }
     // What the module prints goes to stderr; what it exports comes by a descriptor of its own.
     let program = format!("process.stdout.write = process.stderr.write.bind(process.stderr); {PROGRAM}");
@@ -71,16 +104,16 @@ fn evaluate(file: &Path) -> Result<Value, String> {
         .arg(&path)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| format!("cannot run node: {error}"))?;
+        .map_err(ImportError::NoNode)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        return Err(format!("node cannot evaluate it: {last}"));
+        return Err(ImportError::Evaluation(last.to_owned()));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("it exports no apps: {error}"))
+    serde_json::from_slice(&output.stdout).map_err(ImportError::Exports)
 }
 
-fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<Imported, String> {
+fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<Imported, ImportError> {
     let apps = match ecosystem {
         Value::Array(apps) => apps.as_slice(),
         Value::Object(all) => match all.get("apps") {
@@ -88,12 +121,12 @@ fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<Imported
             Some(app @ Value::Object(_)) => std::slice::from_ref(app),
             // One app by itself, as PM2 takes it from JSON.
             None if options::is_app(all) => std::slice::from_ref(ecosystem),
-            _ => return Err("it has no `apps`".to_owned()),
+            _ => return Err(ImportError::NoApps),
         },
-        _ => return Err("it has no `apps`".to_owned()),
+        _ => return Err(ImportError::NoApps),
     };
     if apps.is_empty() {
-        return Err("its `apps` is empty".to_owned());
+        return Err(ImportError::EmptyApps);
     }
     let from = format!("From {}. Show it all: roundsman check -c THIS; run it: roundsman -c THIS", file.display());
     let mut text = draft::comment(&from);
@@ -103,7 +136,7 @@ fn convert(ecosystem: &Value, file: &Path, env: Option<&str>) -> Result<Imported
     let directory = file.parent().unwrap_or(Path::new(""));
     let (mut names, mut warnings) = (Vec::new(), Vec::new());
     for app in apps {
-        let Value::Object(app) = app else { return Err("an app is an object".to_owned()) };
+        let Value::Object(app) = app else { return Err(ImportError::NotAnApp) };
         text.push('\n');
         text.push_str(&app::service(app, directory, env, &mut names, &mut warnings)?);
     }

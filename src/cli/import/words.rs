@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::ImportError;
 use super::options::{Options, plain};
 use crate::program::command::runner;
 
@@ -26,8 +27,8 @@ pub struct Words {
 ///
 /// # Errors
 /// Without a script.
-pub fn of(options: &mut Options<'_>, directory: &Path) -> Result<Words, String> {
-    let script = options.text("script").ok_or("an app has no `script`")?;
+pub fn of(options: &mut Options<'_>, directory: &Path) -> Result<Words, ImportError> {
+    let script = options.text("script").ok_or(ImportError::NoScript)?;
     let flags = options.take("node_args").map(list).unwrap_or_default();
     let arguments = options.take("args").map(list).unwrap_or_default();
     let (mut command, mut note) = (Vec::new(), None);
@@ -57,10 +58,10 @@ pub fn of(options: &mut Options<'_>, directory: &Path) -> Result<Words, String> 
     }
     command.extend(arguments);
     if command.first().is_none_or(String::is_empty) {
-        return Err("an app has no `script`".to_owned());
+        return Err(ImportError::NoScript);
     }
     if command.iter().any(|word| word.contains('\0')) {
-        return Err(format!("an argument of {script:?} has a NUL byte in it"));
+        return Err(ImportError::NulByte(script));
     }
     let command = command.iter().map(|word| literal(word)).collect();
     Ok(Words { command, script, at, node, note })
