@@ -35,6 +35,7 @@ def markdown(bench, about):
     lines = ["# Results of bench/run", "", ", ".join(f"{key}: {value}" for key, value in about.items()),
              f"({bench.rounds} rounds of {bench.seconds} s; medians, in brackets the least and the most)", ""]
     for table in bench.tables:
+        lines += [f"## {table['title']}", "",
                   "| | " + " | ".join(heading for heading, _ in table["columns"].values()) + " |",
                   "|---" * (len(table["columns"]) + 1) + "|"]
         for name, metrics in table["rows"].items():
