@@ -12,7 +12,7 @@ use crate::control::status::{
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
-use crate::service::binding::ids;
+use crate::service::attach::binding::ids;
 use crate::service::lifecycle::Phase;
 use crate::service::shared::SharedServer;
 use crate::service::slot::Slot;

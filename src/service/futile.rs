@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{error, warn};
 
-use super::binding::find;
+use super::attach::binding::find;
 use super::lifecycle::Phase;
 use super::slot::Slot;
 use super::{Context, Service};

@@ -1,15 +1,11 @@
 //! One service at run time: its slots' processes, started, made ready, and brought online.
 
-mod attach;
+pub mod attach;
 pub mod awaited;
-pub mod binding;
 pub mod ending;
 mod futile;
-mod holders;
 pub mod lifecycle;
 mod memory;
-mod node;
-mod node_sockets;
 mod orphans;
 pub mod pausing;
 mod reconfigure;
@@ -27,7 +23,6 @@ mod simulation;
 pub mod slot;
 mod starting;
 mod step;
-pub mod unused;
 pub mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,16 +33,16 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use self::attach::node_sockets::NodeSockets;
+use self::attach::unused::Opened;
 use self::awaited::Awaited;
 use self::lifecycle::{Backoff, Lifecycle, Wanted};
-use self::node_sockets::NodeSockets;
 use self::pausing::Paused;
 use self::reload::{Progress, Reloading};
 use self::rules::{cap, resolved, rules};
 use self::shared::SharedServer;
 use self::shutdown::Stop;
 use self::slot::Slot;
-use self::unused::Opened;
 use self::upstreams::Upstreams;
 use crate::accept::orders::{ListenerId, Order, ServiceId, ServiceStats};
 use crate::config::merge::Settings;

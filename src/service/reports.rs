@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::binding::find;
+use super::attach::binding::find;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::Service;
-use super::binding::ids;
+use super::attach::binding::ids;
 use super::lifecycle::Phase;
 use crate::listener::Origin;
 use crate::proc_net;

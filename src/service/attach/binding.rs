@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use socket2::{Protocol, SockRef, Type};
 use tracing::warn;
 
-use super::attach::errno;
-use super::{Context, Service};
+use super::errno;
 use crate::accept::orders::{ListenerId, PLACES, place};
 use crate::direct::attach::AttachReply;
 use crate::listener::{Listener, Origin};
+use crate::service::{Context, Service};
 use crate::sys::{process, sock};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
@@ -31,7 +31,7 @@ const FOR_SHARED: u64 = 7;
 
 /// A process that binds an address at this moment.
 #[derive(Debug)]
-pub(super) struct Binder {
+pub(in crate::service) struct Binder {
     address: SocketAddr,
     pid: u32,
     until: Instant,
@@ -39,11 +39,11 @@ pub(super) struct Binder {
 
 impl Service {
     /// Whether `--listen` says what is served.
-    pub(super) fn has_flags(&self) -> bool {
+    pub(in crate::service) fn has_flags(&self) -> bool {
         self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
     }
 
-    pub(super) fn bind(
+    pub(in crate::service) fn bind(
         &mut self,
         at: usize,
         socket: &OwnedFd,
@@ -134,7 +134,7 @@ impl Service {
     }
 
     /// The listener that a server made at an address.
-    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
+    pub(in crate::service) fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
         let known = |listener: &Listener| {
             let here = listener.origin == Origin::Server && listener.port == Some(address.port());
             here && sock::local_addr(listener.socket.as_fd()) == Some(address)
@@ -159,7 +159,7 @@ impl Service {
     }
 
     /// A server has bound its socket, or could not.
-    pub(super) fn bound(
+    pub(in crate::service) fn bound(
         &mut self,
         at: usize,
         socket: Result<OwnedFd, i32>,
@@ -188,7 +188,7 @@ impl Service {
     }
 
     /// Makes a server's socket a listener.
-    pub(super) fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+    pub(in crate::service) fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
         let mut listener = Listener::of_server(socket)?;
         if let Some(at) = self.opened.spare.pop() {
             listener.generation = (self.listeners[at].generation + 1) % GENERATIONS;
@@ -216,13 +216,13 @@ pub fn ids(listeners: &[Listener]) -> impl Iterator<Item = (ListenerId, &Listene
 }
 
 /// The listener with an id, unless it is gone.
-pub(super) fn find(listeners: &[Listener], wanted: ListenerId) -> Option<&Listener> {
+pub(in crate::service) fn find(listeners: &[Listener], wanted: ListenerId) -> Option<&Listener> {
     let listener = listeners.get(place(wanted))?;
     Some(listener).filter(|listener| id(place(wanted), listener) == wanted && listener.origin != Origin::GivenBack)
 }
 
 /// See [`find`].
-pub(super) fn find_mut(listeners: &mut [Listener], wanted: ListenerId) -> Option<&mut Listener> {
+pub(in crate::service) fn find_mut(listeners: &mut [Listener], wanted: ListenerId) -> Option<&mut Listener> {
     find(listeners, wanted)?;
     listeners.get_mut(place(wanted))
 }

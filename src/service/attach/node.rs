@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::retiring::DRAIN_LOOK;
-use super::shutdown::Step;
-use super::slot::Slot;
-use super::{Context, Service};
 use crate::node::message::{self, Cluster, Directive, IpcMessage};
+use crate::service::retiring::DRAIN_LOOK;
+use crate::service::shutdown::Step;
+use crate::service::slot::Slot;
+use crate::service::{Context, Service};
 use crate::worker::Worker;
 use crate::worker::ipc::Ipc;
 use crate::worker::server::Server;
@@ -118,7 +118,7 @@ impl Service {
 
     /// Cluster workers that get no more connections are told to disconnect; stop messages and signals that did not end a
     /// server are followed up.
-    pub(super) fn step_stopping(&mut self, now: Instant) -> Option<Instant> {
+    pub(in crate::service) fn step_stopping(&mut self, now: Instant) -> Option<Instant> {
         let stopping = self.handoff_done && self.closes();
         let limits = &self.config.limits;
         // How long a server may take to answer `--stop-message` before it gets its stop signal.

@@ -13,13 +13,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::binding::find;
 use super::node::{say_to, with_channel};
-use super::{Context, Service};
 use crate::accept::orders::ListenerId;
 use crate::accept::policy::Policy;
 use crate::addr::ListenAddr;
 use crate::config::ServiceConfig;
 use crate::listener::{self, BindError, Listener};
 use crate::node::message::{self, Kind, Query};
+use crate::service::{Context, Service};
 use crate::sys::process::Credentials;
 use crate::sys::rights;
 
@@ -154,7 +154,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not read answers.
-    pub(super) fn answer_query(
+    pub(in crate::service) fn answer_query(
         &mut self,
         (at, pid, old): (usize, u32, bool),
         query: Query,
@@ -199,7 +199,7 @@ impl Service {
     }
 
     /// Looks again at queries that had to wait.
-    pub(super) fn step_queries(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+    pub(in crate::service) fn step_queries(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         for (at, pid, query) in std::mem::take(&mut self.node.later) {
             let Some(old) = with_channel(&mut self.slots, pid).map(|(_, _, old)| old) else { continue };
             // One that does not read answers has more to say, and is dealt with there.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::binding::find;
-use super::lifecycle::Phase;
-use super::slot::Slot;
-use super::{Context, Service};
 use crate::accept::orders::{ListenerId, Order};
 use crate::direct::attach::Secret;
+use crate::service::lifecycle::Phase;
+use crate::service::slot::Slot;
+use crate::service::{Context, Service};
 use crate::sys::{process, sock};
 use crate::worker::attachment::Attachment;
 use crate::worker::server::StopRequest;
@@ -52,7 +52,14 @@ impl Slot {
 
 impl Service {
     /// A process has closed a stand-in, and no other one is known that bound it: who else has it?
-    pub(super) fn look_for_holders(&mut self, at: usize, id: ListenerId, closer: u32, context: &Context, now: Instant) {
+    pub(in crate::service) fn look_for_holders(
+        &mut self,
+        at: usize,
+        id: ListenerId,
+        closer: u32,
+        context: &Context,
+        now: Instant,
+    ) {
         if let Some(direct) = self.slots[at].attachment_mut() {
             direct.left.looks.insert(id, Look { closer, due: now, again: false });
         }
@@ -60,7 +67,7 @@ impl Service {
     }
 
     /// Before a bind: what the workers have closed is known then.
-    pub(super) fn look_now(&mut self, context: &Context) {
+    pub(in crate::service) fn look_now(&mut self, context: &Context) {
         for at in 0..self.slots.len() {
             if let Some(direct) = self.slots[at].attachment_mut() {
                 direct.left.not_before = None;
@@ -70,7 +77,7 @@ impl Service {
     }
 
     /// Looks at what is due, and notices workers that listen nowhere.
-    pub(super) fn step_holders(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+    pub(in crate::service) fn step_holders(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         for at in 0..self.slots.len() {
             self.step_looks(at, context, now);
             self.step_silence(at, now);
@@ -131,7 +138,14 @@ impl Service {
     }
 
     /// Nobody of a worker has a stand-in any more.
-    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, closer: u32, context: &Context, now: Instant) {
+    pub(in crate::service) fn unlistened(
+        &mut self,
+        at: usize,
+        id: ListenerId,
+        closer: u32,
+        context: &Context,
+        now: Instant,
+    ) {
         let Some(worker) = &mut self.slots[at].current else { return };
         let worker_id = worker.id;
         let Some(direct) = worker.attachment_mut() else { return };
@@ -148,7 +162,7 @@ impl Service {
     }
 
     /// A process is gone that had stand-ins open.
-    pub(super) fn holder_ended(&mut self, pid: u32, secret: Secret, context: &Context, now: Instant) {
+    pub(in crate::service) fn holder_ended(&mut self, pid: u32, secret: Secret, context: &Context, now: Instant) {
         let of = |slot: &Slot| slot.attachment().is_some_and(|direct| direct.secret == secret);
         let Some(at) = self.slots.iter().position(of) else { return };
         // Of the end of what we started we hear otherwise.
@@ -164,7 +178,7 @@ impl Service {
     }
 
     /// It listens (again).
-    pub(super) fn listens_again(&mut self, at: usize) {
+    pub(in crate::service) fn listens_again(&mut self, at: usize) {
         let Some(direct) = self.slots[at].attachment_mut() else { return };
         if let Some((_, true)) = direct.left.silent.take() {
             self.slots[at].history.reason = None;

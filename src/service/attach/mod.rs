@@ -1,5 +1,11 @@
 //! What servers' preload libraries ask, and what they are answered.
 
+pub mod binding;
+mod holders;
+mod node;
+pub(in crate::service) mod node_sockets;
+pub mod unused;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::binding::{find, find_mut, ids};
-use super::lifecycle::Phase;
-use super::slot::Slot;
-use super::{Context, Service};
+use self::binding::{find, find_mut, ids};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{AttachReply, AttachRequest, Ended, RequestKind, Secret};
 use crate::direct::options;
 use crate::listener::{self, Listener, Origin};
+use crate::service::lifecycle::Phase;
+use crate::service::slot::Slot;
+use crate::service::{Context, Service};
 use crate::sys::closer::Foreign;
 use crate::sys::process::Credentials;
 use crate::sys::{process, rights, sock};
@@ -85,7 +91,7 @@ impl Service {
     }
 
     /// Logs once who has the address that a server wanted. A thread looks: /proc is read process by process.
-    pub(super) fn explain_refusal(&mut self, at: usize, address: SocketAddr, error: &io::Error) {
+    pub(in crate::service) fn explain_refusal(&mut self, at: usize, address: SocketAddr, error: &io::Error) {
         let Some(errno) = error.raw_os_error() else { return };
         let why = match errno {
             libc::EADDRINUSE => Some("address already in use"),
@@ -119,7 +125,7 @@ impl Service {
         }
     }
 
-    pub(super) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<AttachReply> {
+    pub(in crate::service) fn share(&mut self, at: usize, id: ListenerId, pid: u32) -> io::Result<AttachReply> {
         let lost = || io::Error::from_raw_os_error(libc::EINVAL);
         let listener = find(&self.listeners, id).ok_or_else(lost)?;
         let direct = self.slots[at].attachment_mut().ok_or_else(lost)?;
@@ -280,6 +286,6 @@ impl Service {
     }
 }
 
-pub(super) fn errno(error: &io::Error, otherwise: i32) -> AttachReply {
+pub(in crate::service) fn errno(error: &io::Error, otherwise: i32) -> AttachReply {
     AttachReply::Errno(error.raw_os_error().unwrap_or(otherwise))
 }

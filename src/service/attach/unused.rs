@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::binding::{Binder, find, find_mut, ids};
-use super::pausing::Paused;
-use super::slot::Slot;
-use super::{Context, Service};
 use crate::accept::orders::{ListenerId, Order, place};
 use crate::direct::attach::Secret;
 use crate::limited::Limited;
 use crate::listener::{Listener, Origin};
+use crate::service::pausing::Paused;
+use crate::service::slot::Slot;
+use crate::service::{Context, Service};
 use crate::sys::{process, sock};
 use crate::worker::server::StopRequest;
 
@@ -31,9 +31,9 @@ const LATELY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Opened {
     /// Servers that bind an address at this moment.
-    pub(super) binders: Vec<Binder>,
+    pub(in crate::service) binders: Vec<Binder>,
     /// Places of listeners that are gone.
-    pub(super) spare: Vec<usize>,
+    pub(in crate::service) spare: Vec<usize>,
     /// Listeners that were closed and may go.
     unused: Vec<Unused>,
     /// Processes whose end is to be watched, each with its worker's proof.
@@ -44,7 +44,7 @@ pub struct Opened {
     /// Ports whose listeners were closed a moment ago: a copy of one may wait to be closed.
     lately: Vec<(u16, Instant)>,
     /// Warnings of a worker with too many listeners.
-    pub(super) crowded: Limited,
+    pub(in crate::service) crowded: Limited,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ struct Unused {
 
 impl Opened {
     /// It is used again.
-    pub(super) fn uses(&mut self, id: ListenerId) {
+    pub(in crate::service) fn uses(&mut self, id: ListenerId) {
         self.unused.retain(|unused| unused.id != id);
     }
 
@@ -67,12 +67,12 @@ impl Opened {
     }
 
     /// Whether a socket of that port that is to be closed is still open.
-    pub(super) fn is_closing(&self, port: u16) -> bool {
+    pub(in crate::service) fn is_closing(&self, port: u16) -> bool {
         self.closing.iter().any(|&(closing, _)| closing == port)
     }
 
     /// Whether a listener of that port was closed a moment ago.
-    pub(super) fn closed_lately(&self, port: u16, now: Instant) -> bool {
+    pub(in crate::service) fn closed_lately(&self, port: u16, now: Instant) -> bool {
         self.lately.iter().any(|&(closed, at)| closed == port && now.duration_since(at) < LATELY)
     }
 
@@ -82,7 +82,7 @@ impl Opened {
     }
 
     /// It is not.
-    pub(super) fn is_closed(&mut self, id: ListenerId) {
+    pub(in crate::service) fn is_closed(&mut self, id: ListenerId) {
         self.closing.retain(|&(_, closing)| closing != id);
     }
 }
@@ -94,7 +94,7 @@ impl Service {
     }
 
     /// A process has closed a listener, and its worker has it no more.
-    pub(super) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, context: &Context, now: Instant) {
+    pub(in crate::service) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, context: &Context, now: Instant) {
         let by_server = find(&self.listeners, id).is_some_and(|listener| listener.origin == Origin::Server);
         if !by_server || self.stop.is_some() || self.paused != Paused::No || self.is_had(id, Whose::Current) {
             return;
@@ -115,7 +115,7 @@ impl Service {
     }
 
     /// Closes what was closed by a process that lives on.
-    pub(super) fn step_unused(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+    pub(in crate::service) fn step_unused(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         let next = self.opened.next_due()?;
         if now < next {
             return Some(next);
@@ -137,7 +137,7 @@ impl Service {
     }
 
     /// Closes what no worker has and what is in the way of a server that binds now.
-    pub(super) fn make_way(&mut self, address: SocketAddr, context: &Context) {
+    pub(in crate::service) fn make_way(&mut self, address: SocketAddr, context: &Context) {
         let conflicts = |listener: &Listener| {
             if listener.origin != Origin::Server || listener.port != Some(address.port()) {
                 return false;
