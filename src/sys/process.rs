@@ -254,10 +254,19 @@ pub fn kill_tree(root: u32) {
     if super::fake::is_staged() {
         return super::fake::signal(root, Signal::SIGKILL);
     }
-    for pid in tree(root) {
-        if let Ok(pidfd) = pidfd_open(pid) {
-            let _ = pidfd_signal(&pidfd, Signal::SIGKILL);
+    let mut killed = Vec::new();
+    // The kernel's list may lack a child while another one ends; once its parent is dead it is ours, and listed.
+    for _ in 0..2 {
+        let found = descendants(root);
+        for &pid in found.iter().filter(|pid| !killed.contains(*pid)) {
+            if let Ok(pidfd) = pidfd_open(pid) {
+                let _ = pidfd_signal(&pidfd, Signal::SIGKILL);
+            }
         }
+        if found.len() == 1 {
+            return;
+        }
+        killed = found;
     }
 }
 
@@ -327,4 +336,38 @@ pub fn children() -> Vec<u32> {
     let all = procfs::process::all_processes().into_iter().flatten().flatten();
     let stats = all.filter_map(|process| process.stat().ok());
     stats.filter(|stat| stat.ppid as u32 == own && stat.state != 'Z').map(|stat| stat.pid as u32).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn wait_until(holds: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < until, "not in time");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        let stat = procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.state != 'Z')
+    }
+
+    #[test]
+    fn a_tree_is_killed_with_those_in_sessions_of_their_own() {
+        let script = "sleep 600 & setsid sleep 600 & sh -c 'sleep 600 & wait' & wait";
+        let mut root = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+        wait_until(|| descendants(root.id()).len() == 5);
+        let (mut few, mut all) = (descendants(root.id()), tree(root.id()));
+        few.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(few, all);
+        kill_tree(root.id());
+        root.wait().unwrap();
+        wait_until(|| !few.iter().any(|&pid| is_alive(pid)));
+    }
 }
