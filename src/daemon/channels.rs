@@ -9,20 +9,18 @@ use tracing::warn;
 use super::Daemon;
 use crate::events::Source;
 use crate::relay::protocol::{self, FromWorker};
+use crate::service::slot::Slot;
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
 impl Daemon {
     /// A relay worker says something. One that talks nonsense is killed, and so replaced.
     pub(super) fn read_relay(&mut self, pid: u32) {
-        let of = |relay: &crate::worker::relay::Relay| relay.pid == pid;
-        let found = self.services.iter_mut().find_map(|service| {
-            let at = service.slots().iter().position(|slot| slot.relay().is_some_and(of))?;
-            Some((service, at))
-        });
-        let Some((service, at)) = found else { return };
+        let Some((service, Some(at), _)) = self.owner(pid) else { return };
+        let at = at as usize;
         loop {
-            let Some(relay) = service.slots()[at].relay() else { return };
+            let relay = service.slots().get(at).and_then(Slot::relay).filter(|relay| relay.pid == pid);
+            let Some(relay) = relay else { return };
             let mut fds = Vec::new();
             let received = protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut fds);
             // It has none to send.
@@ -43,8 +41,8 @@ impl Daemon {
 
     /// A worker in Node says something.
     pub(super) fn read_node(&mut self, pid: u32) {
-        let more = self.services.iter_mut().find_map(|service| service.hear_node(pid, &self.context));
-        if more == Some(true) {
+        let Some((service, _, context)) = self.owner(pid) else { return };
+        if service.hear_node(pid, context) == Some(true) {
             self.unread.push(Source::Node(pid));
         }
     }

@@ -1,4 +1,4 @@
-//! The daemon's children and the processes below them: watched, reaped, ended.
+//! The daemon's children: whose they are, reaped, ended.
 
 use std::time::Instant;
 
@@ -6,7 +6,10 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use tracing::{debug, warn};
 
 use super::Daemon;
+use crate::service::Service;
 use crate::sys::process;
+use crate::worker::Context;
+use crate::worker::children::Owner;
 
 impl Daemon {
     /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
@@ -19,9 +22,11 @@ impl Daemon {
                 Ok(status) => {
                     let Some(pid) = status.pid() else { continue };
                     let own = pid.as_raw() as u32;
-                    if !self.services.iter_mut().any(|service| service.child_gone(own, status, &self.context, now)) {
-                        debug!(pid = pid.as_raw(), "orphan reaped");
+                    match self.owner(own) {
+                        Some((service, slot, context)) => service.on_exit(slot, own, status, context, now),
+                        None => debug!(pid = own, "orphan reaped"),
                     }
+                    self.context.children.remove(own);
                     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
                 }
                 Err(nix::errno::Errno::EINTR) => {}
@@ -31,6 +36,13 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// The service and the slot of a server or relay worker; no slot: the server that all slots share.
+    pub(super) fn owner(&mut self, pid: u32) -> Option<(&mut Service, Option<u32>, &Context)> {
+        let Owner { service, slot } = self.context.children.owner(pid)?;
+        let service = self.services.iter_mut().find(|one| one.id() == service)?;
+        Some((service, slot, &self.context))
     }
 
     pub(super) fn end_all(&mut self) {

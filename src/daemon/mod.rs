@@ -42,6 +42,7 @@ use crate::service::Service;
 use crate::sys::cpu::CpuMeter;
 use crate::sys::{closer, process};
 use crate::worker::Context;
+use crate::worker::children::Children;
 use crate::worker::probe;
 use signals::Terminal;
 use systemd::Systemd;
@@ -125,7 +126,8 @@ impl Daemon {
         let launcher = Launcher::new(nofile, servers.clone()).map_err(os("cannot open /proc/self/exe"))?;
         let registry = Registry::new(poll.registry()).map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::default();
-        let context = Context { launcher, orders, attach: None, ports, nofile: nofile.hard, registry };
+        let children = Children::default();
+        let context = Context { launcher, orders, attach: None, ports, nofile: nofile.hard, registry, children };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
         let control = ControlServer::open(&context.registry, &config.name, &names, config.control.as_deref())?;
         let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;

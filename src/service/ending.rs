@@ -7,6 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::lifecycle::{Event, Phase};
 use super::retiring::Escaped;
+use super::shared::SharedServer;
 use super::shutdown::{Step, Stop};
 use super::slot::Slot;
 use super::{Context, Service};
@@ -16,6 +17,7 @@ use crate::config::options::{OnErrored, OnExit};
 use crate::listener::Listener;
 use crate::sys::process;
 use crate::worker::attachment::Attachment;
+use crate::worker::children::Owner;
 use crate::worker::exit::LastExit;
 use crate::worker::relay::Relay;
 use crate::worker::server::Server;
@@ -33,26 +35,24 @@ struct Crash {
 }
 
 impl Service {
-    /// A child is gone. Returns whether it was one of ours.
-    pub fn child_gone(&mut self, pid: u32, status: WaitStatus, context: &Context, now: Instant) -> bool {
+    /// A process of this service has exited; `slot`: `None` for the shared server.
+    pub fn on_exit(&mut self, slot: Option<u32>, pid: u32, status: WaitStatus, context: &Context, now: Instant) {
         let exit = LastExit::from(status);
         if let Some(upstreams) = &mut self.upstreams {
             upstreams.left(pid);
             self.look_at_upstreams(now);
         }
-        if self.shared.iter().any(|shared| shared.server.as_ref().is_some_and(|server| server.pid == pid)) {
-            self.shared_gone(pid, exit, now);
-        } else if let Some(at) = self.slots.iter().position(|slot| slot.pids().any(|own| own == pid)) {
-            self.slot_exit(at, pid, exit, context, now);
-        } else {
-            return false;
+        let shares = |shared: &SharedServer| shared.server.as_ref().is_some_and(|server| server.pid == pid);
+        match slot {
+            None if self.shared.as_ref().is_some_and(shares) => self.shared_gone(pid, exit, now),
+            None => {}
+            Some(at) => self.slot_exit(at as usize, pid, exit, context, now),
         }
         self.settle_stopped(now);
-        true
     }
 
     fn slot_exit(&mut self, at: usize, pid: u32, exit: LastExit, context: &Context, now: Instant) {
-        let slot = &mut self.slots[at];
+        let Some(slot) = self.slots.get_mut(at) else { return };
         slot.finishing.retain(|relay| relay.pid != pid);
         if let Some(escaped) = slot.retiring_exited((&self.config.name, at), pid, &exit, context) {
             if let Some(Escaped { server, attachment }) = escaped {
@@ -61,6 +61,9 @@ impl Service {
             return;
         }
         if slot.server().is_some_and(|server| server.pid == pid) && slot.adopt_successor(&self.config.name, at) {
+            if let Some(server) = slot.server() {
+                context.children.add(server.pid, Owner { service: self.id, slot: Some(at as u32) });
+            }
             return;
         }
         let Some(worker) = slot.current.take_if(|worker| worker.pids().any(|own| own == pid)) else { return };

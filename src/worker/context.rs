@@ -4,6 +4,7 @@ use crate::accept::Orders;
 use crate::direct::attach::AttachServer;
 use crate::events::Registry;
 use crate::launch::Launcher;
+use crate::worker::children::Children;
 use crate::worker::probe::PrivatePorts;
 
 /// Made by the daemon, lent to each service for a turn.
@@ -18,4 +19,5 @@ pub struct Context {
     pub nofile: u64,
     /// Adds to what the control thread waits on.
     pub registry: Registry,
+    pub children: Children,
 }

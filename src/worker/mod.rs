@@ -1,6 +1,7 @@
 //! One generation of a slot: its processes, and what connects them to the master.
 
 pub mod attachment;
+pub mod children;
 pub mod context;
 pub mod decisive;
 pub mod delivery;

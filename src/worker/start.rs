@@ -8,6 +8,7 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use super::attachment::Attachment;
+use super::children::Owner;
 use super::context::Context;
 use super::delivery::{Delivery, Library};
 use super::ipc::{Ipc, Mode};
@@ -98,6 +99,8 @@ impl Worker {
         if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
             warn!("cannot watch a worker's channel: {error}");
         }
+        let owner = Owner { service: seat.id.service, slot: Some(seat.id.slot) };
+        context.children.add(started.pid, owner);
         totals.track(&started.page);
         *relay = Some(started);
         self.id = seat.id;
@@ -172,6 +175,7 @@ pub fn start_server(
         files: &config.files,
         death_signal: config.limits.stop_signal,
     })?;
+    context.children.add(pid, Owner { service: seat.id.service, slot });
     if let Some(ipc) = &ipc {
         ipc.watch(&context.registry, pid).map_err(refused)?;
     }

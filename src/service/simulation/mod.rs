@@ -25,6 +25,7 @@ use crate::launch::Launcher;
 use crate::relay::protocol::FromWorker;
 use crate::sys::fake;
 use crate::worker::Context;
+use crate::worker::children::Children;
 use crate::worker::delivery::Delivery;
 use crate::worker::probe::PrivatePorts;
 
@@ -82,8 +83,8 @@ impl Simulation {
         let mut world = World::new(seed, receiver);
         let now = Instant::now();
         fake::begin(now);
-        let context =
-            Context { launcher, orders, attach: None, ports: PrivatePorts::default(), nofile: 1000, registry };
+        let (ports, children) = (PrivatePorts::default(), Children::default());
+        let context = Context { launcher, orders, attach: None, ports, nofile: 1000, registry, children };
         let (mut config, settings) = config(&mut world.random);
         let delivery = Delivery::prepare(&mut config, false, || unreachable!("nothing is direct")).unwrap();
         let service = Service::new(0, (config, settings), Vec::new(), delivery, &context, now);
@@ -100,7 +101,10 @@ impl Simulation {
         for (status, process) in self.world.ended(self.now) {
             self.note_death(&process);
             let pid = status.pid().unwrap().as_raw() as u32;
-            assert!(self.service.child_gone(pid, status, &self.context, self.now), "{pid} is forgotten");
+            assert!(self.service.pids().contains(&pid), "{pid} is forgotten");
+            let owner = self.context.children.owner(pid).unwrap();
+            self.service.on_exit(owner.slot, pid, status, &self.context, self.now);
+            self.context.children.remove(pid);
         }
         for pid in self.world.ready(self.now) {
             let of = |slot: &Slot| slot.relay().is_some_and(|relay| relay.pid == pid);
