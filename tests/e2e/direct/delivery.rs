@@ -275,7 +275,7 @@ fn what_cannot_be_preloaded_and_who_is_none_of_ours_is_refused() {
     let (code, text) = refused(&["--via", "direct", "--", program.to_str().unwrap()]);
     assert!(code == 2 && text.contains("linked statically"), "{text}");
     let (code, text) = refused(&["--via", "direct", "-u", "127.0.0.1:1"]);
-    assert!(code == 2 && text.contains("give one"), "{text}");
+    assert!(code == 2 && text.contains("delivers to a command, not to --upstream"), "{text}");
 
     // A stranger at the attach socket: garbage, a wrong token.
     let port = free_port();

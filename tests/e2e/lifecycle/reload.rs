@@ -331,7 +331,11 @@ fn on_a_terminal_a_reload_shows_its_progress() {
     let line = format!("{} reload --control {}", env!("CARGO_BIN_EXE_roundsman"), daemon.control().display());
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("slot 1: pid") && text.contains("reloaded 2 slots") && text.contains('\u{1b}'), "{text:?}");
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let [first, second, last] = lines[..] else { panic!("{text:?}") };
+    assert!(first.starts_with("slot ") && first.ends_with("(1 of 2)"), "{text:?}");
+    assert!(second.starts_with("slot ") && second.ends_with("(2 of 2)"), "{text:?}");
+    assert!(last.starts_with("reloaded 2 slots in "), "{text:?}");
 }
 
 #[test]
