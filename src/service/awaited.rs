@@ -80,9 +80,10 @@ impl Service {
         let settled =
             |slot: &Slot| matches!(slot.lifecycle.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
         let count = count_of(self.slots.len());
+        let said = self.shared.as_ref().map(|shared| shared.said(&self.config.name, context)).unwrap_or_default();
         let hopeless = self.shared.as_ref().is_some_and(SharedServer::is_given_up);
         if (ended && self.slots.iter().all(settled)) || hopeless {
-            let down = self.not_online();
+            let down = not_online(&self.slots, self.shared.as_ref(), self.config.limits.wait_ready);
             let verb = awaited.verb;
             if down.is_empty() && verb == Verb::Reloaded {
                 let done = self.reloaded(self.slots.len(), awaited.began, context, now);
@@ -92,7 +93,7 @@ impl Service {
             let text = match (down.is_empty(), verb) {
                 (true, Verb::Scaled) => count,
                 (true, verb) => format!("{} {count}", verb.text()),
-                (false, verb) => format!("{}: {down}{}", verb.failed(&count), self.shared_said(context)),
+                (false, verb) => format!("{}: {down}{}", verb.failed(&count), said),
             };
             self.say(match (self.reload.is_some(), down.is_empty()) {
                 // A reload that began with it, or after it, has the last word.
@@ -110,16 +111,19 @@ impl Service {
             return Some(awaited.until.unwrap_or(awaited.ended));
         }
         let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
-        let text = format!("{failed} after {seconds} s: {}", self.not_online());
+        let text = format!(
+            "{failed} after {seconds} s: {}",
+            not_online(&self.slots, self.shared.as_ref(), self.config.limits.wait_ready)
+        );
         warn!(service = %self.config.name, "{text}");
-        let text = format!("{text}; roundsman goes on waiting for them{}", self.shared_said(context));
+        let text = format!("{text}; roundsman goes on waiting for them{}", said);
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
         None
     }
 
     /// The clients of a service that has just begun wait for its workers.
     pub fn await_start(&mut self, now: Instant) {
-        self.awaiting = Some(Awaited::new(Verb::Started, &self.times(), now));
+        self.awaiting = Some(Awaited::new(Verb::Started, &Times::of(&self.config.limits), now));
     }
 
     /// A stop comes between.
@@ -128,34 +132,36 @@ impl Service {
             self.say(Progress::Failed("stopped before all workers were online".to_owned()));
         }
     }
+}
 
-    /// The slots that are not up, and why; those with the same reason together.
-    fn not_online(&self) -> String {
-        let mut down: Vec<(String, Vec<String>)> = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate() {
-            let Some(why) = self.why_not_online(slot) else { continue };
-            match down.iter_mut().find(|(other, _)| *other == why) {
-                Some((_, slots)) => slots.push(at.to_string()),
-                None => down.push((why, vec![at.to_string()])),
-            }
+/// The slots that are not up, and why; those with the same reason together.
+fn not_online(slots: &[Slot], shared: Option<&SharedServer>, wait_ready: bool) -> String {
+    let shared = shared.and_then(SharedServer::trouble);
+    let mut down: Vec<(String, Vec<String>)> = Vec::new();
+    for (at, slot) in slots.iter().enumerate() {
+        let Some(why) = slot.why_not_online(shared.as_deref(), wait_ready) else { continue };
+        match down.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, slots)) => slots.push(at.to_string()),
+            None => down.push((why, vec![at.to_string()])),
         }
-        let group = |(why, slots): (String, Vec<String>)| match slots.as_slice() {
-            [one] => format!("slot {one} is {why}"),
-            several => format!("slots {} are {why}", several.join(", ")),
-        };
-        down.into_iter().map(group).collect::<Vec<_>>().join("; ")
     }
+    let group = |(why, slots): (String, Vec<String>)| match slots.as_slice() {
+        [one] => format!("slot {one} is {why}"),
+        several => format!("slots {} are {why}", several.join(", ")),
+    };
+    down.into_iter().map(group).collect::<Vec<_>>().join("; ")
+}
 
-    fn why_not_online(&self, slot: &Slot) -> Option<String> {
-        let name = match slot.lifecycle.phase {
+impl Slot {
+    fn why_not_online(&self, shared: Option<&str>, wait_ready: bool) -> Option<String> {
+        let name = match self.lifecycle.phase {
             Phase::Online { .. } | Phase::Finished => return None,
             phase => phase.name(),
         };
-        let launching = matches!(slot.lifecycle.phase, Phase::Launching { .. });
-        let shared = self.shared.as_ref().and_then(SharedServer::trouble);
-        let why = match (slot.trouble().or(shared.as_deref()), &slot.history.reason) {
+        let launching = matches!(self.lifecycle.phase, Phase::Launching { .. });
+        let why = match (self.trouble().or(shared), &self.history.reason) {
             (Some(trouble), _) => Some(trouble),
-            (None, _) if launching && self.config.limits.wait_ready => Some("it has not said that it is ready"),
+            (None, _) if launching && wait_ready => Some("it has not said that it is ready"),
             (None, _) if launching => Some("it does not listen"),
             (None, reason) => reason.as_deref(),
         };

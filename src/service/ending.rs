@@ -5,7 +5,8 @@ use std::time::Instant;
 use nix::sys::wait::WaitStatus;
 use tracing::{debug, error, info, warn};
 
-use super::lifecycle::{Event, Phase};
+use super::lifecycle::{Backoff, Event, Phase};
+use super::orphans::end_left_behind;
 use super::retiring::Escaped;
 use super::shared::SharedServer;
 use super::shutdown::{Step, Stop};
@@ -40,12 +41,18 @@ impl Service {
         let exit = LastExit::from(status);
         if let Some(upstreams) = &mut self.upstreams {
             upstreams.left(pid);
-            self.look_at_upstreams(now);
+            upstreams.look(&self.config.name, now);
         }
         let shares = |shared: &SharedServer| shared.server.as_ref().is_some_and(|server| server.pid == pid);
         match slot {
-            None if self.shared.as_ref().is_some_and(shares) => self.shared_gone(pid, exit, now),
-            None => {}
+            None => {
+                if let Some(shared) = self.shared.as_mut().filter(|shared| shares(shared))
+                    && shared.exited(&self.config, pid, &exit, self.stop.is_some(), now)
+                    && let Some(slot) = self.slots.first_mut()
+                {
+                    slot.history.last_exit = Some(exit);
+                }
+            }
             Some(at) => self.slot_exit(at as usize, pid, exit, context, now),
         }
         self.settle_stopped(now);
@@ -56,7 +63,7 @@ impl Service {
         slot.finishing.retain(|relay| relay.pid != pid);
         if let Some(escaped) = slot.retiring_exited((&self.config.name, at), pid, &exit, context) {
             if let Some(Escaped { server, attachment }) = escaped {
-                self.end_left_behind(&server.mark, attachment.as_deref());
+                end_left_behind(&self.pids(), &server.mark, attachment.as_deref());
             }
             return;
         }
@@ -83,7 +90,7 @@ impl Service {
     }
 
     fn relay_gone(&mut self, at: usize, id: WorkerId, relay: &Relay, exit: LastExit, context: &Context, now: Instant) {
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let slot = &mut self.slots[at];
         if self.stop.is_some() {
             debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
@@ -102,7 +109,7 @@ impl Service {
 
     /// A worker is gone. Whether it was a successor, and the worker before it is back in its place.
     pub(super) fn successor_failed(&mut self, at: usize, now: Instant, context: &Context) -> bool {
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let slot = &mut self.slots[at];
         if self.stop.is_some() || !slot.restore(context, &backoff, now) {
             return false;
@@ -124,7 +131,7 @@ impl Service {
         context: &Context,
         now: Instant,
     ) {
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let history = &mut self.slots[at].history;
         history.failed_successor = Some(server.pid);
         history.last_address = server.address.filter(|_| server.probe.is_none());
@@ -132,7 +139,7 @@ impl Service {
         let insisted = self.insists_on(at, server.pid, attachment.as_deref(), &exit, context).or(known);
         // What it left behind would keep the port.
         process::kill_tree(server.pid);
-        let left_behind = self.end_left_behind(&server.mark, attachment.as_deref());
+        let left_behind = end_left_behind(&self.pids(), &server.mark, attachment.as_deref());
         let serve_instead = insisted.map(|port| self.serve_instead(port));
         let slot = &mut self.slots[at];
         let launching = matches!(slot.lifecycle.phase, Phase::Launching { .. });
@@ -273,7 +280,7 @@ impl Service {
                     self.listeners.clear();
                     context.orders.send(Order::Stop(self.id));
                     self.slots.iter_mut().for_each(Slot::begin_drain);
-                    let backoff = self.backoff();
+                    let backoff = Backoff::of(&self.config.limits);
                     for slot in &mut self.slots {
                         slot.lifecycle.apply(Event::Stop, now, &backoff);
                         slot.retiring.iter_mut().for_each(|old| old.drain_in_stop(now));
@@ -312,7 +319,7 @@ impl Service {
         if !self.closes() {
             return;
         }
-        let (signal, backoff) = (self.config.limits.stop_signal, self.backoff());
+        let (signal, backoff) = (self.config.limits.stop_signal, Backoff::of(&self.config.limits));
         for slot in &mut self.slots {
             let retired = slot.retired(signal, now);
             let asked = slot.current.as_ref().is_some_and(Worker::was_asked_to_stop);

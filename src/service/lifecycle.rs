@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::Limits;
+
 /// Where a slot is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -81,6 +83,13 @@ pub struct Backoff {
     pub min_uptime: Duration,
     /// Deaths in a row before the slot is given up.
     pub most: u32,
+}
+
+impl Backoff {
+    pub fn of(limits: &Limits) -> Self {
+        let (first, longest) = limits.backoff;
+        Self { first, longest, min_uptime: limits.min_uptime, most: limits.max_restarts }
+    }
 }
 
 /// Deaths in a row before a slot is given up that was never online: it will not get better by itself.

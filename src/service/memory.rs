@@ -4,30 +4,40 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::lifecycle::Phase;
-use super::{Context, Service};
-use crate::config::memory;
+use super::Context;
+use super::lifecycle::{Backoff, Phase};
+use super::slot::Slot;
+use crate::config::{ServiceConfig, memory};
 use crate::worker::Worker;
 
 /// How often it is looked.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Service {
+#[derive(Debug, Default)]
+pub struct MemoryWatch {
+    looked: Option<Instant>,
+}
+
+impl MemoryWatch {
     /// Looks at all workers, when it is time.
-    pub(super) fn check_memory(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let limit = self.config.limits.max_memory?;
-        if self.stop.is_some() {
-            return None;
-        }
-        if let Some(due) = self.memory_looked.map(|at| at + POLL_INTERVAL).filter(|due| now < *due) {
+    pub fn step(
+        &mut self,
+        config: &ServiceConfig,
+        slots: &mut [Slot],
+        stopping: bool,
+        context: &Context,
+        now: Instant,
+    ) -> Option<Instant> {
+        let limit = config.limits.max_memory.filter(|_| !stopping)?;
+        if let Some(due) = self.looked.map(|at| at + POLL_INTERVAL).filter(|due| now < *due) {
             return Some(due);
         }
-        self.memory_looked = Some(now);
+        self.looked = Some(now);
         let mut due = now + POLL_INTERVAL;
-        let all: u64 = self.slots.iter().filter_map(|slot| slot.current.as_ref()).map(Worker::memory).sum();
-        for at in 0..self.slots.len() {
-            let slot = &self.slots[at];
-            let bytes = slot.current.as_ref().map_or(0, Worker::memory);
+        let memory = |slot: &Slot| slot.current.as_ref().map_or(0, Worker::memory);
+        let all: u64 = slots.iter().map(memory).sum();
+        for (at, slot) in slots.iter_mut().enumerate() {
+            let bytes = memory(slot);
             if bytes <= limit || !matches!(slot.lifecycle.phase, Phase::Online { .. }) || !slot.retiring.is_empty() {
                 continue;
             }
@@ -35,8 +45,13 @@ impl Service {
             let reason = format!("memory {} MiB is above --max-memory {} MiB", megabytes(bytes), megabytes(limit));
             // A successor may grow as far; where both do not fit, the old one goes first.
             let fits = memory::limit().is_none_or(|container| all.saturating_add(limit) <= container);
-            warn!(service = %self.config.name, slot = at, successor_first = fits, "{reason}: replaced");
-            self.replace_one(at, fits, reason, context, now);
+            warn!(service = %config.name, slot = at, successor_first = fits, "{reason}: replaced");
+            slot.begin_replace(&Backoff::of(&config.limits), now);
+            slot.history.replace_reason = Some(reason);
+            if !fits {
+                slot.stop_first = true;
+                slot.retiring.iter_mut().for_each(|old| old.drain(context, now));
+            }
             due = now;
         }
         Some(due)

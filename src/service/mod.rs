@@ -36,7 +36,8 @@ use tracing::{info, warn};
 use self::attach::node_sockets::NodeSockets;
 use self::attach::unused::Opened;
 use self::awaited::Awaited;
-use self::lifecycle::{Backoff, Lifecycle, Wanted};
+use self::lifecycle::Wanted;
+use self::memory::MemoryWatch;
 use self::pausing::Paused;
 use self::reload::{Progress, Reloading};
 use self::rules::{cap, resolved, rules};
@@ -84,7 +85,7 @@ pub struct Service {
     due: Option<Instant>,
     /// When it was stopped, until all that was accepted by then has a worker.
     emptying: Option<Instant>,
-    memory_looked: Option<Instant>,
+    memory: MemoryWatch,
     /// What became of what was asked for; the daemon takes it.
     progress: VecDeque<Progress>,
     /// Listeners that its servers make.
@@ -155,7 +156,7 @@ impl Service {
             awaiting: None,
             due: None,
             emptying: None,
-            memory_looked: None,
+            memory: MemoryWatch::default(),
             progress: VecDeque::new(),
             opened: Opened::default(),
             node: NodeSockets::default(),
@@ -214,37 +215,26 @@ impl Service {
         self.slots.iter().filter(|slot| slot.is_online()).count()
     }
 
-    /// When a slot is started again, and when it is given up.
-    pub fn backoff(&self) -> Backoff {
-        let limits = &self.config.limits;
-        let (first, longest) = limits.backoff;
-        Backoff { first, longest, min_uptime: limits.min_uptime, most: limits.max_restarts }
-    }
-
     /// What the service shall be now.
     pub fn wanted(&self) -> Wanted {
         if self.stop.is_some() || self.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
     }
 
-    /// The lifecycles of all slots.
-    pub fn lives(&self) -> Vec<Lifecycle> {
-        self.slots.iter().map(Slot::due_lifecycle).collect()
-    }
-
     /// What a relay worker says.
     pub fn on_relay_message(&mut self, at: usize, message: FromWorker, now: Instant) {
         let name = &self.config.name;
+        // It found a change, or its name has no address.
+        if let (Some(upstreams), FromWorker::Ready | FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. }) =
+            (&mut self.upstreams, &message)
+        {
+            upstreams.look(name, now);
+        }
+        let slot = self.slots.get_mut(at);
         match message {
             FromWorker::Ready => {
-                if let Some(relay) = self.slots[at].relay_mut() {
-                    relay.readiness = Readiness::Ready;
-                }
-                // It may have a name without an address.
-                self.look_at_upstreams(now);
+                slot.and_then(Slot::relay_mut).into_iter().for_each(|relay| relay.readiness = Readiness::Ready)
             }
-            FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. } if self.upstreams.is_some() => {
-                self.look_at_upstreams(now);
-            }
+            FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. } if self.upstreams.is_some() => {}
             FromWorker::UpstreamDown { address, error } => {
                 warn!(service = %name, slot = at, upstream = %address, "upstream down: {error}");
             }

@@ -67,22 +67,21 @@ impl Service {
             attachment.abandoned = Some(now + GRACE);
         }
     }
+}
 
-    /// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
-    /// parent now; they are known by their environment, or by a queue of a worker that they hold.
-    pub(super) fn end_left_behind(&self, mark: &str, direct: Option<&Attachment>) -> usize {
-        let known = self.pids();
-        let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
-        let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
-        let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
-        let entry = format!("{MARK}={mark}");
-        let marked = |pid: u32| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
-        };
-        let holders = process::holders(&orphans, &inodes);
-        let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
-        ours.iter().for_each(|&pid| process::kill_tree(pid));
-        ours.len()
-    }
+/// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
+/// parent now; they are told by their environment, or by a queue of a worker that they hold. `known`: others of ours.
+pub(super) fn end_left_behind(known: &[u32], mark: &str, direct: Option<&Attachment>) -> usize {
+    let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
+    let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
+    let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
+    let entry = format!("{MARK}={mark}");
+    let marked = |pid: u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
+    };
+    let holders = process::holders(&orphans, &inodes);
+    let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
+    ours.iter().for_each(|&pid| process::kill_tree(pid));
+    ours.len()
 }

@@ -5,8 +5,9 @@ use std::time::Instant;
 use tracing::info;
 
 use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Event, Phase};
+use super::lifecycle::{Backoff, Event, Phase};
 use super::reload::{Progress, count_of};
+use super::rollout::Times;
 use super::slot::Slot;
 use super::{Context, Service};
 use crate::accept::orders::Order;
@@ -41,11 +42,11 @@ impl Service {
     pub(super) fn paused_intake(&mut self, context: &Context, now: Instant) {
         let Some(began) = self.emptying.take() else { return };
         self.listening.clear();
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         for slot in &mut self.slots {
             slot.dismiss(context, &backoff, now, began);
         }
-        self.end_shared(now);
+        self.shared.iter_mut().for_each(|shared| shared.end(now));
     }
 
     /// Starts what was stopped.
@@ -60,7 +61,7 @@ impl Service {
             self.close_leaving(context);
         }
         self.paused = Paused::No;
-        self.awaiting = Some(Awaited::new(verb, &self.times(), now));
+        self.awaiting = Some(Awaited::new(verb, &Times::of(&self.config.limits), now));
         for slot in &mut self.slots {
             if matches!(slot.lifecycle.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
                 slot.lifecycle = slot.lifecycle.again(now);
@@ -88,7 +89,7 @@ impl Service {
         if shared || !self.slots.iter().all(Slot::is_empty) {
             return None;
         }
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         self.slots.iter_mut().for_each(|slot| slot.lifecycle.apply(Event::Emptied, now, &backoff));
         self.paused = Paused::Yes;
         self.say(Progress::Done(format!("stopped {}", count_of(self.slots.len()))));

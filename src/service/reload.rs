@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Event, Phase};
+use super::lifecycle::{Backoff, Event, Phase};
 use super::pausing::Paused;
-use super::rollout::{Failure, Reload, RolloutAction, SlotView};
+use super::rollout::{Failure, Reload, RolloutAction, SlotView, Times};
 use super::slot::Slot;
 use super::{Context, Service};
 use crate::config::instances::MAX_INSTANCES;
@@ -66,9 +66,9 @@ impl Service {
             self.say(Progress::Failed("the daemon is stopping".to_owned()));
             return None;
         }
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let facts: Vec<SlotView> = self.slots.iter().map(Slot::view).collect();
-        let (actions, due) = reload.plan.step(now, &self.times(), &facts);
+        let (actions, due) = reload.plan.step(now, &Times::of(&self.config.limits), &facts);
         let due = if actions.is_empty() { due } else { Some(now) };
         for step in actions {
             match step {
@@ -149,23 +149,14 @@ impl Service {
         Ok(())
     }
 
-    /// Replaces one worker for a reason of its own.
-    pub(super) fn replace_one(
-        &mut self,
-        at: usize,
-        successor_first: bool,
-        reason: String,
-        context: &Context,
-        now: Instant,
-    ) {
-        let backoff = self.backoff();
-        let slot = &mut self.slots[at];
-        slot.begin_replace(&backoff, now);
-        slot.history.replace_reason = Some(reason);
-        if !successor_first {
-            slot.stop_first = true;
-            slot.retiring.iter_mut().for_each(|old| old.drain(context, now));
+    /// All workers end and come anew, and with them a server that they share.
+    fn begin_all_again(&mut self, verb: Verb, context: &Context, now: Instant) {
+        let backoff = Backoff::of(&self.config.limits);
+        for slot in &mut self.slots {
+            slot.begin_again(context, &backoff, now);
         }
+        self.shared.iter_mut().for_each(|shared| shared.end(now));
+        self.awaiting = Some(Awaited::new(verb, &Times::of(&self.config.limits), now));
     }
 
     fn is_running(&self) -> Result<(), String> {
@@ -208,8 +199,8 @@ impl Service {
         let before = self.slots.len();
         info!(service = %self.config.name, from = before, to, "scaling");
         self.config.instances = to;
-        self.awaiting = Some(Awaited::new(Verb::Scaled, &self.times(), now));
-        let backoff = self.backoff();
+        self.awaiting = Some(Awaited::new(Verb::Scaled, &Times::of(&self.config.limits), now));
+        let backoff = Backoff::of(&self.config.limits);
         let missing = (to as usize).saturating_sub(before);
         self.slots.extend((0..missing).map(|_| Slot::new(now)));
         for slot in self.slots.iter_mut().take(to as usize) {
@@ -228,7 +219,7 @@ impl Service {
         if self.stop.is_some() || self.paused != Paused::No {
             return None;
         }
-        let (backoff, mut due) = (self.backoff(), None);
+        let (backoff, mut due) = (Backoff::of(&self.config.limits), None);
         let wanted = self.config.instances as usize;
         while self.slots.len() > wanted {
             let Some(slot) = self.slots.last_mut().filter(|slot| slot.is_empty()) else { break };

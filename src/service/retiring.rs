@@ -202,7 +202,7 @@ impl Slot {
 impl Service {
     /// Does what is due for workers on their way out.
     pub(super) fn step_retiring(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let (times, signal) = (self.times(), self.config.limits.stop_signal);
+        let (times, signal) = (Times::of(&self.config.limits), self.config.limits.stop_signal);
         let steps = self.slots.iter_mut().enumerate().map(|(at, slot)| {
             let (late, due) = slot.step_retiring((&self.config.name, at), &times, signal, context, now);
             if late {
@@ -211,17 +211,5 @@ impl Service {
             due
         });
         steps.flatten().min()
-    }
-
-    /// The times that replacements keep to.
-    pub fn times(&self) -> Times {
-        let limits = &self.config.limits;
-        Times {
-            min_uptime: limits.min_uptime,
-            listen_timeout: limits.listen_timeout,
-            drain_timeout: limits.drain_timeout,
-            kill_timeout: limits.kill_timeout,
-            max_surge: limits.max_surge as usize,
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::lifecycle::{Lifecycle, Phase};
+use crate::config::Limits;
 
 /// How far a worker is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,18 @@ pub struct Times {
     pub kill_timeout: Duration,
     /// Slots that are replaced at once.
     pub max_surge: usize,
+}
+
+impl Times {
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            min_uptime: limits.min_uptime,
+            listen_timeout: limits.listen_timeout,
+            drain_timeout: limits.drain_timeout,
+            kill_timeout: limits.kill_timeout,
+            max_surge: limits.max_surge as usize,
+        }
+    }
 }
 
 /// What is due for one worker on its way out.

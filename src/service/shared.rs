@@ -5,14 +5,13 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Event, Lifecycle, Phase, Wanted};
+use super::Context;
+use super::lifecycle::{Backoff, Event, Lifecycle, Phase};
 use super::reload::LAST_LINES;
-use super::slot::Slot;
-use super::{Context, Service};
-use crate::accept::orders::WorkerId;
-use crate::config::Backend;
+use crate::accept::orders::{ServiceId, WorkerId};
 use crate::config::options::OnExit;
+use crate::config::{Backend, ServiceConfig};
+use crate::relay::protocol::Resolved;
 use crate::sys::process;
 use crate::worker::Seat;
 use crate::worker::decisive::decisive;
@@ -89,49 +88,35 @@ impl SharedServer {
             (_, None, None) => Some("the server they share does not listen".to_owned()),
         }
     }
-}
 
-impl Service {
-    /// All workers end and come anew, and with them a server that they share.
-    pub(super) fn begin_all_again(&mut self, verb: Verb, context: &Context, now: Instant) {
-        let backoff = self.backoff();
-        for slot in &mut self.slots {
-            slot.begin_again(context, &backoff, now);
-        }
-        self.end_shared(now);
-        self.awaiting = Some(Awaited::new(verb, &self.times(), now));
-    }
-
-    /// The shared server is to end as soon as nobody is being served; the next one comes when the service is to run.
-    pub(super) fn end_shared(&mut self, now: Instant) {
-        let Some(shared) = &mut self.shared else { return };
-        shared.failed = None;
-        match (&shared.server, shared.turn) {
+    /// It is to end as soon as nobody is being served; the next one comes when the service is to run.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.failed = None;
+        match (&self.server, self.turn) {
             (Some(_), Turn::Stopping(_) | Turn::Killed) => {}
-            (Some(_), Turn::None | Turn::Draining | Turn::Starting) => shared.turn = Turn::Draining,
+            (Some(_), Turn::None | Turn::Draining | Turn::Starting) => self.turn = Turn::Draining,
             (None, _) => {
-                shared.turn = Turn::Starting;
-                shared.lifecycle = shared.lifecycle.again_as_known(now);
+                self.turn = Turn::Starting;
+                self.lifecycle = self.lifecycle.again_as_known(now);
             }
         }
     }
 
-    /// Goes on with the change from one server to the next.
-    pub(super) fn step_shared(&mut self, now: Instant) -> Option<Instant> {
-        let limits = &self.config.limits;
-        let shared = self.shared.as_mut().filter(|_| self.stop.is_none())?;
-        let server = shared.server.as_mut()?;
-        match shared.turn {
-            Turn::Draining if self.slots.iter().all(Slot::has_drained) => {
+    /// Goes on with the change from one server to the next. `drained`: no relay worker has anything left to finish.
+    pub(super) fn step(&mut self, config: &ServiceConfig, drained: bool, now: Instant) -> Option<Instant> {
+        let limits = &config.limits;
+        let server = self.server.as_mut()?;
+        match self.turn {
+            Turn::Draining if drained => {
                 server.request_stop(None, limits.stop_signal);
-                shared.turn = Turn::Stopping(now);
+                self.turn = Turn::Stopping(now);
                 Some(now + limits.kill_timeout)
             }
             Turn::Stopping(since) if now >= since + limits.kill_timeout => {
                 let pid = server.pid;
-                warn!(service = %self.config.name, pid, "killed: it did not end within the kill timeout");
+                warn!(service = %config.name, pid, "killed: it did not end within the kill timeout");
                 process::kill_tree(pid);
-                shared.turn = Turn::Killed;
+                self.turn = Turn::Killed;
                 None
             }
             Turn::Stopping(since) => Some(since + limits.kill_timeout),
@@ -139,91 +124,94 @@ impl Service {
         }
     }
 
-    /// Starts the shared server when it is due.
-    pub(super) fn start_shared(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let (Backend::Upstreams(_, Some(command)), Some(SharedServer { lifecycle, server: None, .. }), Wanted::Running) =
-            (&self.config.backend, &self.shared, self.wanted())
+    /// Starts it when it is due.
+    pub(super) fn start(
+        &mut self,
+        (id, config): (ServiceId, &ServiceConfig),
+        upstream: Option<&Resolved>,
+        context: &Context,
+        now: Instant,
+    ) -> Option<Instant> {
+        let (Backend::Upstreams(_, Some(command)), None, Phase::Waiting { until }) =
+            (&config.backend, &self.server, self.lifecycle.phase)
         else {
             return None;
         };
-        let Phase::Waiting { until } = lifecycle.phase else { return None };
         if until > now {
             return Some(until);
         }
-        let id = WorkerId { service: self.id, slot: 0, generation: 0 };
-        let seat = Seat { config: &self.config, id, listeners: 0, told: None, now };
-        let probe = self.resolved.first().map(|first| Probe::upstream(first, now));
-        let started = start_server(&seat, None, command, None, Vec::new(), context);
-        let started = started.map(|server| Server { probe, ..server });
-        let backoff = self.backoff();
-        let SharedServer { lifecycle, server, .. } = self.shared.as_mut()?;
-        match started {
-            Ok(started) => {
-                *server = Some(started);
-                lifecycle.apply(Event::Started, now, &backoff);
+        let id = WorkerId { service: id, slot: 0, generation: 0 };
+        let seat = Seat { config, id, listeners: 0, told: None, now };
+        let probe = upstream.map(|first| Probe::upstream(first, now));
+        let backoff = Backoff::of(&config.limits);
+        match start_server(&seat, None, command, None, Vec::new(), context) {
+            Ok(server) => {
+                self.server = Some(Server { probe, ..server });
+                self.lifecycle.apply(Event::Started, now, &backoff);
             }
             Err(exit) => {
-                warn!(service = %self.config.name, "server not started: {exit}");
-                lifecycle.apply(Event::Died, now, &backoff);
+                warn!(service = %config.name, "server not started: {exit}");
+                self.lifecycle.apply(Event::Died, now, &backoff);
             }
         }
         Some(now)
     }
 
-    /// Looks whether the shared server accepts by now.
-    pub(super) fn check_shared(&mut self, now: Instant) -> Option<Instant> {
-        let backoff = self.backoff();
-        let SharedServer { lifecycle, server: Some(server), turn, .. } = self.shared.as_mut()? else { return None };
+    /// Looks whether it accepts by now.
+    pub(super) fn check(&mut self, config: &ServiceConfig, now: Instant) -> Option<Instant> {
+        let server = self.server.as_mut()?;
         if server.probe.is_none() || server.stop_request != StopRequest::NotSent {
             return None;
         }
-        listen_watch::look(server, &self.config.name, None, self.config.limits.listen_timeout, now);
+        listen_watch::look(server, &config.name, None, config.limits.listen_timeout, now);
         if let Some(probe) = &server.probe {
             return Some(probe.due());
         }
-        lifecycle.apply(Event::Ready, now, &backoff);
-        if *turn == Turn::Starting {
-            *turn = Turn::None;
+        self.lifecycle.apply(Event::Ready, now, &Backoff::of(&config.limits));
+        if self.turn == Turn::Starting {
+            self.turn = Turn::None;
         }
         Some(now)
     }
 
-    /// The shared server is gone. Where nobody asked for that its relay workers stay, and their clients wait for the next
-    /// one.
-    pub(super) fn shared_gone(&mut self, pid: u32, exit: LastExit, now: Instant) {
-        let backoff = self.backoff();
+    /// It is gone, by itself: whether it has failed. Where nobody asked for that its relay workers stay, and their clients
+    /// wait for the next one.
+    pub(super) fn exited(
+        &mut self,
+        config: &ServiceConfig,
+        pid: u32,
+        exit: &LastExit,
+        stopping: bool,
+        now: Instant,
+    ) -> bool {
         process::kill_tree(pid);
-        let Some(shared) = &mut self.shared else { return };
-        let told = shared.server.take().is_some_and(|server| server.stop_request != StopRequest::NotSent);
-        if self.stop.is_some() {
-            return;
+        let told = self.server.take().is_some_and(|server| server.stop_request != StopRequest::NotSent);
+        if stopping {
+            return false;
         }
-        let turns = shared.is_ending();
+        let turns = self.is_ending();
         if turns {
-            shared.turn = Turn::Starting;
+            self.turn = Turn::Starting;
         }
-        let name = &self.config.name;
+        let (name, backoff) = (&config.name, Backoff::of(&config.limits));
         if told {
             // That its code is 0 does not mean that its work is done.
             info!(service = %name, pid, status = exit.text, "server stopped");
-            shared.lifecycle.apply(Event::Replace, now, &backoff);
-            return;
+            self.lifecycle.apply(Event::Replace, now, &backoff);
+            return false;
         }
-        let finished = exit.code == 0 && self.config.limits.on_exit == OnExit::Ok;
+        let finished = exit.code == 0 && config.limits.on_exit == OnExit::Ok;
         let (how, event) = if finished { ("finished", Event::Finish) } else { ("exited", Event::Died) };
         warn!(service = %name, pid, status = exit.text, "server {how}");
-        shared.lifecycle.apply(if turns { Event::Replace } else { event }, now, &backoff);
-        shared.failed = Some((pid, exit.text.clone()));
-        if let Some(slot) = self.slots.first_mut() {
-            slot.history.last_exit = Some(exit);
-        }
+        self.lifecycle.apply(if turns { Event::Replace } else { event }, now, &backoff);
+        self.failed = Some((pid, exit.text.clone()));
+        true
     }
 
-    /// The decisive lines of the shared server that failed.
-    pub(super) fn shared_said(&self, context: &Context) -> String {
-        let failed = self.shared.as_ref().and_then(|shared| shared.failed.as_ref());
-        let Some((pid, _)) = failed else { return String::new() };
-        let written = context.launcher.outputs.last(&self.config.name, *pid, LAST_LINES);
+    /// The decisive lines of the last one that failed.
+    pub(super) fn said(&self, service: &str, context: &Context) -> String {
+        let Some((pid, _)) = self.failed else { return String::new() };
+        let written = context.launcher.outputs.last(service, pid, LAST_LINES);
         decisive(&written).iter().map(|line| format!("\n  | {line}")).collect()
     }
 }

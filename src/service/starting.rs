@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::lifecycle::{Event, Phase};
+use super::lifecycle::{Backoff, Event, Phase};
 use super::shared::SharedServer;
 use super::slot::Slot;
 use super::{Context, Service};
@@ -48,7 +48,7 @@ impl Slot {
 
 impl Service {
     pub(super) fn start_slot(&mut self, at: usize, context: &Context, now: Instant) {
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let slot = &mut self.slots[at];
         let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation + 1 };
         let told = told_address(&self.listeners);
@@ -85,7 +85,7 @@ impl Service {
                 self.give_up_insisting(at);
             }
         }
-        due.extend(self.check_shared(now));
+        due.extend(self.shared.as_mut().and_then(|shared| shared.check(&self.config, now)));
         let shared_ready = self.shared.as_ref().is_none_or(SharedServer::is_ready);
         let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
         for at in 0..self.slots.len() {
@@ -126,7 +126,7 @@ impl Service {
             return Ok(false);
         }
         self.listen(worker.relay().map_or(0, |relay| relay.queues.len()), context)?;
-        let backoff = self.backoff();
+        let backoff = Backoff::of(&self.config.limits);
         let slot = &mut self.slots[at];
         slot.lifecycle.apply(Event::Ready, now, &backoff);
         slot.go_online((&self.config.name, at), self.config.policy, context, now.duration_since(since));

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::lifecycle::due_starts;
+use super::lifecycle::{Wanted, due_starts};
 use super::shutdown::Stop;
+use super::slot::Slot;
 use super::{Context, Service};
 use crate::exit::Exit;
 
@@ -24,16 +25,15 @@ impl Service {
             self.step_unused(context, now),
             self.step_queries(context, now),
             self.step_holders(context, now),
-            self.start_shared(context, now),
-            self.check_memory(context, now),
+            self.step_shared(context, now),
+            self.memory.step(&self.config, &mut self.slots, self.stop.is_some(), context, now),
             self.check_ready(context, now)?,
             self.step_retiring(context, now),
             self.step_stopping(now),
-            self.step_shared(now),
             self.step_reload(context, now),
             self.step_pause(context, now),
             self.step_scale(now),
-            self.step_probe(now),
+            self.upstreams.as_mut().and_then(|upstreams| upstreams.step(&self.config.name, &self.slots, now)),
             self.step_awaited(context, now),
             self.stop.as_ref().and_then(Stop::next_due),
         ];
@@ -47,8 +47,21 @@ impl Service {
         self.due
     }
 
+    fn step_shared(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+        let (wanted, stopping) = (self.wanted(), self.stop.is_some());
+        let shared = self.shared.as_mut()?;
+        let start = match wanted {
+            Wanted::Running => shared.start((self.id, &self.config), self.resolved.first(), context, now),
+            Wanted::Stopped => None,
+        };
+        let drained = self.slots.iter().all(Slot::has_drained);
+        let turn = if stopping { None } else { shared.step(&self.config, drained, now) };
+        [start, turn].into_iter().flatten().min()
+    }
+
     fn step_starts(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let (starts, due) = due_starts(now, self.wanted(), &self.lives());
+        let lives: Vec<_> = self.slots.iter().map(Slot::due_lifecycle).collect();
+        let (starts, due) = due_starts(now, self.wanted(), &lives);
         let started = !starts.is_empty();
         starts.into_iter().for_each(|at| self.start_slot(at, context, now));
         if started { Some(now) } else { due }

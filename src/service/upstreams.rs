@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::Service;
 use super::slot::Slot;
 use crate::addr::Upstream;
 use crate::config::Backend;
@@ -164,7 +163,7 @@ impl Upstreams {
     }
 
     /// Looks which are down, and says what has changed: once for the service, whichever worker found it out.
-    fn look(&mut self, service: &str, now: Instant) {
+    pub(super) fn look(&mut self, service: &str, now: Instant) {
         let before = self.all_down();
         for (at, (upstream, _)) in self.names.iter().enumerate() {
             let health = self.table.health(at);
@@ -199,36 +198,26 @@ impl Upstreams {
         let until = (0..self.names.len()).map(|at| self.table.skip(at, now).until).min().unwrap_or(0);
         Duration::from_nanos(until.saturating_sub(now)).clamp(PROBE.0, PROBE.1)
     }
-}
 
-impl Service {
-    /// A worker found a change, or may have died before it could say so.
-    pub(super) fn look_at_upstreams(&mut self, now: Instant) {
-        if let Some(upstreams) = &mut self.upstreams {
-            upstreams.look(&self.config.name, now);
-        }
-    }
-
-    /// While all upstreams are down one worker after the other tries one: no client may come to do it, since health checks
-    /// keep them away.
-    pub(super) fn step_probe(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.upstreams.as_ref()?.probe?;
-        let slots = self.slots.len();
+    /// While all are down one worker after the other tries one: no client may come to do it, since health checks keep them
+    /// away.
+    pub(super) fn step(&mut self, service: &str, slots: &[Slot], now: Instant) -> Option<Instant> {
+        let due = self.probe?;
         let ready = |slot: &Slot| slot.relay().is_some_and(|relay| relay.readiness == Readiness::Ready);
-        if !self.slots.iter().any(ready) || now < due {
+        if !slots.iter().any(ready) || now < due {
             return Some(due).filter(|_| now < due);
         }
-        self.look_at_upstreams(now);
-        let upstreams = self.upstreams.as_mut().filter(|upstreams| upstreams.probe.is_some())?;
-        upstreams.probe = Some(now + upstreams.pause());
+        self.look(service, now);
+        self.probe?;
+        self.probe = Some(now + self.pause());
         // Clients that wait try by themselves, and an upstream shall not see a connection without a client then.
-        if upstreams.waiting() == 0 {
-            let mut order = (upstreams.prober + 1..upstreams.prober + 1 + slots).map(|at| at % slots);
-            if let Some(at) = order.find(|&at| ready(&self.slots[at])) {
-                self.slots[at].relay().iter().for_each(|relay| relay.order(ToWorker::Probe));
-                upstreams.prober = at;
+        if self.waiting() == 0 {
+            let mut others = slots.iter().enumerate().cycle().skip(self.prober + 1).take(slots.len());
+            if let Some((at, slot)) = others.find(|(_, slot)| ready(slot)) {
+                slot.relay().iter().for_each(|relay| relay.order(ToWorker::Probe));
+                self.prober = at;
             }
         }
-        upstreams.probe
+        self.probe
     }
 }
