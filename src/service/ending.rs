@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use nix::sys::wait::WaitStatus;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
+use super::exits::{ExitEffect, Scene};
 use super::lifecycle::{Backoff, Event, Phase};
 use super::orphans::end_left_behind;
 use super::retiring::Escaped;
@@ -12,28 +13,11 @@ use super::shared::SharedServer;
 use super::shutdown::{Step, Stop};
 use super::slot::Slot;
 use super::{Context, Service};
-use crate::accept::orders::{Order, WorkerId};
-use crate::config::Backend;
-use crate::config::options::{OnErrored, OnExit};
+use crate::accept::orders::Order;
+use crate::config::options::OnErrored;
 use crate::listener::Listener;
 use crate::sys::process;
-use crate::worker::attachment::Attachment;
-use crate::worker::children::Owner;
 use crate::worker::exit::LastExit;
-use crate::worker::relay::Relay;
-use crate::worker::server::Server;
-use crate::worker::{Ended, Worker};
-
-/// The unexpected end of a process, for the log.
-struct Crash {
-    at: usize,
-    who: &'static str,
-    pid: u32,
-    status: String,
-    reason: Option<String>,
-    open: Option<u64>,
-    event: Event,
-}
 
 impl Service {
     /// A process of this service has exited; `slot`: `None` for the shared server.
@@ -55,171 +39,33 @@ impl Service {
             }
             Some(at) => self.slot_exit(at as usize, pid, exit, context, now),
         }
-        self.settle_stopped(now);
     }
 
     fn slot_exit(&mut self, at: usize, pid: u32, exit: LastExit, context: &Context, now: Instant) {
+        let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
         let Some(slot) = self.slots.get_mut(at) else { return };
-        slot.finishing.retain(|relay| relay.pid != pid);
-        if let Some(escaped) = slot.retiring_exited((&self.config.name, at), pid, &exit, context) {
-            if let Some(Escaped { server, attachment }) = escaped {
+        let (Escaped { server, attachment }, exit) = match slot.exited(&scene, pid, exit) {
+            ExitEffect::Nothing => return,
+            ExitEffect::Retired(Escaped { server, attachment }) => {
                 end_left_behind(&self.pids(), &server.mark, attachment.as_deref());
+                return;
             }
-            return;
-        }
-        if slot.server().is_some_and(|server| server.pid == pid) && slot.adopt_successor(&self.config.name, at) {
-            if let Some(server) = slot.server() {
-                context.children.add(server.pid, Owner { service: self.id, slot: Some(at as u32) });
-            }
-            return;
-        }
-        let Some(worker) = slot.current.take_if(|worker| worker.pids().any(|own| own == pid)) else { return };
-        let id = worker.id;
-        let (rest, ended) = worker.without(pid);
-        slot.current = rest;
-        match ended {
-            Some(Ended::Relay(relay)) => self.relay_gone(at, id, &relay, exit, context, now),
-            Some(Ended::Server(server, attachment)) => {
-                if attachment.is_some() {
-                    context.orders.send(Order::WorkerDied(id));
-                }
-                self.server_gone(at, server, attachment, exit, context, now);
-            }
-            None => {}
-        }
-    }
-
-    fn relay_gone(&mut self, at: usize, id: WorkerId, relay: &Relay, exit: LastExit, context: &Context, now: Instant) {
-        let backoff = Backoff::of(&self.config.limits);
-        let slot = &mut self.slots[at];
-        if self.stop.is_some() {
-            debug!(service = %self.config.name, slot = at, pid = relay.pid, "relay worker ended: {}", exit.text);
-        } else {
-            context.orders.send(Order::WorkerDied(id));
-            let how = || format!("relay worker: {}", exit.text);
-            slot.history.reason = Some(slot.history.kill_reason.take().unwrap_or_else(how));
-        }
-        let status = exit.text.clone();
-        slot.history.last_exit = Some(exit);
-        slot.lifecycle.apply(Event::Died, now, &backoff);
-        let open = Some(relay.page.open());
-        let crash = Crash { at, who: "relay worker", pid: relay.pid, status, reason: None, open, event: Event::Died };
-        self.after_death(crash, now, context);
-    }
-
-    /// A worker is gone. Whether it was a successor, and the worker before it is back in its place.
-    pub(super) fn successor_failed(&mut self, at: usize, now: Instant, context: &Context) -> bool {
-        let backoff = Backoff::of(&self.config.limits);
-        let slot = &mut self.slots[at];
-        if self.stop.is_some() || !slot.restore(context, &backoff, now) {
-            return false;
-        }
-        let history = &mut slot.history;
-        let how = history.last_exit.as_ref().map(|exit| exit.text.clone()).unwrap_or_default();
-        let reason = history.successor_trouble.take().unwrap_or_else(|| format!("the successor ended: {how}"));
-        history.reason = Some(reason.clone());
-        history.reload_failed = Some((reason, history.failed_successor.take()));
-        true
-    }
-
-    fn server_gone(
-        &mut self,
-        at: usize,
-        server: Server,
-        attachment: Option<Box<Attachment>>,
-        mut exit: LastExit,
-        context: &Context,
-        now: Instant,
-    ) {
-        let backoff = Backoff::of(&self.config.limits);
-        let history = &mut self.slots[at].history;
-        history.failed_successor = Some(server.pid);
-        history.last_address = server.address.filter(|_| server.probe.is_none());
-        let known = history.insisted;
-        let insisted = self.insists_on(at, server.pid, attachment.as_deref(), &exit, context).or(known);
+            ExitEffect::ServerGone(gone, exit) => (gone, exit),
+        };
+        let insisted = self.insists_on(at, pid, attachment.as_deref(), &exit, context);
         // What it left behind would keep the port.
-        process::kill_tree(server.pid);
-        let left_behind = end_left_behind(&self.pids(), &server.mark, attachment.as_deref());
-        let serve_instead = insisted.map(|port| self.serve_instead(port));
+        process::kill_tree(pid);
+        let left_behind = end_left_behind(&self.pids(), &server.mark, attachment.as_deref()) > 0;
+        let insisted = insisted.or(self.slots[at].history.insisted).map(|port| (port, self.serve_instead(port)));
+        let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
         let slot = &mut self.slots[at];
-        let launching = matches!(slot.lifecycle.phase, Phase::Launching { .. });
-        let history = &mut slot.history;
-        let (mut event, mut reason) = (Event::Died, None);
-        let finishes = self.config.limits.on_exit == OnExit::Ok;
-        if self.stop.is_some() {
-            debug!(service = %self.config.name, slot = at, pid = server.pid, "server ended: {}", exit.text);
-        } else if left_behind > 0 && exit.code == 0 {
-            let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
-            let text = format!("it put itself into the background; {hint}");
-            (history.reason, reason) = (Some(text.clone()), Some(text));
-            event = Event::GiveUp;
-        } else if let (Some(port), Some(instead)) = (insisted, serve_instead) {
-            let text = history.kill_reason.take().unwrap_or_else(|| {
-                format!("address already in use: its servers all listen on :{port}, which no -l serves; {instead}")
-            });
-            // One that we killed for it has no code of its own.
-            exit.code = if history.insisted.is_some() { 1 } else { exit.code };
-            history.insisted = insisted;
-            (history.reason, reason) = (Some(text.clone()), Some(text));
-            event = Event::GiveUp;
-        } else if exit.code == 0 && finishes {
-            info!(service = %self.config.name, slot = at, pid = server.pid, status = exit.text, "server finished");
-            history.reason = Some(format!("finished: {}", exit.text));
-            event = Event::Finish;
-        } else {
-            let hint = match &self.config.backend {
-                _ if exit.code != 0 => None,
-                Backend::NoPort(_) => Some("if it is a job that is done: --on-exit ok"),
-                _ if launching => Some("if it is a job that is done: --no-listen --on-exit ok -i 1"),
-                _ => None,
-            };
-            reason = server.refused.filter(|_| launching).or(hint.map(str::to_owned));
-            let more = reason.iter().map(|reason| format!(": {reason}")).collect::<String>();
-            history.reason = Some(history.kill_reason.take().unwrap_or_else(|| format!("server: {}{more}", exit.text)));
-        }
-        let status = exit.text.clone();
-        history.last_exit = Some(exit);
-        if self.stop.is_none() {
-            slot.finish_relay(context);
-        }
-        slot.lifecycle.apply(event, now, &backoff);
-        if event != Event::Finish {
-            let crash = Crash { at, who: "server", pid: server.pid, status, reason, open: None, event };
-            self.after_death(crash, now, context);
-        }
-        if self.stop.is_none() && insisted.is_none() && self.slots[at].lifecycle.phase == Phase::Errored {
+        slot.server_gone(&scene, server, &insisted, left_behind, exit);
+        if !scene.stopping && insisted.is_none() && slot.lifecycle.phase == Phase::Errored {
             // It may have died of the port as well, and said so in other words.
             self.slots[at].history.insisted = self.sibling_elsewhere(at);
         }
         if self.slots[at].history.insisted.is_some() {
             self.give_up_all_insisting(now);
-        }
-    }
-
-    /// A worker that should live is dead: one line says how it ended and what follows.
-    fn after_death(&mut self, crash: Crash, now: Instant, context: &Context) {
-        let Crash { at, who, pid, status, reason, open, event } = crash;
-        let (name, stopping) = (self.config.name.clone(), self.stop.is_some());
-        let restored = self.successor_failed(at, now, context);
-        match self.slots[at].lifecycle.phase {
-            _ if stopping => {}
-            Phase::Waiting { until } if !restored => {
-                let restart_in =
-                    std::time::Duration::from_millis(until.saturating_duration_since(now).as_millis() as u64);
-                warn!(service = %name, slot = at, pid, status, open, reason, ?restart_in, "{who} exited");
-            }
-            Phase::Errored if !restored => {
-                let why = match event {
-                    Event::GiveUp => "another start would not help",
-                    _ => "it exited too often in a row",
-                };
-                error!(service = %name, slot = at, pid, status, open, reason, "slot given up: {why}");
-            }
-            _ => warn!(service = %name, slot = at, pid, status, open, reason, "{who} exited"),
-        }
-        if self.slots[at].lifecycle.phase == Phase::Errored && !restored {
-            // A server without a relay worker, or the reverse, is of no use.
-            self.slots[at].current.iter().for_each(Worker::kill);
         }
     }
 
@@ -292,7 +138,9 @@ impl Service {
                     if open > 0 {
                         warn!(service = %name, open, "stop time is up: closing the connections that are left");
                     }
-                    self.stop_servers();
+                    let signal = self.config.limits.stop_signal;
+                    self.slots.iter_mut().for_each(|slot| slot.stop_all(signal));
+                    self.shared.iter_mut().for_each(|shared| shared.request_stop(signal));
                 }
                 Step::Killed => {
                     for pid in self.pids() {
@@ -302,40 +150,14 @@ impl Service {
                 }
             }
         }
-        self.settle_stopped(now);
-    }
-
-    /// The stop time is up for connections: relay workers are killed, servers asked to stop.
-    fn stop_servers(&mut self) {
-        let signal = self.config.limits.stop_signal;
-        self.slots.iter_mut().for_each(|slot| slot.stop_all(signal));
-        if let Some(server) = self.shared.as_mut().and_then(|shared| shared.server.as_mut()) {
-            server.request_stop(None, signal);
-        }
-    }
-
-    /// During a stop: servers whose relay workers are done are asked to stop; empty slots are gone.
-    fn settle_stopped(&mut self, now: Instant) {
         if !self.closes() {
             return;
         }
+        // Servers whose relay workers are done are asked to stop; empty slots are gone.
         let (signal, backoff) = (self.config.limits.stop_signal, Backoff::of(&self.config.limits));
-        for slot in &mut self.slots {
-            let retired = slot.retired(signal, now);
-            let asked = slot.current.as_ref().is_some_and(Worker::was_asked_to_stop);
-            let relays = slot.relay().is_some() || !slot.finishing.is_empty();
-            if !asked && !relays && slot.is_drained(self.handoff_done, now) {
-                match &mut slot.current {
-                    Some(worker) => worker.request_stop(signal),
-                    None if retired => slot.lifecycle.apply(Event::Emptied, now, &backoff),
-                    None => {}
-                }
-            }
-        }
-        if self.slots.iter().all(|slot| slot.relay().is_none() && slot.has_drained())
-            && let Some(server) = self.shared.as_mut().and_then(|shared| shared.server.as_mut())
-        {
-            server.request_stop(None, signal);
+        self.slots.iter_mut().for_each(|slot| slot.settle_stopped(signal, self.handoff_done, &backoff, now));
+        if self.slots.iter().all(|slot| slot.relay().is_none() && slot.has_drained()) {
+            self.shared.iter_mut().for_each(|shared| shared.request_stop(signal));
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod awaited;
 pub mod ending;
+mod exits;
 mod futile;
 pub mod lifecycle;
 mod memory;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tracing::{debug, info, warn};
 
 use super::Service;
-use super::lifecycle::Phase;
+use super::lifecycle::{Backoff, Event, Phase};
 use super::rollout::{self, RetireAction, RetireStage, Times};
 use super::slot::Slot;
 use crate::accept::orders::Order;
@@ -179,14 +179,22 @@ impl Slot {
         Some(escaped)
     }
 
-    /// During a stop of all: whether nobody on the way out is left. Asks those to stop whose connections are gone.
-    pub fn retired(&mut self, signal: Signal, now: Instant) -> bool {
+    /// During a stop of all: asks those to stop whose connections are gone. `handed`: no more connections will come.
+    pub fn settle_stopped(&mut self, signal: Signal, handed: bool, backoff: &Backoff, now: Instant) {
         for old in &mut self.retiring {
             if !old.worker.was_asked_to_stop() && old.has_drained(now) {
                 old.worker.request_stop(signal);
             }
         }
-        self.retiring.is_empty()
+        let asked = self.current.as_ref().is_some_and(Worker::was_asked_to_stop);
+        let relays = self.relay().is_some() || !self.finishing.is_empty();
+        if !asked && !relays && self.is_drained(handed, now) {
+            match &mut self.current {
+                Some(worker) => worker.request_stop(signal),
+                None if self.retiring.is_empty() => self.lifecycle.apply(Event::Emptied, now, backoff),
+                None => {}
+            }
+        }
     }
 
     /// The stop time is up.

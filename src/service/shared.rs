@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use tracing::{info, warn};
 
 use super::Context;
@@ -87,6 +88,10 @@ impl SharedServer {
             (_, None, Some((_, how))) => Some(format!("the server they share failed: {how}")),
             (_, None, None) => Some("the server they share does not listen".to_owned()),
         }
+    }
+
+    pub(super) fn request_stop(&mut self, signal: Signal) {
+        self.server.iter_mut().for_each(|server| server.request_stop(None, signal));
     }
 
     /// It is to end as soon as nobody is being served; the next one comes when the service is to run.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::exits::Scene;
 use super::lifecycle::{Backoff, Event, Phase};
 use super::shared::SharedServer;
 use super::slot::Slot;
@@ -58,7 +59,8 @@ impl Service {
             slot.history.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
             slot.history.reason = Some(exit.message);
             slot.lifecycle.apply(Event::Died, now, &backoff);
-            self.successor_failed(at, now, context);
+            let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
+            slot.successor_failed(&scene);
             return;
         }
         slot.stop_first = false;
