@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::addr::ListenAddr;
 use crate::cli::{self, Demo};
+use crate::codes::{OS, USAGE};
 use crate::config::sources::Given;
-use crate::exit::{Exit, OS, USAGE};
+use crate::exit::Exit;
 
 /// The longest request head in bytes.
 const MAX_HEAD: u64 = 16 * 1024;

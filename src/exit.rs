@@ -1,11 +1,13 @@
-//! Exit codes and the one line that goes with them.
+//! How the program ends when it fails: an exit code and the line that goes with it.
 
-use std::fmt;
+use std::{fmt, io};
 
+use crate::codes::{CONFIG, OS, USAGE};
 use crate::config::error::{ConfigError, Kind, LoadError};
 use crate::control::server::NameTaken;
-use crate::launch::LaunchError;
-use crate::program::command::CommandError;
+use crate::daemon::{DaemonError, ListenError};
+use crate::sys::reason;
+use crate::worker::delivery::DeliveryError;
 
 /// An exit code and its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,29 +18,14 @@ pub struct Exit {
     pub message: String,
 }
 
-/// Bad flags or arguments.
-pub const USAGE: u8 = 2;
-/// No daemon to talk to (EX_UNAVAILABLE).
-pub const NO_DAEMON: u8 = 69;
-/// The daemon is another user's (EX_NOPERM).
-pub const NOT_PERMITTED: u8 = 77;
-/// A mistake in the configuration file (EX_CONFIG).
-pub const CONFIG: u8 = 78;
-/// The system refused something (EX_OSERR).
-pub const OS: u8 = 71;
-/// The command is there but cannot be executed, as in the shell.
-pub const NOT_EXECUTABLE: u8 = 126;
-/// The command was not found, as in the shell.
-pub const NOT_FOUND: u8 = 127;
-
 impl Exit {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
     /// A failed system call: code 71.
-    pub fn os(doing: &str, error: &dyn fmt::Display) -> Self {
-        Self::new(OS, format!("{doing}: {error}"))
+    pub fn os(doing: &str, error: &io::Error) -> Self {
+        Self::new(OS, format!("{doing}: {}", reason(error)))
     }
 }
 
@@ -63,40 +50,45 @@ impl From<LoadError> for Exit {
 impl From<ConfigError> for Exit {
     fn from(error: ConfigError) -> Self {
         let code = match &error.kind {
-            Kind::Command(error) => code_of(error),
+            Kind::Command(error) => error.exit_code(),
             _ => USAGE,
         };
         Self::new(code, error.to_string())
     }
 }
 
-impl From<CommandError> for Exit {
-    fn from(error: CommandError) -> Self {
-        Self::new(code_of(&error), error.to_string())
+impl From<DeliveryError> for Exit {
+    fn from(error: DeliveryError) -> Self {
+        let code = match error {
+            DeliveryError::Config(error) => return error.into(),
+            DeliveryError::Command(ref error) => error.exit_code(),
+            DeliveryError::Attach(_) => OS,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
-impl From<LaunchError> for Exit {
-    fn from(error: LaunchError) -> Self {
-        let code = match &error {
-            LaunchError::Command(error) => code_of(error),
-            LaunchError::NotExecutable { .. } => NOT_EXECUTABLE,
-            LaunchError::Exhausted { .. } => OS,
-        };
+impl From<ListenError> for Exit {
+    fn from(error: ListenError) -> Self {
+        let code = if matches!(error, ListenError::Bind(_)) { OS } else { USAGE };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<DaemonError> for Exit {
+    fn from(error: DaemonError) -> Self {
+        match error {
+            DaemonError::Delivery(error) => error.into(),
+            DaemonError::NameTaken(error) => error.into(),
+            DaemonError::Os { .. } | DaemonError::LogFile(_) | DaemonError::Listen(_) => {
+                Self::new(OS, error.to_string())
+            }
+        }
     }
 }
 
 impl From<NameTaken> for Exit {
     fn from(error: NameTaken) -> Self {
         Self::new(USAGE, error.to_string())
-    }
-}
-
-fn code_of(error: &CommandError) -> u8 {
-    match error {
-        CommandError::Empty | CommandError::NulByte => USAGE,
-        CommandError::NotFound { .. } => NOT_FOUND,
-        CommandError::NotExecutable { .. } => NOT_EXECUTABLE,
     }
 }

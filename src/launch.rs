@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
+use crate::codes::{NOT_EXECUTABLE, OS};
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
@@ -20,7 +21,7 @@ use crate::sys::closer;
 #[cfg(test)]
 use crate::sys::fake;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
-use crate::sys::sock;
+use crate::sys::{reason, sock};
 
 /// Starts relay workers and servers.
 #[derive(Debug)]
@@ -41,11 +42,21 @@ pub struct Launcher {
 pub enum LaunchError {
     #[error(transparent)]
     Command(#[from] CommandError),
-    #[error("cannot execute {command}: {source}")]
+    #[error("cannot execute {command}: {}", reason(.source))]
     NotExecutable { command: String, source: io::Error },
     /// Out of processes, memory or descriptors: it may work in a moment.
-    #[error("cannot start {command}: {source}")]
+    #[error("cannot start {command}: {}", reason(.source))]
     Exhausted { command: String, source: io::Error },
+}
+
+impl LaunchError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Command(error) => error.exit_code(),
+            Self::NotExecutable { .. } => NOT_EXECUTABLE,
+            Self::Exhausted { .. } => OS,
+        }
+    }
 }
 
 /// A server to be started.

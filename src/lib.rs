@@ -25,7 +25,8 @@
 //! | [`demo`] | the daemon in front of a built-in responder |
 //! | [`limited`] | warnings that others can cause, a second apart |
 //! | [`proc_net`] | look-ups in /proc: who has a port, which sockets a process has |
-//! | [`exit`] | exit codes |
+//! | [`exit`] | exit code and message of each error |
+//! | [`codes`] | exit codes |
 //! | [`sys`] | system calls: the only `unsafe` |
 
 pub mod abi;
@@ -33,6 +34,7 @@ pub mod accept;
 pub mod addr;
 pub mod admin;
 pub mod cli;
+pub mod codes;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::addr::{ListenAddr, unix};
 use crate::sys::interrupt::impatiently;
+use crate::sys::reason;
 use crate::sys::sock::keep_alive;
 
 /// Connections that the kernel keeps for us; it clamps this to net.core.somaxconn.
@@ -68,7 +69,7 @@ pub enum BindError {
         /// The first port that needs no privilege.
         limit: u16,
     },
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {}", reason(.source))]
     Os { address: String, source: io::Error },
     /// A Unix path that is not a socket.
     #[error("cannot listen on unix:{}: the path exists and is not a socket", .0.display())]

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use roundsman::cli::{self, Targets, Verb};
+use roundsman::codes::OS;
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
-use roundsman::exit::{Exit, OS};
+use roundsman::exit::Exit;
 use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
 use roundsman::{admin, config, daemon, demo, output, relay};
@@ -83,5 +84,5 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     let result = daemon::main(config, listeners, &servers, admin);
     servers.finish();
     log.flush();
-    result
+    Ok(result?)
 }

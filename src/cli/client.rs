@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::which::{self, nobody, unreachable};
 use super::{Ls, Send, Target, Targets, render};
+use crate::codes::{NO_DAEMON, USAGE};
 use crate::control::ask::{ask, ls_of};
 use crate::control::status::Daemon;
 use crate::control::{Reply, Request, socket_path};
-use crate::exit::{Exit, NO_DAEMON, USAGE};
+use crate::exit::Exit;
 
 /// Time for a daemon to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,10 +16,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::accept::policy::Policy;
 use crate::addr::ListenAddr;
+use crate::codes::USAGE;
 use crate::config::instances::{Change, Instances};
 use crate::config::options::{Options, policy};
 use crate::config::sources::Given;
-use crate::exit::{Exit, USAGE};
+use crate::exit::Exit;
 
 /// A round-robin TCP load balancer: one port, many processes.
 ///

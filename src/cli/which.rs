@@ -9,10 +9,11 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::client::{live, names};
 use super::{Target, Targets};
+use crate::codes::{NO_DAEMON, NOT_PERMITTED, USAGE};
 use crate::control::ask::ls_of;
 use crate::control::socket_path;
 use crate::control::status::Daemon;
-use crate::exit::{Exit, NO_DAEMON, NOT_PERMITTED, USAGE};
+use crate::exit::Exit;
 use crate::sys::reason;
 
 /// PM2's name for every service.

@@ -7,28 +7,20 @@ use thiserror::Error;
 
 use crate::addr::Listen;
 use crate::config::{Config, Inherited};
-use crate::exit::{Exit, OS, USAGE};
 use crate::listener::{BindError, Listener};
-use crate::sys::sock;
+use crate::sys::{reason, sock};
 
 /// Why there are not all listeners.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    #[error("LISTEN_FDS: {0}")]
+    #[error("LISTEN_FDS: {}", reason(.0))]
     Variables(io::Error),
-    #[error("LISTEN_FDS: descriptor {fd}: {source}")]
+    #[error("LISTEN_FDS: descriptor {fd}: {}", reason(.source))]
     Descriptor { fd: RawFd, source: io::Error },
     #[error("LISTEN_FDS: no service listens on {address}; say which in the file")]
     Unclaimed { address: String },
     #[error(transparent)]
     Bind(#[from] BindError),
-}
-
-impl From<ListenError> for Exit {
-    fn from(error: ListenError) -> Self {
-        let code = if matches!(error, ListenError::Bind(_)) { OS } else { USAGE };
-        Self::new(code, error.to_string())
-    }
 }
 
 /// Whether sockets are passed to this process.

@@ -4,6 +4,7 @@
 mod attach;
 mod channels;
 mod children;
+mod error;
 mod listen_fds;
 mod reconfigure;
 mod requests;
@@ -33,7 +34,6 @@ use crate::config::Config;
 use crate::control::server::ControlServer;
 use crate::control::status::Daemon as Status;
 use crate::events::{Registry, Source};
-use crate::exit::{Exit, OS};
 use crate::launch::Launcher;
 use crate::limited::Limited;
 use crate::listener::Listener;
@@ -44,11 +44,13 @@ use crate::sys::{closer, process};
 use crate::worker::Context;
 use crate::worker::children::Children;
 use crate::worker::probe;
+use error::os;
 use signals::Terminal;
 use systemd::Systemd;
 use waiting::Waiting;
 
-pub use listen_fds::{inherited, take_inherited};
+pub use error::DaemonError;
+pub use listen_fds::{ListenError, inherited, take_inherited};
 
 /// Questions of the admin thread that may wait.
 const QUESTIONS: usize = 4;
@@ -56,16 +58,16 @@ const QUESTIONS: usize = 4;
 /// The role's `main`: serves until told to stop or until nothing is left to serve with. Returns the exit code.
 ///
 /// # Errors
-/// What kept it from starting, with the exit code that says so.
+/// See [`DaemonError`].
 pub fn main(
     config: Config,
     listeners: Vec<Vec<Listener>>,
     servers: &Servers,
     admin: Option<TcpListener>,
-) -> Result<u8, Exit> {
-    let nofile = process::raise_nofile().map_err(|error| Exit::os("cannot read the file limit", &error))?;
+) -> Result<u8, DaemonError> {
+    let nofile = process::raise_nofile().map_err(os("cannot read the file limit"))?;
     process::become_subreaper();
-    closer::start().map_err(|error| Exit::os("cannot start a thread", &error))?;
+    closer::start().map_err(os("cannot start a thread"))?;
     let mut daemon = Daemon::start(config, listeners, nofile, servers, admin)?;
     daemon.run()
 }
@@ -106,8 +108,7 @@ impl Daemon {
         nofile: process::NoFile,
         servers: &Servers,
         admin: Option<TcpListener>,
-    ) -> Result<Self, Exit> {
-        let os = |doing: &'static str| move |error: io::Error| Exit::os(doing, &error);
+    ) -> Result<Self, DaemonError> {
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
             .map_err(os("cannot take signals"))?;
@@ -159,10 +160,9 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Status>>, Exit> {
+    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Status>>, DaemonError> {
         let (sender, questions) = bounded(QUESTIONS);
-        admin::start(listener, Ask::new(sender, waker))
-            .map_err(|error| Exit::os("cannot start the admin thread", &error))?;
+        admin::start(listener, Ask::new(sender, waker)).map_err(os("cannot start the admin thread"))?;
         Ok(questions)
     }
 
@@ -173,7 +173,7 @@ impl Daemon {
         }
     }
 
-    fn run(&mut self) -> Result<u8, Exit> {
+    fn run(&mut self) -> Result<u8, DaemonError> {
         let mut events = Events::with_capacity(256);
         loop {
             let now = Instant::now();
@@ -186,7 +186,7 @@ impl Daemon {
             let due = if unread.is_empty() { self.next_due().into_iter().chain(accept_due).min() } else { Some(now) };
             match self.poll.poll(&mut events, due.map(|at| at.saturating_duration_since(now))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(Exit::new(OS, format!("epoll: {error}")));
+                    return Err(os("epoll")(error));
                 }
                 _ => {}
             }
@@ -229,7 +229,7 @@ impl Daemon {
     }
 
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
-    fn step(&mut self, now: Instant) -> Result<Option<u8>, Exit> {
+    fn step(&mut self, now: Instant) -> Result<Option<u8>, DaemonError> {
         self.reap(now);
         if let Some(code) = self.given_up() {
             self.end_operations(now);

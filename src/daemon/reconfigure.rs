@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::error::DaemonError;
 use super::{Daemon, inherited, listen_fds};
 use crate::accept::orders::ServiceId;
 use crate::addr::Listen;
@@ -11,7 +12,6 @@ use crate::config::file::OF_DAEMON;
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, Config, ServiceConfig};
 use crate::direct::attach::AttachServer;
-use crate::exit::{Exit, OS};
 use crate::listener::Listener;
 use crate::program::hints::package_manager;
 use crate::service::Service;
@@ -45,18 +45,15 @@ impl Daemon {
         &mut self,
         (mut config, settings): (ServiceConfig, Settings),
         listens: bool,
-    ) -> Result<Prepared, Exit> {
+    ) -> Result<Prepared, DaemonError> {
         let delivery = Delivery::prepare(&mut config, listens, || {
             let attach = match &mut self.context.attach {
                 Some(attach) => attach,
-                none => none.insert(
-                    AttachServer::open(&self.context.registry, self.context.nofile)
-                        .map_err(|error| Exit::os("cannot open the attach socket", &error))?,
-                ),
+                none => none.insert(AttachServer::open(&self.context.registry, self.context.nofile)?),
             };
             Ok(attach.name().to_owned())
         })?;
-        config.files.try_open(&config.name).map_err(|error| Exit::new(OS, error))?;
+        config.files.try_open(&config.name).map_err(DaemonError::LogFile)?;
         Ok(Prepared { config: (config, settings), delivery })
     }
 
@@ -130,7 +127,7 @@ impl Daemon {
             let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
             let listens =
                 !config.listen.is_empty() || known.is_some_and(|service| !service.view().listeners.is_empty());
-            let prepared = self.prepare((config, settings), listens).map_err(|exit| exit.message)?;
+            let prepared = self.prepare((config, settings), listens).map_err(|error| error.to_string())?;
             ready.push((id, prepared, listeners));
         }
         let mut begun = Begun { notes: self.of_daemon(&mut read), ..Begun::default() };

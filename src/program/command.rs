@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
+use crate::codes::{NOT_EXECUTABLE, NOT_FOUND, USAGE};
+
 /// A program and its arguments.
 #[derive(Debug, Clone)]
 pub struct CommandLine {
@@ -36,6 +38,16 @@ pub enum CommandError {
     NotFound { program: String, advice: Option<Advice> },
     #[error("cannot execute {program}: {reason}")]
     NotExecutable { program: String, reason: String, advice: Option<Advice> },
+}
+
+impl CommandError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Empty | Self::NulByte => USAGE,
+            Self::NotFound { .. } => NOT_FOUND,
+            Self::NotExecutable { .. } => NOT_EXECUTABLE,
+        }
+    }
 }
 
 /// What was probably meant.

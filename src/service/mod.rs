@@ -23,7 +23,7 @@ mod silence;
 mod simulation;
 pub mod slot;
 mod starting;
-mod step;
+pub mod step;
 pub mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

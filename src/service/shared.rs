@@ -154,8 +154,8 @@ impl SharedServer {
                 self.server = Some(Server { probe, ..server });
                 self.lifecycle.apply(Event::Started, now, &backoff);
             }
-            Err(exit) => {
-                warn!(service = %config.name, "server not started: {exit}");
+            Err(error) => {
+                warn!(service = %config.name, "server not started: {error}");
                 self.lifecycle.apply(Event::Died, now, &backoff);
             }
         }

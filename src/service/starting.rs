@@ -10,22 +10,23 @@ use super::exits::Scene;
 use super::lifecycle::{Backoff, Event, Phase};
 use super::shared::SharedServer;
 use super::slot::Slot;
+use super::step::CannotListen;
 use super::{Context, Service};
 use crate::accept::orders::{Order, WorkerId};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
-use crate::exit::{Exit, OS};
 use crate::listener::Origin;
 use crate::relay::protocol::{Resolved, Setup, Source};
 use crate::sys::{process, scm, sock};
 use crate::worker::exit::LastExit;
 use crate::worker::probe::Probe;
 use crate::worker::relay::Readiness;
+use crate::worker::start::StartError;
 use crate::worker::{Delivery, Seat, Worker, listen_watch};
 
 impl Slot {
     /// Starts what it lacks: a worker, or the relay worker in front of a server that has lost its own.
-    fn start(&mut self, seat: &Seat, delivery: &Delivery, context: &Context) -> Result<(), Exit> {
+    fn start(&mut self, seat: &Seat, delivery: &Delivery, context: &Context) -> Result<(), StartError> {
         let mut worker = match self.current.take() {
             Some(worker) => worker,
             None => Worker::start(seat, delivery, self.history.last_address.take(), &mut self.totals, context)?,
@@ -54,10 +55,10 @@ impl Service {
         let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation + 1 };
         let told = told_address(&self.listeners);
         let seat = Seat { config: &self.config, id, listeners: self.listeners.len(), told, now };
-        if let Err(exit) = slot.start(&seat, &self.delivery, context) {
-            warn!(service = %self.config.name, slot = at, "worker not started: {exit}");
-            slot.history.last_exit = Some(LastExit { text: exit.message.clone(), code: exit.code });
-            slot.history.reason = Some(exit.message);
+        if let Err(error) = slot.start(&seat, &self.delivery, context) {
+            warn!(service = %self.config.name, slot = at, "worker not started: {error}");
+            slot.history.last_exit = Some(LastExit { text: error.to_string(), code: error.exit_code() });
+            slot.history.reason = Some(error.to_string());
             slot.lifecycle.apply(Event::Died, now, &backoff);
             let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
             slot.successor_failed(&scene);
@@ -72,7 +73,7 @@ impl Service {
     ///
     /// # Errors
     /// When a listener cannot listen: another socket took its address.
-    pub(super) fn check_ready(&mut self, context: &Context, now: Instant) -> Result<Option<Instant>, Exit> {
+    pub(super) fn check_ready(&mut self, context: &Context, now: Instant) -> Result<Option<Instant>, CannotListen> {
         let limits = self.config.limits;
         let mut due: Vec<Instant> = Vec::new();
         for at in 0..self.slots.len() {
@@ -118,7 +119,7 @@ impl Service {
         flags: usize,
         context: &Context,
         now: Instant,
-    ) -> Result<bool, Exit> {
+    ) -> Result<bool, CannotListen> {
         self.set_up_relay(at);
         let slot = &self.slots[at];
         let (Some(worker), Phase::Launching { since }) = (&slot.current, slot.lifecycle.phase) else {
@@ -177,14 +178,13 @@ impl Service {
 
     /// At the first worker's coming online: before, clients are refused as if nothing ran.
     /// The worker serves the first so many listeners.
-    fn listen(&mut self, served: usize, context: &Context) -> Result<(), Exit> {
+    fn listen(&mut self, served: usize, context: &Context) -> Result<(), CannotListen> {
         for (id, listener) in self.listeners.iter().enumerate().take(served) {
             if listener.origin == Origin::GivenBack || !self.listening.insert(id) {
                 continue;
             }
-            listener
-                .listen()
-                .map_err(|error| Exit::new(OS, format!("cannot listen on {}: {error}", listener.address)))?;
+            let refused = |source| CannotListen { address: listener.address.clone(), source };
+            listener.listen().map_err(refused)?;
             context.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
             info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
         }

@@ -1,12 +1,23 @@
 //! What a service does at each turn of the control thread.
 
+use std::io;
 use std::time::Instant;
+
+use thiserror::Error;
 
 use super::lifecycle::{Wanted, due_starts};
 use super::shutdown::Stop;
 use super::slot::Slot;
 use super::{Context, Service};
-use crate::exit::Exit;
+use crate::sys::reason;
+
+/// Another socket took a listener's address before it listened.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {}", reason(.source))]
+pub struct CannotListen {
+    pub(super) address: String,
+    pub(super) source: io::Error,
+}
 
 impl Service {
     /// Everything that follows from the facts at this time. Each step returns when it is due next by the clock alone; one
@@ -14,7 +25,7 @@ impl Service {
     ///
     /// # Errors
     /// The reason to end the daemon.
-    pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), Exit> {
+    pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), CannotListen> {
         let due = [
             self.step_starts(context, now),
             self.slots

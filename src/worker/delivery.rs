@@ -1,14 +1,28 @@
 //! What a service's workers consist of: its configured backend, with all that starting one takes.
 
+use std::io;
 use std::sync::Arc;
 
-use crate::config::error::Kind;
+use thiserror::Error;
+
+use crate::config::error::{ConfigError, Kind};
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::Preload;
 use crate::direct::attach::{Secret, hex};
-use crate::exit::Exit;
-use crate::program::command::CommandLine;
+use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
+use crate::sys::reason;
+
+/// Why a service cannot have its workers.
+#[derive(Debug, Error)]
+pub enum DeliveryError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("cannot open the attach socket: {}", reason(.0))]
+    Attach(io::Error),
+}
 
 #[derive(Debug, Clone)]
 pub enum Delivery {
@@ -46,8 +60,8 @@ impl Delivery {
     pub fn prepare(
         config: &mut ServiceConfig,
         inherited: bool,
-        attach: impl FnOnce() -> Result<String, Exit>,
-    ) -> Result<Self, Exit> {
+        attach: impl FnOnce() -> io::Result<String>,
+    ) -> Result<Self, DeliveryError> {
         let command = match &config.backend {
             Backend::Direct(command) => command.clone(),
             Backend::Relayed(command) => return Ok(Self::Relay(Some(command.clone()))),
@@ -57,7 +71,10 @@ impl Delivery {
         let program = elf::examine(&command.program()?).map_err(|obstacle| obstacle.to_string());
         let preload = program.and_then(|program| Preload::find(&program, config.user.as_ref()));
         match (preload, config.chosen) {
-            (Ok(preload), _) => Ok(Self::Direct(command, Arc::new(Library { preload, attach: attach()? }))),
+            (Ok(preload), _) => Ok(Self::Direct(
+                command,
+                Arc::new(Library { preload, attach: attach().map_err(DeliveryError::Attach)? }),
+            )),
             (Err(obstacle), Chosen::AsAsked) => Err(Kind::DirectImpossible { obstacle }.of("via").into()),
             (Err(reason), Chosen::ByUs) => {
                 delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;

@@ -1,10 +1,12 @@
 //! Starting the processes of a worker.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use thiserror::Error;
 use tracing::{debug, warn};
 
 use super::attachment::Attachment;
@@ -20,14 +22,15 @@ use super::totals::Totals;
 use super::{Kind, Worker};
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::WorkerId;
+use crate::codes::OS;
 use crate::config::ServiceConfig;
 use crate::direct::attach::secret;
 use crate::events::Source;
-use crate::exit::Exit;
 use crate::handoff::page::CountersPage;
-use crate::launch;
+use crate::launch::{self, LaunchError};
 use crate::program::command::CommandLine;
 use crate::program::node::inspect_port;
+use crate::sys::reason;
 
 /// The environment variable by which the processes of one server are known, wherever they went.
 pub const MARK: &str = "ROUNDSMAN_WORKER";
@@ -36,6 +39,29 @@ fn unique_mark() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Why a worker does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("{doing}: {}", reason(.source))]
+    Os { doing: &'static str, source: io::Error },
+}
+
+impl StartError {
+    /// In place of the code of a server that never ran.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Launch(error) => error.exit_code(),
+            Self::Os { .. } => OS,
+        }
+    }
+}
+
+fn os(doing: &'static str) -> impl Fn(io::Error) -> StartError + Copy {
+    move |source| StartError::Os { doing, source }
 }
 
 /// Where a worker is started.
@@ -62,7 +88,7 @@ impl Worker {
         last_address: Option<SocketAddr>,
         totals: &mut Totals,
         context: &Context,
-    ) -> Result<Self, Exit> {
+    ) -> Result<Self, StartError> {
         let slot = Some(seat.id.slot);
         let kind = match delivery {
             Delivery::Direct(command, library) => start_direct(seat, command, library, totals, context)?,
@@ -73,10 +99,7 @@ impl Worker {
             Delivery::Relay(Some(command)) => {
                 let address = match last_address.filter(|address| probe::is_free(address.port())) {
                     Some(address) => address,
-                    None => context
-                        .ports
-                        .choose()
-                        .map_err(|error| Exit::os("cannot choose a port for the server", &error))?,
+                    None => context.ports.choose().map_err(os("cannot choose a port for the server"))?,
                 };
                 let server = start_server(seat, slot, command, Some(address), Vec::new(), context)?;
                 let probe = Some(Probe::private(address, seat.now));
@@ -90,10 +113,10 @@ impl Worker {
     ///
     /// # Errors
     /// What could not be had.
-    pub fn start_relay(&mut self, seat: &Seat, totals: &mut Totals, context: &Context) -> Result<(), Exit> {
+    pub fn start_relay(&mut self, seat: &Seat, totals: &mut Totals, context: &Context) -> Result<(), StartError> {
         let Kind::Relay { relay: relay @ None, .. } = &mut self.kind else { return Ok(()) };
         let started = Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners)
-            .map_err(|error| Exit::os("cannot start a relay worker", &error))?;
+            .map_err(os("cannot start a relay worker"))?;
         debug!(service = %seat.config.name, slot = seat.id.slot, pid = started.pid, "relay worker started");
         // Without the watch the worker never becomes ready, and its death is still seen.
         if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
@@ -114,8 +137,8 @@ fn start_direct(
     library: &Arc<Library>,
     totals: &mut Totals,
     context: &Context,
-) -> Result<Kind, Exit> {
-    let refused = |error: std::io::Error| Exit::os("cannot start a worker", &error);
+) -> Result<Kind, StartError> {
+    let refused = os("cannot start a worker");
     let secret = secret().map_err(refused)?;
     let (page, page_fd) = CountersPage::create().map(|(page, fd)| (Arc::new(page), fd)).map_err(refused)?;
     let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
@@ -135,13 +158,13 @@ pub fn start_server(
     told: Option<SocketAddr>,
     mut environment: Vec<(&'static str, String)>,
     context: &Context,
-) -> Result<Server, Exit> {
+) -> Result<Server, StartError> {
     let config = seat.config;
     let mark = unique_mark();
     environment.push((MARK, mark.clone()));
     let notify = match config.limits.wait_ready {
         true => {
-            let refused = |error: std::io::Error| Exit::os("cannot open a NOTIFY_SOCKET", &error);
+            let refused = os("cannot open a NOTIFY_SOCKET");
             let uid = config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid);
             let notify = Notify::open(uid.as_raw()).map_err(refused)?;
             notify.watch(&context.registry).map_err(refused)?;
@@ -150,7 +173,7 @@ pub fn start_server(
         }
         false => None,
     };
-    let refused = |error: std::io::Error| Exit::os("cannot make a channel for Node", &error);
+    let refused = os("cannot make a channel for Node");
     let mode = slot.and_then(|_| Mode::of(config, command));
     let channel = mode.map(|mode| Ipc::new(mode, config.stop_message.as_deref())).transpose().map_err(refused)?;
     let (ipc, theirs) = channel.unzip();

@@ -16,13 +16,14 @@ use source::{Source, Use, crate_of, paths};
 const ALLOWED: Table<'_> = &[
     ("abi", &[]),
     ("addr", &[]),
+    ("codes", &[]),
     ("events", &[]),
     ("limited", &[]),
     ("lines", &[]),
     ("sys", &["abi"]),
     ("output", &["sys"]),
     ("proc_net", &["sys"]),
-    ("program", &["sys"]),
+    ("program", &["codes", "sys"]),
     ("listener", &["addr", "proc_net", "sys"]),
     ("handoff", &["abi", "sys"]),
     ("accept", &["handoff", "sys"]),
@@ -40,11 +41,9 @@ const ALLOWED: Table<'_> = &[
             "sys::process::Credentials",
         ],
     ),
-    ("launch", &["output", "program", "sys"]),
+    ("launch", &["codes", "output", "program", "sys"]),
     ("direct", &["abi", "events", "launch", "limited", "program", "sys"]),
     ("control", &["config::instances::Change", "events", "handoff::page::Counts", "lines", "sys::reason"]),
-    ("exit", &["config::error", "control::server::NameTaken", "launch::LaunchError", "program::command::CommandError"]),
-    ("cli", &["accept::policy::Policy", "addr", "config", "control", "exit", "output", "program", "sys::reason"]),
     ("admin", &["abi", "addr", "control::status", "listener::BACKLOG"]),
     (
         "worker",
@@ -52,10 +51,10 @@ const ALLOWED: Table<'_> = &[
             "abi",
             "accept",
             "addr",
+            "codes",
             "config",
             "direct",
             "events",
-            "exit",
             "handoff",
             "launch",
             "node",
@@ -68,19 +67,35 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "addr", "config", "direct", "events", "exit", "handoff", "launch", "limited", "listener",
-            "node", "proc_net", "relay", "sys", "worker",
+            "abi", "accept", "addr", "config", "direct", "events", "handoff", "launch", "limited", "listener", "node",
+            "proc_net", "relay", "sys", "worker",
         ],
     ),
     (
         "daemon",
         &[
-            "accept", "addr", "admin", "config", "control", "direct", "events", "exit", "launch", "limited",
-            "listener", "output", "program", "relay", "service", "sys", "worker",
+            "accept", "addr", "admin", "config", "control", "direct", "events", "launch", "limited", "listener",
+            "output", "program", "relay", "service", "sys", "worker",
         ],
     ),
-    ("demo", &["addr", "cli", "config", "exit"]),
-    ("main", &["admin", "cli", "config", "control", "daemon", "demo", "exit", "output", "relay"]),
+    (
+        "exit",
+        &[
+            "codes",
+            "config::error",
+            "control::server::NameTaken",
+            "daemon::DaemonError",
+            "daemon::ListenError",
+            "sys::reason",
+            "worker::delivery::DeliveryError",
+        ],
+    ),
+    (
+        "cli",
+        &["accept::policy::Policy", "addr", "codes", "config", "control", "exit", "output", "program", "sys::reason"],
+    ),
+    ("demo", &["addr", "cli", "codes", "config", "exit"]),
+    ("main", &["admin", "cli", "codes", "config", "control", "daemon", "demo", "exit", "output", "relay"]),
 ];
 
 /// No module has more than this share of all lines, in percent.

@@ -17,7 +17,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::exit::{Exit, USAGE};
+use crate::codes::USAGE;
+use crate::exit::Exit;
 
 /// Why a file cannot be imported.
 #[derive(Debug, Error)]
