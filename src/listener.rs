@@ -182,16 +182,6 @@ impl Listener {
         self.app_port.or(self.port)
     }
 
-    /// Gives the socket up. Its place in the service's list stays.
-    ///
-    /// # Errors
-    /// As socket(2).
-    pub fn give_back(&mut self) -> io::Result<Arc<OwnedFd>> {
-        let socket = self.socket.clone();
-        self.close()?;
-        Ok(socket)
-    }
-
     /// Closes this listener. Its place in the service's list stays, with a socket that is never readable.
     ///
     /// # Errors

@@ -34,14 +34,14 @@ impl Daemon {
                 Ok(None) => return,
                 Ok(Some(AttachEvent::Ended(pid, secret))) => {
                     let now = Instant::now();
-                    self.services.iter_mut().for_each(|service| service.lease_ended(pid, secret, &self.context, now));
+                    self.services.iter_mut().for_each(|service| service.attach(&self.context).ended(pid, secret, now));
                     return;
                 }
                 Ok(Some(AttachEvent::Request(request))) => {
                     let leases = matches!(request.kind, RequestKind::Lease).then_some((request.pid, request.secret));
                     let known = |one: &&mut Service| one.admits(&request.secret, request.pid, request.uid);
                     let reply =
-                        self.services.iter_mut().find(known).and_then(|one| one.attach_request(request, &self.context));
+                        self.services.iter_mut().find(known).and_then(|one| one.attach(&self.context).request(request));
                     let Some(attach) = &mut self.context.attach else { return };
                     match reply {
                         Some(reply) => {
@@ -74,10 +74,11 @@ impl Daemon {
     pub(super) fn watch_holders(&mut self) {
         let now = Instant::now();
         for at in 0..self.services.len() {
-            for (pid, secret) in self.services[at].take_unwatched() {
+            let unwatched = self.services[at].attach(&self.context).take_unwatched();
+            for (pid, secret) in unwatched {
                 let Some(attach) = &mut self.context.attach else { return };
                 if !attach.watch(pid, secret) {
-                    self.services[at].lease_ended(pid, secret, &self.context, now);
+                    self.services[at].attach(&self.context).ended(pid, secret, now);
                 }
             }
         }

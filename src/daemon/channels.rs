@@ -42,7 +42,7 @@ impl Daemon {
     /// A worker in Node says something.
     pub(super) fn read_node(&mut self, pid: u32) {
         let Some((service, _, context)) = self.owner(pid) else { return };
-        if service.hear_node(pid, context) == Some(true) {
+        if service.attach(context).hear(pid) == Some(true) {
             self.unread.push(Source::Node(pid));
         }
     }

@@ -118,7 +118,9 @@ impl Daemon {
             }
             let id = known.map(|service| service.id());
             let has = |listen: &&Listen| {
-                known.is_some_and(|one| one.config().listen.contains(listen) || one.has_listener(&listen.address))
+                known.is_some_and(|one| {
+                    one.config().listen.contains(listen) || one.view().listeners.serves(&listen.address)
+                })
             };
             let new = config.listen.iter().filter(|listen| !has(listen));
             let bind = |listen| {
@@ -126,7 +128,7 @@ impl Daemon {
             };
             let listeners = new.map(bind).collect::<Result<Vec<_>, _>>()?;
             let listens =
-                !config.listen.is_empty() || known.is_some_and(|service| !service.view().listeners.is_empty());
+                !config.listen.is_empty() || known.is_some_and(|service| !service.view().listeners.all().is_empty());
             let prepared = self.prepare((config, settings), listens).map_err(|error| error.to_string())?;
             ready.push((id, prepared, listeners));
         }
@@ -165,7 +167,8 @@ impl Daemon {
     /// That another service has an address still: one that was renamed, for one.
     fn held(&self, name: &str, listen: &Listen) -> Option<String> {
         let others = self.services.iter().filter(|service| service.config().name != name);
-        let holder = &others.into_iter().find(|service| service.has_listener(&listen.address))?.config().name;
+        let holder =
+            &others.into_iter().find(|service| service.view().listeners.serves(&listen.address))?.config().name;
         Some(format!(
             "{name}: service {holder} still listens on {}; take {name} out of the file, reload, and put it in again",
             listen.address

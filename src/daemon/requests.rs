@@ -91,7 +91,7 @@ impl Daemon {
         self.has_slot(only, slot)?;
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config().name));
         let wanted = |at: usize, _| slot.is_none_or(|slot| slot as usize == at);
-        match meant.map(|service| service.pass_to(wanted, text)).sum() {
+        match meant.map(|service| service.attach(&self.context).pass_to(wanted, text)).sum() {
             0 => Err("no worker there takes messages: they are for node FILE (see --node-ipc)".to_owned()),
             count => Ok(count),
         }

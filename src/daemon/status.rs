@@ -12,7 +12,6 @@ use crate::control::status::{
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
-use crate::service::attach::binding::ids;
 use crate::service::lifecycle::Phase;
 use crate::service::shared::SharedServer;
 use crate::service::slot::Slot;
@@ -55,7 +54,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
         policy: service.config.policy.to_string(),
         via: service.config.backend.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
-        listen: ids(service.listeners).filter_map(listen).collect(),
+        listen: service.listeners.ids().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
         shed: service.stats.shed.load(Relaxed),
         reloads: service.reloads,

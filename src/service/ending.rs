@@ -12,7 +12,7 @@ use super::retiring::Escaped;
 use super::shared::SharedServer;
 use super::shutdown::{Step, Stop};
 use super::slot::Slot;
-use super::{Context, Service};
+use super::{Context, Service, futile};
 use crate::accept::orders::Order;
 use crate::config::options::OnErrored;
 use crate::listener::Listener;
@@ -52,20 +52,23 @@ impl Service {
             }
             ExitEffect::ServerGone(gone, exit) => (gone, exit),
         };
-        let insisted = self.insists_on(at, pid, attachment.as_deref(), &exit, context);
+        let insists = || futile::insists_on(&self.slots, &scene, pid, attachment.as_deref(), &exit);
+        let insisted = self.listeners.flags().next().and_then(|_| insists());
         // What it left behind would keep the port.
         process::kill_tree(pid);
         let left_behind = end_left_behind(&self.pids(), &server.mark, attachment.as_deref()) > 0;
-        let insisted = insisted.or(self.slots[at].history.insisted).map(|port| (port, self.serve_instead(port)));
+        let insisted = insisted
+            .or(self.slots[at].history.insisted)
+            .map(|port| (port, self.listeners.serve_instead(&self.config.backend, port)));
         let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
         let slot = &mut self.slots[at];
         slot.server_gone(&scene, server, &insisted, left_behind, exit);
         if !scene.stopping && insisted.is_none() && slot.lifecycle.phase == Phase::Errored {
             // It may have died of the port as well, and said so in other words.
-            self.slots[at].history.insisted = self.sibling_elsewhere(at);
+            self.slots[at].history.insisted = futile::sibling_elsewhere(&self.slots, at);
         }
         if self.slots[at].history.insisted.is_some() {
-            self.give_up_all_insisting(now);
+            futile::give_up_all_insisting(&mut self.slots, &self.config, &self.listeners, now);
         }
     }
 
@@ -102,7 +105,7 @@ impl Service {
     /// then another daemon may have files there by now.
     pub fn remove_files(&self, left: bool) {
         if !(left && self.closes()) {
-            self.listeners.iter().chain(self.node.unserved()).for_each(Listener::remove_file);
+            self.listeners.all().iter().chain(self.attach.node.unserved()).for_each(Listener::remove_file);
         }
     }
 

@@ -6,6 +6,7 @@ pub mod ending;
 mod exits;
 mod futile;
 pub mod lifecycle;
+mod listeners;
 mod memory;
 mod orphans;
 pub mod pausing;
@@ -26,18 +27,15 @@ mod starting;
 pub mod step;
 pub mod upstreams;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
-use self::attach::node_sockets::NodeSockets;
-use self::attach::unused::Opened;
 use self::awaited::Awaited;
 use self::lifecycle::Wanted;
+use self::listeners::Listeners;
 use self::memory::MemoryWatch;
 use self::pausing::Paused;
 use self::reload::{Progress, Reloading};
@@ -46,7 +44,7 @@ use self::shared::SharedServer;
 use self::shutdown::Stop;
 use self::slot::Slot;
 use self::upstreams::Upstreams;
-use crate::accept::orders::{ListenerId, Order, ServiceId, ServiceStats};
+use crate::accept::orders::{Order, ServiceId, ServiceStats};
 use crate::config::merge::Settings;
 use crate::config::{Backend, ServiceConfig};
 use crate::listener::Listener;
@@ -66,11 +64,7 @@ pub struct Service {
     removed: bool,
     /// Of workers that are started from now on.
     delivery: Delivery,
-    listeners: Vec<Listener>,
-    /// Those of them that listen: each begins when a worker that serves it is there.
-    listening: BTreeSet<ListenerId>,
-    /// Addresses that servers asked for and that could not be had: the log says once who has them.
-    refused: BTreeMap<SocketAddr, JoinHandle<()>>,
+    listeners: Listeners,
     slots: Vec<Slot>,
     /// The server that all slots share.
     shared: Option<SharedServer>,
@@ -89,10 +83,7 @@ pub struct Service {
     memory: MemoryWatch,
     /// What became of what was asked for; the daemon takes it.
     progress: VecDeque<Progress>,
-    /// Listeners that its servers make.
-    opened: Opened,
-    /// What its workers in Node share.
-    node: NodeSockets,
+    attach: attach::State,
     stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
     handoff_done: bool,
@@ -108,7 +99,7 @@ pub struct Service {
 #[derive(Debug)]
 pub struct ServiceView<'a> {
     pub config: &'a ServiceConfig,
-    pub listeners: &'a [Listener],
+    pub listeners: &'a Listeners,
     pub slots: &'a [Slot],
     pub shared: Option<&'a SharedServer>,
     pub stats: &'a ServiceStats,
@@ -138,6 +129,7 @@ impl Service {
         let (capacity, pipes) = intake::capacity(context.nofile, listeners.len());
         let stats = Arc::new(ServiceStats::default());
         let cap = cap(&config, capacity);
+        let listeners = Listeners::new(id, &config.name, listeners);
         context.orders.send(Order::Service { rules: rules(&config, cap, context.nofile), stats: stats.clone() });
         Self {
             id,
@@ -146,8 +138,6 @@ impl Service {
             removed: false,
             delivery,
             listeners,
-            listening: Default::default(),
-            refused: Default::default(),
             slots,
             shared,
             stats,
@@ -159,8 +149,7 @@ impl Service {
             emptying: None,
             memory: MemoryWatch::default(),
             progress: VecDeque::new(),
-            opened: Opened::default(),
-            node: NodeSockets::default(),
+            attach: attach::State::default(),
             stop: None,
             handoff_done: false,
             cap,

@@ -1,20 +1,14 @@
 //! How a direct worker ends: whether it really did, and what it left behind.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::slot::Slot;
-use super::{Context, Service};
-use crate::direct::attach::Secret;
 use crate::sys::process;
-use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
 use crate::worker::server::StopRequest;
 use crate::worker::start::MARK;
-
-/// What we started has so long to follow the server that it started.
-const GRACE: Duration = Duration::from_secs(1);
 
 impl Slot {
     /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
@@ -41,31 +35,6 @@ impl Slot {
             process::kill_tree(pid);
         }
         attachment.abandoned
-    }
-}
-
-impl Service {
-    /// A process that held a lease is gone.
-    pub fn lease_ended(&mut self, pid: u32, secret: Secret, context: &Context, now: Instant) {
-        let of = |worker: &Worker| worker.attachment().is_some_and(|attachment| attachment.secret == secret);
-        let retiring = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).map(|old| &mut old.worker);
-        if let Some(attachment) = retiring.into_iter().find(|worker| of(worker)).and_then(Worker::attachment_mut) {
-            attachment.leased.remove(&pid);
-            attachment.pid = attachment.pid.filter(|&first| first != pid).or(attachment.leased.first().copied());
-            return;
-        }
-        self.holder_ended(pid, secret, context, now);
-        let current = self.slots.iter_mut().filter_map(|slot| slot.current.as_mut()).find(|worker| of(worker));
-        let Some((server, attachment)) = current.and_then(Worker::direct_mut) else { return };
-        attachment.leased.remove(&pid);
-        attachment.adopted.remove(&pid);
-        if attachment.pid == Some(pid) {
-            attachment.pid = attachment.leased.first().copied();
-        }
-        // Of a process that we started we hear otherwise.
-        if attachment.leased.is_empty() && server.pid != pid {
-            attachment.abandoned = Some(now + GRACE);
-        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Service {
     /// The accept thread has handed over all that lay in the backlog, and nobody gets in any more: now the workers finish.
     pub(super) fn paused_intake(&mut self, context: &Context, now: Instant) {
         let Some(began) = self.emptying.take() else { return };
-        self.listening.clear();
+        self.listeners.stopped();
         let backoff = Backoff::of(&self.config.limits);
         for slot in &mut self.slots {
             slot.dismiss(context, &backoff, now, began);
@@ -58,7 +58,7 @@ impl Service {
         info!(service = %self.config.name, "starting all workers");
         if self.paused == Paused::Yes {
             // What the configuration had lost meanwhile.
-            self.close_leaving(context);
+            self.listeners.close_leaving(self.config.policy, context);
         }
         self.paused = Paused::No;
         self.awaiting = Some(Awaited::new(verb, &Times::of(&self.config.limits), now));

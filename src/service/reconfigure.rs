@@ -1,20 +1,15 @@
 //! A service whose configuration changes while it runs.
 
 use std::mem::{discriminant, replace};
-use std::os::fd::AsFd;
 use std::time::Instant;
-
-use tracing::info;
 
 use super::rules::{resolved, rules};
 use super::{Context, Service};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
-use crate::addr::{Listen, ListenAddr};
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, ServiceConfig};
-use crate::listener::{Listener, Origin};
-use crate::sys::sock;
+use crate::listener::Listener;
 use crate::worker::Delivery;
 
 /// Listeners that a service may have had in all: their ids are never used again.
@@ -48,9 +43,7 @@ impl Service {
             && matches!(self.config.backend, Backend::Direct(_) | Backend::Relayed(_));
         if loses_port {
             // Its workers roll over to such without a port; then the listeners have nobody any more.
-            self.listeners.iter_mut().filter(|listener| listener.origin != Origin::GivenBack).for_each(|listener| {
-                listener.origin = Origin::Leaving;
-            });
+            self.listeners.all_leave();
             self.delivery = delivery;
         } else if shape(&config.backend) != shape(&self.config.backend) {
             let from_to = format!("{} now, {} then", self.config.backend.via(), config.backend.via());
@@ -66,11 +59,11 @@ impl Service {
         } else {
             self.delivery = delivery;
         }
-        if self.listeners.len() + added.len() > MAX_LISTENERS {
+        if self.listeners.all().len() + added.len() > MAX_LISTENERS {
             keep("listen", &mut settings, &self.settings, "there were too many changes of listeners");
             config.listen.clone_from(&self.config.listen);
         } else {
-            self.change_listeners(&config, added);
+            self.listeners.reconfigure(&self.config.listen, &config.listen, added);
         }
         if loses_port {
             notes
@@ -106,42 +99,6 @@ impl Service {
             self.settings.remove("instances");
         }
         notes
-    }
-
-    /// Those that are no longer wanted stay until the workers that serve them are replaced.
-    fn change_listeners(&mut self, config: &ServiceConfig, added: Vec<Listener>) {
-        for listener in &mut self.listeners {
-            let asked = |listens: &[Listen]| listens.iter().find(|listen| listener.serves(&listen.address)).cloned();
-            match (listener.origin, asked(&self.config.listen), asked(&config.listen)) {
-                (Origin::Flag | Origin::Leaving, _, Some(wanted)) => {
-                    listener.origin = Origin::Flag;
-                    listener.app_port = wanted.app_port;
-                }
-                // What was passed to us without being asked for stays.
-                (Origin::Flag, Some(_), None) => listener.origin = Origin::Leaving,
-                _ => {}
-            }
-        }
-        self.listeners.extend(added);
-    }
-
-    /// Whether one of its listeners has this address.
-    pub fn has_listener(&self, address: &ListenAddr) -> bool {
-        self.listeners.iter().any(|listener| listener.serves(address))
-    }
-
-    /// All workers are new: what they do not serve is closed.
-    pub(super) fn close_leaving(&mut self, context: &Context) {
-        for (id, listener) in self.listeners.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
-            info!(service = %self.config.name, address = %listener.address, "closing");
-            self.listening.remove(&id);
-            context.orders.send(Order::CloseListener { service: self.id, id });
-            if self.config.policy == Policy::None {
-                sock::stop_listening(listener.socket.as_fd());
-            }
-            // Fails only without descriptors; then the socket lives until the daemon ends.
-            let _ = listener.close();
-        }
     }
 }
 

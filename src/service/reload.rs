@@ -97,7 +97,7 @@ impl Service {
 
     /// All workers are new.
     pub(super) fn reloaded(&mut self, slots: usize, began: Instant, context: &Context, now: Instant) -> Progress {
-        self.close_leaving(context);
+        self.listeners.close_leaving(self.config.policy, context);
         self.reloads += 1;
         let took = now.duration_since(began).as_millis() as u64;
         let took = humantime::format_duration(std::time::Duration::from_millis(took));

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::attach::binding::find;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
@@ -62,7 +61,7 @@ impl Service {
                 warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
             }
             Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
-                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                let address = self.listeners.find(*listener).map(|listener| listener.address.as_str());
                 warn!(
                     service = %name, address,
                     "a process that has this listening socket, too, makes it blocking; connections are accepted less often"
@@ -70,11 +69,11 @@ impl Service {
             }
             Report::AcceptTrouble { errno: Some(errno), listener, .. } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
-                let address = find(&self.listeners, *listener).map(|listener| listener.address.as_str());
+                let address = self.listeners.find(*listener).map(|listener| listener.address.as_str());
                 warn!(service = %name, address, "cannot accept for now: {}; clients wait in the backlog", reason(&error));
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
-            Report::Forgotten { listener, .. } => self.opened.is_closed(*listener),
+            Report::Forgotten { listener, .. } => self.listeners.forgotten(*listener),
             Report::Paused(_) => self.paused_intake(context, now),
             Report::Stopped(_) => {
                 self.handoff_done = true;

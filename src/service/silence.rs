@@ -4,10 +4,8 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::Service;
-use super::attach::binding::ids;
 use super::lifecycle::Phase;
-use crate::listener::Origin;
+use super::{Service, futile};
 use crate::proc_net;
 use crate::worker::instead;
 use crate::worker::ipc::Mode;
@@ -23,11 +21,11 @@ impl Service {
         let (pid, bound) = (server.pid, direct.pid.is_some());
         let text = match server.listen_watch.step(since, timeout, now) {
             Some(ListenWatch::Silence) => {
-                self.give_up_insisting(at);
+                futile::give_up_insisting(&mut self.slots, at, &self.config, &self.listeners);
                 self.silence(at, timeout.min(LATE).as_secs_f32())
             }
             Some(_) => {
-                self.give_up_insisting(at);
+                futile::give_up_insisting(&mut self.slots, at, &self.config, &self.listeners);
                 // Ports that it may bind by itself have been named, with what to type.
                 if bound || self.slots[at].history.kill_reason.is_some() || self.passed_port(at).is_some() {
                     return;
@@ -57,12 +55,13 @@ impl Service {
     /// That a server does not listen, what it does instead, and what to do about it.
     fn silence(&mut self, at: usize, seconds: f32) -> String {
         let passed = self.passed_port(at);
-        let instead = passed.map(|port| format!("it listens on :{port} instead; {}", self.serve_instead(port)));
-        let by_flag = self.listeners.iter().any(|listener| listener.origin == Origin::Flag);
+        let instead = passed.map(|port| {
+            format!("it listens on :{port} instead; {}", self.listeners.serve_instead(&self.config.backend, port))
+        });
+        let by_flag = self.listeners.flags().next().is_some();
         let slot = &mut self.slots[at];
         let Some((server, direct)) = slot.direct_mut() else { return String::new() };
-        let missing = ids(&self.listeners)
-            .filter(|(id, listener)| listener.origin == Origin::Flag && !direct.listening.contains(id));
+        let missing = self.listeners.flags().filter(|(id, _)| !direct.listening.contains(id));
         let missing: Vec<_> = missing.map(|(_, listener)| listener.address.as_str()).collect();
         if !direct.listening.is_empty() && missing.is_empty() && !server.has_said_ready() {
             return format!("server listens, and has not said that it is ready after {seconds} s (--wait-ready)");

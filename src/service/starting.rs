@@ -8,14 +8,14 @@ use tracing::{info, warn};
 
 use super::exits::Scene;
 use super::lifecycle::{Backoff, Event, Phase};
+use super::listeners::Listeners;
 use super::shared::SharedServer;
 use super::slot::Slot;
 use super::step::CannotListen;
-use super::{Context, Service};
-use crate::accept::orders::{Order, WorkerId};
+use super::{Context, Service, futile};
+use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
-use crate::listener::Origin;
 use crate::relay::protocol::{Resolved, Setup, Source};
 use crate::sys::{process, scm, sock};
 use crate::worker::exit::LastExit;
@@ -54,7 +54,7 @@ impl Service {
         let slot = &mut self.slots[at];
         let id = WorkerId { service: self.id, slot: at as u32, generation: slot.generation + 1 };
         let told = told_address(&self.listeners);
-        let seat = Seat { config: &self.config, id, listeners: self.listeners.len(), told, now };
+        let seat = Seat { config: &self.config, id, listeners: self.listeners.all().len(), told, now };
         if let Err(error) = slot.start(&seat, &self.delivery, context) {
             warn!(service = %self.config.name, slot = at, "worker not started: {error}");
             slot.history.last_exit = Some(LastExit { text: error.to_string(), code: error.exit_code() });
@@ -85,12 +85,12 @@ impl Service {
             }
             due.extend(server.probe.as_ref().map(Probe::due));
             if server.probe.is_some() && server.listen_watch != before {
-                self.give_up_insisting(at);
+                futile::give_up_insisting(&mut self.slots, at, &self.config, &self.listeners);
             }
         }
         due.extend(self.shared.as_mut().and_then(|shared| shared.check(&self.config, now)));
         let shared_ready = self.shared.as_ref().is_none_or(SharedServer::is_ready);
-        let flags = self.listeners.iter().filter(|listener| listener.origin == Origin::Flag).count();
+        let flags = self.listeners.flags().count();
         for at in 0..self.slots.len() {
             let server = self.slots[at].server_mut();
             // Before all else: what it has said by now counts.
@@ -128,7 +128,9 @@ impl Service {
         if !shared_ready || !worker.is_ready(&self.config, flags, since, now) {
             return Ok(false);
         }
-        self.listen(worker.relay().map_or(0, |relay| relay.queues.len()), context)?;
+        // Before, clients are refused as if nothing ran. By relay it serves the first so many listeners.
+        let served = worker.relay().map_or(0, |relay| relay.queues.len());
+        (0..served).try_for_each(|id| self.listeners.listen(id, self.config.policy, context))?;
         let backoff = Backoff::of(&self.config.limits);
         let slot = &mut self.slots[at];
         slot.lifecycle.apply(Event::Ready, now, &backoff);
@@ -166,7 +168,7 @@ impl Service {
             connect_timeout_ms: millis(self.config.limits.connect_timeout),
             idle_timeout_ms: millis(self.config.limits.idle_timeout),
         };
-        let listeners = self.listeners.iter().take(setup.listeners);
+        let listeners = self.listeners.all().iter().take(setup.listeners);
         let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();
         let table = self.upstreams.as_mut().map(|upstreams| upstreams.joined(relay.pid, relay.page.clone()));
         if let Err(error) = relay.set_up(&setup, &listeners, table) {
@@ -175,27 +177,12 @@ impl Service {
             process::kill_tree(relay.pid);
         }
     }
-
-    /// At the first worker's coming online: before, clients are refused as if nothing ran.
-    /// The worker serves the first so many listeners.
-    fn listen(&mut self, served: usize, context: &Context) -> Result<(), CannotListen> {
-        for (id, listener) in self.listeners.iter().enumerate().take(served) {
-            if listener.origin == Origin::GivenBack || !self.listening.insert(id) {
-                continue;
-            }
-            let refused = |source| CannotListen { address: listener.address.clone(), source };
-            listener.listen().map_err(refused)?;
-            context.orders.send(Order::Listener { service: self.id, id, socket: listener.socket.clone() });
-            info!(service = %self.config.name, address = %listener.address, policy = %self.config.policy, "listening");
-        }
-        Ok(())
-    }
 }
 
 /// What servers are told by PORT and HOST: the first `--listen`. A port that a server chose is not for us to tell its
 /// successor.
-fn told_address(listeners: &[crate::listener::Listener]) -> Option<SocketAddr> {
-    let listener = listeners.iter().find(|listener| listener.origin == Origin::Flag)?;
+fn told_address(listeners: &Listeners) -> Option<SocketAddr> {
+    let (_, listener) = listeners.flags().next()?;
     let bound = sock::local_addr(listener.socket.as_fd())?;
     // `::` would be refused by many servers that only know IPv4, and by none is 0.0.0.0.
     let ip = if bound.ip().is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { bound.ip() };

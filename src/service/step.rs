@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::lifecycle::{Wanted, due_starts};
-use super::shutdown::Stop;
+use super::lifecycle::{Phase, Wanted, due_starts};
+use super::shutdown::{Step, Stop};
 use super::slot::Slot;
 use super::{Context, Service};
 use crate::sys::reason;
@@ -26,6 +26,8 @@ impl Service {
     /// # Errors
     /// The reason to end the daemon.
     pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), CannotListen> {
+        let disconnects = self.handoff_done && self.closes();
+        let drains = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let due = [
             self.step_starts(context, now),
             self.slots
@@ -33,14 +35,15 @@ impl Service {
                 .enumerate()
                 .filter_map(|(at, slot)| slot.end_abandoned(&self.config.name, at, now))
                 .min(),
-            self.step_unused(context, now),
-            self.step_queries(context, now),
-            self.step_holders(context, now),
+            self.attach(context).step(now),
             self.step_shared(context, now),
             self.memory.step(&self.config, &mut self.slots, self.stop.is_some(), context, now),
             self.check_ready(context, now)?,
             self.step_retiring(context, now),
-            self.step_stopping(now),
+            self.slots
+                .iter_mut()
+                .filter_map(|slot| slot.step_stopping(&self.config.limits, disconnects, drains, now))
+                .min(),
             self.step_reload(context, now),
             self.step_pause(context, now),
             self.step_scale(now),
@@ -48,7 +51,10 @@ impl Service {
             self.step_awaited(context, now),
             self.stop.as_ref().and_then(Stop::next_due),
         ];
-        self.refuse_when_given_up(context);
+        let given_up = |slot: &Slot| slot.lifecycle.phase == Phase::Errored && slot.retiring.is_empty();
+        if self.stop.is_none() && self.slots.iter().all(given_up) {
+            self.listeners.refuse(context);
+        }
         self.due = due.into_iter().flatten().min();
         Ok(())
     }
@@ -80,7 +86,7 @@ impl Service {
 
     /// Before the daemon ends by itself: settles the operations that this end decides.
     pub fn step_last(&mut self, context: &Context, now: Instant) {
-        self.finish_explaining();
+        self.attach.refusals.finish();
         self.step_reload(context, now);
         self.step_awaited(context, now);
     }

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use socket2::{Protocol, SockRef, Type};
 use tracing::warn;
 
-use super::errno;
-use crate::accept::orders::{ListenerId, PLACES, place};
+use super::{Handler, errno};
+use crate::accept::orders::ListenerId;
 use crate::direct::attach::AttachReply;
-use crate::listener::{Listener, Origin};
-use crate::service::{Context, Service};
+use crate::listener::Origin;
 use crate::sys::{process, sock};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
@@ -29,37 +28,47 @@ const FOR_NEW: u64 = 4;
 /// The same for one more worker that listens on what others have made.
 const FOR_SHARED: u64 = 7;
 
-/// A process that binds an address at this moment.
+/// Processes that bind an address at this moment.
+#[derive(Debug, Default)]
+pub struct Binders(Vec<Binder>);
+
 #[derive(Debug)]
-pub(in crate::service) struct Binder {
+struct Binder {
     address: SocketAddr,
     pid: u32,
     until: Instant,
 }
 
-impl Service {
-    /// Whether `--listen` says what is served.
-    pub(in crate::service) fn has_flags(&self) -> bool {
-        self.listeners.iter().any(|listener| matches!(listener.origin, Origin::Flag | Origin::Leaving))
+impl Binders {
+    /// Lets one process at a time bind an address that is new: the next one shares what the first one has bound.
+    fn admit(&mut self, address: SocketAddr, pid: u32) -> bool {
+        let now = Instant::now();
+        self.0.retain(|binder| binder.until > now);
+        let other = |binder: &Binder| binder.address == address && binder.pid != pid;
+        if self.0.iter().any(|binder| other(binder) && process::pidfd_open(binder.pid).is_ok()) {
+            return false;
+        }
+        self.0.retain(|binder| binder.address != address);
+        self.0.push(Binder { address, pid, until: now + TIMEOUT });
+        true
     }
 
-    pub(in crate::service) fn bind(
-        &mut self,
-        at: usize,
-        socket: &OwnedFd,
-        address: SocketAddr,
-        pid: u32,
-        context: &Context,
-    ) -> AttachReply {
+    fn done(&mut self, address: SocketAddr, pid: u32) {
+        self.0.retain(|binder| binder.address != address || binder.pid != pid);
+    }
+}
+
+impl Handler<'_> {
+    pub(super) fn bind(&mut self, at: usize, socket: &OwnedFd, address: SocketAddr, pid: u32) -> AttachReply {
         if self.slots[at].server().is_some_and(|server| server.inspect == Some(address.port())) {
             return AttachReply::Pass;
         }
-        self.look_now(context);
-        let listener = match self.has_flags() {
-            true => self.listeners.iter().position(|listener| listener.served_port() == Some(address.port())),
-            false => match self.bound_to(address) {
-                None if self.takes_too_much(at, socket, FOR_NEW, context) => return AttachReply::Errno(libc::EMFILE),
-                None => return self.let_bind(address, pid, context),
+        self.look_now();
+        let listener = match self.listeners.has_flags() {
+            true => self.listeners.serving(address.port()),
+            false => match self.listeners.bound_to(address) {
+                None if self.takes_too_much(at, socket, FOR_NEW) => return AttachReply::Errno(libc::EMFILE),
+                None => return self.let_bind(address, pid),
                 known => known,
             },
         };
@@ -70,20 +79,19 @@ impl Service {
         if self.is_taken(at, listener, socket, address) {
             return AttachReply::Errno(libc::EADDRINUSE);
         }
-        if self.takes_too_much(at, socket, FOR_SHARED, context) {
+        if self.takes_too_much(at, socket, FOR_SHARED) {
             return AttachReply::Errno(libc::EMFILE);
         }
         self.note_address(at, listener, address);
-        let shared = self.share(at, listener, pid);
-        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+        self.share(at, listener, pid)
     }
 
     /// Whether a service that has many listeners is to have no more of them: each costs descriptors, and those are for all
     /// services. The kernel gives the lowest number that is free, so that of `newest` tells how many are in use.
-    fn takes_too_much(&mut self, at: usize, newest: &OwnedFd, share: u64, context: &Context) -> bool {
-        let by_servers = self.listeners.iter().filter(|listener| listener.origin == Origin::Server).count();
-        let crowded = by_servers >= MANY && newest.as_raw_fd() as u64 >= context.nofile * share / 8;
-        if crowded && let Some(suppressed) = self.opened.crowded.pass(Instant::now()) {
+    fn takes_too_much(&mut self, at: usize, newest: &OwnedFd, share: u64) -> bool {
+        let by_servers = self.listeners.all().iter().filter(|listener| listener.origin == Origin::Server).count();
+        let crowded = by_servers >= MANY && newest.as_raw_fd() as u64 >= self.context.nofile * share / 8;
+        if crowded && let Some(suppressed) = self.state.crowded.pass(Instant::now()) {
             warn!(
                 service = %self.config.name, slot = at, suppressed,
                 "no more than {by_servers} listeners for now: they use up the daemon's descriptors; raise its limit (ulimit -n)"
@@ -101,7 +109,7 @@ impl Service {
             return false;
         }
         let asks = SockRef::from(socket);
-        let Some(listener) = find(&self.listeners, id) else { return false };
+        let Some(listener) = self.listeners.find(id) else { return false };
         let first = SockRef::from(&listener.socket);
         // Of a `--listen` the server's own sockets decide, and those before this one are gone.
         let by_server = listener.origin == Origin::Server;
@@ -133,48 +141,28 @@ impl Service {
         known.insert(address);
     }
 
-    /// The listener that a server made at an address.
-    pub(in crate::service) fn bound_to(&self, address: SocketAddr) -> Option<ListenerId> {
-        let known = |listener: &Listener| {
-            let here = listener.origin == Origin::Server && listener.port == Some(address.port());
-            here && sock::local_addr(listener.socket.as_fd()) == Some(address)
-        };
-        ids(&self.listeners).find(|(_, listener)| known(listener)).map(|(id, _)| id)
-    }
-
-    /// One process at a time binds an address that is new: the next one shares what the first one has bound.
-    fn let_bind(&mut self, address: SocketAddr, pid: u32, context: &Context) -> AttachReply {
-        let now = Instant::now();
-        self.make_way(address, context);
-        let binders = &mut self.opened.binders;
-        binders.retain(|binder| binder.until > now);
-        let busy = |binder: &Binder| binder.address == address && binder.pid != pid;
-        let busy = binders.iter().any(|binder| busy(binder) && process::pidfd_open(binder.pid).is_ok());
-        if busy || self.opened.is_closing(address.port()) {
-            return AttachReply::Later;
-        }
-        self.opened.binders.retain(|binder| binder.address != address);
-        self.opened.binders.push(Binder { address, pid, until: now + TIMEOUT });
-        AttachReply::Yourself
+    fn let_bind(&mut self, address: SocketAddr, pid: u32) -> AttachReply {
+        self.make_way(address);
+        let free = !self.listeners.is_closing(address.port());
+        if free && self.state.binders.admit(address, pid) { AttachReply::Yourself } else { AttachReply::Later }
     }
 
     /// A server has bound its socket, or could not.
-    pub(in crate::service) fn bound(
+    pub(super) fn bound(
         &mut self,
         at: usize,
         socket: Result<OwnedFd, i32>,
         address: SocketAddr,
         pid: u32,
-        context: &Context,
     ) -> AttachReply {
-        self.opened.binders.retain(|binder| binder.address != address || binder.pid != pid);
+        self.state.binders.done(address, pid);
         let socket = match socket {
-            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW, context) => {
+            Ok(socket) if self.takes_too_much(at, &socket, FOR_NEW) => {
                 return AttachReply::Errno(libc::EMFILE);
             }
-            Ok(socket) if !self.has_flags() && is_bound(&socket, address) => socket,
+            Ok(socket) if !self.listeners.has_flags() && is_bound(&socket, address) => socket,
             Ok(_) => return AttachReply::Errno(libc::EINVAL),
-            Err(libc::EADDRINUSE) if self.opened.closed_lately(address.port(), Instant::now()) => {
+            Err(libc::EADDRINUSE) if self.listeners.closed_lately(address.port()) => {
                 return AttachReply::Later;
             }
             Err(errno) => {
@@ -182,49 +170,25 @@ impl Service {
                 return AttachReply::Errno(errno);
             }
         };
-        let shared = self.bound_to(address).map_or_else(|| self.take(socket), Ok);
-        let shared = shared.and_then(|listener| self.share(at, listener, pid));
-        shared.unwrap_or_else(|error| errno(&error, libc::ENOBUFS))
+        match self.listeners.bound_to(address).map_or_else(|| self.listeners.take(socket), Ok) {
+            Ok(listener) => self.share(at, listener, pid),
+            Err(error) => errno(&error, libc::ENOBUFS),
+        }
     }
 
-    /// Makes a server's socket a listener.
-    pub(in crate::service) fn take(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
-        let mut listener = Listener::of_server(socket)?;
-        if let Some(at) = self.opened.spare.pop() {
-            listener.generation = (self.listeners[at].generation + 1) % GENERATIONS;
-            self.listeners[at] = listener;
-            return Ok(id(at, &self.listeners[at]));
+    /// A worker listens where no `--listen` leads.
+    pub(super) fn passes(&mut self, at: usize, port: u16, how: &str) {
+        let instead = self.listeners.serve_instead(&self.config.backend, port);
+        let text = format!("listens on :{port}, which no -l serves; {how}{instead}");
+        warn!(service = %self.config.name, slot = at, "worker {at} {text}");
+        let slot = &mut self.slots[at];
+        if let Some(server) = slot.server_mut() {
+            server.trouble = Some(format!("it {text}"));
         }
-        if self.listeners.len() >= PLACES {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        if let Some(direct) = slot.attachment_mut() {
+            direct.passed.insert(port);
         }
-        self.listeners.push(listener);
-        Ok(self.listeners.len() - 1)
     }
-}
-
-/// How often a place is another's before an id comes again: ids travel in 32 bits.
-const GENERATIONS: usize = (1 << 32) / PLACES;
-
-fn id(at: usize, listener: &Listener) -> ListenerId {
-    listener.generation * PLACES + at
-}
-
-/// A service's listeners with their ids.
-pub fn ids(listeners: &[Listener]) -> impl Iterator<Item = (ListenerId, &Listener)> {
-    listeners.iter().enumerate().map(|(at, listener)| (id(at, listener), listener))
-}
-
-/// The listener with an id, unless it is gone.
-pub(in crate::service) fn find(listeners: &[Listener], wanted: ListenerId) -> Option<&Listener> {
-    let listener = listeners.get(place(wanted))?;
-    Some(listener).filter(|listener| id(place(wanted), listener) == wanted && listener.origin != Origin::GivenBack)
-}
-
-/// See [`find`].
-pub(in crate::service) fn find_mut(listeners: &mut [Listener], wanted: ListenerId) -> Option<&mut Listener> {
-    find(listeners, wanted)?;
-    listeners.get_mut(place(wanted))
 }
 
 /// Whether it is what a server says: a TCP socket, bound there, and no connection.
