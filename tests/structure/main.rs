@@ -99,14 +99,14 @@ const ALLOWED: Table<'_> = &[
     ("main", &["admin", "cli", "codes", "config", "control", "daemon", "demo", "exit", "output", "relay"]),
 ];
 
-/// No module has more than this share of all lines, in percent.
+/// No module has more than this share of all code, in percent.
 const MAX_SHARE: usize = 15;
 /// Lines of a file.
 const MAX_LINES: usize = 400;
 /// Functions in `impl Service`, and those that take `&mut Service`.
 const MAX_FUNCTIONS: usize = 35;
 /// Limits that are still higher: percent of a module, lines of a file.
-const HIGHER: [(&str, usize); 3] = [("Service", 136), ("service", 18), ("direct", 16)];
+const HIGHER: [(&str, usize); 2] = [("Service", 136), ("service", 17)];
 
 /// Functions that know all of a service; to be 35.
 const MAX_OF_SERVICE: usize = 58;
@@ -159,6 +159,20 @@ fn limit(name: &str, usual: usize) -> usize {
     HIGHER.iter().find(|(higher, _)| *higher == name).map_or(usual, |(_, limit)| *limit)
 }
 
+/// Lines without those of unit tests, which stand at the end of a file or in files of their own.
+fn code_lines(file: &Path, text: &str) -> usize {
+    let of_tests = |part: &std::ffi::OsStr| {
+        let part = part.to_string_lossy();
+        part.ends_with("tests.rs") || part == "fake.rs" || part == "simulation"
+    };
+    if file.iter().any(of_tests) {
+        return 0;
+    }
+    let mut lines = text.lines().zip(text.lines().skip(1)).enumerate();
+    let tests = lines.find(|(_, (line, next))| *line == "#[cfg(test)]" && !next.ends_with(';'));
+    tests.map_or(text.lines().count(), |(at, _)| at)
+}
+
 #[test]
 fn no_module_and_no_file_is_too_large() {
     let (mut lines, mut wrong) = (BTreeMap::<String, usize>::new(), Vec::new());
@@ -170,10 +184,15 @@ fn no_module_and_no_file_is_too_large() {
                 directories.push(path);
                 continue;
             }
-            let count = std::fs::read_to_string(&path).unwrap().lines().count();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let count = text.lines().count();
             let below = path.strip_prefix(root().join("src")).unwrap();
-            let module = below.components().next().unwrap().as_os_str().to_string_lossy();
-            *lines.entry(module.trim_end_matches(".rs").to_owned()).or_default() += count;
+            let module = match below.starts_with("direct/preload") {
+                // A library of its own, for other programs.
+                true => "preload".into(),
+                false => below.components().next().unwrap().as_os_str().to_string_lossy(),
+            };
+            *lines.entry(module.trim_end_matches(".rs").to_owned()).or_default() += code_lines(below, &text);
             let max = limit(&below.to_string_lossy(), MAX_LINES);
             if count > max {
                 wrong.push(format!("{}: {count} lines, {max} at most", below.display()));
