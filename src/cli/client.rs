@@ -11,6 +11,7 @@ use crate::control::ask::{ask, ls_of};
 use crate::control::status::Daemon;
 use crate::control::{Reply, Request, socket_path};
 use crate::exit::Exit;
+use crate::sys::reason;
 
 /// Time for a daemon to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -156,7 +157,7 @@ fn order_at(socket: &Path, request: &Request, label: Option<&str>) -> Result<(),
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let answers = ask(socket, request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(socket, &error))?;
     for line in answers.lines() {
-        let line = line.map_err(|error| gone(&error))?;
+        let line = line.map_err(|error| gone(&reason(&error)))?;
         match serde_json::from_str(&line).map_err(|error| gone(&error))? {
             Reply::Step(text) => println!("{}", labelled(label, text)),
             Reply::Done(text) => {

@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::output::follow::LogKind;
 use crate::output::line::{Line, Stream};
 use crate::output::time;
+use crate::sys::reason;
 
 /// Prints what servers wrote or sent, and goes on with it if asked.
 ///
@@ -32,7 +33,7 @@ pub fn show(args: &Lines, of: LogKind, events: bool) -> Result<(), Exit> {
     let terminal = std::io::stdout().is_terminal();
     let mut out = Output::new(terminal);
     for line in lines.lines() {
-        let line = line.map_err(|error| gone(&error))?;
+        let line = line.map_err(|error| gone(&reason(&error)))?;
         let printed = match serde_json::from_str(&line).map_err(|error| gone(&error))? {
             Shown::Line(_) | Shown::Dropped { .. } if args.json => out.print("", line.as_bytes()),
             Shown::Line(line) => out.print(&before(&line, args.timestamps, terminal), line.text()),

@@ -12,6 +12,8 @@ use super::diagnostics::{Problem, nearest};
 use super::other_programs;
 use super::sources::{Key, Takes, keys};
 
+use crate::sys::reason;
+
 /// Size limit of a configuration file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 /// Syntax errors shown: a file that is not TOML has one in nearly every line.
@@ -54,14 +56,14 @@ impl File {
     /// Why it cannot be read.
     pub fn read(path: &Path) -> Result<String, String> {
         let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
-        let meta = std::fs::metadata(path).map_err(|error| fail(&error))?;
+        let meta = std::fs::metadata(path).map_err(|error| fail(&reason(&error)))?;
         if meta.is_dir() {
             return Err(fail(&"it is a directory"));
         }
         if meta.len() > MAX_BYTES {
             return Err(fail(&"it is larger than 1 MiB"));
         }
-        let bytes = std::fs::read(path).map_err(|error| fail(&error))?;
+        let bytes = std::fs::read(path).map_err(|error| fail(&reason(&error)))?;
         String::from_utf8(bytes)
             .map_err(|error| fail(&format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())))
     }

@@ -15,6 +15,7 @@ use crate::addr::{Listen, ListenAddr, Upstream};
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
 use crate::sys::process::Credentials;
+use crate::sys::reason;
 
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
@@ -226,9 +227,9 @@ pub fn checked(name: String) -> Result<String, ConfigError> {
 fn directory(cwd: PathBuf) -> Result<PathBuf, Kind> {
     let refused = |why: &dyn std::fmt::Display| unusable(&cwd, why);
     match std::fs::metadata(&cwd) {
-        Ok(meta) if meta.is_dir() => std::path::absolute(&cwd).map_err(|error| refused(&error)),
+        Ok(meta) if meta.is_dir() => std::path::absolute(&cwd).map_err(|error| refused(&reason(&error))),
         Ok(_) => Err(refused(&"it is not a directory")),
-        Err(error) => Err(refused(&error)),
+        Err(error) => Err(refused(&reason(&error))),
     }
 }
 
@@ -236,7 +237,10 @@ fn directory(cwd: PathBuf) -> Result<PathBuf, Kind> {
 fn environment(files: &[PathBuf], given: Vec<(String, String)>) -> Result<Vec<(String, String)>, Kind> {
     let mut all = Vec::new();
     for file in files {
-        all.extend(variables(file).map_err(|error| unusable(file, &error))?);
+        all.extend(variables(file).map_err(|error| match error {
+            dotenvy::Error::Io(error) => unusable(file, &reason(&error)),
+            error => unusable(file, &error),
+        })?);
     }
     all.extend(given);
     Ok(all)

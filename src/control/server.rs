@@ -137,7 +137,7 @@ impl ControlServer {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    debug!("control socket: {error}");
+                    debug!("control socket: {}", reason(&error));
                     return;
                 }
             }
@@ -344,9 +344,9 @@ fn live(path: &Path) -> Result<Option<i32>, String> {
         Err(error) if [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound].contains(&error.kind()) => {
             return Ok(None);
         }
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(reason(&error)),
     };
-    let peer = getsockopt(&stream, PeerCredentials).map_err(|error| error.to_string())?;
+    let peer = getsockopt(&stream, PeerCredentials).map_err(|errno| errno.desc())?;
     if socket_path::is_ours(peer.uid()) {
         Ok(Some(peer.pid()))
     } else {

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::sys::reason;
+
 /// Why a directory cannot have control sockets.
 #[derive(Debug, Error)]
 pub enum Unusable {
-    #[error("cannot make {}: {source}", .directory.display())]
+    #[error("cannot make {}: {}", .directory.display(), reason(.source))]
     NotMade { directory: PathBuf, source: io::Error },
-    #[error("cannot use {}: {source}", .directory.display())]
+    #[error("cannot use {}: {}", .directory.display(), reason(.source))]
     Unreadable { directory: PathBuf, source: io::Error },
     #[error("cannot use {}: it belongs to uid {uid}", .directory.display())]
     Foreign { directory: PathBuf, uid: u32 },

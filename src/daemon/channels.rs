@@ -11,7 +11,7 @@ use crate::events::Source;
 use crate::relay::protocol::{self, FromWorker};
 use crate::service::slot::Slot;
 use crate::sys::closer::Foreign;
-use crate::sys::process;
+use crate::sys::{process, reason};
 
 impl Daemon {
     /// A relay worker says something. One that talks nonsense is killed, and so replaced.
@@ -31,7 +31,8 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    warn!(service = %service.config().name, slot = at, pid, "killed: nonsense on its channel: {error}");
+                    let why = reason(&error);
+                    warn!(service = %service.config().name, slot = at, pid, "killed: nonsense on its channel: {why}");
                     process::kill_tree(pid);
                     return;
                 }

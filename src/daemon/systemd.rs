@@ -7,6 +7,7 @@ use tracing::debug;
 
 use crate::service::Service;
 use crate::service::lifecycle::Wanted;
+use crate::sys::reason;
 
 /// The state that systemd was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,6 @@ fn status(services: &[Service]) -> String {
 fn send(state: &[NotifyState<'_>]) {
     // A listener that is gone is no reason to stop.
     if let Err(error) = sd_notify::notify(state) {
-        debug!("NOTIFY_SOCKET: {error}");
+        debug!("NOTIFY_SOCKET: {}", reason(&error));
     }
 }

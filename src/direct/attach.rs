@@ -17,7 +17,7 @@ use crate::abi::attach::{self as abi, REQUEST_BYTES, SocketOption, TOKEN_BYTES};
 use crate::events::{Registry, Source};
 use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
-use crate::sys::{process, random, scm, sock};
+use crate::sys::{process, random, reason, scm, sock};
 
 /// The most connections and watched processes: one per process, and a slot may have many processes.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -212,7 +212,7 @@ impl AttachServer {
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
                     _ => {
                         if let Some(suppressed) = self.trouble.pass(now) {
-                            warn!(suppressed, "cannot accept on the attach socket for now: {error}");
+                            warn!(suppressed, "cannot accept on the attach socket for now: {}", reason(&error));
                         }
                         self.again = Some(now + RETRY_AFTER);
                         return;

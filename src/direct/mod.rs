@@ -18,8 +18,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::launch;
 use crate::program::elf::Dynamic;
-use crate::sys::mmap;
 use crate::sys::process::Credentials;
+use crate::sys::{mmap, reason};
 
 /// The preload library, built by build.rs.
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
@@ -47,7 +47,7 @@ impl Preload {
     /// Why none works.
     pub fn find(program: &Dynamic, user: Option<&Credentials>) -> Result<Self, String> {
         let mut refused = String::new();
-        let memory = || Self::in_memory().map_err(|error| error.to_string());
+        let memory = || Self::in_memory().map_err(|error| reason(&error));
         let files = places::directories().into_iter().map(|directory| Self::in_directory(&directory));
         for preload in std::iter::once_with(memory).chain(files) {
             match preload.and_then(|preload| preload.try_with(program, user).map(|()| preload)) {
@@ -91,7 +91,7 @@ impl Preload {
                 if error.kind() != io::ErrorKind::AlreadyExists {
                     let _ = std::fs::remove_file(&path);
                 }
-                Err(format!("{}: {error}", directory.display()))
+                Err(format!("{}: {}", directory.display(), reason(&error)))
             }
         }
     }
@@ -100,7 +100,7 @@ impl Preload {
         let mut command = Command::new(&program.loader);
         command.arg("--list").arg(&program.program).env("LD_PRELOAD", &self.path);
         let output = launch::trial(&mut command, user)
-            .map_err(|error| format!("{} cannot be started: {error}", program.loader.display()))?;
+            .map_err(|error| format!("{} cannot be started: {}", program.loader.display(), reason(&error)))?;
         let listed = String::from_utf8_lossy(&output.stdout).contains(&self.path);
         if listed && output.status.success() {
             return Ok(());

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
 use crate::codes::{NOT_EXECUTABLE, NOT_FOUND, USAGE};
+use crate::sys::reason;
 
 /// A program and its arguments.
 #[derive(Debug, Clone)]
@@ -240,7 +241,7 @@ fn executable(file: &Path) -> Result<PathBuf, CommandError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(CommandError::NotFound { program, advice: None })
         }
-        Err(error) => Err(refused(error.to_string(), None)),
+        Err(error) => Err(refused(reason(&error), None)),
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::sys::reason;
+
 /// Links of `#!` that are followed.
 const DEPTH: usize = 5;
 /// Notes larger than this are none that we look for.
@@ -18,7 +20,7 @@ const PT_NOTE: u32 = 4;
 /// Why a program cannot be preloaded.
 #[derive(Debug, Error)]
 pub enum Obstacle {
-    #[error("{} cannot be read ({source})", .program.display())]
+    #[error("{} cannot be read ({})", .program.display(), reason(.source))]
     Unreadable { program: PathBuf, source: io::Error },
     #[error("too many #! lines")]
     TooManyInterpreters,

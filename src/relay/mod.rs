@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
+use crate::sys::reason;
 use intake::Intake;
 use protocol::{FromWorker, Setup, Source, ToWorker};
 use resolve::Resolver;
@@ -37,18 +38,18 @@ const PROBE: Token = Token(usize::MAX - 2);
 /// Why a relay worker ends early.
 #[derive(Debug, Error)]
 pub enum RelayError {
-    #[error("{0}: {1}")]
-    Unusable(&'static str, io::Error),
+    #[error("{what}: {}", reason(.source))]
+    Unusable { what: &'static str, source: io::Error },
     #[error("setup came with {0} descriptors")]
     Descriptors(usize),
     #[error("the master is gone")]
     NoMaster,
-    #[error(transparent)]
+    #[error("{}", reason(.0))]
     Os(#[from] io::Error),
 }
 
 fn unusable(what: &'static str) -> impl Fn(io::Error) -> RelayError {
-    move |error| RelayError::Unusable(what, error)
+    move |source| RelayError::Unusable { what, source }
 }
 
 /// The role's `main`: serves until the master has it drain, or is gone.
@@ -162,7 +163,7 @@ impl Worker {
                 }
                 Ok(None) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(RelayError::Unusable("channel to the master", error)),
+                Err(error) => return Err(unusable("channel to the master")(error)),
             }
         }
     }

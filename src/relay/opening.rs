@@ -13,6 +13,7 @@ use super::session::{Fate, Side, Stage};
 use super::sessions::{RETRY, Sessions, token};
 use super::upstreams::{Address, Change, Upstreams};
 use crate::abi::page::row;
+use crate::sys::reason;
 
 impl Sessions {
     /// Connects a session to an upstream and writes the first `first` bytes of the buffer to it.
@@ -97,7 +98,7 @@ impl Sessions {
         if upstreams.failed(target, now, error) == Change::Turned
             && let Some(address) = upstreams.address(target)
         {
-            reports.push(FromWorker::UpstreamDown { address: address.to_string(), error: error.to_string() });
+            reports.push(FromWorker::UpstreamDown { address: address.to_string(), error: reason(error) });
         }
         stale.extend(upstreams.name(target));
     }

@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, ServiceConfig};
 use crate::listener::Listener;
+use crate::sys::reason;
 use crate::worker::Delivery;
 
 /// Listeners that a service may have had in all: their ids are never used again.
@@ -85,7 +86,7 @@ impl Service {
             if let (Some(upstreams), Backend::Upstreams(addresses, _)) = (&mut self.upstreams, &self.config.backend)
                 && let Err(error) = upstreams.replace(addresses)
             {
-                notes.push(format!("{name}: the state of upstreams is not shared: {error}"));
+                notes.push(format!("{name}: the state of upstreams is not shared: {}", reason(&error)));
                 self.upstreams = None;
             }
         }

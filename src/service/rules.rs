@@ -9,6 +9,7 @@ use crate::accept::policy::Policy;
 use crate::addr::Upstream;
 use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::Resolved;
+use crate::sys::reason;
 
 /// Hand-offs that may be pending for one relay worker.
 const CAP: usize = 64;
@@ -60,7 +61,7 @@ fn resolve(upstream: &Upstream) -> Resolved {
         Upstream::Host { host, port } => match (host.as_str(), *port).to_socket_addrs() {
             Ok(addresses) => addresses.collect(),
             Err(error) => {
-                warn!(%upstream, "name does not resolve yet: {error}");
+                warn!(%upstream, "name does not resolve yet: {}", reason(&error));
                 Vec::new()
             }
         },

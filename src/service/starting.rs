@@ -17,7 +17,7 @@ use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
 use crate::relay::protocol::{Resolved, Setup, Source};
-use crate::sys::{process, scm, sock};
+use crate::sys::{process, reason, scm, sock};
 use crate::worker::exit::LastExit;
 use crate::worker::probe::Probe;
 use crate::worker::relay::Readiness;
@@ -173,7 +173,7 @@ impl Service {
         let table = self.upstreams.as_mut().map(|upstreams| upstreams.joined(relay.pid, relay.page.clone()));
         if let Err(error) = relay.set_up(&setup, &listeners, table) {
             // It sees the end of its channel, exits, and is replaced.
-            warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {error}");
+            warn!(service = %self.config.name, slot = at, "cannot set up a relay worker: {}", reason(&error));
             process::kill_tree(relay.pid);
         }
     }

@@ -14,6 +14,7 @@ use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
 use crate::relay::protocol::ToWorker;
 use crate::sys::clock::monotonic_ns;
+use crate::sys::reason;
 use crate::worker::relay::Readiness;
 
 /// While all upstreams are down, one of them is tried this often: at the end of its skip time, within these bounds.
@@ -72,7 +73,7 @@ impl Upstreams {
         match UpstreamTable::create() {
             Ok((table, fd)) => Some(Self::new(upstreams, table, fd)),
             Err(error) => {
-                warn!("cannot share the state of upstreams among workers: {error}");
+                warn!("cannot share the state of upstreams among workers: {}", reason(&error));
                 None
             }
         }

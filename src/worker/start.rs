@@ -120,7 +120,7 @@ impl Worker {
         debug!(service = %seat.config.name, slot = seat.id.slot, pid = started.pid, "relay worker started");
         // Without the watch the worker never becomes ready, and its death is still seen.
         if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
-            warn!("cannot watch a worker's channel: {error}");
+            warn!("cannot watch a worker's channel: {}", reason(&error));
         }
         let owner = Owner { service: seat.id.service, slot: Some(seat.id.slot) };
         context.children.add(started.pid, owner);

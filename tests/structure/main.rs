@@ -40,6 +40,7 @@ const ALLOWED: Table<'_> = &[
             "output::sinks::Format",
             "program",
             "sys::process::Credentials",
+            "sys::reason",
         ],
     ),
     ("launch", &["codes", "output", "program", "sys"]),

@@ -19,11 +19,12 @@ use thiserror::Error;
 
 use crate::codes::USAGE;
 use crate::exit::Exit;
+use crate::sys::reason;
 
 /// Why a file cannot be imported.
 #[derive(Debug, Error)]
 enum ImportError {
-    #[error(transparent)]
+    #[error("{}", reason(.0))]
     Unreadable(#[from] io::Error),
     #[error("no such file")]
     NoFile,
@@ -33,7 +34,7 @@ enum ImportError {
     Json(#[from] serde_json::Error),
     #[error(transparent)]
     Yaml(#[from] serde_saphyr::Error),
-    #[error("cannot run node: {0}")]
+    #[error("cannot run node: {}", reason(.0))]
     NoNode(io::Error),
     #[error("node cannot evaluate it: {0}")]
     Evaluation(String),
