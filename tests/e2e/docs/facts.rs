@@ -164,6 +164,45 @@ fn metrics_are_those_of_the_table() {
     assert_eq!(daemon.stop().code(), 0);
 }
 
+#[test]
+fn fields_of_ls_json_are_those_of_the_table() {
+    let dir = install_dir();
+    write_file(
+        dir.path(),
+        "app.py",
+        "import sys, http.server as h\nh.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[1]))",
+    );
+    let port = crate::support::free_port().to_string();
+    let mut command = roundsman();
+    command.current_dir(&dir);
+    let upstream = format!("127.0.0.1:{port}");
+    let words = ["-l", "127.0.0.1:0", "-i", "1", "-u", &upstream, "--", "python3", "app.py", &port];
+    let mut daemon = Daemon::launch(command, &words, 0);
+    daemon.wait_online(1);
+    let real = daemon.ls();
+    let service = &real["services"][0];
+    let part = |name: &str| match name {
+        "daemon" => &real,
+        "service" => service,
+        "listener" => &service["listen"][0],
+        "slot" => &service["slots"][0],
+        "upstream" => &service["upstreams"][0],
+        other => &service[other],
+    };
+    let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in rows(&document("docs/reference.md"), "| of | fields | meaning |") {
+        shown.entry(row[0].clone()).or_default().extend(quoted(&row[1]));
+    }
+    for (name, mut fields) in shown {
+        let real: BTreeSet<_> = part(&name).as_object().unwrap().keys().cloned().collect();
+        // Only there when they are true.
+        let rare = ["stopped", "finished", "open_is_estimate"];
+        fields.retain(|field| real.contains(field) || !rare.contains(&field.as_str()));
+        assert_eq!(fields, real, "{name}");
+    }
+    assert_eq!(daemon.stop().code(), 0);
+}
+
 /// A heading as a part of an address.
 fn anchor(heading: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
