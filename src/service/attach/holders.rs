@@ -99,13 +99,13 @@ impl Handler<'_> {
                 direct.left.looks.insert(id, Look { due: now + RETRY_AFTER, again: true, ..*look });
             }
         }
-        for (id, look) in due.into_iter().filter(|(id, _)| !found.contains_key(id)) {
-            self.unlistened(at, id, look.closer, now);
+        for id in due.into_keys().filter(|id| !found.contains_key(id)) {
+            self.unlistened(at, id, now);
         }
     }
 
     /// Nobody of a worker has a stand-in any more.
-    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, closer: u32, now: Instant) {
+    pub(super) fn unlistened(&mut self, at: usize, id: ListenerId, now: Instant) {
         let Some(worker) = &mut self.slots[at].current else { return };
         let worker_id = worker.id;
         let Some(direct) = worker.attachment_mut() else { return };
@@ -118,7 +118,7 @@ impl Handler<'_> {
             direct.left.silent = Some((now, false));
         }
         worker.queues.retain(|queue| queue.strong_count() > 0);
-        self.closed(at, id, closer, now);
+        self.closed(at, id, now);
     }
 
     /// Processes with stand-ins whose end nobody watches yet, each with its worker's secret.

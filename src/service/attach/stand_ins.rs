@@ -115,7 +115,7 @@ impl Handler<'_> {
         match how {
             Ended::ByClose if direct.bound.contains_key(&id) => self.look_for_holders(at, id, pid, now),
             Ended::ByClose => {}
-            Ended::ByShutdown => self.unlistened(at, id, pid, now),
+            Ended::ByShutdown => self.unlistened(at, id, now),
         }
         AttachReply::Errno(0)
     }

@@ -1,18 +1,17 @@
 //! Listeners that servers made and have closed again: when they go.
 //!
-//! Clients of a server that restarts wait, so its listener outlives it. A server that lives and has closed its listener
-//! does not want it: natively its clients would be refused.
+//! Clients of a server that restarts wait, so its listener outlives it. A server that lives and has closed its listener, or
+//! lost those of its processes that had it, does not want it: natively its clients would be refused.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Handler, State};
-use crate::accept::orders::ListenerId;
+use crate::accept::orders::{ListenerId, WorkerId};
 use crate::listener::Origin;
 use crate::service::slot::Slot;
 use crate::sys::process;
+use crate::worker::Worker;
 use crate::worker::server::StopRequest;
 
 /// A server that closes its listener to open it anew has so long; one that closes it to end, too.
@@ -21,9 +20,8 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Unused {
     id: ListenerId,
-    /// Who closed it.
-    pid: u32,
-    process: Arc<OwnedFd>,
+    /// The last one that had it.
+    worker: WorkerId,
     until: Instant,
 }
 
@@ -39,8 +37,8 @@ impl State {
 }
 
 impl Handler<'_> {
-    /// A process has closed a listener, and its worker has it no more.
-    pub(super) fn closed(&mut self, at: usize, id: ListenerId, pid: u32, now: Instant) {
+    /// A worker has a listener no more: its processes have closed it, or those that had it have ended.
+    pub(super) fn closed(&mut self, at: usize, id: ListenerId, now: Instant) {
         let by_server = self.listeners.find(id).is_some_and(|listener| listener.origin == Origin::Server);
         if !by_server || self.stopping || self.paused || self.is_had(id, Whose::Current) {
             return;
@@ -48,19 +46,12 @@ impl Handler<'_> {
         if !self.listeners.listens(id) {
             return self.close_unused(id);
         }
-        if self.slots[at].server().is_none_or(|server| server.stop_request != StopRequest::NotSent) {
-            return;
-        }
-        let known = self.state.unused.iter().find(|unused| unused.pid == pid && !process::has_ended(&unused.process));
-        let process =
-            known.map(|unused| unused.process.clone()).or_else(|| process::pidfd_open(pid).ok().map(Arc::new));
-        if let Some(process) = process {
-            self.state.uses(id);
-            self.state.unused.push(Unused { id, pid, process, until: now + GRACE });
-        }
+        let Some(worker) = self.slots[at].current.as_ref().filter(|worker| lives_on(worker)) else { return };
+        self.state.uses(id);
+        self.state.unused.push(Unused { id, worker: worker.id, until: now + GRACE });
     }
 
-    /// Closes what was closed by a process that lives on.
+    /// Closes what is not wanted by a server that lives on.
     pub(super) fn step_unused(&mut self, now: Instant) -> Option<Instant> {
         let next = self.state.next_unused()?;
         if now < next {
@@ -70,7 +61,8 @@ impl Handler<'_> {
         self.state.unused = rest;
         let due: Vec<Unused> = due;
         for unused in due {
-            if self.is_had(unused.id, Whose::Current) || process::has_ended(&unused.process) || self.stopping {
+            let lives = self.slots.iter().flat_map(Slot::workers).any(|it| it.id == unused.worker && lives_on(it));
+            if self.is_had(unused.id, Whose::Current) || !lives || self.stopping {
                 continue;
             }
             match self.is_had(unused.id, Whose::Any) {
@@ -103,6 +95,12 @@ impl Handler<'_> {
             self.state.node.forget(id);
         }
     }
+}
+
+/// Whether its server has not ended, nor been asked to: its end may be there before its SIGCHLD is read.
+fn lives_on(worker: &Worker) -> bool {
+    let runs = |pid| process::pidfd_open(pid).is_ok_and(|process| !process::has_ended(&process));
+    worker.server().is_some_and(|server| server.stop_request == StopRequest::NotSent && runs(server.pid))
 }
 
 /// Whose listeners are looked at.
