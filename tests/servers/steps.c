@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -343,6 +344,7 @@ static void sequence(int from, int to, int pair[2], int own) {
     char byte;
     if (child < 0) die("fork");
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         close(pair[0]), close(own);
         run(from, to);
         for (int n = 0; n < REGISTERS; n++) if (registers[n] >= 0) close(registers[n]);
@@ -400,8 +402,9 @@ int main(int count, char **words) {
         sequence(from, to, pair, own);
         at = to;
     }
-    while (wait(NULL) > 0 || errno == EINTR) {}
+    // The last of them need not have ended.
     if (rename(partial, words[2])) die("rename");
+    while (wait(NULL) > 0 || errno == EINTR) {}
     // A server goes on.
     for (;;) pause();
 }

@@ -7,9 +7,9 @@ use super::abi::payload::{Direct, EMPTY, VERSION};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
 use super::message::{self, RecvVia};
-use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, O_RDWR};
+use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR};
 use super::table::{StandIn, Stands};
-use super::{close, counts, fail, libc_result, next, table};
+use super::{close, counts, errno, fail, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -57,7 +57,12 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
         }
     };
     if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 || stand_in.is_shut() {
-        return fail(EINVAL);
+        // Looked at only where it fails: another file may be at the number, since a close that nobody could see.
+        if close::genuine(fd).is_some() {
+            return fail(EINVAL);
+        }
+        // SAFETY: as accept4(2).
+        return unsafe { next::accept4(fd, address, len, flags) };
     }
     // SAFETY: as accept4(2): a length that is not null can be read.
     let negative = !address.is_null() && !len.is_null() && unsafe { *len } > i32::MAX as u32;
@@ -80,6 +85,10 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
             table::received(taken.socket, taken.number, shown);
             taken.socket
         }
+        // SAFETY: as accept4(2).
+        Err(_) if errno() == ENOTCONN && close::genuine(fd).is_none() => unsafe {
+            next::accept4(fd, address, len, flags)
+        },
         Err(result) => result,
     }
 }
@@ -196,7 +205,7 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         if socket >= 0 {
             return Ok(Taken { socket, peer, number: counts::released() });
         }
-        if stand_in.nonblock() || super::errno() != EAGAIN {
+        if stand_in.nonblock() || errno() != EAGAIN {
             return Err(socket);
         }
         let mut waits = PollFd { fd, events: 1, revents: 0 };

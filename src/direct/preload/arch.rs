@@ -184,7 +184,7 @@ pub fn chk_fail() -> ! {
     exit_group(127)
 }
 
-/// libc's `syscall`: libuv closes descriptors with it. What we stand in front of goes through our own; all else passes
+/// libc's `syscall`: libuv closes descriptors with it, others a range of them. What we stand in front of goes through our own; all else passes
 /// as it came.
 ///
 /// # Safety
@@ -207,6 +207,13 @@ pub unsafe extern "C" fn syscall() -> isize {
         "mov rcx, r8",
         "jmp {accept}",
         "4:",
+        "cmp rdi, 436",
+        "jne 5f",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rdx, rcx",
+        "jmp {close_range}",
+        "5:",
         "mov rax, rdi",
         "mov rdi, rsi",
         "mov rsi, rdx",
@@ -223,6 +230,7 @@ pub unsafe extern "C" fn syscall() -> isize {
         "jmp {failed}",
         close = sym super::close::close_widened,
         accept = sym super::accept::accept_widened,
+        close_range = sym super::close::close_range_widened,
         failed = sym failed,
     )
 }
@@ -249,6 +257,13 @@ pub unsafe extern "C" fn syscall() -> isize {
         "mov x3, x4",
         "b {accept}",
         "4:",
+        "cmp x0, 436",
+        "b.ne 5f",
+        "mov x0, x1",
+        "mov x1, x2",
+        "mov x2, x3",
+        "b {close_range}",
+        "5:",
         "mov x8, x0",
         "mov x0, x1",
         "mov x1, x2",
@@ -264,6 +279,7 @@ pub unsafe extern "C" fn syscall() -> isize {
         "b {failed}",
         close = sym super::close::close_widened,
         accept = sym super::accept::accept_widened,
+        close_range = sym super::close::close_range_widened,
         failed = sym failed,
     )
 }

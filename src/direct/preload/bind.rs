@@ -234,7 +234,7 @@ fn parse_name(name: &[u8]) -> Option<(u32, &[u8])> {
 /// listen(2).
 #[unsafe(no_mangle)]
 pub extern "C" fn listen(fd: i32, backlog: i32) -> i32 {
-    let known = table::stand_in(fd).or_else(|| {
+    let known = genuine(fd).or_else(|| {
         // An idle socket is a Unix socket that could listen by itself.
         if named(fd).is_some() { recognize(fd) } else { None }
     });

@@ -76,6 +76,11 @@ pub extern "C" fn close_range(first: u32, last: u32, flags: i32) -> i32 {
     next::close_range(first, last, flags)
 }
 
+/// close_range(2) in the form of `syscall`.
+pub extern "C" fn close_range_widened(first: usize, last: usize, flags: usize) -> isize {
+    close_range(first as u32, last as u32, flags as i32) as isize
+}
+
 /// closefrom(3) of glibc.
 #[unsafe(no_mangle)]
 pub extern "C" fn closefrom(first: i32) {

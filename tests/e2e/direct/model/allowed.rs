@@ -53,34 +53,33 @@ impl Model {
 
     /// What is known to differ: docs/direct.md names it.
     fn is_known(&self, step: &Step) -> bool {
-        let Step(name, [a, b, c, d]) = *step;
+        let Step(name, [a, ..]) = *step;
         let Some((file, passed)) = self.subject(step) else { return false };
-        let bound_only = |file: &File| file.tried && !file.listening;
-        // A stand-in is writable, and neither what is only bound nor what is shut down is hung up.
-        let differs = |file: &File| bound_only(file) || file.shut;
-        let watches = || file.watched.iter().any(|&at| differs(&self.files[at]));
         match name {
-            "poll" => file.tried && b & 4 != 0 || differs(file) || watches(),
-            "select" => file.tried && c & 2 != 0 || differs(file) || watches(),
-            "control" => {
-                let watched = self.registers.get(c as usize).copied().flatten();
-                watched.is_some_and(|at| {
-                    let watched = &self.files[at.file];
-                    watched.tried && d & 4 != 0 || differs(watched)
-                })
-            }
-            "wait" => watches(),
             // What another process, or a descriptor that the library does not know, shut down is not known here.
-            "shutdown" => file.tried && (passed || self.in_child || differs(file) || self.unknown_besides(a).is_some()),
-            // By a raw system call: the number may be another file's soon.
-            "range" => file.tried,
-            "listen" => file.shut || passed && bound_only(file),
-            // A listener that lives on only where the library does not know it yet is given up.
-            "close" => self.unknown_besides(a) == Some(true),
-            "dup2" if self.unknown_besides(a) == Some(true) => true,
-            // Before the library has seen it as a listener.
-            "bytes" | "peer" | "get" | "unread" | "name" | "set" | "setfl" | "getfl" | "fionbio" if passed => true,
-            "accept" => passed && differs(file) || d < 0,
+            // One that does not listen keeps it for later: its reads end (0), and so do the connections of a later listen(2).
+            "shutdown" => {
+                let elsewhere = passed || self.in_child || self.unknown_besides(a).is_some();
+                file.tried && (elsewhere || !file.listening || file.shut)
+            }
+            // A listener that lives on only where the library does not know it yet is given up, and one that was passed to
+            // its own process is a stand-in of its own there: its end takes it out of epoll instances.
+            "close" | "range" | "dup2" if self.unknown_besides(a) == Some(true) => true,
+            "close" | "range" | "dup2" => passed && self.last_of(a as usize).is_none(),
+            // Whether it listens is known where listen(2) was called; and the kernel refuses to listen again while there are
+            // connections, unless SO_REUSEADDR is set.
+            "listen" => {
+                let elsewhere = passed || self.in_child || self.unknown_besides(a).is_some();
+                let changes = file.tried && !file.listening || file.shut;
+                changes && elsewhere || file.shut && self.files.iter().any(|file| file.connected)
+            }
+            "connect" => file.shut,
+            // Given up by the master: nobody tells another process what it was.
+            "accept" | "bytes" | "peer" | "get" | "unread" | "name" | "set" | "setfl" | "fionbio" => {
+                passed && file.shut
+            }
+            // Under none the shared listener is non-blocking for who does not know it yet.
+            "getfl" => passed,
             _ => false,
         }
     }
