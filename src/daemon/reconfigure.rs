@@ -15,7 +15,7 @@ use crate::direct::attach::AttachServer;
 use crate::listener::Listener;
 use crate::program::hints::package_manager;
 use crate::service::Service;
-use crate::service::reload::Progress;
+use crate::service::operations::{Operation, Progress};
 use crate::worker::Delivery;
 use crate::worker::ipc::Mode;
 
@@ -92,7 +92,7 @@ impl Daemon {
     /// Why nothing is changed.
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
         if !self.config.has_file() {
-            return self.each(only, |service, context| service.reload(context, now));
+            return self.each(only, |service, context| service.begin(Operation::Reload, context, now));
         }
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
@@ -140,7 +140,7 @@ impl Daemon {
                 Some(service) => {
                     let (config, delivery) = (prepared.config, prepared.delivery);
                     begun.notes.extend(service.reconfigure(config, listeners, delivery, &self.context, now));
-                    match service.reload(&self.context, now) {
+                    match service.begin(Operation::Reload, &self.context, now) {
                         Ok(()) => begun.services.push(service.id()),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config().name)),
                     }
@@ -149,7 +149,7 @@ impl Daemon {
                     begun.notes.push(format!("{}: new", prepared.config.0.name));
                     let id = self.begin(prepared, listeners);
                     if let Some(service) = self.services.last_mut() {
-                        service.await_start(now);
+                        service.begin(Operation::FirstStart, &self.context, now)?;
                     }
                     begun.services.push(id);
                 }

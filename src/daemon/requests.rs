@@ -9,7 +9,7 @@ use crate::control::server::Finality;
 use crate::control::{Hello, PROTOCOL, Reply, Request};
 use crate::output::follow::{LogKind, Query};
 use crate::service::Service;
-use crate::service::awaited::Verb;
+use crate::service::operations::Operation;
 use crate::worker::Context;
 
 impl Daemon {
@@ -54,17 +54,19 @@ impl Daemon {
             }
             Request::Reload { service } => self.reload(service.as_deref(), now),
             Request::Restart { service } => {
-                self.each(service.as_deref(), |service, context| service.restart(context, now))
+                self.each(service.as_deref(), |service, context| service.begin(Operation::Restart, context, now))
             }
-            Request::Stop { service } => self.each(service.as_deref(), |service, context| service.pause(context, now)),
+            Request::Stop { service } => {
+                self.each(service.as_deref(), |service, context| service.begin(Operation::Stop, context, now))
+            }
             Request::Start { service } => {
-                self.each(service.as_deref(), |service, context| service.start(Verb::Started, context, now))
+                self.each(service.as_deref(), |service, context| service.begin(Operation::Start, context, now))
             }
             Request::Scale { service: None, .. } if self.in_config().count() > 1 => {
                 Err(format!("several services; say which: {}", self.names()))
             }
             Request::Scale { service, to } => self.each(service.as_deref(), |service, context| {
-                service.scale(to.from(service.config().instances), context, now)
+                service.begin(Operation::Scale(to.from(service.config().instances)), context, now)
             }),
         };
         match begun {

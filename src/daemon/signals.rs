@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Daemon;
 use crate::config::instances::Change;
+use crate::service::operations::Operation;
 
 /// A second stop signal this soon is the first one once more: timeout(1) and shells signal the process and then
 /// its group.
@@ -68,7 +69,7 @@ impl Daemon {
         let refused = match self.services.as_mut_slice() {
             [service] => {
                 let to = Change::By(by).from(service.config().instances);
-                service.scale(to, &self.context, Instant::now())
+                service.begin(Operation::Scale(to), &self.context, Instant::now())
             }
             _ => Err("several services; use roundsman scale N NAME".to_owned()),
         };

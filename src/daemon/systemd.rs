@@ -36,7 +36,7 @@ impl Systemd {
 
     /// Sends what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
-        let reloading = services.iter().any(|service| service.is_reloading());
+        let reloading = services.iter().any(|service| service.view().reloading);
         let online = |service: &Service| service.online() > 0 || service.wanted() == Wanted::Stopped;
         let state = match self.state {
             _ if stopping => State::Stopping,

@@ -6,7 +6,7 @@ use super::Daemon;
 use crate::accept::orders::ServiceId;
 use crate::control::Reply;
 use crate::control::server::Finality;
-use crate::service::reload::Progress;
+use crate::service::operations::Progress;
 
 /// A control client that waits for the end of something.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::lifecycle::Phase;
-use super::reload::{Progress, count_of};
+use super::operations::{Operations, Progress, Workers, count_of};
 use super::rollout::Times;
 use super::shared::SharedServer;
-use super::{Context, Service, Slot};
+use super::slot::Slot;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,30 +64,34 @@ impl Awaited {
     }
 }
 
-impl Service {
+impl Operations {
     /// Says when all workers are there, or that they are not in time.
-    pub fn step_awaited(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+    pub(super) fn step_awaited(&mut self, workers: &mut Workers) -> Option<Instant> {
         let mut awaited = self.awaiting.take()?;
-        if self.stop.is_some() && !self.removed {
+        let now = workers.now;
+        if workers.stopping && !workers.removed {
             self.say(Progress::Failed("the daemon is stopping".to_owned()));
             return None;
         }
-        let right_number = self.slots.len() == self.config.instances as usize;
+        let right_number = workers.slots.len() == workers.config.instances as usize;
         // A scale does not touch the workers that stay, whatever is going on with them.
-        let nobody_ends = self.slots.iter().all(|slot| slot.retiring.is_empty())
-            && !self.shared.as_ref().is_some_and(SharedServer::is_ending);
+        let nobody_ends = workers.slots.iter().all(|slot| slot.retiring.is_empty())
+            && !workers.shared.as_ref().is_some_and(SharedServer::is_ending);
         let ended = right_number && (awaited.verb == Verb::Scaled || nobody_ends);
         let settled =
             |slot: &Slot| matches!(slot.lifecycle.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
-        let count = count_of(self.slots.len());
-        let said = self.shared.as_ref().map(|shared| shared.said(&self.config.name, context)).unwrap_or_default();
-        let hopeless = self.shared.as_ref().is_some_and(SharedServer::is_given_up);
-        if (ended && self.slots.iter().all(settled)) || hopeless {
-            let down = not_online(&self.slots, self.shared.as_ref(), self.config.limits.wait_ready);
+        let count = count_of(workers.slots.len());
+        let said = workers
+            .shared
+            .as_ref()
+            .map(|shared| shared.said(&workers.config.name, workers.context))
+            .unwrap_or_default();
+        let hopeless = workers.shared.as_ref().is_some_and(SharedServer::is_given_up);
+        if (ended && workers.slots.iter().all(settled)) || hopeless {
+            let down = not_online(workers.slots, workers.shared.as_ref(), workers.config.limits.wait_ready);
             let verb = awaited.verb;
             if down.is_empty() && verb == Verb::Reloaded {
-                let done = self.reloaded(self.slots.len(), awaited.began, context, now);
-                self.say(done);
+                self.reloaded(workers.slots.len(), awaited.began, workers);
                 return None;
             }
             let text = match (down.is_empty(), verb) {
@@ -113,17 +117,12 @@ impl Service {
         let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
         let text = format!(
             "{failed} after {seconds} s: {}",
-            not_online(&self.slots, self.shared.as_ref(), self.config.limits.wait_ready)
+            not_online(workers.slots, workers.shared.as_ref(), workers.config.limits.wait_ready)
         );
-        warn!(service = %self.config.name, "{text}");
+        warn!(service = %workers.config.name, "{text}");
         let text = format!("{text}; roundsman goes on waiting for them{}", said);
         self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
         None
-    }
-
-    /// The clients of a service that has just begun wait for its workers.
-    pub fn await_start(&mut self, now: Instant) {
-        self.awaiting = Some(Awaited::new(Verb::Started, &Times::of(&self.config.limits), now));
     }
 
     /// A stop comes between.

@@ -97,8 +97,8 @@ impl Service {
     pub fn begin_stop(&mut self, now: Instant) {
         let limits = &self.config.limits;
         self.stop = Some(Stop::new(now, limits.stop_delay, limits.stop_timeout));
-        self.emptying = None;
-        self.give_up_awaited();
+        self.operations.emptying = None;
+        self.operations.give_up_awaited();
     }
 
     /// Removes the files of its Unix sockets. At the end of the daemon (`left`) only where no step of a stop has done it:

@@ -8,6 +8,7 @@ mod futile;
 pub mod lifecycle;
 mod listeners;
 mod memory;
+pub mod operations;
 mod orphans;
 pub mod pausing;
 mod reconfigure;
@@ -27,18 +28,16 @@ mod starting;
 pub mod step;
 pub mod upstreams;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
-use self::awaited::Awaited;
 use self::lifecycle::Wanted;
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
+use self::operations::{Effect, Operation, Operations, Progress, Workers};
 use self::pausing::Paused;
-use self::reload::{Progress, Reloading};
 use self::rules::{cap, resolved, rules};
 use self::shared::SharedServer;
 use self::shutdown::Stop;
@@ -70,19 +69,10 @@ pub struct Service {
     shared: Option<SharedServer>,
     /// Written by the accept thread.
     stats: Arc<ServiceStats>,
-    /// Reloads that succeeded.
-    reloads: u64,
-    reload: Option<Reloading>,
-    paused: Paused,
-    /// Somebody waits until all workers are online.
-    awaiting: Option<Awaited>,
+    operations: Operations,
     /// When [`Service::step`] has something to do by the clock alone.
     due: Option<Instant>,
-    /// When it was stopped, until all that was accepted by then has a worker.
-    emptying: Option<Instant>,
     memory: MemoryWatch,
-    /// What became of what was asked for; the daemon takes it.
-    progress: VecDeque<Progress>,
     attach: attach::State,
     stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
@@ -105,6 +95,7 @@ pub struct ServiceView<'a> {
     pub stats: &'a ServiceStats,
     pub upstreams: Option<&'a Upstreams>,
     pub reloads: u64,
+    pub reloading: bool,
     /// By `roundsman stop`, or about to be.
     pub stopped: bool,
 }
@@ -141,14 +132,9 @@ impl Service {
             slots,
             shared,
             stats,
-            reloads: 0,
-            reload: None,
-            paused: Paused::No,
-            awaiting: None,
+            operations: Operations::default(),
             due: None,
-            emptying: None,
             memory: MemoryWatch::default(),
-            progress: VecDeque::new(),
             attach: attach::State::default(),
             stop: None,
             handoff_done: false,
@@ -180,14 +166,62 @@ impl Service {
             shared: self.shared.as_ref(),
             stats: &self.stats,
             upstreams: self.upstreams.as_ref(),
-            reloads: self.reloads,
-            stopped: self.paused != Paused::No,
+            reloads: self.operations.reloads,
+            reloading: self.operations.is_reloading(),
+            stopped: self.operations.paused != Paused::No,
         }
+    }
+
+    pub fn say(&mut self, progress: Progress) {
+        self.operations.say(progress);
     }
 
     /// What became of something that was asked for, oldest first.
     pub fn next_progress(&mut self) -> Option<Progress> {
-        self.progress.pop_front()
+        self.operations.progress.pop_front()
+    }
+
+    /// Begins what somebody asks for.
+    ///
+    /// # Errors
+    /// Why it cannot be now.
+    pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<(), String> {
+        self.operate(context, now, |operations, workers| operations.begin(operation, workers))
+    }
+
+    /// Whether a reload, and a new configuration, may begin.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_reload(&self) -> Result<(), String> {
+        self.operations.is_free(self.stop.is_some()).map_err(|why| format!("{}: {why}", self.config.name))
+    }
+
+    /// Lets operations go on, and does to the listeners what follows.
+    fn operate<T>(
+        &mut self,
+        context: &Context,
+        now: Instant,
+        act: impl FnOnce(&mut Operations, &mut Workers) -> T,
+    ) -> T {
+        let mut workers = Workers {
+            id: self.id,
+            config: &mut self.config,
+            slots: &mut self.slots,
+            shared: &mut self.shared,
+            stopping: self.stop.is_some(),
+            removed: self.removed,
+            context,
+            now,
+        };
+        let done = act(&mut self.operations, &mut workers);
+        for effect in std::mem::take(&mut self.operations.effects) {
+            match effect {
+                Effect::CloseLeaving => self.listeners.close_leaving(self.config.policy, context),
+                Effect::AllClosed => self.listeners.stopped(),
+            }
+        }
+        done
     }
 
     /// It is no longer in the configuration, and ends.
@@ -207,7 +241,7 @@ impl Service {
 
     /// What the service shall be now.
     pub fn wanted(&self) -> Wanted {
-        if self.stop.is_some() || self.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
+        if self.stop.is_some() || self.operations.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
     }
 
     /// What a relay worker says.

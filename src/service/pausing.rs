@@ -4,17 +4,16 @@ use std::time::Instant;
 
 use tracing::info;
 
-use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Backoff, Event, Phase};
-use super::reload::{Progress, count_of};
-use super::rollout::Times;
+use super::awaited::Verb;
+use super::lifecycle::{Event, Phase};
+use super::operations::{Effect, Operations, Progress, Workers, count_of};
 use super::slot::Slot;
-use super::{Context, Service};
 use crate::accept::orders::Order;
 
 /// Whether somebody stopped the service, and the daemon goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Paused {
+    #[default]
     /// No.
     No,
     /// Its workers are ending.
@@ -23,76 +22,64 @@ pub enum Paused {
     Yes,
 }
 
-impl Service {
-    /// Stops all workers; clients are refused until [`Service::start`].
-    ///
-    /// # Errors
-    /// Why it cannot be now.
-    pub fn pause(&mut self, context: &Context, now: Instant) -> Result<(), String> {
-        self.is_free()?;
-        info!(service = %self.config.name, "stopping all workers");
+impl Operations {
+    pub(super) fn pause(&mut self, workers: &Workers) {
+        info!(service = %workers.config.name, "stopping all workers");
         self.give_up_awaited();
         self.paused = Paused::Stopping;
-        self.emptying = Some(now);
-        context.orders.send(Order::Pause(self.id));
-        Ok(())
+        self.emptying = Some(workers.now);
+        workers.context.orders.send(Order::Pause(workers.id));
     }
 
     /// The accept thread has handed over all that lay in the backlog, and nobody gets in any more: now the workers finish.
-    pub(super) fn paused_intake(&mut self, context: &Context, now: Instant) {
+    pub(super) fn paused_intake(&mut self, workers: &mut Workers) {
         let Some(began) = self.emptying.take() else { return };
-        self.listeners.stopped();
-        let backoff = Backoff::of(&self.config.limits);
-        for slot in &mut self.slots {
-            slot.dismiss(context, &backoff, now, began);
-        }
-        self.shared.iter_mut().for_each(|shared| shared.end(now));
+        self.effects.push(Effect::AllClosed);
+        let (backoff, context, now) = (workers.backoff(), workers.context, workers.now);
+        workers.slots.iter_mut().for_each(|slot| slot.dismiss(context, &backoff, now, began));
+        workers.shared.iter_mut().for_each(|shared| shared.end(now));
     }
 
     /// Starts what was stopped.
-    ///
-    /// # Errors
-    /// Why it cannot be now.
-    pub fn start(&mut self, verb: Verb, context: &Context, now: Instant) -> Result<(), String> {
-        self.is_free()?;
-        info!(service = %self.config.name, "starting all workers");
+    pub(super) fn start(&mut self, verb: Verb, workers: &mut Workers) {
+        info!(service = %workers.config.name, "starting all workers");
         if self.paused == Paused::Yes {
             // What the configuration had lost meanwhile.
-            self.listeners.close_leaving(self.config.policy, context);
+            self.effects.push(Effect::CloseLeaving);
         }
         self.paused = Paused::No;
-        self.awaiting = Some(Awaited::new(verb, &Times::of(&self.config.limits), now));
-        for slot in &mut self.slots {
+        self.awaiting = Some(workers.awaited(verb));
+        for slot in workers.slots.iter_mut() {
             if matches!(slot.lifecycle.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
-                slot.lifecycle = slot.lifecycle.again(now);
+                slot.lifecycle = slot.lifecycle.again(workers.now);
             }
         }
-        Ok(())
     }
 
     /// Says when all that was stopped is gone.
-    pub(super) fn step_pause(&mut self, context: &Context, now: Instant) -> Option<Instant> {
+    pub(super) fn step_pause(&mut self, workers: &mut Workers) -> Option<Instant> {
+        let now = workers.now;
         if self.paused != Paused::Stopping {
             return None;
         }
         if let Some(began) = self.emptying {
             // What no worker has taken by then is given up.
-            let until = began + self.config.limits.drain_timeout;
+            let until = began + workers.config.limits.drain_timeout;
             if now < until {
                 return Some(until);
             }
-            context.orders.send(Order::PauseNow(self.id));
-            self.paused_intake(context, now);
+            workers.context.orders.send(Order::PauseNow(workers.id));
+            self.paused_intake(workers);
             return Some(now);
         }
-        let shared = self.shared.as_ref().is_some_and(|shared| shared.server.is_some());
-        if shared || !self.slots.iter().all(Slot::is_empty) {
+        let shared = workers.shared.as_ref().is_some_and(|shared| shared.server.is_some());
+        if shared || !workers.slots.iter().all(Slot::is_empty) {
             return None;
         }
-        let backoff = Backoff::of(&self.config.limits);
-        self.slots.iter_mut().for_each(|slot| slot.lifecycle.apply(Event::Emptied, now, &backoff));
+        let backoff = workers.backoff();
+        workers.slots.iter_mut().for_each(|slot| slot.lifecycle.apply(Event::Emptied, now, &backoff));
         self.paused = Paused::Yes;
-        self.say(Progress::Done(format!("stopped {}", count_of(self.slots.len()))));
+        self.say(Progress::Done(format!("stopped {}", count_of(workers.slots.len()))));
         Some(now)
     }
 }

@@ -3,6 +3,7 @@
 use std::mem::{discriminant, replace};
 use std::time::Instant;
 
+use super::operations::Operation;
 use super::rules::{resolved, rules};
 use super::{Context, Service};
 use crate::accept::orders::Order;
@@ -94,7 +95,7 @@ impl Service {
         if !loses_port {
             context.orders.send(Order::Rules(self.id, rules(&self.config, self.cap, context.nofile)));
         }
-        if scale && let Err(why) = self.scale(instances, context, now) {
+        if scale && let Err(why) = self.begin(Operation::Scale(instances), context, now) {
             notes.push(format!("{name}: not scaled: {why}"));
             // The next reload tries again.
             self.settings.remove("instances");

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::operations::Operations;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
 use crate::sys::process;
@@ -74,7 +75,7 @@ impl Service {
             }
             Report::AcceptTrouble { errno: None, .. } => info!(service = %name, "accepting again"),
             Report::Forgotten { listener, .. } => self.listeners.forgotten(*listener),
-            Report::Paused(_) => self.paused_intake(context, now),
+            Report::Paused(_) => self.operate(context, now, Operations::paused_intake),
             Report::Stopped(_) => {
                 self.handoff_done = true;
                 self.slots.iter_mut().flat_map(|slot| &mut slot.retiring).for_each(|old| old.out_of_rotation = true);

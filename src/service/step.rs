@@ -6,6 +6,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::lifecycle::{Phase, Wanted, due_starts};
+use super::operations::Operations;
 use super::shutdown::{Step, Stop};
 use super::slot::Slot;
 use super::{Context, Service};
@@ -44,11 +45,8 @@ impl Service {
                 .iter_mut()
                 .filter_map(|slot| slot.step_stopping(&self.config.limits, disconnects, drains, now))
                 .min(),
-            self.step_reload(context, now),
-            self.step_pause(context, now),
-            self.step_scale(now),
+            self.operate(context, now, Operations::step),
             self.upstreams.as_mut().and_then(|upstreams| upstreams.step(&self.config.name, &self.slots, now)),
-            self.step_awaited(context, now),
             self.stop.as_ref().and_then(Stop::next_due),
         ];
         let given_up = |slot: &Slot| slot.lifecycle.phase == Phase::Errored && slot.retiring.is_empty();
@@ -87,7 +85,6 @@ impl Service {
     /// Before the daemon ends by itself: settles the operations that this end decides.
     pub fn step_last(&mut self, context: &Context, now: Instant) {
         self.attach.refusals.finish();
-        self.step_reload(context, now);
-        self.step_awaited(context, now);
+        self.operate(context, now, Operations::step_last);
     }
 }

@@ -63,7 +63,7 @@ pub struct Handler<'a> {
 impl Service {
     pub fn attach<'a>(&'a mut self, context: &'a Context) -> Handler<'a> {
         Handler {
-            paused: self.paused != Paused::No,
+            paused: self.operations.paused != Paused::No,
             stopping: self.stop.is_some(),
             closes: self.closes(),
             config: &self.config,

@@ -11,10 +11,9 @@ use nix::sys::signal::Signal;
 
 use self::world::{Deed, Leaving, Process, Random, World};
 use super::Service;
-use super::awaited::Verb;
 use super::lifecycle::Phase;
+use super::operations::{Operation, Progress};
 use super::pausing::Paused;
-use super::reload::Progress;
 use super::retiring::DRAIN_LOOK;
 use super::slot::Slot;
 use crate::accept::Orders;
@@ -120,7 +119,7 @@ impl Simulation {
 
     /// Returns what was done.
     fn step(&mut self) -> Vec<String> {
-        if self.service.is_reloading() {
+        if self.service.operations.is_reloading() {
             // It starts what is missing at once.
             self.died.clear();
         }
@@ -194,10 +193,10 @@ impl Simulation {
         if between > DRAIN_LOOK && self.world.random.one_in(4) {
             self.now += between;
             fake::set(self.now, false);
-            let said = self.service.progress.len();
+            let said = self.service.operations.progress.len();
             let did = self.step();
             assert!(did.is_empty(), "due before {:?}: {did:?}", next - self.now);
-            let said: Vec<_> = self.service.progress.iter().skip(said).collect();
+            let said: Vec<_> = self.service.operations.progress.iter().skip(said).collect();
             assert!(said.is_empty(), "due before {:?}: {said:?}", next - self.now);
             // As long as nothing changed, it is due at the same time.
             return self.advance(next);
@@ -210,11 +209,13 @@ impl Simulation {
         let calm = self.world.processes.values().all(|process| !process.leaves);
         let (context, now, random) = (&self.context, self.now, &mut self.world.random);
         let (gentle, asked) = match random.below(7) {
-            0..=2 => (calm, self.service.reload(context, now)),
-            3 => (false, self.service.restart(context, now)),
-            4 => (false, self.service.scale(1 + random.below(6) as u32, context, now)),
-            5 => (false, self.service.pause(context, now)),
-            _ if self.service.paused == Paused::Yes => (false, self.service.start(Verb::Started, context, now)),
+            0..=2 => (calm, self.service.begin(Operation::Reload, context, now)),
+            3 => (false, self.service.begin(Operation::Restart, context, now)),
+            4 => (false, self.service.begin(Operation::Scale(1 + random.below(6) as u32), context, now)),
+            5 => (false, self.service.begin(Operation::Stop, context, now)),
+            _ if self.service.operations.paused == Paused::Yes => {
+                (false, self.service.begin(Operation::Start, context, now))
+            }
             _ => return self.crash(),
         };
         if asked.is_ok() {
@@ -234,11 +235,11 @@ impl Simulation {
     fn settle(&mut self) {
         for _ in 0..2_000 {
             self.world.be_kind(self.now);
-            let wanted = if self.service.paused == Paused::No { self.service.online() } else { 0 };
+            let wanted = if self.service.operations.paused == Paused::No { self.service.online() } else { 0 };
             let given_up = |slot: &&Slot| slot.lifecycle.phase == Phase::Errored;
             let given_up = self.service.slots.iter().filter(given_up).count();
-            let full = self.service.paused != Paused::No || wanted + given_up == self.service.slots.len();
-            let over = self.service.is_free().is_ok() && self.service.awaiting.is_none();
+            let full = self.service.operations.paused != Paused::No || wanted + given_up == self.service.slots.len();
+            let over = self.service.may_reload().is_ok() && self.service.operations.awaiting.is_none();
             if full && over && self.world.processes.len() == wanted {
                 return;
             }
@@ -279,10 +280,13 @@ fn history(seed: u64, launcher: &Launcher) {
         simulation.turn();
     }
     if simulation.world.random.one_in(2) {
-        let asked = simulation.service.progress.len();
+        let asked = simulation.service.operations.progress.len();
         simulation.settle();
         let ends = |said: &&Progress| !matches!(said, Progress::Step(_));
-        assert!(asked == 0 || simulation.service.progress.iter().any(|said| ends(&said)), "nobody was answered");
+        assert!(
+            asked == 0 || simulation.service.operations.progress.iter().any(|said| ends(&said)),
+            "nobody was answered"
+        );
     }
     simulation.stop();
 }
