@@ -73,7 +73,7 @@ fn fit(columns: &[Column], natural: Vec<usize>, width: Option<usize>) -> Vec<Opt
                 let Some(at) = (0..columns.len()).max_by_key(|&at| spares[at]).filter(|&at| spares[at] > 0) else {
                     return widths;
                 };
-                widths[at] = widths[at].map(|width| width - excess.min(spares[at]));
+                widths[at] = widths[at].map(|width| width - 1);
             }
         }
     }
@@ -191,8 +191,8 @@ mod tests {
                 assert!(columns_of(&line) <= width, "{width}: {line:?}");
             }
         }
-        assert_eq!(shown(Some(40))[2], "日本語の…  online  12345  127.0.0.1:8080");
-        assert_eq!(shown(Some(32))[1], "web    online  12345  127.0.0.1…");
+        assert_eq!(shown(Some(40))[2], "日本語のサ…  online  12345  127.0.0.1:8…");
+        assert_eq!(shown(Some(32))[1], "web      online  12345  127.0.0…");
         assert_eq!(shown(Some(20))[2], "日本…  online  12345");
         assert_eq!(shown(Some(13))[1], "web    online");
     }
