@@ -24,7 +24,7 @@ pub fn show(args: &Lines, of: LogKind, events: bool) -> Result<(), Exit> {
     let (name, slot) = place_of(args.of.as_ref())?;
     let (socket, service) = which::one(&Target { name, control: args.control.clone() })?;
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
-    let (lines, follow) = (args.lines, args.follow);
+    let (lines, follow) = (args.lines as usize, args.follow);
     let request = match of {
         LogKind::Lines => Request::Logs { service, slot, lines, follow, events },
         LogKind::Messages => Request::Messages { service, slot, lines, follow },

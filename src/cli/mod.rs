@@ -18,7 +18,7 @@ use crate::accept::policy::Policy;
 use crate::addr::ListenAddr;
 use crate::codes::USAGE;
 use crate::config::instances::{Change, Instances};
-use crate::config::options::{Options, policy};
+use crate::config::options::{Options, number, policy};
 use crate::config::sources::Given;
 use crate::exit::Exit;
 
@@ -136,8 +136,8 @@ pub struct Lines {
     #[arg(short, long)]
     pub follow: bool,
     /// Show the last N lines
-    #[arg(short = 'n', long, value_name = "N", default_value = "50")]
-    pub lines: usize,
+    #[arg(short = 'n', long, value_name = "N", default_value = "50", value_parser = |text: &str| number(text, 0..=u32::MAX))]
+    pub lines: u32,
     /// Show when each line was written
     #[arg(short, long)]
     pub timestamps: bool,

@@ -4,6 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ pub struct Options {
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
     pub kill_timeout: Duration,
     /// Number of slots that a reload replaces at a time
-    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SURGE", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SURGE", default_value = "1", value_parser = |text: &str| number(text, 1..=u32::MAX))]
     pub max_surge: u32,
     /// Total time allowed for a graceful stop
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STOP_TIMEOUT", default_value = "8s", value_parser = time)]
@@ -182,7 +183,7 @@ pub struct Options {
     #[arg(long, hide_short_help = true, value_name = "TEXT", env = "ROUNDSMAN_STOP_MESSAGE")]
     pub stop_message: Option<String>,
     /// Crashes in a row before a slot is given up
-    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10")]
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_RESTARTS", default_value = "10", value_parser = |text: &str| number(text, 0..=u32::MAX))]
     pub max_restarts: u32,
     /// Minimum uptime for an exit not to count as one of a row of crashes
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_MIN_UPTIME", default_value = "1s", value_parser = time)]
@@ -222,7 +223,7 @@ pub struct Options {
     #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_ROTATE_SIZE", default_value = "10MiB", value_parser = size)]
     pub rotate_size: u64,
     /// Number of renamed files to keep; FILE.1 is the newest
-    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_ROTATE_KEEP", default_value = "5", value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_ROTATE_KEEP", default_value = "5", value_parser = |text: &str| number(text, 0..=1000))]
     pub rotate_keep: u32,
     /// Begin each of the servers' lines with the time
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_TIMESTAMPS")]
@@ -288,6 +289,14 @@ fn time(text: &str) -> Result<Duration, String> {
         Err(_) => error.to_string(),
     })?;
     if time > MAX_TIME { Err("a time is at most 10 years".to_owned()) } else { Ok(time) }
+}
+
+/// A whole number of that range.
+pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let (least, most) = (*range.start(), *range.end());
+    let wanted = if most == u32::MAX { format!("{least} or more") } else { format!("{least} to {most}") };
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("a whole number is needed: {wanted}"))
 }
 
 fn range(text: &str) -> Result<(Duration, Duration), String> {

@@ -44,6 +44,24 @@ fn a_time_of_more_than_ten_years_is_refused_by_every_flag() {
 }
 
 #[test]
+fn a_number_that_is_none_is_answered_by_those_that_are() {
+    let dir = install_dir();
+    for (words, wanted) in [
+        (&["--max-restarts", "x", "--", "true"][..], "0 or more"),
+        (&["--max-surge", "0", "--", "true"], "1 or more"),
+        (&["--rotate-keep", "99999999999999999999", "--", "true"], "0 to 1000"),
+        (&["logs", "-n", "1.5"], "0 or more"),
+    ] {
+        let (code, stderr) = run(words, dir.path());
+        let wanted = format!("a whole number is needed: {wanted}");
+        assert!(code == 2 && stderr.contains(&wanted), "{words:?}: {code} {stderr}");
+    }
+    write_file(dir.path(), "a.toml", "[service.a]\ncommand = [\"true\"]\nmax-surge = 0\n");
+    let (code, stderr) = run(&["check", "-c", "a.toml"], dir.path());
+    assert!(code == 78 && stderr.contains("`max-surge`: a whole number is needed: 1 or more"), "{code} {stderr}");
+}
+
+#[test]
 fn a_proxy_to_itself_is_refused() {
     let dir = install_dir();
     let port = free_port();
