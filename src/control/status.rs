@@ -132,7 +132,11 @@ impl ServiceState {
     /// What is wrong, when no worker is online and not all have finished, or no upstream is up.
     pub fn sick(&self) -> Option<String> {
         if self.online() == 0 && (self.finished() < self.slots.len() || self.slots.is_empty()) {
-            return Some(format!("{}: none of {} workers is online", self.name, self.slots.len()));
+            let whose = match self.slots.len() {
+                1 => "its worker is not online".to_owned(),
+                count => format!("none of {count} workers is online"),
+            };
+            return Some(format!("{}: {whose}", self.name));
         }
         let first = self.upstreams.first()?;
         if self.upstreams_up() > 0 {

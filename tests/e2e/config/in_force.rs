@@ -341,7 +341,7 @@ fn verbs_take_the_name_of_one_service_and_mean_all_without() {
     assert_eq!(shop.ask(&["health"]).0, 0);
     assert_eq!(shop.ask(&["stop", "a"]).0, 0);
     let (code, said) = shop.ask(&["health"]);
-    assert!(code == 1 && said.contains("a: none of 1 workers is online"), "{said}");
+    assert!(code == 1 && said.contains("a: its worker is not online"), "{said}");
     assert_eq!(shop.ask(&["health", "b"]).0, 0);
     assert!(refused(a) && get(b).is_ok());
     let (code, said) = shop.ask(&["restart"]);
