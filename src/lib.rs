@@ -17,6 +17,7 @@
 //! | [`launch`] | the one place that starts processes |
 //! | [`daemon`] | the control thread: signals, children, timers → reconcile → actions |
 //! | [`service`] | one service at run time: its slots, reloads, stops |
+//! | [`slot`] | one slot of a service: its lifecycle, its worker, those that make room for it |
 //! | [`worker`] | one generation of a slot: its processes, and what connects them to us |
 //! | [`events`] | what the control thread waits on |
 //! | [`control`] | the control socket, both ends |
@@ -53,5 +54,6 @@ pub mod proc_net;
 pub mod program;
 pub mod relay;
 pub mod service;
+pub mod slot;
 pub mod sys;
 pub mod worker;

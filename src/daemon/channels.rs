@@ -9,7 +9,7 @@ use tracing::warn;
 use super::Daemon;
 use crate::events::Source;
 use crate::relay::protocol::{self, FromWorker};
-use crate::service::slot::Slot;
+use crate::slot::Slot;
 use crate::sys::closer::Foreign;
 use crate::sys::{process, reason};
 

@@ -186,14 +186,14 @@ impl Daemon {
 
     /// Services that are gone for good.
     pub(super) fn drop_removed(&mut self) {
-        for service in self.services.iter_mut().filter(|service| service.is_removed() && service.is_over()) {
+        for service in self.services.iter_mut().filter(|service| service.view().removed && service.is_over()) {
             info!(service = %service.config().name, "stopped: no longer in the configuration");
-            service.say(Progress::Done("removed".to_owned()));
+            service.progress().push_back(Progress::Done("removed".to_owned()));
         }
         self.pass_on_progress();
         let outputs = &self.context.launcher.outputs;
         self.services.retain(|service| {
-            let over = service.is_removed() && service.is_over();
+            let over = service.view().removed && service.is_over();
             if over {
                 service.remove_files(true);
                 outputs.forget(&service.config().name);
@@ -204,6 +204,6 @@ impl Daemon {
 
     /// Services that are in the configuration.
     pub(super) fn in_config(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter().filter(|service| !service.is_removed())
+        self.services.iter().filter(|service| !service.view().removed)
     }
 }

@@ -12,10 +12,10 @@ use crate::control::status::{
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
-use crate::service::lifecycle::Phase;
 use crate::service::shared::SharedServer;
-use crate::service::slot::Slot;
 use crate::service::upstreams::{State, Upstreams};
+use crate::slot::Slot;
+use crate::slot::lifecycle::Phase;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::cpu::CpuMeter;
 use crate::sys::process::rss_bytes;
@@ -34,7 +34,7 @@ impl Daemon {
 }
 
 fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
-    let online = service.online();
+    let online = crate::slot::online(service.slots());
     let service = service.view();
     let command = service.config.command().map(ToString::to_string);
     let direct = matches!(service.config.backend, Backend::Direct(_));

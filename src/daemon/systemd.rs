@@ -6,7 +6,8 @@ use sd_notify::NotifyState;
 use tracing::debug;
 
 use crate::service::Service;
-use crate::service::lifecycle::Wanted;
+use crate::slot::lifecycle::Wanted;
+use crate::slot::online;
 use crate::sys::reason;
 
 /// The state that systemd was told last.
@@ -37,10 +38,10 @@ impl Systemd {
     /// Sends what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
         let reloading = services.iter().any(|service| service.view().reloading);
-        let online = |service: &Service| service.online() > 0 || service.wanted() == Wanted::Stopped;
+        let is_online = |service: &Service| online(service.slots()) > 0 || service.wanted() == Wanted::Stopped;
         let state = match self.state {
             _ if stopping => State::Stopping,
-            State::Starting if !services.iter().all(online) => State::Starting,
+            State::Starting if !services.iter().all(is_online) => State::Starting,
             State::Starting | State::Ready | State::Reloading if reloading => State::Reloading,
             State::Starting | State::Ready | State::Reloading => State::Ready,
             State::Stopping => State::Stopping,
@@ -78,7 +79,7 @@ impl Systemd {
 
 fn status(services: &[Service]) -> String {
     let of = |service: &Service| {
-        format!("{}: {} of {} online", service.config().name, service.online(), service.slots().len())
+        format!("{}: {} of {} online", service.config().name, online(service.slots()), service.slots().len())
     };
     services.iter().map(of).collect::<Vec<_>>().join("; ")
 }

@@ -24,7 +24,7 @@ impl Daemon {
         let several = self.services.len() > 1;
         for at in 0..self.services.len() {
             let (id, name) = (self.services[at].id(), self.services[at].config().name.clone());
-            while let Some(progress) = self.services[at].next_progress() {
+            while let Some(progress) = self.services[at].progress().pop_front() {
                 let named = |text: String| if several { format!("{name}: {text}") } else { text };
                 let (text, end) = match progress {
                     Progress::Step(text) => (named(text), None),

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::lifecycle::Phase;
 use super::operations::{Operations, Progress, Workers, count_of};
-use super::rollout::Times;
 use super::shared::SharedServer;
-use super::slot::Slot;
+use crate::slot::Slot;
+use crate::slot::lifecycle::Phase;
+use crate::slot::rollout::Times;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,17 +5,17 @@ use std::time::Instant;
 use nix::sys::wait::WaitStatus;
 use tracing::{info, warn};
 
-use super::exits::{ExitEffect, Scene};
-use super::lifecycle::{Backoff, Event, Phase};
-use super::orphans::end_left_behind;
-use super::retiring::Escaped;
 use super::shared::SharedServer;
 use super::shutdown::{Step, Stop};
-use super::slot::Slot;
 use super::{Context, Service, futile};
 use crate::accept::orders::Order;
 use crate::config::options::OnErrored;
 use crate::listener::Listener;
+use crate::slot::Slot;
+use crate::slot::exits::{ExitEffect, Scene};
+use crate::slot::lifecycle::{Backoff, Event, Phase};
+use crate::slot::orphans::end_left_behind;
+use crate::slot::retiring::Escaped;
 use crate::sys::process;
 use crate::worker::exit::LastExit;
 
@@ -104,14 +104,9 @@ impl Service {
     /// Removes the files of its Unix sockets. At the end of the daemon (`left`) only where no step of a stop has done it:
     /// then another daemon may have files there by now.
     pub fn remove_files(&self, left: bool) {
-        if !(left && self.closes()) {
+        if !(left && self.stop.as_ref().is_some_and(Stop::closes)) {
             self.listeners.all().iter().chain(self.attach.node.unserved()).for_each(Listener::remove_file);
         }
-    }
-
-    /// Whether it stops and its listeners are closed, or are being closed.
-    pub(super) fn closes(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.step != Step::Delay)
     }
 
     /// Does the steps of a stop that are due.
@@ -153,7 +148,7 @@ impl Service {
                 }
             }
         }
-        if !self.closes() {
+        if !self.stop.as_ref().is_some_and(Stop::closes) {
             return;
         }
         // Servers whose relay workers are done are asked to stop; empty slots are gone.

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::exits::Scene;
-use super::lifecycle::Phase;
 use super::listeners::Listeners;
-use super::slot::Slot;
 use crate::config::ServiceConfig;
+use crate::slot::Slot;
+use crate::slot::exits::Scene;
+use crate::slot::lifecycle::Phase;
 use crate::sys::process;
 use crate::worker::attachment::Attachment;
 use crate::worker::exit::LastExit;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::Context;
-use super::lifecycle::{Backoff, Phase};
-use super::slot::Slot;
 use crate::config::{ServiceConfig, memory};
+use crate::slot::Slot;
+use crate::slot::lifecycle::{Backoff, Phase};
 use crate::worker::Worker;
 
 /// How often it is looked.

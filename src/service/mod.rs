@@ -3,19 +3,14 @@
 pub mod attach;
 pub mod awaited;
 pub mod ending;
-mod exits;
 mod futile;
-pub mod lifecycle;
 mod listeners;
 mod memory;
 pub mod operations;
-mod orphans;
 pub mod pausing;
 mod reconfigure;
 pub mod reload;
 mod reports;
-mod retiring;
-mod rollout;
 mod rules;
 pub mod shared;
 mod shutdown;
@@ -23,17 +18,16 @@ mod silence;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulation;
-pub mod slot;
 mod starting;
 pub mod step;
 pub mod upstreams;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
 
-use self::lifecycle::Wanted;
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
 use self::operations::{Effect, Operation, Operations, Progress, Workers};
@@ -41,7 +35,6 @@ use self::pausing::Paused;
 use self::rules::{cap, resolved, rules};
 use self::shared::SharedServer;
 use self::shutdown::Stop;
-use self::slot::Slot;
 use self::upstreams::Upstreams;
 use crate::accept::orders::{Order, ServiceId, ServiceStats};
 use crate::config::merge::Settings;
@@ -49,6 +42,8 @@ use crate::config::{Backend, ServiceConfig};
 use crate::listener::Listener;
 use crate::relay::intake;
 use crate::relay::protocol::{FromWorker, Resolved};
+use crate::slot::Slot;
+use crate::slot::lifecycle::Wanted;
 use crate::worker::relay::Readiness;
 use crate::worker::{Context, Delivery};
 
@@ -98,6 +93,8 @@ pub struct ServiceView<'a> {
     pub reloading: bool,
     /// By `roundsman stop`, or about to be.
     pub stopped: bool,
+    /// No longer in the configuration.
+    pub removed: bool,
 }
 
 impl Service {
@@ -169,16 +166,13 @@ impl Service {
             reloads: self.operations.reloads,
             reloading: self.operations.is_reloading(),
             stopped: self.operations.paused != Paused::No,
+            removed: self.removed,
         }
     }
 
-    pub fn say(&mut self, progress: Progress) {
-        self.operations.say(progress);
-    }
-
-    /// What became of something that was asked for, oldest first.
-    pub fn next_progress(&mut self) -> Option<Progress> {
-        self.operations.progress.pop_front()
+    /// What became of what was asked for, oldest first.
+    pub fn progress(&mut self) -> &mut VecDeque<Progress> {
+        &mut self.operations.progress
     }
 
     /// Begins what somebody asks for.
@@ -228,15 +222,6 @@ impl Service {
     pub fn remove(&mut self, now: Instant) {
         self.removed = true;
         self.begin_stop(now);
-    }
-
-    pub fn is_removed(&self) -> bool {
-        self.removed
-    }
-
-    /// Slots with a worker online.
-    pub fn online(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.is_online()).count()
     }
 
     /// What the service shall be now.

@@ -7,15 +7,15 @@ use tracing::info;
 
 use super::Context;
 use super::awaited::{Awaited, Verb};
-use super::lifecycle::{Backoff, Event, Phase};
 use super::pausing::Paused;
 use super::reload::Reloading;
-use super::rollout::Times;
 use super::shared::SharedServer;
-use super::slot::Slot;
 use crate::accept::orders::ServiceId;
 use crate::config::ServiceConfig;
 use crate::config::instances::MAX_INSTANCES;
+use crate::slot::Slot;
+use crate::slot::lifecycle::{Backoff, Event, Phase};
+use crate::slot::rollout::Times;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {

@@ -5,10 +5,10 @@ use std::time::Instant;
 use tracing::info;
 
 use super::awaited::Verb;
-use super::lifecycle::{Event, Phase};
 use super::operations::{Effect, Operations, Progress, Workers, count_of};
-use super::slot::Slot;
 use crate::accept::orders::Order;
+use crate::slot::Slot;
+use crate::slot::lifecycle::{Event, Phase};
 
 /// Whether somebody stopped the service, and the daemon goes on.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

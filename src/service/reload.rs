@@ -6,8 +6,8 @@ use tracing::{info, warn};
 
 use super::awaited::Verb;
 use super::operations::{Effect, Operations, Progress, Workers, count_of};
-use super::rollout::{Failure, Reload, RolloutAction, SlotView, Times};
-use super::slot::Slot;
+use crate::slot::Slot;
+use crate::slot::rollout::{Failure, Reload, RolloutAction, SlotView, Times};
 use crate::worker::Worker;
 use crate::worker::decisive::decisive;
 

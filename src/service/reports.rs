@@ -7,6 +7,8 @@ use tracing::{debug, info, warn};
 use super::operations::Operations;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
+use crate::config::ServiceConfig;
+use crate::slot::Slot;
 use crate::sys::process;
 use crate::sys::reason;
 
@@ -14,20 +16,6 @@ use crate::sys::reason;
 const STALL_LOG: Duration = Duration::from_secs(10);
 
 impl Service {
-    /// A worker hangs: it serves nobody, so nothing is gained by a successor first.
-    fn hung(&mut self, worker: WorkerId) {
-        let seconds = self.config.limits.hang_timeout.unwrap_or_default().as_secs_f32();
-        let Some(slot) = self.slots.get_mut(worker.slot as usize) else { return };
-        let Some(current) = slot.current.as_ref().filter(|current| current.id == worker) else { return };
-        let server = current.direct().map(|(server, _)| server.pid);
-        let Some(pid) = current.relay().map(|relay| relay.pid).or(server) else { return };
-        let reason = format!("hung: it took nothing for {seconds} s while connections waited");
-        warn!(service = %self.config.name, slot = worker.slot, pid, "worker {reason}: killed");
-        slot.history.replace_reason = Some(reason.clone());
-        slot.history.kill_reason = Some(reason);
-        process::kill_tree(pid);
-    }
-
     /// What the accept thread says.
     pub fn reported(&mut self, report: &Report, context: &Context, now: Instant) {
         let name = self.config.name.clone();
@@ -44,7 +32,7 @@ impl Service {
                 let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
                 old.filter(|old| old.worker.id == *worker).for_each(|old| old.out_of_rotation = true);
             }
-            Report::Hung(worker) => self.hung(*worker),
+            Report::Hung(worker) => hung(&mut self.slots, &self.config, *worker),
             Report::NeverReceived(worker) => {
                 warn!(
                     service = %name, slot = worker.slot,
@@ -83,4 +71,18 @@ impl Service {
             }
         }
     }
+}
+
+/// A worker hangs: it serves nobody, so nothing is gained by a successor first.
+fn hung(slots: &mut [Slot], config: &ServiceConfig, worker: WorkerId) {
+    let seconds = config.limits.hang_timeout.unwrap_or_default().as_secs_f32();
+    let Some(slot) = slots.get_mut(worker.slot as usize) else { return };
+    let Some(current) = slot.current.as_ref().filter(|current| current.id == worker) else { return };
+    let server = current.direct().map(|(server, _)| server.pid);
+    let Some(pid) = current.relay().map(|relay| relay.pid).or(server) else { return };
+    let reason = format!("hung: it took nothing for {seconds} s while connections waited");
+    warn!(service = %config.name, slot = worker.slot, pid, "worker {reason}: killed");
+    slot.history.replace_reason = Some(reason.clone());
+    slot.history.kill_reason = Some(reason);
+    process::kill_tree(pid);
 }

@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 use tracing::{info, warn};
 
 use super::Context;
-use super::lifecycle::{Backoff, Event, Lifecycle, Phase};
 use super::reload::LAST_LINES;
 use crate::accept::orders::{ServiceId, WorkerId};
 use crate::config::options::OnExit;
 use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::Resolved;
+use crate::slot::lifecycle::{Backoff, Event, Lifecycle, Phase};
 use crate::sys::process;
 use crate::worker::Seat;
 use crate::worker::decisive::decisive;

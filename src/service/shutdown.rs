@@ -55,6 +55,11 @@ impl Stop {
         }
     }
 
+    /// Whether the listeners are closed, or are being closed.
+    pub fn closes(&self) -> bool {
+        self.step != Step::Delay
+    }
+
     /// When the next step is due.
     pub fn next_due(&self) -> Option<Instant> {
         Some(self.next()?.0)

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::exits::Scene;
-use super::lifecycle::{Backoff, Event, Phase};
 use super::listeners::Listeners;
 use super::shared::SharedServer;
-use super::slot::Slot;
 use super::step::CannotListen;
-use super::{Context, Service, futile};
+use super::{Context, Service, futile, silence};
 use crate::accept::orders::WorkerId;
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
 use crate::relay::protocol::{Resolved, Setup, Source};
+use crate::slot::Slot;
+use crate::slot::exits::Scene;
+use crate::slot::lifecycle::{Backoff, Event, Phase};
 use crate::sys::{process, reason, scm, sock};
 use crate::worker::exit::LastExit;
 use crate::worker::probe::Probe;
@@ -102,7 +102,7 @@ impl Service {
             if ready && self.bring_online(at, shared_ready, flags, context, now)? {
                 due.push(now);
             }
-            self.watch_listening(at, now);
+            silence::watch_listening(&mut self.slots, at, &self.config, &self.listeners, now);
             let slot = &self.slots[at];
             if let (Some(worker), Phase::Launching { since }) = (&slot.current, slot.lifecycle.phase) {
                 due.extend(worker.launch_due(&limits, since));

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::lifecycle::{Phase, Wanted, due_starts};
 use super::operations::Operations;
 use super::shutdown::{Step, Stop};
-use super::slot::Slot;
 use super::{Context, Service};
+use crate::slot::Slot;
+use crate::slot::lifecycle::{Phase, Wanted, due_starts};
 use crate::sys::reason;
 
 /// Another socket took a listener's address before it listened.
@@ -27,7 +27,7 @@ impl Service {
     /// # Errors
     /// The reason to end the daemon.
     pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), CannotListen> {
-        let disconnects = self.handoff_done && self.closes();
+        let disconnects = self.handoff_done && self.stop.as_ref().is_some_and(Stop::closes);
         let drains = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let due = [
             self.step_starts(context, now),
@@ -40,7 +40,11 @@ impl Service {
             self.step_shared(context, now),
             self.memory.step(&self.config, &mut self.slots, self.stop.is_some(), context, now),
             self.check_ready(context, now)?,
-            self.step_retiring(context, now),
+            self.slots
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(at, slot)| slot.step_retiring((&self.config.name, at), &self.config.limits, context, now))
+                .min(),
             self.slots
                 .iter_mut()
                 .filter_map(|slot| slot.step_stopping(&self.config.limits, disconnects, drains, now))

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::slot::Slot;
 use crate::addr::Upstream;
 use crate::config::Backend;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
 use crate::relay::protocol::ToWorker;
+use crate::slot::Slot;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::reason;
 use crate::worker::relay::Readiness;

@@ -21,11 +21,12 @@ use self::refusals::Refusals;
 use self::unused::Unused;
 use super::listeners::Listeners;
 use super::pausing::Paused;
-use super::slot::Slot;
+use super::shutdown::Stop;
 use super::{Context, Service};
 use crate::config::ServiceConfig;
 use crate::direct::attach::{AttachReply, AttachRequest, RequestKind, Secret};
 use crate::limited::Limited;
+use crate::slot::Slot;
 use crate::sys::closer::Foreign;
 use crate::sys::{process, sock};
 use crate::worker::Worker;
@@ -65,7 +66,7 @@ impl Service {
         Handler {
             paused: self.operations.paused != Paused::No,
             stopping: self.stop.is_some(),
-            closes: self.closes(),
+            closes: self.stop.as_ref().is_some_and(Stop::closes),
             config: &self.config,
             listeners: &mut self.listeners,
             slots: &mut self.slots,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::service::lifecycle::Phase;
-use crate::service::slot::Slot;
+use crate::slot::Slot;
+use crate::slot::lifecycle::Phase;
 use crate::worker::server::StopRequest;
 
 /// A worker that listens nowhere for so long is not online.

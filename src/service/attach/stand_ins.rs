@@ -9,8 +9,8 @@ use super::{Handler, errno};
 use crate::accept::orders::{ListenerId, Order};
 use crate::accept::policy::Policy;
 use crate::direct::attach::{AttachReply, Ended};
-use crate::service::lifecycle::Phase;
 use crate::service::step::CannotListen;
+use crate::slot::lifecycle::Phase;
 use crate::sys::closer::Foreign;
 use crate::sys::{process, sock};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Handler, State};
 use crate::accept::orders::{ListenerId, WorkerId};
 use crate::listener::Origin;
-use crate::service::slot::Slot;
+use crate::slot::Slot;
 use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::server::StopRequest;

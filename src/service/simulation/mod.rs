@@ -11,17 +11,17 @@ use nix::sys::signal::Signal;
 
 use self::world::{Deed, Leaving, Process, Random, World};
 use super::Service;
-use super::lifecycle::Phase;
 use super::operations::{Operation, Progress};
 use super::pausing::Paused;
-use super::retiring::DRAIN_LOOK;
-use super::slot::Slot;
 use crate::accept::Orders;
 use crate::config::sources::{COMMAND, Origin, Setting};
 use crate::config::{Inherited, ServiceConfig, merge};
 use crate::events::Registry;
 use crate::launch::Launcher;
 use crate::relay::protocol::FromWorker;
+use crate::slot::Slot;
+use crate::slot::lifecycle::Phase;
+use crate::slot::retiring::DRAIN_LOOK;
 use crate::sys::fake;
 use crate::worker::Context;
 use crate::worker::children::Children;
@@ -235,7 +235,11 @@ impl Simulation {
     fn settle(&mut self) {
         for _ in 0..2_000 {
             self.world.be_kind(self.now);
-            let wanted = if self.service.operations.paused == Paused::No { self.service.online() } else { 0 };
+            let wanted = if self.service.operations.paused == Paused::No {
+                crate::slot::online(self.service.slots())
+            } else {
+                0
+            };
             let given_up = |slot: &&Slot| slot.lifecycle.phase == Phase::Errored;
             let given_up = self.service.slots.iter().filter(given_up).count();
             let full = self.service.operations.paused != Paused::No || wanted + given_up == self.service.slots.len();

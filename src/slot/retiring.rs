@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tracing::{debug, info, warn};
 
-use super::Service;
+use super::Slot;
 use super::lifecycle::{Backoff, Event, Phase};
 use super::rollout::{self, RetireAction, RetireStage, Times};
-use super::slot::Slot;
 use crate::accept::orders::Order;
+use crate::config::service::Limits;
 use crate::relay::protocol::ToWorker;
 use crate::sys::{clock, process};
 use crate::worker::attachment::Attachment;
@@ -105,16 +105,15 @@ pub struct Escaped {
 }
 
 impl Slot {
-    /// Does what is due for workers on their way out. Whether the successor takes too long; when there is more to do.
+    /// Does what is due for workers on their way out; when there is more to do.
     pub fn step_retiring(
         &mut self,
         (name, at): (&str, usize),
-        times: &Times,
-        signal: Signal,
+        limits: &Limits,
         context: &Context,
         now: Instant,
-    ) -> (bool, Option<Instant>) {
-        let phase = self.lifecycle.phase;
+    ) -> Option<Instant> {
+        let (times, signal, phase) = (&Times::of(limits), limits.stop_signal, self.lifecycle.phase);
         let (mut late, mut acted) = (false, false);
         for old in &mut self.retiring {
             let open = old.worker.open();
@@ -138,7 +137,10 @@ impl Slot {
         }
         // What is due by now was done just before.
         let due = self.retiring.iter().filter_map(|old| old.next_due(times, phase, now)).filter(|due| *due > now).min();
-        (late, if acted { Some(now) } else { due })
+        if late {
+            self.give_up_successor(times.listen_timeout);
+        }
+        if acted { Some(now) } else { due }
     }
 
     /// A child is gone. Whether it belonged to a worker on its way out, and what that one's server has left.
@@ -204,20 +206,5 @@ impl Slot {
             worker.request_stop(signal);
         }
         self.finishing.iter().for_each(|relay| process::kill_tree(relay.pid));
-    }
-}
-
-impl Service {
-    /// Does what is due for workers on their way out.
-    pub(super) fn step_retiring(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let (times, signal) = (Times::of(&self.config.limits), self.config.limits.stop_signal);
-        let steps = self.slots.iter_mut().enumerate().map(|(at, slot)| {
-            let (late, due) = slot.step_retiring((&self.config.name, at), &times, signal, context, now);
-            if late {
-                slot.give_up_successor(times.listen_timeout);
-            }
-            due
-        });
-        steps.flatten().min()
     }
 }

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use super::Context;
+use super::Slot;
 use super::lifecycle::{Backoff, Event, Phase};
 use super::retiring::Escaped;
-use super::slot::Slot;
 use crate::accept::orders::{Order, WorkerId};
 use crate::config::options::OnExit;
 use crate::config::{Backend, ServiceConfig};
+use crate::worker::Context;
 use crate::worker::children::Owner;
 use crate::worker::exit::LastExit;
 use crate::worker::relay::Relay;

@@ -1,12 +1,18 @@
 //! A slot: the worker in charge, those that make room for it, and what is remembered of those before.
 
+pub mod exits;
+pub mod lifecycle;
+pub mod orphans;
+pub mod retiring;
+pub mod rollout;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lifecycle::{Backoff, Event, Lifecycle, Phase};
-use super::retiring::Retiring;
-use super::rollout::{RetireStage, SlotView};
+use self::lifecycle::{Backoff, Event, Lifecycle, Phase};
+use self::retiring::Retiring;
+use self::rollout::{RetireStage, SlotView};
 use crate::accept::orders::{ListenerId, Order, SlotStats};
 use crate::worker::attachment::Attachment;
 use crate::worker::exit::LastExit;
@@ -54,6 +60,11 @@ pub struct History {
     pub insisted: Option<u16>,
     /// When a stall was last written to the log.
     pub stall_logged: Option<Instant>,
+}
+
+/// How many of them have a worker online.
+pub fn online(slots: &[Slot]) -> usize {
+    slots.iter().filter(|slot| slot.is_online()).count()
 }
 
 impl Slot {

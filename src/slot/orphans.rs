@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::slot::Slot;
+use super::Slot;
 use crate::sys::process;
 use crate::worker::attachment::Attachment;
 use crate::worker::server::StopRequest;
@@ -13,7 +13,7 @@ use crate::worker::start::MARK;
 impl Slot {
     /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
     /// and the like). That one is the worker from now on.
-    pub(super) fn adopt_successor(&mut self, service: &str, at: usize) -> bool {
+    pub fn adopt_successor(&mut self, service: &str, at: usize) -> bool {
         let Some((server, attachment)) = self.direct_mut() else { return false };
         let own = process::children();
         let fit = |pid: &&u32| **pid != server.pid && attachment.leased.contains(pid) && own.contains(pid);
@@ -27,7 +27,7 @@ impl Slot {
     }
 
     /// Ends what outlived the server that it started (a shell, npm): nobody serves there any more.
-    pub(super) fn end_abandoned(&mut self, service: &str, at: usize, now: Instant) -> Option<Instant> {
+    pub fn end_abandoned(&mut self, service: &str, at: usize, now: Instant) -> Option<Instant> {
         let (server, attachment) = self.direct_mut()?;
         if attachment.abandoned.take_if(|until| *until <= now).is_some() {
             let pid = server.pid;
@@ -40,7 +40,7 @@ impl Slot {
 
 /// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
 /// parent now; they are told by their environment, or by a queue of a worker that they hold. `known`: others of ours.
-pub(super) fn end_left_behind(known: &[u32], mark: &str, direct: Option<&Attachment>) -> usize {
+pub fn end_left_behind(known: &[u32], mark: &str, direct: Option<&Attachment>) -> usize {
     let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
     let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
     let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
