@@ -23,7 +23,6 @@
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
-//! | [`demo`] | the daemon in front of a built-in responder |
 //! | [`limited`] | warnings that others can cause, a second apart |
 //! | [`proc_net`] | look-ups in /proc: who has a port, which sockets a process has |
 //! | [`exit`] | exit code and message of each error |
@@ -39,7 +38,6 @@ pub mod codes;
 pub mod config;
 pub mod control;
 pub mod daemon;
-pub mod demo;
 pub mod direct;
 pub mod events;
 pub mod exit;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use roundsman::cli::{self, Targets, Verb};
+use roundsman::cli::{self, Targets, Verb, demo};
 use roundsman::codes::OS;
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
@@ -10,7 +10,7 @@ use roundsman::control::Request;
 use roundsman::exit::Exit;
 use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
-use roundsman::{admin, config, daemon, demo, output, relay};
+use roundsman::{admin, config, daemon, output, relay};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.

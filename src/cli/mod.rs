@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod import;
 pub mod logs;
 pub mod manual;

@@ -96,8 +96,7 @@ const ALLOWED: Table<'_> = &[
         "cli",
         &["accept::policy::Policy", "addr", "codes", "config", "control", "exit", "output", "program", "sys::reason"],
     ),
-    ("demo", &["addr", "cli", "codes", "config", "exit"]),
-    ("main", &["admin", "cli", "codes", "config", "control", "daemon", "demo", "exit", "output", "relay"]),
+    ("main", &["admin", "cli", "codes", "config", "control", "daemon", "exit", "output", "relay"]),
 ];
 
 /// No module has more than this share of all code, in percent.

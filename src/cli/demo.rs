@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use super::Demo;
 use crate::addr::ListenAddr;
-use crate::cli::{self, Demo};
 use crate::codes::{OS, USAGE};
 use crate::config::sources::Given;
 use crate::exit::Exit;
@@ -33,7 +33,7 @@ pub fn options(demo: &Demo) -> Result<Given, Exit> {
         ["--listen", &listen, "--instances", &instances, "--policy", &demo.policy.to_string(), "--name", "demo", "--"];
     let words = std::iter::once("roundsman").chain(words).map(std::ffi::OsString::from);
     let words = words.chain([own.into_os_string(), "demo-server".into()]);
-    cli::parse_words(words).map(|(_, given)| given).map_err(|error| Exit::new(USAGE, error.to_string()))
+    super::parse_words(words).map(|(_, given)| given).map_err(|error| Exit::new(USAGE, error.to_string()))
 }
 
 /// Commands to try, printed at the start.
