@@ -149,7 +149,10 @@ impl Worker {
     /// Resident memory of its processes and everything below its server.
     pub fn memory(&self) -> u64 {
         let relay = self.relay().map_or(0, |relay| process::rss_bytes(relay.pid));
-        relay + self.server().map_or(0, |server| process::tree(server.pid).into_iter().map(process::rss_bytes).sum())
+        relay
+            + self
+                .server()
+                .map_or(0, |server| process::descendants(server.pid).into_iter().map(process::rss_bytes).sum())
     }
 
     /// Whether it can come online; `flags`: the listeners that every worker has to serve.
