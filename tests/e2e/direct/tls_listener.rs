@@ -6,25 +6,23 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::direct::start_with;
+use crate::support::table::python_handler;
 use crate::support::{Daemon, certificate, eventually, free_port, install_dir, seconds, servers, write_file};
 
 /// http.server as its documentation has it. With one word more it waits first until a client is there.
-const HTTPS: &str = "
-import http.server, os, select, ssl, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {self.client_address[1]}'.encode()
-        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *rest): pass
-port, directory, waits = int(sys.argv[1]), sys.argv[2], len(sys.argv) > 3
+const HTTPS: &str = concat!(
+    "
+import http.server, os, select, ssl, sys",
+    python_handler!(),
+    "port, directory, waits = int(sys.argv[1]), sys.argv[2], len(sys.argv) > 3
 server = http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler)
 if waits and not select.select([server.socket], [], [], 20)[0]: sys.exit('no client came')
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(directory + '/cert.pem', directory + '/key.pem')
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
-";
+"
+);
 
 /// Flask's development server with a certificate of its own.
 const FLASK: &str = "

@@ -1,14 +1,16 @@
 //! The long ones: `tests/run --all`.
 
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::reload::{app, daemon, under_load, verb};
-use crate::support::{Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
+use crate::support::{Daemon, Random, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
 
 #[test]
 #[ignore = "long: tests/run --all"]
@@ -33,6 +35,40 @@ fn a_hundred_reloads_lose_nothing() {
         });
         assert!(served > 1000, "{via}: {served}");
         println!("{via}: {served} served over 100 reloads, none refused, reset, cut or hung");
+    }
+}
+
+/// Clients that ask again and again, and what became of their requests.
+struct Load {
+    port: u16,
+    over: AtomicBool,
+    served: AtomicUsize,
+    lost: Mutex<Vec<ErrorKind>>,
+}
+
+impl Load {
+    fn on(port: u16) -> Self {
+        Self { port, over: AtomicBool::new(false), served: AtomicUsize::new(0), lost: Mutex::new(Vec::new()) }
+    }
+
+    /// They go on until it is over; no request may take longer than `limit`.
+    fn clients<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, count: usize, limit: Duration) {
+        for _ in 0..count {
+            scope.spawn(move || {
+                while !self.over.load(SeqCst) {
+                    let begin = Instant::now();
+                    match get(self.port) {
+                        Ok(_) => drop(self.served.fetch_add(1, SeqCst)),
+                        Err(error) => self.lost.lock().unwrap().push(error.kind()),
+                    }
+                    assert!(begin.elapsed() < limit, "hung for {:?}", begin.elapsed());
+                }
+            });
+        }
+    }
+
+    fn ended(self) -> (usize, Vec<ErrorKind>) {
+        (self.served.into_inner(), self.lost.into_inner().unwrap())
     }
 }
 
@@ -61,33 +97,22 @@ fn a_thousand_killed_workers_take_along_only_what_they_had_received() {
             ["-l", &listen, "-i", "4", "--via", via, "--min-uptime", "1ms", "--backoff", "1ms..2ms", "--max-restarts"];
         let daemon = Daemon::launch(roundsman(), &[&all[..], &["1000000", "--", own, "demo-server"]].concat(), port);
         daemon.wait_online(4);
-        let (over, served, lost) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let load = Load::on(port);
         let (mut received, mut kills) = (0, 0);
         std::thread::scope(|scope| {
-            for _ in 0..50 {
-                scope.spawn(|| {
-                    while !over.load(SeqCst) {
-                        let begin = Instant::now();
-                        match get(port) {
-                            Ok(_) => drop(served.fetch_add(1, SeqCst)),
-                            Err(error) => lost.lock().unwrap().push(error.kind()),
-                        }
-                        assert!(begin.elapsed() < seconds(10), "{via}: hung");
-                    }
-                });
-            }
+            load.clients(scope, 50, seconds(10));
             while kills < 1000 {
                 if let Some(open) = count_and_kill(&daemon, kills % 4) {
                     received += open;
                     kills += 1;
                 }
             }
-            over.store(true, SeqCst);
+            load.over.store(true, SeqCst);
         });
-        let lost = lost.into_inner().unwrap();
-        assert!(served.load(SeqCst) > 1000, "{via}: {}", served.load(SeqCst));
-        let refused = lost.iter().filter(|kind| **kind == std::io::ErrorKind::ConnectionRefused).count();
-        println!("{via}: {} served, {} lost, the dead had received {received}", served.load(SeqCst), lost.len());
+        let (served, lost) = load.ended();
+        assert!(served > 1000, "{via}: {served}");
+        let refused = lost.iter().filter(|kind| **kind == ErrorKind::ConnectionRefused).count();
+        println!("{via}: {served} served, {} lost, the dead had received {received}", lost.len());
         assert_eq!(refused, 0, "{via}");
         // One may have been received and not yet counted at each death.
         assert!(lost.len() as u64 <= received + kills as u64, "{via}: {} lost, {received} received", lost.len());
@@ -113,18 +138,6 @@ fn a_crash_loop_follows_the_back_off() {
     assert!(pauses.len() >= 12, "{pauses:?}");
     for (pause, wanted) in pauses.iter().zip([100, 200, 400, 800, 1600].into_iter().chain(std::iter::repeat(3000))) {
         assert!((wanted - 5..wanted + 150).contains(pause), "{pauses:?}");
-    }
-}
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
     }
 }
 
@@ -156,23 +169,11 @@ fn chaos(via: &str, seed: u64, length: Duration) {
     let more = ["1000000", "--max-memory", "250MiB", "--", "node", script.to_str().unwrap()];
     let daemon = Daemon::launch(roundsman(), &[&all[..], &more[..]].concat(), port);
     daemon.wait_online(3);
-    let (over, served, received) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicU64::new(0));
-    let lost = Mutex::new(Vec::new());
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let (load, received) = (Load::on(port), AtomicU64::new(0));
+    let mut random = Random(seed);
     let mut done = [0u32; 5];
     std::thread::scope(|scope| {
-        for _ in 0..20 {
-            scope.spawn(|| {
-                while !over.load(SeqCst) {
-                    let begin = Instant::now();
-                    match get(port) {
-                        Ok(_) => drop(served.fetch_add(1, SeqCst)),
-                        Err(error) => lost.lock().unwrap().push(error.kind()),
-                    }
-                    assert!(begin.elapsed() < seconds(20), "{via}: hung for {:?}", begin.elapsed());
-                }
-            });
-        }
+        load.clients(scope, 20, seconds(20));
         let begin = Instant::now();
         while begin.elapsed() < length {
             let slots = daemon.slots();
@@ -211,16 +212,15 @@ fn chaos(via: &str, seed: u64, length: Duration) {
                 _ => std::thread::sleep(millis(random.below(300))),
             }
         }
-        over.store(true, SeqCst);
+        load.over.store(true, SeqCst);
     });
-    let (lost, received) = (lost.into_inner().unwrap(), received.load(SeqCst));
+    let ((served, lost), received) = (load.ended(), received.load(SeqCst));
     println!(
-        "{via}: {} served, {} lost, the dead had received up to {received}; kills, stops, reloads, scalings, growths: {done:?}",
-        served.load(SeqCst),
+        "{via}: {served} served, {} lost, the dead had received up to {received}; kills, stops, reloads, scalings, growths: {done:?}",
         lost.len()
     );
     assert!(done.iter().all(|&times| times > 0), "{via}: too short for everything to happen: {done:?}");
-    let refused = lost.iter().filter(|kind| **kind == std::io::ErrorKind::ConnectionRefused).count();
+    let refused = lost.iter().filter(|kind| **kind == ErrorKind::ConnectionRefused).count();
     assert_eq!(refused, 0, "{via}: refused");
     assert!(lost.len() as u64 <= received, "{via}: {} lost, {received} received\n{}", lost.len(), daemon.log());
     // It settles: all slots online, nothing open, nobody on the way out.

@@ -8,25 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Daemon, Upstream, eventually, millis, reset, seconds};
-
-/// Numbers that depend on a seed only: a failing case is named by it and can be run again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
+use crate::support::{Daemon, Random, Upstream, eventually, millis, reset, seconds};
 
 /// How one side of a connection behaves.
 #[derive(Debug, Clone, Copy)]

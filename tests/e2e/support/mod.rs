@@ -5,6 +5,7 @@ mod daemon;
 pub mod direct;
 mod install;
 mod net;
+mod random;
 mod server;
 pub mod table;
 mod terminal;
@@ -16,6 +17,7 @@ pub use install::{
     c_server, certificate, listener_programs, musl_server, servers, source, static_server, step_programs,
 };
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
+pub use random::Random;
 pub use server::{Killed, Process, Upstream, install_dir, write_file};
 pub use terminal::{on_terminal, start_on_terminal};
 pub use unsaid::unsaid;

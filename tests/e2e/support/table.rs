@@ -13,16 +13,28 @@ require('http').createServer((request, response) => {
 }).listen(Number(process.env.PORT || process.argv[2]), '127.0.0.1');
 ";
 
-pub const PYTHON: &str = "
-import http.server, os, sys
+/// Says which slot answers and which client asked; for a script that imports http.server and os.
+macro_rules! python_handler {
+    () => {
+        "
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = f'slot {os.environ[\"ROUNDSMAN_SLOT\"]} peer {self.client_address[1]}'.encode()
         self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *rest): pass
-http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ.get('PORT') or sys.argv[1])), Handler).serve_forever()
-";
+"
+    };
+}
+pub(crate) use python_handler;
+
+pub const PYTHON: &str = concat!(
+    "
+import http.server, os, sys",
+    python_handler!(),
+    "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ.get('PORT') or sys.argv[1])), Handler).serve_forever()
+"
+);
 
 /// asyncio: level-triggered epoll, non-blocking accept until EAGAIN.
 const ASYNCIO: &str = "

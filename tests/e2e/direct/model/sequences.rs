@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::support::Random;
+
 /// Registers that hold descriptors, and ports of one sequence.
 pub const REGISTERS: usize = 16;
 const PORTS: usize = 4;
@@ -20,24 +22,16 @@ impl fmt::Display for Step {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
+/// What the generator draws from a seed.
+struct Draw(Random);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
+impl Draw {
     fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        self.0.below(n as u64) as usize
     }
 
     fn percent(&mut self, n: u64) -> bool {
-        self.next() % 100 < n
+        self.0.below(100) < n
     }
 
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
@@ -83,7 +77,7 @@ pub struct Port {
 }
 
 pub struct Model {
-    random: Random,
+    random: Draw,
     pub registers: [Option<Register>; REGISTERS],
     pub files: Vec<File>,
     pub ports: [Port; PORTS],
@@ -95,7 +89,7 @@ pub struct Model {
 /// The sequence of a seed.
 pub fn sequence(seed: u64) -> Vec<Step> {
     let mut model = Model {
-        random: Random(seed),
+        random: Draw(Random(seed)),
         registers: [None; REGISTERS],
         files: Vec::new(),
         ports: Default::default(),
