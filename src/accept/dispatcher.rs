@@ -147,6 +147,11 @@ impl ServiceDispatcher {
         cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 
+    pub fn set_weight(&mut self, slot: u32, weight: u16) {
+        self.workers.set_weight(slot, weight);
+        self.paused = None;
+    }
+
     /// `by` stays what it was: workers and listeners were set up for it.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = Rules { by: self.rules.by, ..rules };

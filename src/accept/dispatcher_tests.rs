@@ -62,3 +62,24 @@ fn what_comes_back_after_the_end_of_a_stop_is_reset() {
     assert_eq!(dispatcher.waiting(), 0);
     drop(client);
 }
+
+#[test]
+fn with_every_slot_at_weight_0_clients_are_held_without_polling_until_one_has_a_weight_again() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    let now = Instant::now();
+    dispatcher.set_weight(0, 0);
+    let worker = |generation| WorkerId { service: 0, slot: 0, generation };
+    let (queue, _end) = QueueTx::to_relay().unwrap();
+    let queue = Arc::new(queue);
+    let page = Arc::new(CountersPage::create().unwrap().0);
+    dispatcher.online(&cx, worker(1), vec![(0, queue.clone())], page, Arc::default(), now);
+    let address = std::net::TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+    let _client = std::net::TcpStream::connect(address).unwrap();
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.waiting(), queue.pending()), (1, 0));
+    assert_eq!(dispatcher.deadline(now), Some(now + dispatcher.rules.queue_timeout));
+    dispatcher.set_weight(0, 3);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.waiting(), queue.pending()), (0, 1));
+}

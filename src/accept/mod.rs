@@ -175,6 +175,7 @@ impl Acceptor {
             Order::Unlistens { worker, listener } => {
                 self.on(worker.service, |it, cx| it.unlistens(cx, worker, listener));
             }
+            Order::Weight { service, slot, weight } => self.on(service, |it, _| it.set_weight(slot, weight)),
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
             Order::Rescued { from, sockets } => {

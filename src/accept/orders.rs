@@ -138,6 +138,9 @@ pub enum Order {
     /// A listener made by a server is gone: its waiting clients are reset, as by the server's own close(2), and its place
     /// is free.
     Forget { service: ServiceId, id: ListenerId },
+    /// Sets the weight of a slot, 0 to 256, which its next workers inherit. With 0 it gets nothing new and keeps what is
+    /// in its queues; with all slots at 0 clients are held.
+    Weight { service: ServiceId, slot: u32, weight: u16 },
     /// Stop giving a live worker connections and take back those it has not received.
     Drain(WorkerId),
     /// Take back the connections that a worker had not received when it died.

@@ -47,6 +47,8 @@ pub struct Candidate {
     pub stalled: bool,
     /// Online for less than the slow-start time.
     pub young: bool,
+    /// Its share beside the others, 0 to 256; 0: gets nothing new.
+    pub weight: u16,
     /// Turns of `rr` that it was passed over and has not been given back.
     pub owed: u32,
 }
@@ -78,7 +80,7 @@ impl Turn {
 impl Candidate {
     /// Whether it may get a connection.
     pub fn eligible(&self) -> bool {
-        !self.stalled && self.pending < self.cap
+        self.weight > 0 && !self.stalled && self.pending < self.cap
     }
 }
 
@@ -107,7 +109,9 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
 /// A worker that is passed over is owed a turn. It is given back as a second turn in a row, never a third.
 fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
-        workers[at].owed = (workers[at].owed + 1).min(MAX_OWED);
+        if workers[at].weight > 0 {
+            workers[at].owed = (workers[at].owed + 1).min(MAX_OWED);
+        }
     }
     let worker = &mut workers[chosen];
     if worker.owed > 0 && turn.last != Some(chosen) {
@@ -152,7 +156,7 @@ fn by_hash(workers: &[Candidate], client: IpAddr) -> Option<usize> {
 
 /// Under `ip-hash`: the worker that a client belongs to, whether or not it has room now.
 pub fn home(workers: &[Candidate], client: IpAddr) -> Option<usize> {
-    let alive = (0..workers.len()).filter(|&at| !workers[at].stalled);
+    let alive = (0..workers.len()).filter(|&at| workers[at].weight > 0 && !workers[at].stalled);
     alive.max_by_key(|&at| weight(client, workers[at].slot))
 }
 

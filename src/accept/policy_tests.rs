@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 fn worker(slot: u32) -> Candidate {
-    Candidate { slot, pending: 0, cap: 64, open: 0, behind: false, stalled: false, young: false, owed: 0 }
+    Candidate { slot, pending: 0, cap: 64, open: 0, behind: false, stalled: false, young: false, weight: 1, owed: 0 }
 }
 
 fn workers(n: u32) -> Vec<Candidate> {
@@ -45,6 +45,22 @@ fn nobody_gets_more_than_the_cap_and_a_stalled_worker_gets_nothing() {
     workers[0].pending = 64;
     workers[1].stalled = true;
     for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::None] {
+        assert_eq!(pick(policy, &mut workers, &mut turn, client(1)), None);
+    }
+}
+
+#[test]
+fn weight_0_gets_nothing_and_is_owed_nothing() {
+    for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::None] {
+        let (mut workers, mut turn) = (workers(3), Turn::default());
+        workers[1].weight = 0;
+        for n in 0..60 {
+            assert_ne!(pick(policy, &mut workers, &mut turn, client(n)), Some(1), "{policy}");
+            assert_ne!(client(n).and_then(|client| home(&workers, client)), Some(1));
+        }
+        assert_eq!((workers[1].pending, workers[1].owed), (0, 0), "{policy}");
+        workers[0].weight = 0;
+        workers[2].weight = 0;
         assert_eq!(pick(policy, &mut workers, &mut turn, client(1)), None);
     }
 }
@@ -125,7 +141,7 @@ proptest! {
     ) {
         let mut turn = Turn { next: start, last: None };
         let mut workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {
-            Candidate { slot: slot as u32, pending, cap: 3, open, behind, stalled, young, owed: 0 }
+            Candidate { slot: slot as u32, pending, cap: 3, open, behind, stalled, young, weight: 1, owed: 0 }
         }).collect();
         let before = workers.clone();
         let eligible = |worker: &Candidate| !worker.stalled && worker.pending < worker.cap;

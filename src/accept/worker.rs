@@ -170,7 +170,7 @@ impl Worker {
         waits || self.stalled || self.rescues > 0 || self.stuck.is_some() || self.first_receive_due().is_some()
     }
 
-    /// The policy's view. The caller fills in `owed`; `open` is 0 except for the policy that reads it.
+    /// The policy's view. The caller fills in `owed` and `weight`; `open` is 0 except for the policy that reads it.
     pub fn candidate(&self, policy: Policy, now: Instant) -> Candidate {
         let pending = u32::try_from(self.pending()).unwrap_or(u32::MAX);
         let open = || self.connection_count().saturating_sub(u64::from(pending));
@@ -182,6 +182,7 @@ impl Worker {
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
             owed: 0,
+            weight: 1,
             young: now.duration_since(self.since) < SLOW_START,
         }
     }

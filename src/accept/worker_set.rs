@@ -24,8 +24,10 @@ pub(super) struct WorkerSet {
     is_busy: Vec<bool>,
     /// Indices of the workers with a batch to send in this turn.
     touched: Vec<usize>,
-    /// How many workers serve each listener, by its place.
-    serving: Vec<usize>,
+    /// How many workers serve each listener, by its place: all of them, and those with a weight above 0.
+    serving: Vec<(usize, usize)>,
+    /// By slot; those beyond its end have weight 1.
+    weights: Vec<u16>,
     turn: Turn,
     /// Connections in all workers' lines.
     in_line: usize,
@@ -61,7 +63,8 @@ impl Deref for WorkerSet {
 impl WorkerSet {
     pub fn insert(&mut self, worker: Worker, policy: Policy, now: Instant) {
         let at = self.workers.partition_point(|other| other.id < worker.id);
-        self.views.insert(at, worker.candidate(policy, now));
+        let weight = self.weight(worker.id.slot);
+        self.views.insert(at, Candidate { weight, ..worker.candidate(policy, now) });
         self.workers.insert(at, worker);
         self.turn.inserted(at);
         self.changed();
@@ -112,8 +115,13 @@ impl WorkerSet {
         self.all_busy();
         self.touched.clear();
         let places = self.workers.iter().map(Worker::places).max().unwrap_or(0);
+        let (workers, views) = (&self.workers, &self.views);
+        let serving = |at| {
+            let serving = workers.iter().zip(views).filter(move |(worker, _)| worker.serves_at(at));
+            serving.fold((0, 0), |(all, weighty), (_, view)| (all + 1, weighty + usize::from(view.weight > 0)))
+        };
         self.serving.clear();
-        self.serving.extend((0..places).map(|at| self.workers.iter().filter(|worker| worker.serves_at(at)).count()));
+        self.serving.extend((0..places).map(serving));
     }
 
     fn all_busy(&mut self) {
@@ -123,17 +131,33 @@ impl WorkerSet {
         self.is_busy.resize(self.workers.len(), true);
     }
 
+    fn weight(&self, slot: u32) -> u16 {
+        self.weights.get(slot as usize).copied().unwrap_or(1)
+    }
+
+    /// Sets the weight of a slot's workers, present and future. `slot` is below the limit of `--instances`.
+    pub fn set_weight(&mut self, slot: u32, weight: u16) {
+        let at = slot as usize;
+        if self.weights.len() <= at {
+            self.weights.resize(at + 1, 1);
+        }
+        self.weights[at] = weight;
+        let of_slot = self.workers.iter().zip(&mut self.views).filter(|(worker, _)| worker.id.slot == slot);
+        of_slot.for_each(|(_, view)| view.weight = weight);
+        self.changed();
+    }
+
     fn position(&self, id: WorkerId) -> Option<usize> {
         self.workers.iter().position(|worker| worker.id == id)
     }
 
-    fn serving(&self, listener: ListenerId) -> usize {
-        self.serving.get(place(listener)).copied().unwrap_or(0)
+    fn serving(&self, listener: ListenerId) -> (usize, usize) {
+        self.serving.get(place(listener)).copied().unwrap_or_default()
     }
 
-    /// Whether a worker serves a listener now.
+    /// Whether a worker with a weight above 0 serves a listener now.
     pub fn is_served(&self, listener: ListenerId) -> bool {
-        self.serving(listener) > 0
+        self.serving(listener).1 > 0
     }
 
     /// Workers with hand-offs in flight, or watched for another reason.
@@ -156,7 +180,7 @@ impl WorkerSet {
         busy.retain(|&at| {
             let (worker, view) = (&mut workers[at], &mut views[at]);
             worker.refresh();
-            *view = Candidate { owed: view.owed, ..worker.candidate(policy, now) };
+            *view = Candidate { owed: view.owed, weight: view.weight, ..worker.candidate(policy, now) };
             is_busy[at] = worker.is_busy();
             is_busy[at]
         });
@@ -202,7 +226,7 @@ impl WorkerSet {
 
     fn choose(&mut self, policy: Policy, listener: ListenerId, peer: PeerAddress, may_wait: bool) -> Choice {
         let client = peer.ip();
-        if self.serving(listener) == self.workers.len() {
+        if self.serving(listener).0 == self.workers.len() {
             let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
             return match own {
                 Some(at) if self.views[at].pending >= self.views[at].cap || !self.workers[at].line.is_empty() => {
@@ -259,8 +283,10 @@ impl WorkerSet {
             while let Some(held) = self.workers[at].line.pop_front() {
                 self.in_line -= 1;
                 let view = &self.views[at];
-                let own =
-                    !view.stalled && self.workers[at].serves_at(place(held.listener)) && rules.policy == Policy::IpHash;
+                let own = view.weight > 0
+                    && !view.stalled
+                    && self.workers[at].serves_at(place(held.listener))
+                    && rules.policy == Policy::IpHash;
                 if own && view.pending < view.cap {
                     self.views[at].pending += 1;
                     self.push(at, held.listener, held.socket, held.peer);

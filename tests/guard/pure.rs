@@ -22,6 +22,7 @@ fn choose(policy: Policy, workers: u32, times: u32) {
         behind: false,
         stalled: false,
         young: false,
+        weight: 1,
         owed: 0,
     };
     let mut workers: Vec<_> = (0..workers).map(worker).collect();
