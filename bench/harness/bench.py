@@ -63,7 +63,7 @@ class Bench:
         for name, metrics in rows.items():
             figures = [f"{heading} {statistics.median(metrics[metric]):.{decimals}f}" for metric, (heading, decimals, _)
                        in columns.items() if metrics[metric]]
-            print(f"  {name:<28}" + "   ".join(figures), file=sys.stderr)
+            print(f"  {name:<50} " + "   ".join(figures), file=sys.stderr)
 
     def target(self, scenario, what, value, limit, stretch=None, least=False):
         """A ratio (or a figure) that is to be at most `limit`, or at least."""

@@ -84,9 +84,9 @@ def direct(bench, name, command, port, policy="rr", instances=2):
     return roundsman(bench, name, ["-i", str(instances), "-p", policy, "--via", "direct", "--", *command], port)
 
 
-def haproxy(bench, targets, name="HAProxy", options="", balance="roundrobin", threads=2):
+def haproxy(bench, targets, name="HAProxy", options="", balance="roundrobin", threads=2, server=""):
     port = free_port()
-    servers = "\n".join(f"    server s{n} 127.0.0.1:{target}" for n, target in enumerate(targets))
+    servers = "\n".join(f"    server s{n} 127.0.0.1:{target} {server}".rstrip() for n, target in enumerate(targets))
     text = f"""global
     nbthread {threads}
     maxconn 8500

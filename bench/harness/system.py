@@ -20,10 +20,7 @@ def install():
     missing = [package for tool, package in packages.items() if not shutil.which(tool)]
     if not glob.glob("/usr/lib/nginx/modules/ngx_stream_module.so"):
         missing.append("libnginx-mod-stream")
-    if missing:
-        env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-        sh("apt-get", "update", env=env)
-        sh("apt-get", "install", "-y", "--no-install-recommends", *missing, env=env)
+    packaged(missing)
     if "ROUNDSMAN" not in os.environ:
         subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
     os.makedirs(PLACE, exist_ok=True)
@@ -31,6 +28,38 @@ def install():
                    cwd=os.path.join(HERE, "load"), check=True)
     if not os.path.exists(pm2()):
         subprocess.run(["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", PLACE, "pm2@6"], check=True)
+
+
+def packaged(missing):
+    """Packages of the distribution."""
+    if missing:
+        env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        sh("apt-get", "update", env=env)
+        sh("apt-get", "install", "-y", "--no-install-recommends", *missing, env=env)
+
+
+def program(tool):
+    """A server that only some scenarios need; its path, or None where it cannot be installed."""
+    if not shutil.which(tool):
+        try:
+            packaged([{"java": "default-jdk-headless"}.get(tool, tool)])
+        except subprocess.CalledProcessError as error:
+            print(f"{tool}: {error.stderr.strip().splitlines()[-1:]}; left out", file=sys.stderr)
+    return shutil.which(tool)
+
+
+def python(tool):
+    """A server of the Python packages, installed once."""
+    path = os.path.join(PLACE, "venv/bin", tool)
+    if not os.path.exists(path):
+        sh(sys.executable, "-m", "venv", os.path.join(PLACE, "venv"))
+        sh(os.path.join(PLACE, "venv/bin/pip"), "install", "--quiet", "--disable-pip-version-check", "gunicorn==23.0.0", "uvicorn==0.34.0")
+    return path
+
+
+def knows(option):
+    """Whether the program that is measured has an option: an older one is compared without it."""
+    return option in sh(BINARY, "--help")
 
 
 def pm2():

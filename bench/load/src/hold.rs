@@ -32,7 +32,7 @@ pub fn hold(target: SocketAddr, connections: usize) -> io::Result<()> {
 }
 
 /// splitmix64: the same lifetimes in every run.
-fn next(seed: &mut u64) -> u64 {
+pub fn next(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut value = *seed;
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

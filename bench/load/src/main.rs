@@ -1,9 +1,15 @@
 //! What bench/run needs and wrk cannot do: an open loop (latency from the scheduled start), bursts, thousands of idle
-//! connections, uneven lifetimes, and the smallest possible server. One thread, epoll. Results are one line of JSON.
+//! connections, uneven lifetimes, slow requests beside fast ones, random arrivals compared with an ideal queue, and the
+//! smallest possible server. Where thousands are open at once, one thread and epoll. Results are one line of JSON.
 
 mod client;
+mod fifo;
 mod hold;
+mod paths;
+mod poisson;
+mod request;
 mod serve;
+mod sleeper;
 
 use std::net::SocketAddr;
 
@@ -46,6 +52,45 @@ enum Role {
     },
     /// Tries to connect and to get an answer from now on; says when it did, in milliseconds.
     First { target: SocketAddr },
+    /// Clients that ask one after the other, one request per connection: some for /slow, others for /fast.
+    Beside {
+        target: SocketAddr,
+        #[arg(long)]
+        slow: usize,
+        #[arg(long)]
+        fast: usize,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Who answers: connections by worker, which the answers name.
+    Who {
+        target: SocketAddr,
+        #[arg(long)]
+        connections: usize,
+        /// At a time.
+        #[arg(long)]
+        clients: usize,
+        /// All stay open until the end.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Random arrivals at servers (`serve --sleep`) that do one thing at a time; how long they wait, and how long they
+    /// would have waited in an ideal queue.
+    Poisson {
+        target: SocketAddr,
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        servers: usize,
+        /// Mean service time.
+        #[arg(long)]
+        mean_ms: f64,
+        /// Share of the time that the servers are busy.
+        #[arg(long)]
+        load: f64,
+        #[arg(long)]
+        seed: u64,
+    },
     /// Accept, read, answer, close. On PORT of the environment unless told otherwise.
     Serve {
         #[arg(long)]
@@ -56,6 +101,9 @@ enum Role {
         /// Leaves closing to the client.
         #[arg(long)]
         keep: bool,
+        /// Accepts all at once, and serves one at a time: each request (GET /MICROSECONDS) takes its time.
+        #[arg(long, conflicts_with_all = ["reuse_port", "keep"])]
+        sleep: bool,
     },
 }
 
@@ -66,6 +114,12 @@ fn main() -> std::io::Result<()> {
         Role::Hold { target, connections } => hold::hold(target, connections),
         Role::Lifetimes { target, connections, rate } => hold::lifetimes(target, connections, rate),
         Role::First { target } => client::first(target),
-        Role::Serve { port, reuse_port, keep } => serve::serve(port, reuse_port, keep),
+        Role::Beside { target, slow, fast, seconds } => paths::beside(target, slow, fast, seconds),
+        Role::Who { target, connections, clients, keep } => paths::who(target, connections, clients, keep),
+        Role::Poisson { target, connections, servers, mean_ms, load, seed } => {
+            poisson::poisson(target, &poisson::Plan { connections, servers, mean_ms, load, seed })
+        }
+        Role::Serve { port, sleep: true, .. } => sleeper::serve(port),
+        Role::Serve { port, reuse_port, keep, .. } => serve::serve(port, reuse_port, keep),
     }
 }

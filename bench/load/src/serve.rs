@@ -12,15 +12,21 @@ const LISTENER: Token = Token(usize::MAX);
 const CLOSING: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 const KEEPING: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-pub fn serve(port: Option<u16>, reuse_port: bool, keep: bool) -> io::Result<()> {
+/// Listens on a port, or on PORT of the environment.
+pub fn listen(port: Option<u16>, reuse_port: bool) -> io::Result<Socket> {
     let told = std::env::var("PORT").ok().and_then(|port| port.parse().ok());
     let port = port.or(told).ok_or_else(|| io::Error::other("no --port and no PORT"))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
     socket.listen(4096)?;
+    Ok(socket)
+}
+
+pub fn serve(port: Option<u16>, reuse_port: bool, keep: bool) -> io::Result<()> {
+    let socket = listen(port, reuse_port)?;
+    socket.set_nonblocking(true)?;
     let mut listener = TcpListener::from_std(socket.into());
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
