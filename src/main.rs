@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use roundsman::cli::{self, Targets, Verb, demo};
-use roundsman::codes::OS;
+use roundsman::cli::place::Part;
+use roundsman::cli::{self, Places, Targets, Verb, demo};
+use roundsman::codes::{OS, USAGE};
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
@@ -31,8 +32,8 @@ fn main() -> ExitCode {
         Some(Verb::Messages(options)) => cli::logs::show(&options, LogKind::Messages, false).map(|()| 0),
         Some(Verb::Send(options)) => cli::client::send(&options).map(|()| 0),
         Some(Verb::Health(targets)) => cli::client::health(&targets).map(|()| 0),
-        Some(Verb::Reload(targets)) => each(&targets, |service| Request::Reload { service }),
-        Some(Verb::Restart(targets)) => each(&targets, |service| Request::Restart { service }),
+        Some(Verb::Reload(places)) => slots(&places, "reload", |service, slot| Request::Reload { service, slot }),
+        Some(Verb::Restart(places)) => slots(&places, "restart", |service, slot| Request::Restart { service, slot }),
         Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
         Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
         Some(Verb::Scale(scale)) => scale
@@ -57,6 +58,18 @@ fn end(result: Result<u8, Exit>) -> ExitCode {
 
 fn each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<u8, Exit> {
     cli::client::order_each(targets, request).map(|()| 0)
+}
+
+/// For services and slots, not for upstreams.
+fn slots(places: &Places, verb: &str, request: impl Fn(Option<String>, Option<u32>) -> Request) -> Result<u8, Exit> {
+    cli::client::order_places(places, |service, part| match part {
+        Part::Whole => Ok(request(service, None)),
+        Part::Slot(slot) => Ok(request(service, Some(slot))),
+        Part::Upstream(address) => {
+            Err(Exit::new(USAGE, format!("{address} is an upstream: roundsman does not run it, and cannot {verb} it")))
+        }
+    })
+    .map(|()| 0)
 }
 
 enum Greeting {

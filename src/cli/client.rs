@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::place::{self, Part};
 use super::which::{self, nobody, unreachable};
-use super::{Ls, Send, Target, Targets, render};
+use super::{Ls, Places, Send, Target, Targets, render};
 use crate::codes::{NO_DAEMON, USAGE};
 use crate::control::ask::{ask, ls_of};
 use crate::control::status::Daemon;
@@ -68,11 +69,16 @@ fn for_each(
     targets: &Targets,
     mut act: impl FnMut(PathBuf, Option<String>, bool) -> Result<(), Exit>,
 ) -> Result<(), Exit> {
-    let mut failed: Option<Exit> = None;
     let meant = which::each(targets)?;
     let several = meant.len() > 1;
-    for (socket, service) in meant {
-        if let Err(exit) = act(socket, service, several)
+    all(meant, |(socket, service)| act(socket, service, several))
+}
+
+/// Acts on each, also after a failure; the last failure is returned, those before it are printed.
+fn all<T>(meant: Vec<T>, mut act: impl FnMut(T) -> Result<(), Exit>) -> Result<(), Exit> {
+    let mut failed: Option<Exit> = None;
+    for one in meant {
+        if let Err(exit) = act(one)
             && let Some(earlier) = failed.replace(exit)
         {
             eprintln!("roundsman: {}", earlier.message);
@@ -139,10 +145,34 @@ pub fn order(target: &Target, request: impl FnOnce(Option<String>) -> Request) -
 /// As [`order`].
 pub fn order_each(targets: &Targets, request: impl Fn(Option<String>) -> Request) -> Result<(), Exit> {
     for_each(targets, |socket, service, several| {
-        let daemon = socket.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let label = service.clone().or(daemon).filter(|_| several);
+        let label = label(&socket, service.as_ref(), several);
         order_at(&socket, &request(service), label.as_deref())
     })
+}
+
+/// The same for services and parts of them.
+///
+/// # Errors
+/// As [`order`], and those of `request`.
+pub fn order_places(
+    places: &Places,
+    request: impl Fn(Option<String>, Part) -> Result<Request, Exit>,
+) -> Result<(), Exit> {
+    let meant = place::each(places)?;
+    let several = meant.len() > 1;
+    let meant = meant.into_iter().map(|(socket, service, part)| {
+        let label = label(&socket, service.as_ref(), several);
+        request(service, part).map(|request| (socket, request, label))
+    });
+    // What is no such request is refused before the first is sent.
+    let meant = meant.collect::<Result<Vec<_>, _>>()?;
+    all(meant, |(socket, request, label)| order_at(&socket, &request, label.as_deref()))
+}
+
+/// What lines of a daemon begin with, where there are several targets.
+fn label(socket: &Path, service: Option<&String>, several: bool) -> Option<String> {
+    let daemon = || socket.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    service.cloned().or_else(daemon).filter(|_| several)
 }
 
 /// Prefixes the target's name, where there are several and the text does not begin with it.

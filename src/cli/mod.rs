@@ -6,6 +6,7 @@ pub mod demo;
 pub mod import;
 pub mod logs;
 pub mod manual;
+pub mod place;
 mod render;
 mod slips;
 mod table;
@@ -73,10 +74,13 @@ pub enum Verb {
     /// Replace all workers without losing a request
     ///
     /// One at a time, each after its replacement is online. The configuration file, if there is one, is read again
-    /// and its changes are applied; a mistake in it changes nothing.
-    Reload(Targets),
+    /// and its changes are applied; a mistake in it changes nothing. NAME/SLOT replaces the worker of one slot, with the
+    /// configuration in force.
+    Reload(Places),
     /// Stop all workers, then start new ones; clients wait
-    Restart(Targets),
+    ///
+    /// NAME/SLOT stops and starts the worker of one slot; the others go on.
+    Restart(Places),
     /// Stop all workers; the daemon stays
     ///
     /// Clients are refused meanwhile.
@@ -198,6 +202,17 @@ pub struct Target {
 pub struct Targets {
     /// Services, or all [default: all of the only daemon]
     #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+/// Which services, or slots of them, a verb speaks to.
+#[derive(Debug, Args)]
+pub struct Places {
+    /// Services or slots, or all [default: all of the only daemon]
+    #[arg(value_name = "NAME[/SLOT]")]
     pub names: Vec<String>,
     /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]

@@ -22,12 +22,17 @@ pub enum Request {
     Hello {},
     /// The state of all services.
     Ls {},
-    /// Reads the configuration file again, then replaces all workers one by one.
+    /// Reads the configuration file again, then replaces all workers one by one; with a slot, replaces that slot's worker
+    /// with the configuration in force.
     Reload {
         service: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
     },
     Restart {
         service: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
     },
     /// Stops all workers.
     Stop {

@@ -51,7 +51,7 @@ mod tests {
         prop_oneof![
             Just(Request::Hello {}),
             Just(Request::Ls {}),
-            service().prop_map(|service| Request::Reload { service }),
+            (service(), any::<Option<u32>>()).prop_map(|(service, slot)| Request::Reload { service, slot }),
             service().prop_map(|service| Request::Stop { service }),
             (service(), any::<i32>()).prop_map(|(service, by)| Request::Scale { service, to: Change::By(by) }),
             (service(), any::<Option<u32>>(), any::<usize>(), any::<bool>()).prop_map(

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::error::DaemonError;
-use super::{Daemon, inherited, listen_fds};
+use super::{Daemon, inherited, listen_fds, waiting};
 use crate::accept::orders::ServiceId;
 use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
@@ -15,15 +15,15 @@ use crate::direct::attach::AttachServer;
 use crate::listener::Listener;
 use crate::program::hints::package_manager;
 use crate::service::Service;
-use crate::service::operations::{Operation, Progress};
+use crate::service::operations::{News, Operation, Progress};
 use crate::worker::Delivery;
 use crate::worker::ipc::Mode;
 
 /// What a reload, or another order, has begun.
 #[derive(Debug, Default)]
 pub struct Begun {
-    /// Services of which an end will be told.
-    pub services: Vec<ServiceId>,
+    /// Operations whose end the client is told.
+    pub operations: Vec<waiting::Operation>,
     /// What else there is to say.
     pub notes: Vec<String>,
     /// What could not be, and why.
@@ -141,7 +141,7 @@ impl Daemon {
                     let (config, delivery) = (prepared.config, prepared.delivery);
                     begun.notes.extend(service.reconfigure(config, listeners, delivery, &self.context, now));
                     match service.begin(Operation::Reload, &self.context, now) {
-                        Ok(()) => begun.services.push(service.id()),
+                        Ok(ticket) => begun.operations.push((service.id(), Some(ticket))),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config().name)),
                     }
                 }
@@ -149,16 +149,16 @@ impl Daemon {
                     begun.notes.push(format!("{}: new", prepared.config.0.name));
                     let id = self.begin(prepared, listeners);
                     if let Some(service) = self.services.last_mut() {
-                        service.begin(Operation::FirstStart, &self.context, now)?;
+                        let ticket = service.begin(Operation::FirstStart, &self.context, now)?;
+                        begun.operations.push((id, Some(ticket)));
                     }
-                    begun.services.push(id);
                 }
             }
         }
         for service in self.services.iter_mut().filter(|service| gone.contains(&service.id())) {
             begun.notes.push(format!("{}: no longer in the configuration", service.config().name));
             service.remove(now);
-            begun.services.push(service.id());
+            begun.operations.push((service.id(), None));
         }
         begun.notes.iter().for_each(|note| info!("{note}"));
         Ok(begun)
@@ -188,7 +188,7 @@ impl Daemon {
     pub(super) fn drop_removed(&mut self) {
         for service in self.services.iter_mut().filter(|service| service.view().removed && service.is_over()) {
             info!(service = %service.config().name, "stopped: no longer in the configuration");
-            service.progress().push_back(Progress::Done("removed".to_owned()));
+            service.news().push_back(News { of: None, progress: Progress::Done("removed".to_owned()) });
         }
         self.pass_on_progress();
         let outputs = &self.context.launcher.outputs;

@@ -9,7 +9,7 @@ use crate::control::server::Finality;
 use crate::control::{Hello, PROTOCOL, Reply, Request};
 use crate::output::follow::{LogKind, Query};
 use crate::service::Service;
-use crate::service::operations::Operation;
+use crate::service::operations::{Operation, Ticket, no_slot};
 use crate::worker::Context;
 
 impl Daemon {
@@ -52,9 +52,15 @@ impl Daemon {
                 };
                 return self.tell(client, &said);
             }
-            Request::Reload { service } => self.reload(service.as_deref(), now),
-            Request::Restart { service } => {
+            Request::Reload { service, slot: None } => self.reload(service.as_deref(), now),
+            Request::Reload { service, slot: Some(slot) } => {
+                self.on_slot(service.as_deref(), Operation::ReloadSlot(slot), now)
+            }
+            Request::Restart { service, slot: None } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Restart, context, now))
+            }
+            Request::Restart { service, slot: Some(slot) } => {
+                self.on_slot(service.as_deref(), Operation::RestartSlot(slot), now)
             }
             Request::Stop { service } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Stop, context, now))
@@ -62,16 +68,15 @@ impl Daemon {
             Request::Start { service } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Start, context, now))
             }
-            Request::Scale { service: None, .. } if self.in_config().count() > 1 => {
-                Err(format!("several services; say which: {}", self.names()))
-            }
-            Request::Scale { service, to } => self.each(service.as_deref(), |service, context| {
-                service.begin(Operation::Scale(to.from(service.config().instances)), context, now)
+            Request::Scale { service, to } => self.is_one(service.as_deref()).and_then(|()| {
+                self.each(service.as_deref(), |service, context| {
+                    service.begin(Operation::Scale(to.from(service.config().instances)), context, now)
+                })
             }),
         };
         match begun {
             Err(why) => self.tell(client, &Reply::Error(why)),
-            Ok(begun) if begun.services.is_empty() => {
+            Ok(begun) if begun.operations.is_empty() => {
                 begun.notes.into_iter().for_each(|note| self.note(client, note));
                 let why = begun.refused.first().cloned();
                 self.tell(client, &why.map_or_else(|| Reply::Done("nothing to do".to_owned()), Reply::Error));
@@ -82,7 +87,7 @@ impl Daemon {
                 let failed = !begun.refused.is_empty();
                 // What this has ended is for those that waited before.
                 self.pass_on_progress();
-                self.waiting.push(Waiting { client, services: begun.services, failed });
+                self.waiting.push(Waiting { client, operations: begun.operations, failed });
             }
         }
     }
@@ -136,7 +141,7 @@ impl Daemon {
     pub(super) fn each(
         &mut self,
         only: Option<&str>,
-        mut act: impl FnMut(&mut Service, &Context) -> Result<(), String>,
+        mut act: impl FnMut(&mut Service, &Context) -> Result<Ticket, String>,
     ) -> Result<Begun, String> {
         self.is_known(only)?;
         let several = self.services.len() > 1;
@@ -144,12 +149,27 @@ impl Daemon {
         let meant = self.services.iter_mut().filter(|service| only.is_none_or(|only| only == service.config().name));
         for service in meant {
             match act(service, &self.context) {
-                Ok(()) => begun.services.push(service.id()),
+                Ok(ticket) => begun.operations.push((service.id(), Some(ticket))),
                 Err(why) if several => begun.refused.push(format!("{}: {why}", service.config().name)),
                 Err(why) => begun.refused.push(why),
             }
         }
         Ok(begun)
+    }
+
+    /// Does something to one slot; with the only service, that need not be named.
+    fn on_slot(&mut self, only: Option<&str>, operation: Operation, now: Instant) -> Result<Begun, String> {
+        self.is_one(only)?;
+        self.each(only, |service, context| service.begin(operation, context, now))
+    }
+
+    /// # Errors
+    /// When one service has to be named, and is not.
+    fn is_one(&self, only: Option<&str>) -> Result<(), String> {
+        match only {
+            None if self.in_config().count() > 1 => Err(format!("several services; say which: {}", self.names())),
+            _ => Ok(()),
+        }
     }
 
     fn is_known(&self, only: Option<&str>) -> Result<(), String> {
@@ -164,8 +184,7 @@ impl Daemon {
         let service = self.services.iter().find(|service| name == Some(service.config().name.as_str()));
         match (service, slot) {
             (Some(service), Some(slot)) if slot as usize >= service.slots().len() => {
-                let last = service.slots().len().saturating_sub(1);
-                Err(format!("{} has no slot {slot}; its last is {last}", service.config().name))
+                Err(no_slot(&service.config().name, slot, service.slots().len()))
             }
             _ => Ok(()),
         }

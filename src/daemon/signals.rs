@@ -69,7 +69,7 @@ impl Daemon {
         let refused = match self.services.as_mut_slice() {
             [service] => {
                 let to = Change::By(by).from(service.config().instances);
-                service.begin(Operation::Scale(to), &self.context, Instant::now())
+                service.begin(Operation::Scale(to), &self.context, Instant::now()).map(drop)
             }
             _ => Err("several services; use roundsman scale N NAME".to_owned()),
         };

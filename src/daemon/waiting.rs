@@ -6,25 +6,28 @@ use super::Daemon;
 use crate::accept::orders::ServiceId;
 use crate::control::Reply;
 use crate::control::server::Finality;
-use crate::service::operations::Progress;
+use crate::service::operations::{News, Progress, Ticket};
+
+/// An operation of a service; without a ticket: the end of the service.
+pub type Operation = (ServiceId, Option<Ticket>);
 
 /// A control client that waits for the end of something.
 #[derive(Debug)]
 pub struct Waiting {
     pub client: u32,
-    /// Services that are not done.
-    pub services: Vec<ServiceId>,
+    /// Those that are not done.
+    pub operations: Vec<Operation>,
     /// Whether one of them failed.
     pub failed: bool,
 }
 
 impl Daemon {
-    /// Passes on what became of what was asked for.
+    /// Passes on what became of operations, to the clients that wait for them.
     pub(super) fn pass_on_progress(&mut self) {
         let several = self.services.len() > 1;
         for at in 0..self.services.len() {
             let (id, name) = (self.services[at].id(), self.services[at].config().name.clone());
-            while let Some(progress) = self.services[at].progress().pop_front() {
+            while let Some(News { of, progress }) = self.services[at].news().pop_front() {
                 let named = |text: String| if several { format!("{name}: {text}") } else { text };
                 let (text, end) = match progress {
                     Progress::Step(text) => (named(text), None),
@@ -32,7 +35,10 @@ impl Daemon {
                     Progress::Failed(text) => (named(text), Some(true)),
                 };
                 let mut waiting = std::mem::take(&mut self.waiting);
-                waiting.retain_mut(|waiting| !waiting.services.contains(&id) || self.pass_on(waiting, id, &text, end));
+                waiting.retain_mut(|waiting| {
+                    let meant = |other: &Operation| other.0 == id && of.is_none_or(|of| other.1 == Some(of));
+                    !waiting.operations.iter().any(meant) || self.pass_on(waiting, meant, &text, end)
+                });
                 self.waiting = waiting;
             }
         }
@@ -46,14 +52,20 @@ impl Daemon {
         self.pass_on_progress();
     }
 
-    /// To one that waits. Whether it goes on waiting.
-    fn pass_on(&mut self, waiting: &mut Waiting, id: ServiceId, text: &str, end: Option<bool>) -> bool {
+    /// To one that waits for the operations `meant`. Whether it goes on waiting.
+    fn pass_on(
+        &mut self,
+        waiting: &mut Waiting,
+        meant: impl Fn(&Operation) -> bool,
+        text: &str,
+        end: Option<bool>,
+    ) -> bool {
         let Some(control) = &mut self.control else { return false };
         if let Some(failed) = end {
-            waiting.services.retain(|&other| other != id);
+            waiting.operations.retain(|operation| !meant(operation));
             waiting.failed |= failed;
         }
-        let over = waiting.services.is_empty();
+        let over = waiting.operations.is_empty();
         let said = match (over, waiting.failed, end) {
             (true, true, Some(true)) => Reply::Error(text.to_owned()),
             (true, false, _) => Reply::Done(text.to_owned()),

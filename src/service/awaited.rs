@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::operations::{Operations, Progress, Workers, count_of};
+use super::operations::{Operations, Progress, Ticket, Workers, count_of};
 use super::shared::SharedServer;
 use crate::slot::Slot;
 use crate::slot::lifecycle::Phase;
@@ -44,10 +44,13 @@ impl Verb {
     }
 }
 
-/// A client waits until all workers are online.
+/// An operation that ends when all workers, or one slot's, are online.
 #[derive(Debug, Clone, Copy)]
 pub struct Awaited {
+    ticket: Ticket,
     pub(super) verb: Verb,
+    /// The index of the only slot that matters.
+    slot: Option<usize>,
     began: Instant,
     /// By then every worker that had to end has ended.
     ended: Instant,
@@ -58,86 +61,93 @@ pub struct Awaited {
 
 impl Awaited {
     /// From `now` on.
-    pub fn new(verb: Verb, times: &Times, now: Instant) -> Self {
+    pub(super) fn new(ticket: Ticket, verb: Verb, times: &Times, now: Instant) -> Self {
         let ended = now + times.drain_timeout + times.kill_timeout;
-        Self { verb, began: now, ended, listen_timeout: times.listen_timeout, until: None }
+        Self { ticket, verb, slot: None, began: now, ended, listen_timeout: times.listen_timeout, until: None }
+    }
+
+    pub(super) fn of_slot(self, at: usize) -> Self {
+        Self { slot: Some(at), ..self }
     }
 }
 
 impl Operations {
-    /// Says when all workers are there, or that they are not in time.
+    /// Says of each operation when its workers are there, or that they are not in time.
     pub(super) fn step_awaited(&mut self, workers: &mut Workers) -> Option<Instant> {
-        let mut awaited = self.awaiting.take()?;
-        let now = workers.now;
+        let awaiting = std::mem::take(&mut self.awaiting);
+        awaiting.into_iter().filter_map(|awaited| self.step_one_awaited(awaited, workers)).min()
+    }
+
+    fn step_one_awaited(&mut self, mut awaited: Awaited, workers: &mut Workers) -> Option<Instant> {
+        let (ticket, now) = (awaited.ticket, workers.now);
         if workers.stopping && !workers.removed {
-            self.say(Progress::Failed("the daemon is stopping".to_owned()));
+            self.say(ticket, Progress::Failed("the daemon is stopping".to_owned()));
             return None;
         }
-        let right_number = workers.slots.len() == workers.config.instances as usize;
+        let meant = awaited.slot.map_or(0..workers.slots.len(), |at| at..at + 1);
+        let Some(slots) = workers.slots.get(meant.clone()) else {
+            self.say(ticket, Progress::Failed(format!("slot {} is gone: scaled down", meant.start)));
+            return None;
+        };
+        let right_number = awaited.slot.is_some() || slots.len() == workers.config.instances as usize;
         // A scale does not touch the workers that stay, whatever is going on with them.
-        let nobody_ends = workers.slots.iter().all(|slot| slot.retiring.is_empty())
+        let nobody_ends = slots.iter().all(|slot| slot.retiring.is_empty())
             && !workers.shared.as_ref().is_some_and(SharedServer::is_ending);
         let ended = right_number && (awaited.verb == Verb::Scaled || nobody_ends);
         let settled =
             |slot: &Slot| matches!(slot.lifecycle.phase, Phase::Online { .. } | Phase::Errored | Phase::Finished);
-        let count = count_of(workers.slots.len());
+        let what = awaited.slot.map_or_else(|| count_of(slots.len()), |at| format!("slot {at}"));
         let said = workers
             .shared
             .as_ref()
             .map(|shared| shared.said(&workers.config.name, workers.context))
             .unwrap_or_default();
         let hopeless = workers.shared.as_ref().is_some_and(SharedServer::is_given_up);
-        if (ended && workers.slots.iter().all(settled)) || hopeless {
-            let down = not_online(workers.slots, workers.shared.as_ref(), workers.config.limits.wait_ready);
-            let verb = awaited.verb;
+        let down = || not_online(slots, meant.start, workers.shared.as_ref(), workers.config.limits.wait_ready);
+        if (ended && slots.iter().all(settled)) || hopeless {
+            let (down, verb) = (down(), awaited.verb);
             if down.is_empty() && verb == Verb::Reloaded {
-                self.reloaded(workers.slots.len(), awaited.began, workers);
+                self.reloaded(ticket, slots.len(), awaited.began, workers);
                 return None;
             }
-            let text = match (down.is_empty(), verb) {
-                (true, Verb::Scaled) => count,
-                (true, verb) => format!("{} {count}", verb.text()),
-                (false, verb) => format!("{}: {down}{}", verb.failed(&count), said),
-            };
-            self.say(match (self.reload.is_some(), down.is_empty()) {
-                // A reload that began with it, or after it, has the last word.
-                (true, _) => Progress::Step(text),
-                (false, true) => Progress::Done(text),
-                (false, false) => Progress::Failed(text),
-            });
+            self.say(
+                ticket,
+                match (down.is_empty(), verb) {
+                    (true, Verb::Scaled) => Progress::Done(what),
+                    (true, verb) => Progress::Done(format!("{} {what}", verb.text())),
+                    (false, verb) => Progress::Failed(format!("{}: {down}{said}", verb.failed(&what))),
+                },
+            );
             return None;
         }
         if awaited.until.is_none() && (ended || now >= awaited.ended) {
             awaited.until = Some(now + awaited.listen_timeout);
         }
         if awaited.until.is_none_or(|until| now < until) {
-            self.awaiting = Some(awaited);
-            return Some(awaited.until.unwrap_or(awaited.ended));
+            let due = awaited.until.unwrap_or(awaited.ended);
+            self.awaiting.push(awaited);
+            return Some(due);
         }
-        let (failed, seconds) = (awaited.verb.failed(&count), awaited.listen_timeout.as_secs_f32());
-        let text = format!(
-            "{failed} after {seconds} s: {}",
-            not_online(workers.slots, workers.shared.as_ref(), workers.config.limits.wait_ready)
-        );
+        let (failed, seconds) = (awaited.verb.failed(&what), awaited.listen_timeout.as_secs_f32());
+        let text = format!("{failed} after {seconds} s: {}", down());
         warn!(service = %workers.config.name, "{text}");
-        let text = format!("{text}; roundsman goes on waiting for them{}", said);
-        self.say(if self.reload.is_some() { Progress::Step(text) } else { Progress::Failed(text) });
+        self.say(ticket, Progress::Failed(format!("{text}; roundsman goes on waiting for them{said}")));
         None
     }
 
     /// A stop comes between.
     pub(super) fn give_up_awaited(&mut self) {
-        if self.awaiting.take().is_some() {
-            self.say(Progress::Failed("stopped before all workers were online".to_owned()));
+        for awaited in std::mem::take(&mut self.awaiting) {
+            self.say(awaited.ticket, Progress::Failed("stopped before all workers were online".to_owned()));
         }
     }
 }
 
-/// The slots that are not up, and why; those with the same reason together.
-fn not_online(slots: &[Slot], shared: Option<&SharedServer>, wait_ready: bool) -> String {
+/// The slots that are not up, and why; `first`: the number of the first one; those with the same reason together.
+fn not_online(slots: &[Slot], first: usize, shared: Option<&SharedServer>, wait_ready: bool) -> String {
     let shared = shared.and_then(SharedServer::trouble);
     let mut down: Vec<(String, Vec<String>)> = Vec::new();
-    for (at, slot) in slots.iter().enumerate() {
+    for (at, slot) in (first..).zip(slots) {
         let Some(why) = slot.why_not_online(shared.as_deref(), wait_ready) else { continue };
         match down.iter_mut().find(|(other, _)| *other == why) {
             Some((_, slots)) => slots.push(at.to_string()),

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
-use self::operations::{Effect, Operation, Operations, Progress, Workers};
+use self::operations::{Effect, News, Operation, Operations, Ticket, Workers};
 use self::pausing::Paused;
 use self::rules::{cap, resolved, rules};
 use self::shared::SharedServer;
@@ -171,15 +171,15 @@ impl Service {
     }
 
     /// What became of what was asked for, oldest first.
-    pub fn progress(&mut self) -> &mut VecDeque<Progress> {
-        &mut self.operations.progress
+    pub fn news(&mut self) -> &mut VecDeque<News> {
+        &mut self.operations.news
     }
 
     /// Begins what somebody asks for.
     ///
     /// # Errors
     /// Why it cannot be now.
-    pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<(), String> {
+    pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<Ticket, String> {
         self.operate(context, now, |operations, workers| operations.begin(operation, workers))
     }
 

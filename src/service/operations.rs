@@ -21,8 +21,12 @@ use crate::slot::rollout::Times;
 pub enum Operation {
     /// Rolling; where all slots share a server, and of a service that is stopped: as `Restart`.
     Reload,
+    /// Rolling, of one slot.
+    ReloadSlot(u32),
     /// All workers end and come anew; the listeners stay, clients wait. A service that is stopped is started.
     Restart,
+    /// One slot's worker ends and comes anew; the others stay.
+    RestartSlot(u32),
     /// Clients are refused until `Start`; the daemon goes on.
     Stop,
     Start,
@@ -31,7 +35,19 @@ pub enum Operation {
     FirstStart,
 }
 
-/// What became of something that was asked for, for whoever asked.
+/// Names an operation of a service to the client that waits for its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// What became of an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The operation; `None`: every operation of the service.
+    pub of: Option<Ticket>,
+    pub progress: Progress,
+}
+
+/// How far an operation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// A line on the way.
@@ -69,43 +85,59 @@ pub enum Effect {
 pub struct Operations {
     pub(super) reload: Option<Reloading>,
     pub(super) paused: Paused,
-    /// Somebody waits until all workers are online.
-    pub(super) awaiting: Option<Awaited>,
+    /// Operations that end when their workers are online.
+    pub(super) awaiting: Vec<Awaited>,
+    /// The stop under way.
+    pub(super) stop: Option<Ticket>,
     /// When it was stopped, until all that was accepted by then has a worker.
     pub(super) emptying: Option<Instant>,
     /// Oldest first; the daemon takes it.
-    pub(super) progress: VecDeque<Progress>,
+    pub(super) news: VecDeque<News>,
     pub(super) effects: Vec<Effect>,
     /// Those that succeeded.
     pub(super) reloads: u64,
+    /// Operations begun.
+    tickets: u64,
 }
 
 impl Operations {
     /// # Errors
     /// Why it cannot be now.
-    pub fn begin(&mut self, operation: Operation, workers: &mut Workers) -> Result<(), String> {
-        if operation == Operation::FirstStart {
-            self.awaiting = Some(workers.awaited(Verb::Started));
-            return Ok(());
+    pub fn begin(&mut self, operation: Operation, workers: &mut Workers) -> Result<Ticket, String> {
+        if operation != Operation::FirstStart {
+            self.is_free(workers.stopping)?;
         }
-        self.is_free(workers.stopping)?;
-        match operation {
-            Operation::Reload | Operation::Restart if self.paused == Paused::Yes => {
-                self.start(Verb::StartedStopped, workers);
+        let one = match operation {
+            Operation::ReloadSlot(slot) | Operation::RestartSlot(slot) => Some(workers.place(slot)?),
+            _ => None,
+        };
+        if self.paused != Paused::No && (one.is_some() || matches!(operation, Operation::Scale(_))) {
+            return Err("service is stopped; run `roundsman start` first".to_owned());
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        match (operation, one) {
+            (Operation::FirstStart, _) => self.awaiting.push(workers.awaited(ticket, Verb::Started)),
+            (Operation::Reload | Operation::Restart, _) if self.paused == Paused::Yes => {
+                self.start(ticket, Verb::StartedStopped, workers);
             }
-            Operation::Reload => self.begin_reload(workers),
-            Operation::Restart => {
+            (Operation::Reload | Operation::ReloadSlot(_), _) => self.begin_reload(ticket, one, workers),
+            (Operation::Restart, _) => {
                 info!(service = %workers.config.name, "restarting");
-                self.begin_all_again(Verb::Restarted, workers);
+                self.begin_all_again(ticket, Verb::Restarted, workers);
             }
-            Operation::Stop => self.pause(workers),
-            Operation::Start | Operation::FirstStart => self.start(Verb::Started, workers),
-            Operation::Scale(_) if self.paused != Paused::No => {
-                return Err("service is stopped; run `roundsman start` first".to_owned());
+            (Operation::RestartSlot(slot), Some(at)) => {
+                info!(service = %workers.config.name, slot, "restarting");
+                let (backoff, context, now) = (workers.backoff(), workers.context, workers.now);
+                workers.slots[at].begin_again(context, &backoff, now);
+                self.awaiting.push(workers.awaited(ticket, Verb::Restarted).of_slot(at));
             }
-            Operation::Scale(to) => self.scale(to, workers)?,
+            (Operation::RestartSlot(_), None) => {}
+            (Operation::Stop, _) => self.pause(ticket, workers),
+            (Operation::Start, _) => self.start(ticket, Verb::Started, workers),
+            (Operation::Scale(to), _) => self.scale(ticket, to, workers)?,
         }
-        Ok(())
+        Ok(ticket)
     }
 
     /// # Errors
@@ -120,7 +152,7 @@ impl Operations {
     }
 
     pub fn is_reloading(&self) -> bool {
-        self.reload.is_some() || self.awaiting.is_some_and(|awaited| awaited.verb == Verb::Reloaded)
+        self.reload.is_some() || self.awaiting.iter().any(|awaited| awaited.verb == Verb::Reloaded)
     }
 
     /// Goes on with what is under way; when there is more to do by the clock alone.
@@ -136,19 +168,19 @@ impl Operations {
         self.step_awaited(workers);
     }
 
-    pub fn say(&mut self, progress: Progress) {
-        self.progress.push_back(progress);
+    pub(super) fn say(&mut self, of: Ticket, progress: Progress) {
+        self.news.push_back(News { of: Some(of), progress });
     }
 
     /// All workers end and come anew, and with them a server that they share.
-    pub(super) fn begin_all_again(&mut self, verb: Verb, workers: &mut Workers) {
+    pub(super) fn begin_all_again(&mut self, ticket: Ticket, verb: Verb, workers: &mut Workers) {
         let (backoff, context, now) = (workers.backoff(), workers.context, workers.now);
         workers.slots.iter_mut().for_each(|slot| slot.begin_again(context, &backoff, now));
         workers.shared.iter_mut().for_each(|shared| shared.end(now));
-        self.awaiting = Some(workers.awaited(verb));
+        self.awaiting.push(workers.awaited(ticket, verb));
     }
 
-    fn scale(&mut self, to: u32, workers: &mut Workers) -> Result<(), String> {
+    fn scale(&mut self, ticket: Ticket, to: u32, workers: &mut Workers) -> Result<(), String> {
         if !(1..=MAX_INSTANCES).contains(&to) {
             return Err(format!(
                 "the number of slots must be between 1 and {MAX_INSTANCES}; to stop all workers: roundsman stop"
@@ -157,7 +189,7 @@ impl Operations {
         let (before, backoff, context, now) = (workers.slots.len(), workers.backoff(), workers.context, workers.now);
         info!(service = %workers.config.name, from = before, to, "scaling");
         workers.config.instances = to;
-        self.awaiting = Some(workers.awaited(Verb::Scaled));
+        self.awaiting.push(workers.awaited(ticket, Verb::Scaled));
         let to = to as usize;
         workers.slots.extend((before..to).map(|_| Slot::new(now)));
         for slot in workers.slots.iter_mut().take(to).filter(|slot| slot.lifecycle.phase == Phase::Gone) {
@@ -196,8 +228,23 @@ impl Workers<'_> {
         Backoff::of(&self.config.limits)
     }
 
-    pub fn awaited(&self, verb: Verb) -> Awaited {
-        Awaited::new(verb, &Times::of(&self.config.limits), self.now)
+    pub(super) fn awaited(&self, ticket: Ticket, verb: Verb) -> Awaited {
+        Awaited::new(ticket, verb, &Times::of(&self.config.limits), self.now)
+    }
+
+    /// The index of a slot that stays.
+    fn place(&self, slot: u32) -> Result<usize, String> {
+        let count = self.slots.len().min(self.config.instances as usize);
+        let at = slot as usize;
+        if at < count { Ok(at) } else { Err(no_slot(&self.config.name, slot, count)) }
+    }
+}
+
+/// That a service has no such slot.
+pub fn no_slot(service: &str, slot: u32, count: usize) -> String {
+    match count {
+        0 | 1 => format!("{service} has no slot {slot}; its only one is 0"),
+        count => format!("{service} has no slot {slot}; it has slots 0 to {}", count - 1),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::awaited::Verb;
-use super::operations::{Effect, Operations, Progress, Workers, count_of};
+use super::operations::{Effect, Operations, Progress, Ticket, Workers, count_of};
 use crate::accept::orders::Order;
 use crate::slot::Slot;
 use crate::slot::lifecycle::{Event, Phase};
@@ -23,10 +23,11 @@ pub enum Paused {
 }
 
 impl Operations {
-    pub(super) fn pause(&mut self, workers: &Workers) {
+    pub(super) fn pause(&mut self, ticket: Ticket, workers: &Workers) {
         info!(service = %workers.config.name, "stopping all workers");
         self.give_up_awaited();
         self.paused = Paused::Stopping;
+        self.stop = Some(ticket);
         self.emptying = Some(workers.now);
         workers.context.orders.send(Order::Pause(workers.id));
     }
@@ -41,14 +42,14 @@ impl Operations {
     }
 
     /// Starts what was stopped.
-    pub(super) fn start(&mut self, verb: Verb, workers: &mut Workers) {
+    pub(super) fn start(&mut self, ticket: Ticket, verb: Verb, workers: &mut Workers) {
         info!(service = %workers.config.name, "starting all workers");
         if self.paused == Paused::Yes {
             // What the configuration had lost meanwhile.
             self.effects.push(Effect::CloseLeaving);
         }
         self.paused = Paused::No;
-        self.awaiting = Some(workers.awaited(verb));
+        self.awaiting.push(workers.awaited(ticket, verb));
         for slot in workers.slots.iter_mut() {
             if matches!(slot.lifecycle.phase, Phase::Gone | Phase::Errored | Phase::Finished) {
                 slot.lifecycle = slot.lifecycle.again(workers.now);
@@ -79,7 +80,9 @@ impl Operations {
         let backoff = workers.backoff();
         workers.slots.iter_mut().for_each(|slot| slot.lifecycle.apply(Event::Emptied, now, &backoff));
         self.paused = Paused::Yes;
-        self.say(Progress::Done(format!("stopped {}", count_of(workers.slots.len()))));
+        if let Some(ticket) = self.stop.take() {
+            self.say(ticket, Progress::Done(format!("stopped {}", count_of(workers.slots.len()))));
+        }
         Some(now)
     }
 }

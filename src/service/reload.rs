@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::awaited::Verb;
-use super::operations::{Effect, Operations, Progress, Workers, count_of};
+use super::operations::{Effect, Operations, Progress, Ticket, Workers, count_of};
 use crate::slot::Slot;
 use crate::slot::rollout::{Failure, Reload, RolloutAction, SlotView, Times};
 use crate::worker::Worker;
@@ -19,20 +19,28 @@ const REST_STAYS: &str = "slots that it has not reached keep their workers";
 
 #[derive(Debug)]
 pub struct Reloading {
+    ticket: Ticket,
+    /// The index of the only slot that is replaced.
+    slot: Option<usize>,
     plan: Reload,
     began: Instant,
 }
 
 impl Operations {
-    pub(super) fn begin_reload(&mut self, workers: &mut Workers) {
+    /// `only`: the index of the only slot to be replaced.
+    pub(super) fn begin_reload(&mut self, ticket: Ticket, only: Option<usize>, workers: &mut Workers) {
         // What failed before, for another reason, is not this one's failure.
         workers.slots.iter_mut().for_each(|slot| slot.history.reload_failed = None);
         let (slots, now) = (workers.slots.len(), workers.now);
-        info!(service = %workers.config.name, slots, "reloading");
-        if workers.shared.is_some() {
-            self.begin_all_again(Verb::Reloaded, workers);
+        match only {
+            Some(slot) => info!(service = %workers.config.name, slot, "reloading"),
+            None => info!(service = %workers.config.name, slots, "reloading"),
+        }
+        if workers.shared.is_some() && only.is_none() {
+            self.begin_all_again(ticket, Verb::Reloaded, workers);
         } else {
-            self.reload = Some(Reloading { plan: Reload::new(slots, now), began: now });
+            let plan = Reload::new(only.map_or(0..slots, |at| at..at + 1), now);
+            self.reload = Some(Reloading { ticket, slot: only, plan, began: now });
         }
     }
 
@@ -40,7 +48,7 @@ impl Operations {
     pub(super) fn step_reload(&mut self, workers: &mut Workers) -> Option<Instant> {
         let mut reload = self.reload.take()?;
         if workers.stopping {
-            self.say(Progress::Failed("the daemon is stopping".to_owned()));
+            self.say(reload.ticket, Progress::Failed("the daemon is stopping".to_owned()));
             return None;
         }
         let (backoff, context, now) = (workers.backoff(), workers.context, workers.now);
@@ -56,14 +64,17 @@ impl Operations {
                     let pid = workers.slots[at].pid();
                     let who = pid.map_or_else(|| "finished".to_owned(), |pid| format!("pid {pid}"));
                     let (done, of) = (reload.plan.done, reload.plan.of);
-                    self.say(Progress::Step(format!("slot {at}: {who} ({done} of {of})")));
+                    self.say(reload.ticket, Progress::Step(format!("slot {at}: {who} ({done} of {of})")));
                 }
                 RolloutAction::Failed(at, why) => {
-                    self.reload_failed(at, why, workers);
+                    self.reload_failed(reload.ticket, at, why, workers);
                     return None;
                 }
                 RolloutAction::Over => {
-                    self.reloaded(reload.plan.of, reload.began, workers);
+                    match reload.slot {
+                        Some(at) => self.slot_reloaded(&reload, at, workers),
+                        None => self.reloaded(reload.ticket, reload.plan.of, reload.began, workers),
+                    }
                     return None;
                 }
             }
@@ -73,16 +84,22 @@ impl Operations {
     }
 
     /// All workers are new.
-    pub(super) fn reloaded(&mut self, slots: usize, began: Instant, workers: &Workers) {
+    pub(super) fn reloaded(&mut self, ticket: Ticket, slots: usize, began: Instant, workers: &Workers) {
         self.effects.push(Effect::CloseLeaving);
         self.reloads += 1;
-        let took = workers.now.duration_since(began).as_millis() as u64;
-        let took = humantime::format_duration(Duration::from_millis(took));
+        let took = whole_millis(workers.now.duration_since(began));
         info!(service = %workers.config.name, %took, "reloaded");
-        self.say(Progress::Done(format!("reloaded {} in {took}", count_of(slots))));
+        self.say(ticket, Progress::Done(format!("reloaded {} in {took}", count_of(slots))));
     }
 
-    fn reload_failed(&mut self, at: usize, why: Failure, workers: &mut Workers) {
+    /// The others have the workers that they had.
+    fn slot_reloaded(&mut self, reload: &Reloading, slot: usize, workers: &Workers) {
+        let took = whole_millis(workers.now.duration_since(reload.began));
+        info!(service = %workers.config.name, slot, %took, "reloaded");
+        self.say(reload.ticket, Progress::Done(format!("reloaded slot {slot} in {took}")));
+    }
+
+    fn reload_failed(&mut self, ticket: Ticket, at: usize, why: Failure, workers: &mut Workers) {
         let Some(slot) = workers.slots.get_mut(at) else { return };
         let (reason, pid, end) = match why {
             Failure::Successor => {
@@ -104,8 +121,12 @@ impl Operations {
         let last = |pid| workers.context.launcher.outputs.last(&workers.config.name, pid, LAST_LINES);
         let written = pid.map(last).unwrap_or_default();
         let lines: String = decisive(&written).iter().map(|line| format!("\n  | {line}")).collect();
-        self.say(Progress::Failed(format!("slot {at}: {reason}; {end}{lines}")));
+        self.say(ticket, Progress::Failed(format!("slot {at}: {reason}; {end}{lines}")));
     }
+}
+
+fn whole_millis(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(time.as_millis() as u64))
 }
 
 impl Slot {

@@ -201,6 +201,8 @@ impl Slot {
     /// Makes room for a successor; the worker that is there goes on until that one has proved itself.
     pub fn begin_replace(&mut self, backoff: &Backoff, now: Instant) {
         if let Phase::Online { since } = self.lifecycle.phase {
+            // What failed before, for another reason, is not this successor's failure.
+            self.history.reload_failed = None;
             self.lifecycle.apply(Event::Replace, now, backoff);
             self.set_aside(since);
         }

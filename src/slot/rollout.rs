@@ -2,6 +2,7 @@
 //! simulation (`simulation`) drives the service that takes them through random histories.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::lifecycle::{Lifecycle, Phase};
@@ -150,14 +151,15 @@ pub struct Reload {
     running: Vec<usize>,
     /// Slots that are done.
     pub done: usize,
-    /// All slots.
+    /// How many slots it is about.
     pub of: usize,
 }
 
 impl Reload {
-    /// Of so many slots.
-    pub fn new(slots: usize, now: Instant) -> Self {
-        Self { began: now, todo: (0..slots).collect(), running: Vec::new(), done: 0, of: slots }
+    /// Of these slots.
+    pub fn new(slots: Range<usize>, now: Instant) -> Self {
+        let of = slots.len();
+        Self { began: now, todo: slots.collect(), running: Vec::new(), done: 0, of }
     }
 
     /// Goes as far as it goes now. After [`RolloutAction::Over`] and [`RolloutAction::Failed`] it has ended. When it has
@@ -174,7 +176,7 @@ impl Reload {
 
     fn actions(&mut self, now: Instant, times: &Times, slots: &[SlotView]) -> Vec<RolloutAction> {
         let mut steps = Vec::new();
-        if let Some(at) = slots.iter().position(|slot| slot.failed) {
+        if let Some(&at) = self.running.iter().find(|&&at| slots.get(at).is_some_and(|slot| slot.failed)) {
             return vec![RolloutAction::Failed(at, Failure::Successor)];
         }
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;

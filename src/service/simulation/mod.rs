@@ -4,14 +4,14 @@
 
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use self::world::{Deed, Leaving, Process, Random, World};
 use super::Service;
-use super::operations::{Operation, Progress};
+use super::operations::{News, Operation, Progress, Ticket};
 use super::pausing::Paused;
 use crate::accept::Orders;
 use crate::config::sources::{COMMAND, Origin, Setting};
@@ -44,6 +44,8 @@ struct Simulation {
     fell: BTreeMap<u32, Instant>,
     /// Turns without a step of the clock.
     turns: u32,
+    /// Operations that nobody has said the end of.
+    asked: BTreeSet<Ticket>,
 }
 
 fn config(random: &mut Random) -> (ServiceConfig, merge::Settings) {
@@ -87,7 +89,17 @@ impl Simulation {
         let (mut config, settings) = config(&mut world.random);
         let delivery = Delivery::prepare(&mut config, false, || unreachable!("nothing is direct")).unwrap();
         let service = Service::new(0, (config, settings), Vec::new(), delivery, &context, now);
-        Self { service, context, world, now, gentle: true, died: BTreeMap::new(), fell: BTreeMap::new(), turns: 0 }
+        Self {
+            service,
+            context,
+            world,
+            now,
+            gentle: true,
+            died: BTreeMap::new(),
+            fell: BTreeMap::new(),
+            turns: 0,
+            asked: BTreeSet::new(),
+        }
     }
 
     /// One turn of the daemon.
@@ -193,10 +205,10 @@ impl Simulation {
         if between > DRAIN_LOOK && self.world.random.one_in(4) {
             self.now += between;
             fake::set(self.now, false);
-            let said = self.service.operations.progress.len();
+            let said = self.service.operations.news.len();
             let did = self.step();
             assert!(did.is_empty(), "due before {:?}: {did:?}", next - self.now);
-            let said: Vec<_> = self.service.operations.progress.iter().skip(said).collect();
+            let said: Vec<_> = self.service.operations.news.iter().skip(said).collect();
             assert!(said.is_empty(), "due before {:?}: {said:?}", next - self.now);
             // As long as nothing changed, it is due at the same time.
             return self.advance(next);
@@ -208,7 +220,10 @@ impl Simulation {
     fn ask(&mut self) {
         let calm = self.world.processes.values().all(|process| !process.leaves);
         let (context, now, random) = (&self.context, self.now, &mut self.world.random);
-        let (gentle, asked) = match random.below(7) {
+        let slots = self.service.slots.len() as u64;
+        let (gentle, asked) = match random.below(9) {
+            7 => (calm, self.service.begin(Operation::ReloadSlot(random.below(slots) as u32), context, now)),
+            8 => (false, self.service.begin(Operation::RestartSlot(random.below(slots) as u32), context, now)),
             0..=2 => (calm, self.service.begin(Operation::Reload, context, now)),
             3 => (false, self.service.begin(Operation::Restart, context, now)),
             4 => (false, self.service.begin(Operation::Scale(1 + random.below(6) as u32), context, now)),
@@ -218,9 +233,20 @@ impl Simulation {
             }
             _ => return self.crash(),
         };
-        if asked.is_ok() {
+        if let Ok(ticket) = asked {
+            assert!(self.asked.insert(ticket), "{ticket:?} was given twice");
             self.gentle = gentle;
             self.died.clear();
+        }
+    }
+
+    /// Every operation ends once, and says nothing after that.
+    fn hear(&mut self) {
+        for News { of, progress } in std::mem::take(&mut self.service.operations.news) {
+            let of = of.unwrap();
+            let known =
+                if matches!(progress, Progress::Step(_)) { self.asked.contains(&of) } else { self.asked.remove(&of) };
+            assert!(known, "{of:?} goes on after its end: {progress:?}");
         }
     }
 
@@ -243,7 +269,7 @@ impl Simulation {
             let given_up = |slot: &&Slot| slot.lifecycle.phase == Phase::Errored;
             let given_up = self.service.slots.iter().filter(given_up).count();
             let full = self.service.operations.paused != Paused::No || wanted + given_up == self.service.slots.len();
-            let over = self.service.may_reload().is_ok() && self.service.operations.awaiting.is_none();
+            let over = self.service.may_reload().is_ok() && self.service.operations.awaiting.is_empty();
             if full && over && self.world.processes.len() == wanted {
                 return;
             }
@@ -282,15 +308,12 @@ fn history(seed: u64, launcher: &Launcher) {
         simulation.world.traffic();
         simulation.ask();
         simulation.turn();
+        simulation.hear();
     }
     if simulation.world.random.one_in(2) {
-        let asked = simulation.service.operations.progress.len();
         simulation.settle();
-        let ends = |said: &&Progress| !matches!(said, Progress::Step(_));
-        assert!(
-            asked == 0 || simulation.service.operations.progress.iter().any(|said| ends(&said)),
-            "nobody was answered"
-        );
+        simulation.hear();
+        assert!(simulation.asked.is_empty(), "not answered: {:?}", simulation.asked);
     }
     simulation.stop();
 }

@@ -235,9 +235,9 @@ fn several_services_all_of_them_and_scale_in_both_orders() {
     two.pids("a", 1);
     two.ask(&["health", "a", "b"], 0);
     assert!(two.ask(&["scale", "a", "0"], 1).contains("to stop all workers: roundsman stop"));
-    assert!(two.ask(&["reload", "a/0"], 2).contains("a/0 is a slot; this is for the whole service: a"));
+    assert!(two.ask(&["stop", "a/0"], 2).contains("a/0 is a slot; this is for the whole service: a"));
     // A slot that is not there.
-    assert!(two.ask(&["logs", "a/9"], 1).contains("a has no slot 9; its last is 0"));
+    assert!(two.ask(&["logs", "a/9"], 1).contains("a has no slot 9; its only one is 0"));
     assert!(two.ask(&["send", "a/9", "1"], 1).contains("a has no slot 9"));
     two.ask(&["logs", "a/0"], 0);
 }

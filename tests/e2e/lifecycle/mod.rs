@@ -8,6 +8,7 @@ mod not_listening;
 mod pid1;
 mod reload;
 mod shutdown;
+mod slots;
 mod supervise;
 mod systemd;
 mod truth;
