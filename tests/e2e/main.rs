@@ -10,6 +10,7 @@ mod control;
 mod direct;
 mod docs;
 mod drain;
+mod faults;
 mod lifecycle;
 mod listen;
 mod logs;

@@ -1,8 +1,10 @@
 //! What the tests share: a guard for the daemon, servers to put behind it, and ways to wait.
 
 mod app;
+mod crowd;
 mod daemon;
 pub mod direct;
+mod gate;
 mod install;
 mod net;
 mod random;
@@ -12,7 +14,9 @@ mod terminal;
 mod unsaid;
 
 pub use app::App;
+pub use crowd::{Crowd, Exit, Manner};
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
+pub use gate::{Gate, gated};
 pub use install::{
     c_server, certificate, listener_programs, musl_server, servers, source, static_server, step_programs,
 };
