@@ -82,4 +82,6 @@ pub mod upstream {
     pub const BYTES_IN: usize = 3;
     /// Bytes from it to clients.
     pub const BYTES_OUT: usize = 4;
+    /// The greatest weight of an upstream or slot.
+    pub const MAX_WEIGHT: u16 = 256;
 }

@@ -98,11 +98,14 @@ const UPSTREAM_COUNTERS: [Metric<UpstreamState>; 2] = [
     ("upstream_errors", "Attempts to connect to the upstream that failed", |upstream| upstream.errors),
 ];
 
-const UPSTREAM_GAUGES: [Metric<UpstreamState>; 2] = [
+const UPSTREAM_GAUGES: [Metric<UpstreamState>; 3] = [
     ("upstream_up", "Whether the upstream accepts connections; 1 until an attempt fails", |upstream| {
         u64::from(upstream.is_up())
     }),
     ("upstream_open", "Connections open or being opened with the upstream", |upstream| upstream.open),
+    ("upstream_weight", "The upstream's share beside the others; 0: no new connections", |upstream| {
+        u64::from(upstream.weight)
+    }),
 ];
 
 const SERVICE_GAUGES: [Metric<ServiceState>; 4] = [
@@ -205,6 +208,7 @@ fn upstreams(services: &[ServiceState]) -> Vec<(OfUpstream, UpstreamState)> {
                     sum.bytes_in = sum.bytes_in.saturating_add(upstream.bytes_in);
                     sum.bytes_out = sum.bytes_out.saturating_add(upstream.bytes_out);
                     sum.errors = sum.errors.saturating_add(upstream.errors);
+                    sum.weight = sum.weight.saturating_add(upstream.weight);
                     if upstream.is_up() {
                         sum.state.clone_from(&upstream.state);
                     }

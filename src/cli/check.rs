@@ -7,6 +7,7 @@ use crate::config::file::OF_DAEMON;
 use crate::config::merge::Settings;
 use crate::config::service::ServiceConfig;
 use crate::config::sources::{COMMAND, Given, Key, Origin, Takes, keys};
+use crate::config::upstream;
 use crate::config::{Config, Inherited};
 use crate::exit::Exit;
 
@@ -63,6 +64,7 @@ fn line(text: &mut String, key: &Key, settings: &Settings, note: Option<&str>) {
         (Some(_), Takes::Switch) => "true".to_owned(),
         (None, Takes::Switch) => "false".to_owned(),
         (Some(setting), Takes::Several) if key.name == "env" => table(&setting.values),
+        (Some(setting), Takes::Several) if key.name == "upstream" => upstream::list(&setting.values, quoted),
         (Some(setting), Takes::Several) => {
             let values: Vec<_> = setting.values.iter().map(quoted).collect();
             format!("[{}]", values.join(", "))

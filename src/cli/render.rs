@@ -194,8 +194,10 @@ const UPSTREAMS: [Column; 8] = [
 
 fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
     let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
+    let weight = if upstream.weight == 1 { String::new() } else { format!(" weight={}", upstream.weight) };
+    let backup = if upstream.backup { " backup" } else { "" };
     vec![
-        printable(&upstream.addr).into(),
+        format!("{}{weight}{backup}", printable(&upstream.addr)).into(),
         state_cell(&upstream.state),
         upstream.open.to_string().into(),
         upstream.connections.to_string().into(),

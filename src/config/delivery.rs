@@ -3,8 +3,9 @@
 use super::error::{ConfigError, Kind};
 use super::options::Via;
 use super::sources::COMMAND;
+use super::upstream::WeightedUpstream;
 use super::{Backend, Chosen, Inherited};
-use crate::addr::{Listen, ListenAddr, Upstream};
+use crate::addr::{Listen, ListenAddr};
 use crate::program::command::CommandLine;
 use crate::program::elf;
 
@@ -21,7 +22,7 @@ pub struct Choice {
 pub fn choose(
     via: Via,
     command: Option<CommandLine>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<WeightedUpstream>,
     listen: &[Listen],
     inherited: Inherited,
     portless: bool,

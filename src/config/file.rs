@@ -175,6 +175,21 @@ fn entry(
             };
             table.iter().filter_map(pair).collect()
         }
+        (Takes::Several, DeValue::Table(table)) if name == "upstream" => {
+            super::upstream::words_of(table, value.span(), problems)
+        }
+        (Takes::Several, DeValue::Array(array)) if name == "upstream" => {
+            let each = |value: &Spanned<DeValue<'_>>| match (value.get_ref(), text(value.get_ref(), Loose::No)) {
+                (DeValue::Table(table), _) => super::upstream::words_of(table, value.span(), problems),
+                (_, Some(text)) => vec![(text.into(), value.span())],
+                (other, None) => {
+                    let message = format!("an upstream is a string or a table, not of type {}", other.type_str());
+                    problems.push(Problem::new(message, value.span()));
+                    Vec::new()
+                }
+            };
+            array.iter().flat_map(each).collect()
+        }
         (Takes::Several, DeValue::Array(array)) => {
             let each = |value: &Spanned<DeValue<'_>>| match text(value.get_ref(), Loose::No) {
                 Some(text) => Some((text.into(), value.span())),
@@ -206,13 +221,13 @@ fn entry(
 
 /// Whether a boolean counts as text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Loose {
+pub(super) enum Loose {
     Yes,
     No,
 }
 
 /// A value as a flag would have it.
-fn text(value: &DeValue<'_>, loose: Loose) -> Option<String> {
+pub(super) fn text(value: &DeValue<'_>, loose: Loose) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.clone().into_owned()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),

@@ -13,6 +13,7 @@ use super::error::{ConfigError, Kind};
 use super::file::{Entry, File};
 use super::options::Options;
 use super::sources::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
+use super::upstream::is_attribute;
 
 /// Keys whose values are paths; in a file they are relative to its directory.
 const PATHS: [&str; 5] = ["cwd", "env-file", "out", "error", "control"];
@@ -123,8 +124,20 @@ pub fn changes(old: &Settings, new: &Settings, of: impl Fn(&str) -> bool) -> Vec
         // Variables may be secrets.
         Some(_) if key == "env" => "…".to_owned(),
         Some(setting) => {
-            let words: Vec<_> = setting.values.iter().map(|value| value.to_string_lossy()).collect();
-            words.join(" ")
+            let mut words = String::new();
+            for value in &setting.values {
+                let value = value.to_string_lossy();
+                let belongs = key == "upstream" && is_attribute(&value);
+                words.push_str(if words.is_empty() {
+                    ""
+                } else if belongs {
+                    ","
+                } else {
+                    " "
+                });
+                words.push_str(&value);
+            }
+            words
         }
     };
     let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());

@@ -12,6 +12,7 @@ pub mod other_programs;
 mod proxy_loop;
 pub mod service;
 pub mod sources;
+pub mod upstream;
 mod user;
 
 use std::path::{Path, PathBuf};

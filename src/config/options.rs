@@ -12,8 +12,9 @@ use clap::{Args, ValueEnum};
 
 use super::instances::Instances;
 use super::memory::{MaxMemory, size};
+use super::upstream::Word;
 use crate::accept::policy::Policy;
-use crate::addr::{AdminAddr, Listen, ListenAddr, Upstream};
+use crate::addr::{AdminAddr, Listen, ListenAddr};
 use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
 
@@ -87,9 +88,10 @@ pub struct Options {
     pub instances: Instances,
     /// Address to relay to: host:port, unix:/path
     ///
-    /// Repeatable. Also [v6]:port. With a command: the address on which that listens.
+    /// Repeatable. Also [v6]:port. With a command: the address on which that listens. Words after a comma are about the
+    /// address before them: weight=0..256 for its share [default: 1], backup to use it only while no other is up.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_UPSTREAM", value_delimiter = ',')]
-    pub upstream: Vec<Upstream>,
+    pub upstream: Vec<Word>,
     /// Delivery: auto, direct, relay
     ///
     /// direct: the server gets the accepted socket; relay: its bytes are carried; auto: direct where possible.

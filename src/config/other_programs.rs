@@ -68,7 +68,10 @@ const MISSING: [(&[&str], &str); 12] = [
         &["tls", "ssl", "cert", "crt", "certificate", "key", "ssl-certificate"],
         "not available in this version: TLS passes through, the server does it",
     ),
-    (&["weight", "weights", "backup"], "not available in this version: all upstreams are equal"),
+    (
+        &["weight", "weights", "backup"],
+        "belongs to an upstream: -u 10.0.0.5:6379,weight=3; of a slot: roundsman weight",
+    ),
     (&["acl", "allow", "deny", "whitelist", "blacklist"], "not available in this version: use the machine's firewall"),
     (&["access-log", "tcplog", "httplog"], "not available in this version: connections are not logged one by one"),
     (&["stats", "stats-socket"], "use `admin`, for example admin = 9900, and /metrics there"),

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Kind};
+use super::upstream::WeightedUpstream;
 use crate::addr::{Listen, ListenAddr, Upstream};
 
 /// Refuses upstreams that are listeners of the same service.
 ///
 /// # Errors
 /// For the first such pair.
-pub fn refuse(listen: &[Listen], upstreams: &[Upstream]) -> Result<(), ConfigError> {
-    for upstream in upstreams {
+pub fn refuse(listen: &[Listen], upstreams: &[WeightedUpstream]) -> Result<(), ConfigError> {
+    for WeightedUpstream { address: upstream, .. } in upstreams {
         if let Some(Listen { address, .. }) = listen.iter().find(|listen| is_same(&listen.address, upstream)) {
             return Err(Kind::Loop { upstream: upstream.clone(), listener: address.clone() }.of("upstream"));
         }

@@ -9,9 +9,10 @@ use super::error::{ConfigError, Kind, unusable};
 use super::memory::MaxMemory;
 use super::options::{NodeIpc, OnErrored, OnExit, Options};
 use super::sources::COMMAND;
+use super::upstream::{self, WeightedUpstream};
 use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
-use crate::addr::{Listen, ListenAddr, Upstream};
+use crate::addr::{Listen, ListenAddr};
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
 use crate::sys::process::Credentials;
@@ -47,7 +48,7 @@ pub struct ServiceConfig {
 #[derive(Debug, Clone)]
 pub enum Backend {
     /// Relayed to addresses; the command, if there is one, is started once and serves them.
-    Upstreams(Vec<Upstream>, Option<CommandLine>),
+    Upstreams(Vec<WeightedUpstream>, Option<CommandLine>),
     /// Relayed to a copy of the command in every slot.
     Relayed(CommandLine),
     /// Handed to a copy of the command in every slot.
@@ -109,7 +110,8 @@ impl ServiceConfig {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(Kind::Nothing.of(COMMAND));
         }
-        for (key, count) in [("listen", run.listen.len()), ("upstream", run.upstream.len())] {
+        let upstreams = upstream::grouped(run.upstream).map_err(|kind| kind.of("upstream"))?;
+        for (key, count) in [("listen", run.listen.len()), ("upstream", upstreams.len())] {
             if count > MAX_ADDRESSES {
                 return Err(Kind::TooMany.of(key));
             }
@@ -123,7 +125,7 @@ impl ServiceConfig {
                 return Err(Kind::Repeated(address.address.clone()).of("listen"));
             }
         }
-        proxy_loop::refuse(&run.listen, &run.upstream)?;
+        proxy_loop::refuse(&run.listen, &upstreams)?;
         let cwd = run.cwd.map(directory).transpose().map_err(|kind| kind.of("cwd"))?;
         let environment = environment(&run.env_file, run.env).map_err(|kind| kind.of("env-file"))?;
         let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
@@ -144,7 +146,7 @@ impl ServiceConfig {
             },
         };
         let delivery::Choice { backend, reason: via_reason, chosen } =
-            delivery::choose(run.via, command, run.upstream, &run.listen, inherited, run.no_listen)?;
+            delivery::choose(run.via, command, upstreams, &run.listen, inherited, run.no_listen)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }

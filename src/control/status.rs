@@ -94,6 +94,16 @@ pub struct UpstreamState {
     pub last_error: Option<String>,
     /// How long ago that was, in seconds.
     pub last_error_s: Option<u64>,
+    /// Its share beside the others, 0 to 256; 0: gets no new connections.
+    #[serde(default = "one")]
+    pub weight: u16,
+    /// Whether it is used only while no other upstream is up.
+    #[serde(default)]
+    pub backup: bool,
+}
+
+fn one() -> u16 {
+    1
 }
 
 impl UpstreamState {
@@ -139,7 +149,7 @@ impl ServiceState {
             return Some(format!("{}: {whose}", self.name));
         }
         let first = self.upstreams.first()?;
-        if self.upstreams_up() > 0 {
+        if self.upstreams.iter().any(|upstream| upstream.is_up() && upstream.weight > 0) {
             return None;
         }
         let error = first.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

@@ -77,7 +77,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
     }
 }
 
-fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
+fn upstream_state(State { address, health, counts, weight, backup }: State) -> UpstreamState {
     let ago = || monotonic_ns().saturating_sub(health.error_at) / 1_000_000_000;
     UpstreamState {
         addr: address,
@@ -89,6 +89,8 @@ fn upstream_state(State { address, health, counts }: State) -> UpstreamState {
         errors: health.errors,
         last_error: health.error(),
         last_error_s: health.errno.map(|_| ago()),
+        weight,
+        backup,
     }
 }
 

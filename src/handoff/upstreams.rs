@@ -1,5 +1,5 @@
-//! The table that a service's relay workers share about its upstreams: the turn, which are down, and how many connections
-//! each has. All words are written by workers, so every value is checked when it is read.
+//! The table that a service's relay workers share about its upstreams: the turn, which are down, how many connections each has,
+//! and their weights. Words are written by workers (weights by the master), so every value is checked when it is read.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,8 +17,8 @@ pub const MAX_SKIP: Duration = Duration::from_secs(15);
 /// The error of a name without an address; larger than every errno.
 pub const UNRESOLVED: i32 = 4096;
 
-/// Words of a row; row 0 is the header, whose first word is the turn.
-const ROW: usize = 8;
+/// Words of a row; row 0 is the header: the turn, then the virtual time of weighted turns.
+const ROW: usize = 16;
 /// End of the skip time in nanoseconds of the monotonic clock; 0 while the upstream is up or was never tried.
 const UNTIL: usize = 0;
 /// Time of the last attempt while it is down.
@@ -32,6 +32,10 @@ const ERROR_AT: usize = 4;
 const ERRORS: usize = 5;
 /// Connections open or being opened, of all workers.
 const OPEN: usize = 6;
+/// The weight plus one; 0: that of the configuration. Written by the master.
+const WEIGHT: usize = 7;
+/// When its last turn ended, in virtual time.
+const FINISH: usize = 8;
 
 /// How long a failed address is skipped. Times are nanoseconds of the monotonic clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,6 +143,32 @@ impl UpstreamTable {
     /// Moves the turn on, unless another worker has done so since it was read.
     pub fn take_turn(&self, seen: usize, next: usize) -> bool {
         self.header().compare_exchange(seen as u64, next as u64, Relaxed, Relaxed).is_ok()
+    }
+
+    /// The weight that was set at run time or by the configuration of the master; `None`: none was.
+    pub fn weight(&self, at: usize) -> Option<u16> {
+        let weight = self.word(at, WEIGHT).load(Relaxed).checked_sub(1)?;
+        u16::try_from(weight).ok().filter(|&weight| weight <= counter::MAX_WEIGHT)
+    }
+
+    /// Sets a weight, 0 to 256.
+    pub fn set_weight(&self, at: usize, weight: u16) {
+        self.word(at, WEIGHT).store(u64::from(weight) + 1, Relaxed);
+    }
+
+    /// The virtual time, and when the last turn of an upstream ended in it. Only their difference means something.
+    pub fn virtual_time(&self, at: usize) -> (u64, u64) {
+        (self.words()[1].load(Relaxed), self.word(at, FINISH).load(Relaxed))
+    }
+
+    /// Gives an upstream a turn, unless another worker has done so since `seen` was read: it ends at `finish`, and the
+    /// time goes on from `now` to `start`.
+    pub fn take_weighted_turn(&self, at: usize, seen: u64, finish: u64, (now, start): (u64, u64)) -> bool {
+        let taken = self.word(at, FINISH).compare_exchange(seen, finish, Relaxed, Relaxed).is_ok();
+        if taken && start != now {
+            let _ = self.words()[1].compare_exchange(now, start, Relaxed, Relaxed);
+        }
+        taken
     }
 
     /// Connections open or being opened, of all workers.
@@ -289,6 +319,9 @@ mod tests {
         assert_eq!(table.skip(7, now).until, now + ns(MAX_SKIP));
         assert_eq!(table.skip(7, now).failed(now).until, now + ns(MAX_SKIP));
         assert_eq!(table.health(7).error(), None);
+        assert_eq!(table.weight(7), None);
+        table.set_weight(7, 256);
+        assert_eq!(table.weight(7), Some(256));
         table.header().store(u64::MAX, Relaxed);
         let _ = table.turn();
         table.closed(8, 3);

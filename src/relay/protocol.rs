@@ -19,6 +19,10 @@ pub struct Resolved {
     pub upstream: Upstream,
     /// Empty for Unix sockets and for names that did not resolve.
     pub addresses: Vec<SocketAddr>,
+    /// As configured, 0 to 256. The table may have another one.
+    pub weight: u16,
+    /// Used only while no upstream that is none is up.
+    pub backup: bool,
 }
 
 /// Where a worker's connections come from.

@@ -19,6 +19,10 @@ use crate::handoff::upstreams::{Skip, UNRESOLVED, UpstreamTable, ns};
 
 /// With all upstreams skipped, the one tried longest ago is tried again after this.
 const LAST_RESORT: Duration = Duration::from_millis(100);
+/// Virtual time in which each upstream has as many turns as its weight.
+const ROUND: u64 = 1 << 24;
+/// The most turns that one that was passed over can be owed.
+const MAX_OWED: i64 = 2;
 /// The most choices repeated because another worker took the turn meanwhile.
 const MAX_RACES: usize = 8;
 
@@ -70,10 +74,26 @@ pub struct Upstreams {
     start: (Instant, u64),
 }
 
+/// A turn among targets of different weights, in virtual time: a turn is as long as the weight is small, and who would be
+/// done first is next (as in weighted fair queueing).
+#[derive(Debug, Clone, Copy)]
+struct Weighted {
+    at: usize,
+    /// The virtual time, and the end of the upstream's last turn, as they were read.
+    now: u64,
+    seen: u64,
+    /// Begin and end of the turn, after `now`.
+    start: i64,
+    finish: i64,
+}
+
 /// An upstream of the configuration.
 #[derive(Debug)]
 struct Group {
     upstream: Upstream,
+    /// As configured; see [`Upstreams::weight`].
+    weight: u16,
+    backup: bool,
     /// Number of its addresses with `listed`.
     listed: usize,
 }
@@ -83,7 +103,8 @@ impl Upstreams {
     pub fn new(resolved: Vec<Resolved>, table: UpstreamTable, page: Rc<CountersPage>, start: (Instant, u64)) -> Self {
         let mut upstreams = Self { groups: Vec::new(), targets: Vec::new(), table, page, start };
         for (group, resolved) in resolved.into_iter().enumerate() {
-            upstreams.groups.push(Group { upstream: resolved.upstream.clone(), listed: 0 });
+            let Resolved { upstream, weight, backup, .. } = &resolved;
+            upstreams.groups.push(Group { upstream: upstream.clone(), weight: *weight, backup: *backup, listed: 0 });
             if let Upstream::Unix(path) = &resolved.upstream
                 && let Ok(address) = SockAddr::unix(path)
             {
@@ -171,8 +192,20 @@ impl Upstreams {
         (self.table.open(target.group) / listed as u64, if listed > 1 { target.open } else { 0 })
     }
 
-    /// Chooses the next target and counts it as open: of the targets not skipped the one with the fewest connections, in turn.
-    /// With all of them skipped, the one tried longest ago, if that is [`LAST_RESORT`] ago.
+    /// The weight of a target's upstream, which each of its addresses has.
+    fn weight(&self, at: usize) -> u64 {
+        let group = self.targets[at].group;
+        let configured = || self.groups.get(group).map_or(1, |group| group.weight);
+        u64::from(self.table.weight(group).unwrap_or_else(configured))
+    }
+
+    fn is_backup(&self, at: usize) -> bool {
+        self.groups.get(self.targets[at].group).is_some_and(|group| group.backup)
+    }
+
+    /// Chooses the next target and counts it as open: of the targets not skipped the one with the fewest connections, in turn;
+    /// in proportion to their weights where these differ. Backups only when no other is left. With all of them skipped, the one
+    /// tried longest ago, if that is [`LAST_RESORT`] ago.
     pub fn pick(&mut self, now: Instant) -> Option<usize> {
         let now = self.ns(now);
         let len = self.targets.len();
@@ -180,9 +213,25 @@ impl Upstreams {
         let at = loop {
             let turn = self.table.turn();
             let start = if turn < len { turn } else { 0 };
-            let order = (start..len).chain(0..start).filter(|&at| self.targets[at].listed);
-            let usable = |&at: &usize| self.until(at, now) <= now;
-            let up = order.clone().filter(usable).min_by_key(|&at| self.load(at));
+            let order = (start..len).chain(0..start);
+            let order = order.filter(|&at| self.targets[at].listed && self.weight(at) > 0);
+            let usable = order.clone().filter(|&at| self.until(at, now) <= now);
+            let backup = usable.clone().all(|at| self.is_backup(at));
+            let usable = usable.filter(|&at| self.is_backup(at) == backup);
+            let mut weights = usable.clone().map(|at| self.weight(at));
+            let weight = weights.next();
+            let up = if weights.all(|other| Some(other) == weight) {
+                usable.min_by_key(|&at| self.load(at))
+            } else {
+                let chosen = self.weighted(usable)?;
+                if self.take_weighted(chosen) || races == MAX_RACES {
+                    // Where the next search begins matters only among equals.
+                    self.table.take_turn(turn, chosen.at + 1);
+                    break chosen.at;
+                }
+                races += 1;
+                continue;
+            };
             let last_tried = |at: usize| self.skip(at, now).tried;
             let rested = |&at: &usize| now.saturating_sub(last_tried(at)) >= ns(LAST_RESORT);
             let at = up.or_else(|| order.min_by_key(|&at| last_tried(at)).filter(rested))?;
@@ -203,6 +252,32 @@ impl Upstreams {
         self.table.opened(target.group);
         self.page.add_upstream(target.group, counter::ATTEMPTS, 1);
         Some(at)
+    }
+
+    /// The choice among targets of different weights: in turn among those that have no more connections for their weight than
+    /// the others would have with one more.
+    fn weighted(&self, usable: impl Iterator<Item = usize> + Clone) -> Option<Weighted> {
+        let load = |at: usize| (self.load(at).0, self.weight(at));
+        let with_one_more = usable.clone().map(load).map(|(open, weight)| (open + 1, weight));
+        let (open, weight) = with_one_more.min_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)))?;
+        let fair = usable.filter(|&at| load(at).0 * weight < open * load(at).1);
+        fair.map(|at| self.turn_of(at)).min_by_key(|turn| (turn.finish, self.load(turn.at).1))
+    }
+
+    /// The next turn of a target, as far as its upstream's weight is concerned.
+    fn turn_of(&self, at: usize) -> Weighted {
+        let group = self.targets[at].group;
+        let listed = self.groups.get(group).map_or(1, |group| group.listed).max(1) as u64;
+        let length = (ROUND / (self.weight(at).max(1) * listed)).max(1) as i64;
+        let (now, seen) = self.table.virtual_time(group);
+        // One that was passed over catches up by two turns at most.
+        let start = (seen.wrapping_sub(now) as i64).clamp(-MAX_OWED * length, length);
+        Weighted { at, now, seen, start, finish: start + length }
+    }
+
+    fn take_weighted(&self, Weighted { at, now, seen, start, finish }: Weighted) -> bool {
+        let moved = |by: i64| now.wrapping_add_signed(by);
+        self.table.take_weighted_turn(self.targets[at].group, seen, moved(finish), (now, moved(start.max(0))))
     }
 
     pub fn address(&self, at: usize) -> Option<&Address> {

@@ -7,6 +7,7 @@ use tracing::warn;
 use crate::accept::orders::{AcceptedBy, Addresses, Rules};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
+use crate::config::upstream::WeightedUpstream;
 use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::Resolved;
 use crate::sys::reason;
@@ -55,7 +56,7 @@ pub(super) fn resolved(config: &ServiceConfig) -> Vec<Resolved> {
 }
 
 /// Looks a name up at start; a failure is no error, since the name may come to exist.
-fn resolve(upstream: &Upstream) -> Resolved {
+fn resolve(WeightedUpstream { address: upstream, weight, backup }: &WeightedUpstream) -> Resolved {
     let addresses = match upstream {
         Upstream::Unix(_) => Vec::new(),
         Upstream::Host { host, port } => match (host.as_str(), *port).to_socket_addrs() {
@@ -66,5 +67,5 @@ fn resolve(upstream: &Upstream) -> Resolved {
             }
         },
     };
-    Resolved { upstream: upstream.clone(), addresses }
+    Resolved { upstream: upstream.clone(), addresses, weight: *weight, backup: *backup }
 }

@@ -150,7 +150,7 @@ impl Service {
         let upstreams = match address {
             Some(address) => {
                 let upstream = Upstream::Host { host: address.ip().to_string(), port: address.port() };
-                vec![Resolved { upstream, addresses: vec![address] }]
+                vec![Resolved { upstream, addresses: vec![address], weight: 1, backup: false }]
             }
             None => self.resolved.clone(),
         };

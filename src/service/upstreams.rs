@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::addr::Upstream;
 use crate::config::Backend;
+use crate::config::upstream::WeightedUpstream;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::{Health, UpstreamCounts, UpstreamTable};
 use crate::relay::protocol::ToWorker;
@@ -27,6 +28,9 @@ type Name = (Upstream, usize);
 #[derive(Debug)]
 pub struct Upstreams {
     names: Arc<[Name]>,
+    configured: Vec<WeightedUpstream>,
+    /// Those in force; the table has them, too.
+    weights: Vec<u16>,
     table: Arc<UpstreamTable>,
     /// The table's descriptor, for workers.
     fd: OwnedFd,
@@ -59,11 +63,14 @@ pub struct State {
     pub health: Health,
     /// Over all workers.
     pub counts: UpstreamCounts,
+    /// The one in force.
+    pub weight: u16,
+    pub backup: bool,
 }
 
-fn names(upstreams: &[Upstream]) -> Arc<[Name]> {
-    let before = |at: usize| upstreams[..at].iter().filter(|other| **other == upstreams[at]).count();
-    upstreams.iter().enumerate().map(|(at, upstream)| (upstream.clone(), before(at))).collect()
+fn names(upstreams: &[WeightedUpstream]) -> Arc<[Name]> {
+    let before = |at: usize| upstreams[..at].iter().filter(|other| other.address == upstreams[at].address).count();
+    upstreams.iter().enumerate().map(|(at, upstream)| (upstream.address.clone(), before(at))).collect()
 }
 
 impl Upstreams {
@@ -79,9 +86,11 @@ impl Upstreams {
         }
     }
 
-    fn new(upstreams: &[Upstream], table: UpstreamTable, fd: OwnedFd) -> Self {
+    fn new(upstreams: &[WeightedUpstream], table: UpstreamTable, fd: OwnedFd) -> Self {
         Self {
             names: names(upstreams),
+            configured: upstreams.to_vec(),
+            weights: upstreams.iter().map(|upstream| upstream.weight).collect(),
             table: Arc::new(table),
             fd,
             workers: Vec::new(),
@@ -92,14 +101,22 @@ impl Upstreams {
         }
     }
 
-    /// Other upstreams, for workers that start from now on.
-    pub(super) fn replace(&mut self, upstreams: &[Upstream]) -> io::Result<()> {
+    /// Other upstreams, for workers that start from now on. A weight that was set at run time holds until the configuration has
+    /// another one than before.
+    pub(super) fn replace(&mut self, upstreams: &[WeightedUpstream]) -> io::Result<()> {
         let (table, fd) = UpstreamTable::create()?;
         for at in 0..self.names.len() {
             let errors = self.table.health(at).errors;
             self.remember(self.names[at].clone(), UpstreamCounts::default(), errors);
         }
-        let new = Self::new(upstreams, table, fd);
+        let mut new = Self::new(upstreams, table, fd);
+        for (at, name) in new.names.iter().enumerate() {
+            let before = self.names.iter().position(|known| known == name);
+            if let Some(before) = before.filter(|&before| self.configured[before].weight == upstreams[at].weight) {
+                new.weights[at] = self.weights[before];
+                new.table.set_weight(at, self.weights[before]);
+            }
+        }
         *self = Self { workers: std::mem::take(&mut self.workers), past: std::mem::take(&mut self.past), ..new };
         Ok(())
     }
@@ -140,7 +157,8 @@ impl Upstreams {
                 let (counts, errors) = past.map_or_else(Default::default, |(_, counts, errors)| (*counts, *errors));
                 let mut health = self.table.health(at);
                 health.errors = health.errors.saturating_add(errors);
-                State { address: self.names[at].0.to_string(), health, counts }
+                let (weight, backup) = (self.weights[at], self.configured[at].backup);
+                State { address: self.names[at].0.to_string(), health, counts, weight, backup }
             })
             .collect();
         for worker in &self.workers {
@@ -189,14 +207,19 @@ impl Upstreams {
         }
     }
 
+    /// Those that may get a connection while they are up.
+    fn in_use(&self) -> impl Iterator<Item = usize> {
+        (0..self.names.len()).filter(|&at| self.weights[at] > 0)
+    }
+
     fn all_down(&self) -> bool {
-        self.down.iter().all(|down| *down)
+        self.in_use().next().is_some() && self.in_use().all(|at| self.down[at])
     }
 
     /// How long until one may be tried again.
     fn pause(&self) -> Duration {
         let now = monotonic_ns();
-        let until = (0..self.names.len()).map(|at| self.table.skip(at, now).until).min().unwrap_or(0);
+        let until = self.in_use().map(|at| self.table.skip(at, now).until).min().unwrap_or(0);
         Duration::from_nanos(until.saturating_sub(now)).clamp(PROBE.0, PROBE.1)
     }
 

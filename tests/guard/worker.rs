@@ -28,7 +28,7 @@ fn carried(tool: &str, connections: usize) -> String {
         slot: 0,
         listeners: 1,
         source: Source::Queues,
-        upstreams: vec![Resolved { upstream: host, addresses: vec![upstream.address] }],
+        upstreams: vec![Resolved { upstream: host, addresses: vec![upstream.address], weight: 1, backup: false }],
         shared: false,
         batch: 16,
         capacity: 1000,

@@ -32,6 +32,7 @@ const ALLOWED: Table<'_> = &[
     (
         "config",
         &[
+            "abi::page::upstream::MAX_WEIGHT",
             "accept::policy::Policy",
             "addr",
             "output::LogFormat",

@@ -2,3 +2,4 @@
 
 mod files;
 mod in_force;
+mod upstream_words;

@@ -8,3 +8,4 @@ mod sticky;
 mod streams;
 mod upstreams;
 mod upstreams_shown;
+mod weights;
