@@ -42,6 +42,9 @@ pub mod header {
     /// Direct: not 0 once the process that bound a stand-in has closed it; from then on those that inherited it report their
     /// closes, too. Written by the master.
     pub const CLOSES: usize = 2;
+    /// Relay: connections since the start whose upstream has ended, or that are closed: at most the client's end is missing.
+    /// Written by the worker.
+    pub const FINISHED: usize = 4;
 }
 
 /// Places of the words in a process's row.

@@ -208,7 +208,7 @@ impl ServiceDispatcher {
         stats: Arc<SlotStats>,
         now: Instant,
     ) {
-        self.workers.insert(Worker::new(id, queues, page, stats, self.rules.cap, now), self.rules.policy, now);
+        self.workers.insert(Worker::new(id, queues, page, stats, self.rules.cap, now), now);
         self.paused = None;
         self.watch_if_ours(cx);
     }
@@ -295,7 +295,7 @@ impl ServiceDispatcher {
         now: Instant,
     ) -> Option<OwnedFd> {
         let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
-        match self.workers.place(self.rules.policy, listener, socket, peer, may_wait) {
+        match self.workers.place(self.rules.policy, listener, socket, peer, may_wait, now) {
             Placed::Sent => None,
             Placed::NoRoom(socket) => Some(socket),
             Placed::Waits(at, socket) => {

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// Strict turns among the workers that keep up (Node's SCHED_RR)
+    /// In turn among the workers with the fewest connections
     Rr,
     /// Fewest connections, open or about to be
     LeastConn,
@@ -49,7 +49,9 @@ pub struct Candidate {
     pub young: bool,
     /// Its share beside the others, 0 to 256; 0: gets nothing new.
     pub weight: u16,
-    /// Turns of `rr` that it was passed over and has not been given back.
+    /// Under `rr`: it has had fewer in hand than any other since it came. It takes its turn and no more.
+    pub newcomer: bool,
+    /// Turns of `rr` that it missed while it was behind or stalled, and has not been given back.
     pub owed: u32,
 }
 
@@ -75,6 +77,11 @@ impl Turn {
         self.next -= usize::from(at < self.next);
         self.last = None;
     }
+
+    /// The worker whose turn it is, if any keeps up, whatever its load.
+    pub fn due(&self, workers: &[Candidate]) -> Option<usize> {
+        rotation(workers.len(), self.next).find(|&at| workers[at].keeps_up())
+    }
 }
 
 impl Candidate {
@@ -82,10 +89,30 @@ impl Candidate {
     pub fn eligible(&self) -> bool {
         self.weight > 0 && !self.stalled && self.pending < self.cap
     }
+
+    fn keeps_up(&self) -> bool {
+        self.eligible() && !self.behind
+    }
+
+    /// Connections in hand. Pending hand-offs count as open; otherwise the worker that receives fastest would win every
+    /// pick.
+    pub fn load(&self) -> u64 {
+        self.open + u64::from(self.pending)
+    }
+}
+
+/// Whether the workers take turns. A client without an address (a Unix socket) cannot be hashed; under `none` the master
+/// places only connections that it held while no worker was alive.
+pub fn takes_turns(policy: Policy, client: Option<IpAddr>) -> bool {
+    match policy {
+        Policy::Rr | Policy::None => true,
+        Policy::IpHash => client.is_none(),
+        Policy::LeastConn => false,
+    }
 }
 
 /// Returns the index of the worker that gets the next connection, or `None` if no worker may get one. Counts the choice as
-/// pending, and turns passed over as owed.
+/// pending, and turns missed by workers that do not keep up as owed.
 pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: Option<IpAddr>) -> Option<usize> {
     let chosen = match (policy, client) {
         (Policy::IpHash, Some(client)) => by_hash(workers, client)?,
@@ -94,10 +121,8 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
             turn.next = chosen + 1;
             chosen
         }
-        // A client without an address (a Unix socket) cannot be hashed; under `none` the master places only
-        // connections that it held while no worker was alive.
         (Policy::Rr | Policy::None | Policy::IpHash, _) => {
-            let chosen = in_turn(workers, turn.next)?;
+            let chosen = in_turn(workers, turn)?;
             pass_turn(workers, turn, chosen);
             chosen
         }
@@ -106,11 +131,13 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
     Some(chosen)
 }
 
-/// A worker that is passed over is owed a turn. It is given back as a second turn in a row, never a third.
+/// A worker that is passed over while it does not keep up is owed a turn. It is given back as a second turn in a row, never
+/// a third. One that is passed over for its load is owed nothing: it would be flooded as soon as it is done.
 fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
-        if workers[at].weight > 0 {
-            workers[at].owed = (workers[at].owed + 1).min(MAX_OWED);
+        let worker = &mut workers[at];
+        if worker.weight > 0 && (worker.behind || worker.stalled) {
+            worker.owed = (worker.owed + 1).min(MAX_OWED);
         }
     }
     let worker = &mut workers[chosen];
@@ -127,15 +154,30 @@ fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
     (start..len).chain(0..start)
 }
 
-fn in_turn(workers: &[Candidate], turn: usize) -> Option<usize> {
-    let keeps_up = |&at: &usize| workers[at].eligible() && !workers[at].behind;
-    rotation(workers.len(), turn).find(keeps_up).or_else(|| {
-        let eligible = rotation(workers.len(), turn).filter(|&at| workers[at].eligible());
-        eligible.min_by_key(|&at| workers[at].pending)
-    })
+/// The next worker in turn that has about as few in hand as the least loaded one. The difference that is allowed is the
+/// square root: many connections come and go by chance, and turns should not depend on that. A free worker goes before all
+/// that are not.
+fn in_turn(workers: &mut [Candidate], turn: &Turn) -> Option<usize> {
+    let Some(due) = turn.due(workers) else {
+        let eligible = rotation(workers.len(), turn.next).filter(|&at| workers[at].eligible());
+        return eligible.min_by_key(|&at| workers[at].pending);
+    };
+    if workers[due].load() == 0 {
+        return Some(due);
+    }
+    let (mut least, mut least_settled) = (u64::MAX, u64::MAX);
+    for worker in workers.iter().filter(|worker| worker.keeps_up()) {
+        least = least.min(worker.load());
+        if !worker.newcomer {
+            least_settled = least_settled.min(worker.load());
+        }
+    }
+    let reached = if least_settled == u64::MAX { least } else { least_settled };
+    let most = if least == 0 { 0 } else { reached + reached.isqrt() };
+    workers.iter_mut().filter(|worker| worker.load() >= reached).for_each(|worker| worker.newcomer = false);
+    rotation(workers.len(), due).find(|&at| workers[at].keeps_up() && workers[at].load() <= most)
 }
 
-/// Pending hand-offs count as open; otherwise the worker that receives fastest would win every pick.
 fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
     let total: u64 = workers.iter().map(|worker| worker.open).sum();
     let mean = total / workers.len().max(1) as u64;

@@ -3,7 +3,18 @@ use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 fn worker(slot: u32) -> Candidate {
-    Candidate { slot, pending: 0, cap: 64, open: 0, behind: false, stalled: false, young: false, weight: 1, owed: 0 }
+    Candidate {
+        slot,
+        pending: 0,
+        cap: 64,
+        open: 0,
+        behind: false,
+        stalled: false,
+        young: false,
+        newcomer: false,
+        weight: 1,
+        owed: 0,
+    }
 }
 
 fn workers(n: u32) -> Vec<Candidate> {
@@ -21,22 +32,82 @@ fn rr_takes_strict_turns() {
     assert_eq!(order, [0, 1, 2, 0, 1, 2, 0].map(Some));
 }
 
+/// The next choices of `rr` while every connection is over before the next one comes.
+fn over_at_once(workers: &mut [Candidate], turn: &mut Turn, count: usize) -> Vec<usize> {
+    let one = |_| {
+        let chosen = pick(Policy::Rr, workers, turn, None).unwrap_or(usize::MAX);
+        workers[chosen].pending -= 1;
+        chosen
+    };
+    (0..count).map(one).collect()
+}
+
 #[test]
 fn rr_passes_over_who_is_behind_but_not_when_all_are() {
     let (mut workers, mut turn) = (workers(3), Turn::default());
     workers[1].behind = true;
-    let order: Vec<_> = (0..4).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
-    assert_eq!(order, [0, 2, 0, 2].map(Some));
+    assert_eq!(over_at_once(&mut workers, &mut turn, 4), [0, 2, 0, 2]);
     assert_eq!(workers[1].owed, 2);
     workers[1].behind = false;
-    let order: Vec<_> = (0..9).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
-    assert_eq!(order, [0, 1, 1, 2, 0, 1, 1, 2, 0].map(Some), "it gets its turns back, two in a row at most");
+    let order = over_at_once(&mut workers, &mut turn, 9);
+    assert_eq!(order, [0, 1, 1, 2, 0, 1, 1, 2, 0], "it gets its turns back, two in a row at most");
     for (at, pending) in [(0, 5), (1, 3), (2, 4)] {
         workers[at].behind = true;
         workers[at].pending = pending;
     }
     workers[0].owed = 0;
     assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(1), "fewest pending");
+}
+
+#[test]
+fn rr_passes_over_who_has_more_in_hand_and_owes_no_turn_for_it() {
+    let (mut workers, mut turn) = (workers(3), Turn::default());
+    workers[1].open = 1;
+    assert_eq!(over_at_once(&mut workers, &mut turn, 5), [0, 2, 0, 2, 0], "pending or open, a free one goes first");
+    assert_eq!(workers.iter().map(|worker| worker.owed).max(), Some(0));
+    workers[1].open = 0;
+    assert_eq!(over_at_once(&mut workers, &mut turn, 5), [1, 2, 0, 1, 2], "no turns given back");
+    (workers[0].pending, workers[1].open, workers[2].open) = (7, 7, 7);
+    assert_eq!(over_at_once(&mut workers, &mut turn, 4), [0, 1, 2, 0], "equal loads, however many");
+}
+
+#[test]
+fn rr_gives_turns_back_only_as_far_as_loads_allow() {
+    let (mut workers, mut turn) = (workers(2), Turn::default());
+    workers[0].owed = 5;
+    let order: Vec<_> = (0..6).map(|_| pick(Policy::Rr, &mut workers, &mut turn, None)).collect();
+    assert_eq!(order, [0, 1, 0, 0, 1, 0].map(Some), "all stay open: a free one first, then one or two more");
+}
+
+#[test]
+fn rr_does_not_flood_a_newcomer() {
+    let (mut workers, mut turn) = (workers(3), Turn::default());
+    workers[0].open = 50;
+    workers[1].open = 50;
+    workers[2].newcomer = true;
+    let mut got = [0; 3];
+    for _ in 0..31 {
+        if let Some(at) = pick(Policy::Rr, &mut workers, &mut turn, None) {
+            got[at] += 1;
+        }
+    }
+    assert!(got.iter().all(|count| (10..=11).contains(count)), "its turn and no more: {got:?}");
+    assert!(workers[2].newcomer);
+    (workers[0].open, workers[0].pending) = (0, 0);
+    assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(0), "but it is never before one that is free");
+    turn = Turn { next: 1, last: None };
+    assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(0), "nor before the least loaded");
+    assert!(!workers[2].newcomer, "it has as many as another");
+}
+
+#[test]
+fn rr_where_all_are_new_takes_the_least_loaded() {
+    let (mut workers, mut turn) = (workers(3), Turn::default());
+    for (worker, open) in workers.iter_mut().zip([9, 2, 5]) {
+        (worker.open, worker.newcomer) = (open, true);
+    }
+    assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(1));
+    assert!(workers.iter().all(|worker| !worker.newcomer));
 }
 
 #[test]
@@ -141,7 +212,7 @@ proptest! {
     ) {
         let mut turn = Turn { next: start, last: None };
         let mut workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {
-            Candidate { slot: slot as u32, pending, cap: 3, open, behind, stalled, young, weight: 1, owed: 0 }
+            Candidate { pending, cap: 3, open, behind, stalled, young, ..worker(slot as u32) }
         }).collect();
         let before = workers.clone();
         let eligible = |worker: &Candidate| !worker.stalled && worker.pending < worker.cap;
@@ -152,14 +223,57 @@ proptest! {
     }
 
     #[test]
-    fn rr_is_even_over_any_number_of_turns(n in 1u32..40, rounds in 1usize..400) {
+    fn rr_is_even_over_any_number_of_turns(n in 1u32..40, rounds in 1usize..400, each in 0u64..5) {
         let (mut workers, mut turn) = (workers(n), Turn::default());
-        let mut counts = vec![0usize; n as usize];
-        for _ in 0..rounds {
-            workers.iter_mut().for_each(|worker| worker.pending = 0);
-            if let Some(at) = pick(Policy::Rr, &mut workers, &mut turn, None) { counts[at] += 1; }
+        workers.iter_mut().for_each(|worker| worker.open = each);
+        let order = over_at_once(&mut workers, &mut turn, rounds);
+        prop_assert!(order.iter().enumerate().all(|(nth, &at)| at == nth % n as usize), "strict turns: {:?}", order);
+    }
+
+    /// Connections that come and end at random: the load rule at every choice, and what follows from it.
+    #[test]
+    fn rr_takes_the_least_loaded_and_starves_none(
+        n in 2usize..12,
+        steps in proptest::collection::vec((any::<bool>(), 0usize..64), 0..400),
+        newcomer in 0usize..12,
+    ) {
+        let (mut workers, mut turn) = (workers(n as u32), Turn::default());
+        if let Some(worker) = workers.get_mut(newcomer) {
+            worker.newcomer = true;
         }
-        let (least, most) = (counts.iter().min(), counts.iter().max());
+        let mut since = vec![0; n];
+        for (comes, which) in steps {
+            let before = workers.clone();
+            if !comes {
+                let worker = &mut workers[which % n];
+                worker.open = worker.open.saturating_sub(1);
+                continue;
+            }
+            let chosen = pick(Policy::Rr, &mut workers, &mut turn, None).unwrap_or(usize::MAX);
+            workers[chosen].pending = 0;
+            workers[chosen].open += 1;
+            prop_assert!(workers.iter().all(|worker| worker.owed == 0));
+            let load = before[chosen].load();
+            let least = before.iter().filter(|worker| !worker.newcomer).map(Candidate::load).min().unwrap_or(0);
+            let free = before.iter().any(|worker| worker.load() == 0);
+            prop_assert!(load <= least + least.isqrt() && (load == 0 || !free), "{:?} {}", before, chosen);
+            // A worker that has no more than the one chosen has its turn within a round.
+            for (at, missed) in since.iter_mut().enumerate() {
+                *missed = if at == chosen || before[at].load() > load { 0 } else { *missed + 1 };
+                prop_assert!(*missed < n, "{} of {:?}", at, before);
+            }
+        }
+    }
+
+    /// Without an end, all that come are spread evenly.
+    #[test]
+    fn rr_keeps_open_connections_even(n in 1u32..40, opens in 0u64..400, start in 0usize..40) {
+        let (mut workers, mut turn) = (workers(n), Turn { next: start, last: None });
+        for _ in 0..opens {
+            let chosen = pick(Policy::Rr, &mut workers, &mut turn, None).unwrap_or(usize::MAX);
+            (workers[chosen].pending, workers[chosen].open) = (0, workers[chosen].open + 1);
+        }
+        let (least, most) = (workers.iter().map(Candidate::load).min(), workers.iter().map(Candidate::load).max());
         prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::dispatcher::Held;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
-use super::policy::{Candidate, Policy};
+use super::policy::Candidate;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
@@ -19,7 +19,7 @@ use crate::sys::sock::PeerAddress;
 /// over 4 workers, busiest/mean: 2 ms 1.06–1.15 (that is a worker waiting for its CPU), 5 ms 1.01–1.02, 8 ms and more no
 /// better. A worker that is really stuck is rescued after the stall timeout in any case.
 const BEHIND: Duration = Duration::from_millis(5);
-/// Under `least-conn`, a worker younger than this counts as having at least the mean number of connections.
+/// A worker younger than this is not flooded for having fewer connections than the others.
 const SLOW_START: Duration = Duration::from_secs(10);
 /// A worker that has received nothing this long after its first hand-off is reported.
 const FIRST_RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +78,8 @@ pub struct Worker {
     since: Instant,
     cap: u32,
     stalled: bool,
+    /// Its number of open connections is an estimate.
+    estimated: bool,
     /// Rescue jobs not finished.
     rescues: usize,
     first_receive: FirstReceive,
@@ -109,6 +111,7 @@ impl Worker {
             since: now,
             cap,
             stalled: false,
+            estimated: false,
             rescues: 0,
             first_receive: FirstReceive::NothingSent,
             stuck: None,
@@ -156,6 +159,7 @@ impl Worker {
         if self.pending() == 0 {
             self.stuck = None;
         }
+        self.estimated = self.estimated || self.page.is_estimate();
         if matches!(self.first_receive, FirstReceive::SentAt(_)) && self.page.received_and_open().0 > 0 {
             self.first_receive = FirstReceive::Settled;
         }
@@ -170,29 +174,48 @@ impl Worker {
         waits || self.stalled || self.rescues > 0 || self.stuck.is_some() || self.first_receive_due().is_some()
     }
 
-    /// The policy's view. The caller fills in `owed` and `weight`; `open` is 0 except for the policy that reads it.
-    pub fn candidate(&self, policy: Policy, now: Instant) -> Candidate {
-        let pending = u32::try_from(self.pending()).unwrap_or(u32::MAX);
-        let open = || self.connection_count().saturating_sub(u64::from(pending));
+    /// The policy's view. The caller fills in `owed`, `weight` and `newcomer`.
+    pub fn candidate(&self, now: Instant) -> Candidate {
         Candidate {
             slot: self.id.slot,
-            pending,
+            pending: u32::try_from(self.pending()).unwrap_or(u32::MAX),
             cap: self.cap,
-            open: if policy == Policy::LeastConn { open() } else { 0 },
+            open: self.open(),
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
             owed: 0,
             weight: 1,
-            young: now.duration_since(self.since) < SLOW_START,
+            young: self.is_young(now),
+            newcomer: true,
         }
     }
 
-    /// Connections in flight or open. Between a worker's receive and its count a connection is neither pending nor open,
-    /// so everything sent and not yet counted as received is in flight.
+    /// Connections that are not pending any more and not over yet, as far as the worker is concerned.
+    pub fn open(&self) -> u64 {
+        let (received, unfinished) = self.page.received_and_unfinished();
+        (unfinished + self.in_flight(received)).saturating_sub(self.pending() as u64)
+    }
+
+    /// Whether [`Worker::open`] is an estimate: processes of the server close connections that others received.
+    pub fn is_estimate(&self) -> bool {
+        self.estimated
+    }
+
+    pub fn is_young(&self, now: Instant) -> bool {
+        now.duration_since(self.since) < SLOW_START
+    }
+
+    /// Connections in flight or open.
     pub fn connection_count(&self) -> u64 {
         let (received, open) = self.page.received_and_open();
+        open + self.in_flight(received)
+    }
+
+    /// Between a worker's receive and its count a connection is neither pending nor open, so everything sent and not yet
+    /// counted as received is in flight.
+    fn in_flight(&self, received: u64) -> u64 {
         // A server's process that died in between never counts what it received: hence the bound.
-        open + self.expected().saturating_sub(received).min(u64::from(self.cap))
+        self.expected().saturating_sub(received).min(u64::from(self.cap))
     }
 
     fn pending(&self) -> usize {

@@ -1,17 +1,21 @@
 //! The workers online and the policy's view of them, kept up to date so that a turn costs what happens in it and not how
-//! many workers there are: only workers with hand-offs in flight are re-examined.
+//! many workers there are: only workers with hand-offs in flight are re-examined. Connections end without the accept
+//! thread; how many are open is read where the choice depends on it.
 
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::dispatcher::Held;
 use super::orders::{ListenerId, Rules, SlotStats, WorkerId, place};
-use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick};
+use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick, takes_turns};
 use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
+
+/// Under `rr`, the loads of all workers are read this long after the last time, times their number, at the earliest.
+const READ_EACH: Duration = Duration::from_micros(1);
 
 /// The workers of a service, by slot and generation.
 #[derive(Default)]
@@ -29,6 +33,10 @@ pub(super) struct WorkerSet {
     /// By slot; those beyond its end have weight 1.
     weights: Vec<u16>,
     turn: Turn,
+    /// When the open connections of all workers were last read.
+    read_at: Option<Instant>,
+    /// Under `rr`: open connections count. Not once any worker's number is an estimate: it may only ever grow.
+    trusted: bool,
     /// Connections in all workers' lines.
     in_line: usize,
 }
@@ -61,10 +69,10 @@ impl Deref for WorkerSet {
 }
 
 impl WorkerSet {
-    pub fn insert(&mut self, worker: Worker, policy: Policy, now: Instant) {
+    pub fn insert(&mut self, worker: Worker, now: Instant) {
         let at = self.workers.partition_point(|other| other.id < worker.id);
         let weight = self.weight(worker.id.slot);
-        self.views.insert(at, Candidate { weight, ..worker.candidate(policy, now) });
+        self.views.insert(at, Candidate { weight, ..worker.candidate(now) });
         self.workers.insert(at, worker);
         self.turn.inserted(at);
         self.changed();
@@ -114,6 +122,8 @@ impl WorkerSet {
     fn changed(&mut self) {
         self.all_busy();
         self.touched.clear();
+        self.read_at = None;
+        self.trusted = true;
         let places = self.workers.iter().map(Worker::places).max().unwrap_or(0);
         let (workers, views) = (&self.workers, &self.views);
         let serving = |at| {
@@ -176,14 +186,37 @@ impl WorkerSet {
         if policy == Policy::LeastConn {
             self.all_busy();
         }
-        let Self { workers, views, busy, is_busy, .. } = self;
+        let Self { workers, views, busy, is_busy, trusted, .. } = self;
         busy.retain(|&at| {
             let (worker, view) = (&mut workers[at], &mut views[at]);
             worker.refresh();
-            *view = Candidate { owed: view.owed, weight: view.weight, ..worker.candidate(policy, now) };
+            *trusted &= !worker.is_estimate();
+            let Candidate { owed, weight, newcomer, .. } = *view;
+            *view = Candidate { owed, weight, newcomer, ..worker.candidate(now) };
             is_busy[at] = worker.is_busy();
             is_busy[at]
         });
+        if !self.trusted && policy != Policy::LeastConn {
+            self.views.iter_mut().for_each(|view| view.open = 0);
+        }
+    }
+
+    /// Reads the loads that a choice in turn depends on: that of the worker whose turn it is and, unless it has nothing in
+    /// hand, those of all others, these at most once per [`READ_EACH`] and worker.
+    fn read_loads(&mut self, now: Instant) {
+        let Some(due) = self.turn.due(&self.views).filter(|_| self.trusted) else { return };
+        self.views[due].open = self.workers[due].open();
+        if self.views[due].load() == 0 {
+            return;
+        }
+        let fresh = READ_EACH * u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        if self.read_at.is_some_and(|at| now.duration_since(at) < fresh) {
+            return;
+        }
+        self.read_at = Some(now);
+        for (view, worker) in self.views.iter_mut().zip(&self.workers) {
+            view.open = worker.open();
+        }
     }
 
     /// Whether a worker has room for a connection.
@@ -204,8 +237,9 @@ impl WorkerSet {
         socket: OwnedFd,
         peer: PeerAddress,
         may_wait: bool,
+        now: Instant,
     ) -> Placed {
-        match self.choose(policy, listener, peer, may_wait) {
+        match self.choose(policy, listener, peer, may_wait, now) {
             Choice::Gets(at) => {
                 self.push(at, listener, socket, peer);
                 Placed::Sent
@@ -224,8 +258,18 @@ impl WorkerSet {
         }
     }
 
-    fn choose(&mut self, policy: Policy, listener: ListenerId, peer: PeerAddress, may_wait: bool) -> Choice {
+    fn choose(
+        &mut self,
+        policy: Policy,
+        listener: ListenerId,
+        peer: PeerAddress,
+        may_wait: bool,
+        now: Instant,
+    ) -> Choice {
         let client = peer.ip();
+        if takes_turns(policy, client) {
+            self.read_loads(now);
+        }
         if self.serving(listener).0 == self.workers.len() {
             let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
             return match own {
@@ -294,8 +338,11 @@ impl WorkerSet {
                 }
                 let waited = now.duration_since(held.since);
                 let patient = own && waited < rules.hash_wait;
-                let choice =
-                    if patient { Choice::NoWorker } else { self.choose(rules.policy, held.listener, held.peer, false) };
+                let choice = if patient {
+                    Choice::NoWorker
+                } else {
+                    self.choose(rules.policy, held.listener, held.peer, false, now)
+                };
                 match choice {
                     Choice::Gets(other) => self.push(other, held.listener, held.socket, held.peer),
                     Choice::Waits(_) | Choice::NoWorker if !patient && waited >= rules.queue_timeout => {

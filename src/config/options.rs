@@ -69,7 +69,7 @@ pub struct Options {
     /// Repeatable. Also [::1]:80; 80=3000 for a server that binds port 3000 itself. Default: the addresses that the server binds.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
-    /// Balancing: rr, least-conn, ip-hash, none
+    /// Balancing: rr (least loaded, in turn), least-conn, ip-hash, none
     ///
     /// Who gets the next connection: in turn, the fewest open, by the client's address, or the kernel's choice.
     #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]

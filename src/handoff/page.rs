@@ -89,6 +89,11 @@ impl CountersPage {
         self.word(0, row::WAITING).store(count as u64, Ordering::Relaxed);
     }
 
+    /// Counts a connection that is closed or only waits for the client's end, once. Only for the relay worker.
+    pub fn add_finished(&self) {
+        add(&self.0.words()[header::FINISHED], 1);
+    }
+
     /// Clients that wait for an upstream now.
     pub fn waiting(&self) -> u64 {
         self.word(0, row::WAITING).load(Ordering::Relaxed).min(MAX_OPEN)
@@ -137,6 +142,18 @@ impl CountersPage {
             let (closed, lost, taken) = (word(row::CLOSED), word(row::TRUNCATED), word(row::RECEIVED));
             (received.wrapping_add(taken).wrapping_add(lost), open + open_of(taken, closed))
         })
+    }
+
+    /// As [`CountersPage::received_and_open`], without the open connections that only wait for the client's end.
+    pub fn received_and_unfinished(&self) -> (u64, u64) {
+        let finished = self.0.words()[header::FINISHED].load(Ordering::Acquire);
+        if finished == 0 {
+            return self.received_and_open();
+        }
+        // Only a relay worker counts these, and it has one row.
+        let word = |place| self.word(0, place).load(Ordering::Acquire);
+        let (lost, taken) = (word(row::TRUNCATED), word(row::RECEIVED));
+        (taken.wrapping_add(lost), open_of(taken, finished))
     }
 
     /// Connections open in processes that are still alive.

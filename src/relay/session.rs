@@ -27,6 +27,8 @@ pub enum Stage {
 pub enum Fate {
     /// Wait for the next event.
     Waits,
+    /// The upstream has ended: call [`Session::finish`], then as [`Fate::Again`] or [`Fate::Waits`].
+    Finished { again: bool },
     /// Advance again after other sessions were served.
     Again,
     /// One end was reset; reset the other once it has acknowledged the bytes sent before.
@@ -53,6 +55,8 @@ pub struct Session {
     back: Flow,
     /// The end that broke: the bytes it sent before go to the other, which is then reset.
     broken: Option<Side>,
+    /// The upstream has ended, and all its bytes are written: only the client's end is missing.
+    pub finished: bool,
 }
 
 /// Whether the upstream's socket has TCP keep-alive, which is set only once a session has lasted for a while.
@@ -84,6 +88,7 @@ impl Session {
             forth: Flow::default(),
             back: Flow::default(),
             broken: None,
+            finished: false,
         }
     }
 
@@ -201,14 +206,21 @@ impl Session {
         if forth == Step::Ended && back == Step::Ended {
             return Fate::Over;
         }
-        for (step, flow, to) in [(forth, &mut self.forth, upstream), (back, &mut self.back, &mut self.client)] {
-            if step == Step::Ended && !flow.closed {
-                flow.closed = true;
-                // ENOTCONN: it was reset, which the next read returns.
-                let _ = socket2::SockRef::from(&to.socket).shutdown(std::net::Shutdown::Write);
-            }
+        if forth == Step::Ended && !self.forth.closed {
+            self.forth.closed = true;
+            send_fin(upstream);
+        }
+        if back == Step::Ended && !self.back.closed {
+            self.back.closed = true;
+            return Fate::Finished { again };
         }
         if again { Fate::Again } else { Fate::Waits }
+    }
+
+    /// After [`Fate::Finished`]: passes on the upstream's FIN.
+    pub fn finish(&mut self) {
+        self.finished = true;
+        send_fin(&self.client);
     }
 
     /// Resets the other end once its kernel has acknowledged all bytes sent before: a reset discards the rest.
@@ -229,4 +241,9 @@ impl Session {
         self.forth.discard(pipes);
         self.back.discard(pipes);
     }
+}
+
+fn send_fin(end: &End) {
+    // ENOTCONN: it was reset, which the next read returns.
+    let _ = socket2::SockRef::from(&end.socket).shutdown(std::net::Shutdown::Write);
 }

@@ -145,6 +145,7 @@ impl Sessions {
         let mut session = Session::new(client, self.generation, self.tick(now));
         let Ok(first) = session.first_read(&mut self.buffer) else {
             self.page.add(row::CLOSED, 1);
+            self.page.add_finished();
             return;
         };
         let index = self.slab.insert(session);
@@ -187,6 +188,15 @@ impl Sessions {
     /// Does what [`Session::advance`] asked for and registers the session with epoll for what it waits for.
     pub(super) fn act_on(&mut self, poll: &Poll, index: usize, now: Instant, fate: Fate) {
         let Some(session) = self.slab.get_mut(index) else { return };
+        let fate = match fate {
+            Fate::Finished { again } => {
+                // Counted before the client sees it: a client that comes again then finds the worker free.
+                self.page.add_finished();
+                session.finish();
+                if again { Fate::Again } else { Fate::Waits }
+            }
+            other => other,
+        };
         match fate {
             Fate::Over => return self.close(index),
             Fate::Again => drop(self.again.insert(token(index, session.generation, Side::Client))),
@@ -194,7 +204,7 @@ impl Sessions {
                 self.resetting.insert(token(index, session.generation, Side::Client));
                 self.reset_check.get_or_insert(now + RESET_CHECK);
             }
-            Fate::Waits => {}
+            Fate::Waits | Fate::Finished { .. } => {}
         }
         if watch(poll, session, index).is_err() {
             // Out of memory or epoll's max_user_watches: this connection cannot be served.
@@ -215,8 +225,11 @@ impl Sessions {
         if session.target != usize::MAX {
             self.upstreams.closed(session.target);
         }
-        drop(session);
+        // Counted before the client sees it, as in `act_on`.
         self.page.add(row::CLOSED, 1);
+        if !session.finished {
+            self.page.add_finished();
+        }
     }
 
     /// A tenth of the shortest timeout: sessions are checked all at once.

@@ -12,16 +12,17 @@ use crate::worker::number_behind;
 const PART: &str = "GUARD_PART";
 const TIMES: &str = "GUARD_TIMES";
 
-/// So many choices among so many workers.
-fn choose(policy: Policy, workers: u32, times: u32) {
+/// So many choices among so many workers, the least loaded of which have that many connections.
+fn choose(policy: Policy, workers: u32, least: u64, times: u32) {
     let worker = |slot| Candidate {
         slot,
         pending: 0,
         cap: 64,
-        open: u64::from(slot % 3),
+        open: least + u64::from(slot % 3),
         behind: false,
         stalled: false,
         young: false,
+        newcomer: false,
         weight: 1,
         owed: 0,
     };
@@ -49,10 +50,15 @@ fn work() {
     let (Ok(part), Ok(times)) = (std::env::var(PART), std::env::var(TIMES)) else { return };
     let times = times.parse().unwrap();
     match part.as_str() {
-        "rr-2" => choose(Policy::Rr, 2, times),
-        "rr-256" => choose(Policy::Rr, 256, times),
-        "least-conn-8" => choose(Policy::LeastConn, 8, times),
-        "ip-hash-8" => choose(Policy::IpHash, 8, times),
+        "rr-2" => choose(Policy::Rr, 2, 0, times),
+        "rr-8" => choose(Policy::Rr, 8, 0, times),
+        "rr-256" => choose(Policy::Rr, 256, 0, times),
+        // As with keep-alive: none is free, and a third of the workers are the least loaded.
+        "rr-2-loaded" => choose(Policy::Rr, 2, 1, times),
+        "rr-8-loaded" => choose(Policy::Rr, 8, 1, times),
+        "rr-256-loaded" => choose(Policy::Rr, 256, 1, times),
+        "least-conn-8" => choose(Policy::LeastConn, 8, 0, times),
+        "ip-hash-8" => choose(Policy::IpHash, 8, 0, times),
         "lines" => take_lines(times),
         other => panic!("no part {other}"),
     }
