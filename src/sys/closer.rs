@@ -176,7 +176,7 @@ impl Foreign {
         Self { fd: ManuallyDrop::new(fd), kind: Kind::Received }
     }
 
-    /// Closes it now. The caller has another descriptor of the same file, so this does not block.
+    /// Closes it now, which blocks if it is the last descriptor of its file and the other process wants that.
     pub fn close_copy(self) {
         let mut this = ManuallyDrop::new(self);
         mark(&this.fd, false);

@@ -16,6 +16,7 @@ use super::{Handler, errno};
 use crate::accept::orders::ListenerId;
 use crate::direct::attach::AttachReply;
 use crate::listener::Origin;
+use crate::slot::lifecycle::Phase;
 use crate::sys::{process, sock};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
@@ -64,17 +65,18 @@ impl Handler<'_> {
             return AttachReply::Pass;
         }
         self.look_now();
-        let listener = match self.listeners.has_flags() {
-            true => self.listeners.serving(address.port()),
-            false => match self.listeners.bound_to(address) {
-                None if self.takes_too_much(at, socket, FOR_NEW) => return AttachReply::Errno(libc::EMFILE),
-                None => return self.let_bind(address, pid),
-                known => known,
-            },
-        };
-        let Some(listener) = listener else {
-            self.passes(at, address.port(), "");
-            return AttachReply::Pass;
+        let Some(listener) = self.listener_for(address) else {
+            if self.listeners.has_flags() {
+                self.passes(at, address.port(), "");
+                return AttachReply::Pass;
+            }
+            if self.is_own(at, Instant::now()) {
+                return self.let_have(at, address);
+            }
+            if self.takes_too_much(at, socket, FOR_NEW) {
+                return AttachReply::Errno(libc::EMFILE);
+            }
+            return self.let_bind(address, pid);
         };
         if self.is_taken(at, listener, socket, address) {
             return AttachReply::Errno(libc::EADDRINUSE);
@@ -84,6 +86,14 @@ impl Handler<'_> {
         }
         self.note_address(at, listener, address);
         self.share(at, listener, pid)
+    }
+
+    /// The listener that an address stands for.
+    pub(super) fn listener_for(&self, address: SocketAddr) -> Option<ListenerId> {
+        match self.listeners.has_flags() {
+            true => self.listeners.serving(address.port()),
+            false => self.listeners.bound_to(address),
+        }
     }
 
     /// Whether a service that has many listeners is to have no more of them: each costs descriptors, and those are for all
@@ -141,6 +151,16 @@ impl Handler<'_> {
         known.insert(address);
     }
 
+    /// The kernel serves it, when a listener of ours that was there has gone.
+    fn let_have(&mut self, at: usize, address: SocketAddr) -> AttachReply {
+        self.make_way(address);
+        if self.listeners.is_closing(address.port()) || self.listeners.closed_lately(address.port()) {
+            return AttachReply::Later;
+        }
+        self.leave_to_kernel(at, address.port());
+        AttachReply::Pass
+    }
+
     fn let_bind(&mut self, address: SocketAddr, pid: u32) -> AttachReply {
         self.make_way(address);
         let free = !self.listeners.is_closing(address.port());
@@ -166,6 +186,9 @@ impl Handler<'_> {
                 return AttachReply::Later;
             }
             Err(errno) => {
+                if errno == libc::EADDRINUSE {
+                    self.explain_own(at, address.port());
+                }
                 self.explain_refusal(at, address, &io::Error::from_raw_os_error(errno));
                 return AttachReply::Errno(errno);
             }
@@ -176,17 +199,19 @@ impl Handler<'_> {
         }
     }
 
-    /// A worker listens where no `--listen` leads.
+    /// A worker listens where no `--listen` leads. Before it is online, that may be a mistake.
     pub(super) fn passes(&mut self, at: usize, port: u16, how: &str) {
+        self.leave_to_kernel(at, port);
+        if !matches!(self.slots[at].lifecycle.phase, Phase::Launching { .. }) {
+            return;
+        }
         let instead = self.listeners.serve_instead(&self.config.backend, port);
         let text = format!("listens on :{port}, which no -l serves; {how}{instead}");
-        warn!(service = %self.config.name, slot = at, "worker {at} {text}");
-        let slot = &mut self.slots[at];
-        if let Some(server) = slot.server_mut() {
-            server.trouble = Some(format!("it {text}"));
+        if !std::mem::replace(&mut self.state.hinted, true) {
+            warn!(service = %self.config.name, slot = at, "worker {at} {text}");
         }
-        if let Some(direct) = slot.attachment_mut() {
-            direct.passed.insert(port);
+        if let Some(server) = self.slots[at].server_mut() {
+            server.trouble = Some(format!("it {text}"));
         }
     }
 }

@@ -6,14 +6,16 @@ mod node;
 mod node_queries;
 mod node_sockets;
 mod options;
+mod own;
 mod refusals;
 mod silent;
 mod stand_ins;
 mod unused;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Instant;
+
+use socket2::{Protocol, SockRef};
 
 use self::binding::Binders;
 use self::node_sockets::NodeSockets;
@@ -28,7 +30,8 @@ use crate::direct::attach::{AttachReply, AttachRequest, RequestKind, Secret};
 use crate::limited::Limited;
 use crate::slot::Slot;
 use crate::sys::closer::Foreign;
-use crate::sys::{process, sock};
+use crate::sys::interrupt::impatiently;
+use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
 
@@ -42,6 +45,10 @@ pub struct State {
     watch: Vec<(u32, Secret)>,
     /// Warnings of a worker with too many listeners.
     crowded: Limited,
+    /// No slot is on its way through its first start.
+    all_started: bool,
+    /// The log has said that a worker listens on a port that is not served.
+    hinted: bool,
     pub refusals: Refusals,
     pub node: NodeSockets,
 }
@@ -87,7 +94,14 @@ impl Service {
 
 impl Handler<'_> {
     /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
-    pub fn request(&mut self, request: AttachRequest) -> Option<AttachReply> {
+    pub fn request(&mut self, mut request: AttachRequest) -> Option<AttachReply> {
+        let copies = std::mem::take(&mut request.sent);
+        let reply = self.reply(request);
+        copies.into_iter().for_each(close_now);
+        reply
+    }
+
+    fn reply(&mut self, request: AttachRequest) -> Option<AttachReply> {
         let known = |direct: &Attachment| direct.secret == request.secret;
         let old = |slot: &Slot| slot.retiring.iter().any(|old| old.worker.attachment().is_some_and(known));
         if self.slots.iter().any(old) {
@@ -96,15 +110,7 @@ impl Handler<'_> {
         let at = self.slots.iter().position(|slot| slot.attachment().is_some_and(known))?;
         Some(match request.kind {
             RequestKind::Bind(socket, address) => self.bind(at, &socket, address, request.pid),
-            RequestKind::Bound(socket, address) => {
-                let answer = self.bound(at, socket, address, request.pid);
-                // The listener has the same file; a copy that is closed later would keep the port.
-                let bound = self.listeners.bound_to(address).and_then(|id| self.listeners.find(id));
-                let inode = bound.and_then(|listener| sock::inode(listener.socket.as_fd()));
-                let same = |copy: &Foreign| inode.is_some() && sock::inode(copy.as_fd()) == inode;
-                request.sent.into_iter().filter(same).for_each(Foreign::close_copy);
-                answer
-            }
+            RequestKind::Bound(socket, address) => self.bound(at, socket, address, request.pid),
             RequestKind::Listen(listener) => self.server_listens(at, listener),
             RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid),
             RequestKind::Adopt(listener) => self.adopt(at, listener, request.pid),
@@ -128,6 +134,8 @@ impl Handler<'_> {
             }
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(*listener), option),
             RequestKind::Recognize(_) => AttachReply::Pass,
+            // For the clients that it still has.
+            RequestKind::Bind(_, address) if self.listener_for(*address).is_none() => AttachReply::Pass,
             RequestKind::Bind(..) | RequestKind::Bound(..) | RequestKind::Adopt(_) | RequestKind::GiveBack(_) => {
                 AttachReply::Errno(libc::EADDRINUSE)
             }
@@ -136,7 +144,18 @@ impl Handler<'_> {
 
     /// What is due by the clock; when it is due next.
     pub fn step(&mut self, now: Instant) -> Option<Instant> {
+        self.state.note_started(self.slots, self.config.limits.listen_timeout, now);
         [self.step_unused(now), self.step_queries(now), self.step_holders(now)].into_iter().flatten().min()
+    }
+}
+
+/// Closes a copy of what a server sent before the server has its reply: the copy would keep the port that the server may
+/// close in a moment. Not of connections, which may linger, nor of Unix sockets, which may hold files.
+fn close_now(copy: Foreign) {
+    let socket = SockRef::from(&copy);
+    let is_tcp = matches!(socket.protocol(), Ok(Some(Protocol::TCP | Protocol::MPTCP)));
+    if is_tcp && socket.peer_addr().is_err() {
+        impatiently(|| copy.close_copy());
     }
 }
 

@@ -14,6 +14,7 @@ mod listening_socket;
 mod master_killed;
 mod model;
 mod modes;
+mod own_ports;
 mod probe;
 mod shared;
 mod table;
