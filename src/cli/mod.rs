@@ -3,6 +3,7 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod drain;
 pub mod import;
 pub mod logs;
 pub mod manual;
@@ -81,6 +82,12 @@ pub enum Verb {
     ///
     /// NAME/SLOT stops and starts the worker of one slot; the others go on.
     Restart(Places),
+    /// Keep new connections from a slot: drain web/2
+    ///
+    /// Connections that are open go on. The slot stays drained, also when its worker is replaced, until undrain.
+    Drain(Drain),
+    /// Give a slot new connections again
+    Undrain(Places),
     /// Stop all workers; the daemon stays
     ///
     /// Clients are refused meanwhile.
@@ -214,6 +221,22 @@ pub struct Places {
     /// Services or slots, or all [default: all of the only daemon]
     #[arg(value_name = "NAME[/SLOT]")]
     pub names: Vec<String>,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Slots
+    #[arg(value_name = "NAME/SLOT", required = true)]
+    pub names: Vec<String>,
+    /// Wait until no connection is open there
+    #[arg(long)]
+    pub wait: bool,
+    /// Drain the last slot that takes connections, too
+    #[arg(long)]
+    pub force: bool,
     /// Control socket of the daemon
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,

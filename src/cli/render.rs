@@ -273,6 +273,8 @@ fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
     match slot.state.as_str() {
         "gone" if slot.finished => "finished",
         "gone" if service.stopped => "stopped",
+        "online" if slot.drain && slot.open + slot.pending > 0 => "draining",
+        "online" if slot.drain => "drained",
         state => state,
     }
 }

@@ -259,7 +259,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
     pub control: Option<PathBuf>,
     /// The server to run
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, hide_short_help = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

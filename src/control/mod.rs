@@ -41,6 +41,20 @@ pub enum Request {
     Start {
         service: Option<String>,
     },
+    /// New connections go to the other slots.
+    Drain {
+        service: Option<String>,
+        slot: u32,
+        /// Whether the last one that takes connections may be drained, too.
+        #[serde(default)]
+        force: bool,
+    },
+    /// New connections go to a slot again, or to all.
+    Undrain {
+        service: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+    },
     /// Sets the number of slots.
     Scale {
         /// Required where there are several.

@@ -148,6 +148,9 @@ impl ServiceState {
             };
             return Some(format!("{}: {whose}", self.name));
         }
+        if self.slots.iter().all(|slot| slot.drain || slot.state != "online") && self.online() > 0 {
+            return Some(format!("{}: all workers that are online are drained", self.name));
+        }
         let first = self.upstreams.first()?;
         if self.upstreams.iter().any(|upstream| upstream.is_up() && upstream.weight > 0) {
             return None;
@@ -250,6 +253,9 @@ pub struct SlotState {
     /// Whether it is empty because its worker has done its work (`--on-exit ok`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,
+    /// Whether `roundsman drain` keeps new connections from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// Why the slot is not online.
     pub reason: Option<String>,
     /// How its last process ended.

@@ -9,6 +9,7 @@ use crate::control::server::Finality;
 use crate::control::{Hello, PROTOCOL, Reply, Request};
 use crate::output::follow::{LogKind, Query};
 use crate::service::Service;
+use crate::service::draining::Force;
 use crate::service::operations::{Operation, Ticket, no_slot};
 use crate::worker::Context;
 
@@ -62,6 +63,14 @@ impl Daemon {
             Request::Restart { service, slot: Some(slot) } => {
                 self.on_slot(service.as_deref(), Operation::RestartSlot(slot), now)
             }
+            Request::Drain { service, slot, force } => {
+                let force = if force { Force::Yes } else { Force::No };
+                self.on_slot(service.as_deref(), Operation::Drain(slot, force), now)
+            }
+            Request::Undrain { service, slot: None } => {
+                self.each(service.as_deref(), |service, context| service.begin(Operation::Undrain(None), context, now))
+            }
+            Request::Undrain { service, slot } => self.on_slot(service.as_deref(), Operation::Undrain(slot), now),
             Request::Stop { service } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Stop, context, now))
             }
@@ -85,9 +94,9 @@ impl Daemon {
                 let steps = begun.notes.into_iter().chain(begun.refused.iter().cloned());
                 steps.for_each(|note| self.note(client, note));
                 let failed = !begun.refused.is_empty();
-                // What this has ended is for those that waited before.
-                self.pass_on_progress();
                 self.waiting.push(Waiting { client, operations: begun.operations, failed });
+                // Some are done at once.
+                self.pass_on_progress();
             }
         }
     }

@@ -131,6 +131,7 @@ fn slot_state(at: usize, slot: &Slot, policy: Policy, cpu: &mut CpuMeter) -> Slo
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
         cpu: pid.into_iter().chain(server_pid).map(|pid| cpu.percent(pid)).sum(),
         finished: slot.lifecycle.phase == Phase::Finished,
+        drain: slot.drain,
         reason: slot.trouble().map(str::to_owned).or_else(|| slot.history.reason.clone()),
         last_exit: slot.history.last_exit.as_ref().map(|exit| exit.text.clone()),
     }

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod awaited;
+pub mod draining;
 pub mod ending;
 mod futile;
 mod listeners;

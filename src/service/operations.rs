@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::Context;
 use super::awaited::{Awaited, Verb};
+use super::draining::Force;
 use super::pausing::Paused;
 use super::reload::Reloading;
 use super::shared::SharedServer;
@@ -31,6 +32,10 @@ pub enum Operation {
     Stop,
     Start,
     Scale(u32),
+    /// No new connections for a slot.
+    Drain(u32, Force),
+    /// Takes the mark from a slot, or from all.
+    Undrain(Option<u32>),
     /// Of a service that has just come into the configuration.
     FirstStart,
 }
@@ -104,8 +109,11 @@ impl Operations {
     /// # Errors
     /// Why it cannot be now.
     pub fn begin(&mut self, operation: Operation, workers: &mut Workers) -> Result<Ticket, String> {
-        if operation != Operation::FirstStart {
-            self.is_free(workers.stopping)?;
+        match operation {
+            Operation::FirstStart => {}
+            // They replace no worker, and may come while others do.
+            Operation::Drain(..) | Operation::Undrain(_) if !workers.stopping => {}
+            _ => self.is_free(workers.stopping)?,
         }
         let one = match operation {
             Operation::ReloadSlot(slot) | Operation::RestartSlot(slot) => Some(workers.place(slot)?),
@@ -136,6 +144,8 @@ impl Operations {
             (Operation::Stop, _) => self.pause(ticket, workers),
             (Operation::Start, _) => self.start(ticket, Verb::Started, workers),
             (Operation::Scale(to), _) => self.scale(ticket, to, workers)?,
+            (Operation::Drain(slot, force), _) => self.drain(ticket, (slot, force), workers)?,
+            (Operation::Undrain(slot), _) => self.undrain(ticket, slot, workers)?,
         }
         Ok(ticket)
     }
@@ -209,6 +219,10 @@ impl Operations {
         while workers.slots.len() > wanted {
             let Some(slot) = workers.slots.last_mut().filter(|slot| slot.is_empty()) else { break };
             slot.lifecycle.apply(Event::Emptied, now, &backoff);
+            if std::mem::take(&mut slot.drain) {
+                // A slot that comes in its place is another one.
+                workers.pass_weight(workers.slots.len() - 1);
+            }
             workers.slots.pop();
             due = Some(now);
         }
@@ -233,7 +247,7 @@ impl Workers<'_> {
     }
 
     /// The index of a slot that stays.
-    fn place(&self, slot: u32) -> Result<usize, String> {
+    pub(super) fn place(&self, slot: u32) -> Result<usize, String> {
         let count = self.slots.len().min(self.config.instances as usize);
         let at = slot as usize;
         if at < count { Ok(at) } else { Err(no_slot(&self.config.name, slot, count)) }

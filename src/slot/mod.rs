@@ -33,6 +33,8 @@ pub struct Slot {
     pub finishing: Vec<Relay>,
     /// The next worker starts only when those on their way out are gone.
     pub stop_first: bool,
+    /// It gets no new connections until somebody takes the mark away, whichever worker it has.
+    pub drain: bool,
     pub history: History,
     pub stats: Arc<SlotStats>,
     pub totals: Totals,
@@ -77,6 +79,7 @@ impl Slot {
             retiring: Vec::new(),
             finishing: Vec::new(),
             stop_first: false,
+            drain: false,
             history: History::default(),
             stats: Arc::default(),
             totals: Totals::default(),
@@ -128,6 +131,11 @@ impl Slot {
     pub fn open(&self) -> u64 {
         self.workers().map(Worker::open).sum::<u64>()
             + self.finishing.iter().map(|relay| relay.page.open()).sum::<u64>()
+    }
+
+    /// Its share of new connections beside the other slots.
+    pub fn weight(&self) -> u16 {
+        if self.drain { 0 } else { 1 }
     }
 
     /// The process that receives connections, or does the work of a service without a port.

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use self::world::{Deed, Leaving, Process, Random, World};
 use super::Service;
+use super::draining::Force;
 use super::operations::{News, Operation, Progress, Ticket};
 use super::pausing::Paused;
 use crate::accept::Orders;
@@ -221,7 +222,12 @@ impl Simulation {
         let calm = self.world.processes.values().all(|process| !process.leaves);
         let (context, now, random) = (&self.context, self.now, &mut self.world.random);
         let slots = self.service.slots.len() as u64;
-        let (gentle, asked) = match random.below(9) {
+        let (gentle, asked) = match random.below(11) {
+            9 => (
+                self.gentle,
+                self.service.begin(Operation::Drain(random.below(slots) as u32, Force::Yes), context, now),
+            ),
+            10 => (self.gentle, self.service.begin(Operation::Undrain(None), context, now)),
             7 => (calm, self.service.begin(Operation::ReloadSlot(random.below(slots) as u32), context, now)),
             8 => (false, self.service.begin(Operation::RestartSlot(random.below(slots) as u32), context, now)),
             0..=2 => (calm, self.service.begin(Operation::Reload, context, now)),

@@ -1,6 +1,7 @@
 //! How workers and the daemon begin, are replaced, fail and end.
 
 mod crash;
+mod drained;
 mod in_circles;
 mod jobs;
 mod long;
