@@ -80,7 +80,8 @@ const _: () = assert!(core::mem::size_of::<SocketOption>() == ADDRESS_BYTES);
 /// The number is an errno; 0 is success.
 pub const STATUS: u16 = 0;
 /// With the queue's receiving end, which replaces the socket, the counters page, and the queue's sending end. The server
-/// keeps the latter open, so that its queue never ends and it does not spin once the master is gone.
+/// keeps the latter open, so that its queue never ends and it does not spin once the master is gone. A fourth descriptor is
+/// the doorbell's page.
 pub const SHARED: u16 = 1;
 /// Not served by the master: to be bound with the kernel.
 pub const PASS: u16 = 2;
@@ -96,7 +97,7 @@ pub const YOURSELF: u16 = 6;
 pub const LATER: u16 = 7;
 
 /// The most descriptors in a reply.
-pub const MAX_FDS: usize = 3;
+pub const MAX_FDS: usize = 4;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

@@ -42,9 +42,18 @@ pub mod header {
     /// Direct: not 0 once the process that bound a stand-in has closed it; from then on those that inherited it report their
     /// closes, too. Written by the master.
     pub const CLOSES: usize = 2;
+    /// Not 0 while clients wait in the master for room in this worker: whoever counts a close rings the bell. Written by the
+    /// master.
+    pub const ROOM_WANTED: usize = 3;
     /// Relay: connections since the start whose upstream has ended, or that are closed: at most the client's end is missing.
     /// Written by the worker.
     pub const FINISHED: usize = 4;
+}
+
+/// The doorbell's page, which all workers of a master share.
+pub mod bell {
+    /// Counts the rings; its lower half is a futex.
+    pub const RINGS: usize = 0;
 }
 
 /// Places of the words in a process's row.

@@ -1,13 +1,14 @@
 //! Takes connections out of the backlog, and holds those that no worker can take yet.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Context;
-use super::dispatcher::{Held, RETRY, ServiceDispatcher};
+use super::dispatcher::{RETRY, ServiceDispatcher};
+use super::line::Held;
 use super::orders::{Addresses, ListenerId, Report, place};
-use crate::sys::closer::Foreign;
+use super::worker_set::Choice;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Connections accepted per turn before other events are handled; the loop comes back by itself.
@@ -18,24 +19,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 const BREAK: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
 impl ServiceDispatcher {
-    /// Places held connections, oldest first. Connections held for an unserved listener do not block the others.
-    pub(super) fn place_held(&mut self, now: Instant) {
-        self.blocked = false;
-        if self.workers.is_empty() {
-            return;
-        }
-        for _ in 0..self.held.len() {
-            let Some(held) = self.held.pop_front() else { break };
-            if self.blocked || !self.workers.is_served(held.listener) {
-                self.held.push_back(held);
-            } else if let Some(socket) = self.place(held.listener, held.socket, held.peer, now) {
-                self.held.push_back(Held { socket, ..held });
-                self.paused = Some(now + RETRY);
-                self.blocked = true;
-            }
-        }
-    }
-
     /// Accepts from every ready listener while a worker has room.
     pub(super) fn accept_burst(&mut self, now: Instant, cx: &Context) {
         let mut budget = BUDGET;
@@ -56,14 +39,21 @@ impl ServiceDispatcher {
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
-        // Held connections go before new ones. With no worker, or while the intake ends, new ones are held, too.
-        let free = served && !self.blocked && self.workers.any_free();
-        let hold = !served || self.ends();
-        if free || (hold && self.waiting() < self.rules.max_held) {
-            return true;
+        // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
+        // are held, too.
+        let free = served && self.blocked.is_none() && self.workers.any_free();
+        let hold = !served || self.ends() || self.rules.worker_conns.is_some();
+        let room = free || (hold && self.waiting() < self.rules.max_held) || (served && self.queue_is_full());
+        self.listeners[at].full = !room;
+        if !room {
+            self.paused = Some(now + RETRY);
         }
-        self.paused = Some(now + RETRY);
-        false
+        room
+    }
+
+    /// Whether more clients than `--max-queue` would wait for room in a worker.
+    fn queue_is_full(&self) -> bool {
+        self.rules.max_queue.is_some_and(|max| self.waiting() >= max)
     }
 
     fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, cx: &Context) {
@@ -81,14 +71,23 @@ impl ServiceDispatcher {
                     cx.report(trouble(None));
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
-                let Some(socket) = self.place(id, socket, peer, now) else { return };
-                let held = Held { listener: id, socket, peer, since: now };
-                if closing && !served {
-                    // No worker will ever serve this listener.
+                // Nobody overtakes those that wait.
+                let choice = if self.blocked.is_some() { Choice::NoWorker } else { self.choose(id, peer, now) };
+                let worker = match choice {
+                    Choice::Gets(at) => return self.workers.push(at, id, socket, peer),
+                    Choice::Waits(at) => Some(at),
+                    Choice::NoWorker => None,
+                };
+                let held = Held { listener: id, socket, peer, since: now, watched: false };
+                // With a listener that closes and has no worker, no worker will ever serve it.
+                if (closing && !served) || (served && self.queue_is_full()) {
                     return self.give_up(vec![held], cx);
                 }
-                self.blocked |= served;
-                self.held.push_back(held);
+                if served && worker.is_none() {
+                    self.blocked.get_or_insert(id);
+                }
+                let ticket = self.line.ticket();
+                self.hold(ticket, held, worker, cx);
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
@@ -127,50 +126,4 @@ impl ServiceDispatcher {
             listener.trouble = Some((libc::EINTR, now + pause));
         }
     }
-
-    /// Resets clients held for longer than the queue timeout.
-    pub(super) fn shed_overdue(&mut self, now: Instant, cx: &Context) {
-        let overdue = |held: &Held| now.duration_since(held.since) >= self.rules.queue_timeout;
-        let count = self.held.iter().take_while(|held| overdue(held)).count();
-        self.shed(count, cx);
-    }
-
-    /// Resets the first `count` held connections.
-    pub(super) fn shed(&mut self, count: usize, cx: &Context) {
-        let first = self.held.drain(..count).collect();
-        self.give_up(first, cx);
-    }
-
-    /// Resets connections that were taken out of the held ones, and counts them.
-    pub(super) fn give_up(&mut self, connections: Vec<Held>, cx: &Context) {
-        let count = connections.len();
-        if count > 0 {
-            connections.into_iter().for_each(|held| reset(held.socket));
-            self.stats.shed.fetch_add(count as u64, Relaxed);
-            self.stats.held.store(self.waiting() as u64, Relaxed);
-            cx.report(Report::Shed { service: self.id, count });
-        }
-    }
-
-    /// Rescued connections have waited longest: they go first, in their order.
-    pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant) {
-        if self.listener(listener).is_none() {
-            sockets.into_iter().for_each(reset);
-            return;
-        }
-        for socket in sockets.into_iter().rev() {
-            let peer = match self.rules.addresses {
-                Addresses::Wanted => PeerAddress::of(socket.as_fd()),
-                Addresses::Ignored => PeerAddress::default(),
-            };
-            self.held.push_front(Held { listener, socket, peer, since: now });
-        }
-    }
-}
-
-/// Resets a connection that no worker gets. A client of a Unix listener may have passed descriptors, and a server may have
-/// left a socket of its own in its queue, so the close can block: a closer thread does it.
-pub(super) fn reset(socket: OwnedFd) {
-    sock::reset_on_close(socket.as_fd());
-    drop(Foreign::socket(socket));
 }

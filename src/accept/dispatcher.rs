@@ -1,27 +1,27 @@
 //! One service on the accept thread: its listeners, its workers, and the connections between the two.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Context;
-use super::accepting::reset;
+use super::line::{Held, Line};
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
 };
-use super::policy::Policy;
 use super::worker::{Returned, Worker};
-use super::worker_set::{Placed, WorkerSet};
+use super::worker_set::WorkerSet;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::handoff::rescue::Mark;
 use crate::sys::interrupt::impatiently;
-use crate::sys::sock::PeerAddress;
 
 /// Retry delay while every worker is at its cap.
 pub(super) const RETRY: Duration = Duration::from_millis(1);
+/// While clients wait for the bell, workers are looked at this often in any case: a process may have ended between what it
+/// did and the ring.
+const BELL_LOST: Duration = Duration::from_secs(1);
 
 /// A place for a listener. Places are used again, ids are not.
 #[derive(Default)]
@@ -37,6 +37,8 @@ pub(super) struct Listener {
     pub(super) ready: bool,
     /// accept(2) failed with this errno; it is called again at that time.
     pub(super) trouble: Option<(i32, Instant)>,
+    /// In the last turn there was no room for its connections.
+    pub(super) full: bool,
 }
 
 impl Listener {
@@ -47,15 +49,6 @@ impl Listener {
             (self.watched, self.ready) = (false, false);
         }
     }
-}
-
-/// A connection that was accepted (or taken back) and has no worker yet.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) listener: ListenerId,
-    pub(super) socket: OwnedFd,
-    pub(super) peer: PeerAddress,
-    pub(super) since: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,13 +70,15 @@ pub struct ServiceDispatcher {
     pub(super) listeners: Vec<Listener>,
     /// Workers online.
     pub(super) workers: WorkerSet,
-    pub(super) held: VecDeque<Held>,
-    /// A held connection has workers that serve its listener, but all of them are full.
-    pub(super) blocked: bool,
+    pub(super) line: Line,
+    /// The first in the line, if its listener has workers: all of them are full. Nobody may overtake it.
+    pub(super) blocked: Option<ListenerId>,
     /// Jobs that the rescue thread has not finished.
     pub(super) rescues: usize,
     /// Every worker is full: the next attempt is at this time.
     pub(super) paused: Option<Instant>,
+    /// Every worker is full, and rings the bell when it has closed a connection.
+    pub(super) until_bell: bool,
     pub(super) phase: Phase,
     /// accept(2) blocked on a listener: the length and the end of the break taken from all of them.
     pub(super) waited: Option<(Duration, Instant)>,
@@ -97,10 +92,11 @@ impl ServiceDispatcher {
             stats,
             listeners: Vec::new(),
             workers: WorkerSet::default(),
-            held: VecDeque::new(),
-            blocked: false,
+            line: Line::default(),
+            blocked: None,
             rescues: 0,
             paused: None,
+            until_bell: false,
             phase: Phase::Serving,
             waited: None,
         }
@@ -127,9 +123,9 @@ impl ServiceDispatcher {
 
     /// Resets all clients that wait for a worker.
     pub fn refuse(&mut self, cx: &Context) {
-        self.held.extend(self.workers.take_lines());
-        let count = self.held.len();
-        self.shed(count, cx);
+        let mut all: Vec<Held> = self.workers.take_lines().into_values().collect();
+        all.extend(self.line.take());
+        self.give_up(all, cx);
     }
 
     /// Closes a listener for good and resets the clients held for it; the kernel resets those in its backlog.
@@ -139,11 +135,11 @@ impl ServiceDispatcher {
             listener.id = None;
         }
         self.workers.forget(id);
-        self.held.extend(self.workers.take_lines());
-        let (gone, stay): (VecDeque<Held>, _) = self.held.drain(..).partition(|held| held.listener == id);
-        self.held = stay;
-        gone.into_iter().for_each(|held| reset(held.socket));
-        self.stats.held.store(self.held.len() as u64, Relaxed);
+        for (ticket, held) in self.workers.take_lines() {
+            self.line.insert(ticket, held);
+        }
+        self.line.take_listener(id).into_values().for_each(|held| self.reset(held, cx));
+        self.stats.held.store(self.line.len() as u64, Relaxed);
         cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 
@@ -208,7 +204,8 @@ impl ServiceDispatcher {
         stats: Arc<SlotStats>,
         now: Instant,
     ) {
-        self.workers.insert(Worker::new(id, queues, page, stats, self.rules.cap, now), now);
+        let limits = (self.rules.cap, self.rules.worker_conns);
+        self.workers.insert(Worker::new(id, queues, page, stats, limits, now), now);
         self.paused = None;
         self.watch_if_ours(cx);
     }
@@ -221,11 +218,13 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Removes a worker. The clients waiting for it alone go first to others.
+    /// Removes a worker. The clients waiting for it alone go to others, each in its turn.
     fn remove(&mut self, cx: &Context, id: WorkerId) -> Option<Worker> {
         let mut worker = self.workers.remove(id)?;
         self.watch_if_ours(cx);
-        worker.line.drain(..).rev().for_each(|held| self.held.push_front(held));
+        for (ticket, held) in std::mem::take(&mut worker.line) {
+            self.line.insert(ticket, held);
+        }
         Some(worker)
     }
 
@@ -248,7 +247,7 @@ impl ServiceDispatcher {
             for (listener, queue) in worker.into_queues() {
                 let sockets = queue.take_back();
                 count += sockets.len();
-                self.hold_rescued(listener, sockets, now);
+                self.hold_rescued(listener, sockets, now, cx);
             }
             self.count_rescued(id, &stats, count, cx);
         }
@@ -256,7 +255,7 @@ impl ServiceDispatcher {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, cx: &Context, now: Instant) {
-        let idle = self.held.is_empty() && self.workers.in_line() == 0 && !self.has_ready();
+        let idle = self.waiting() == 0 && !self.has_ready();
         let waiting = self.workers.busy().any(|worker| {
             worker.waits_since().is_some()
                 || worker.first_receive_due().is_some_and(|at| at <= now)
@@ -267,11 +266,10 @@ impl ServiceDispatcher {
         }
         self.workers.refresh(self.rules.policy, now);
         self.paused = None;
-        let overdue = self.workers.serve_lines(&self.rules, now);
-        self.give_up(overdue, cx);
-        self.place_held(now);
+        self.serve_line(cx, now);
         self.accept_burst(now, cx);
-        self.flush(now);
+        self.want_room(cx, now);
+        self.flush(now, cx);
         self.shed_overdue(now, cx);
         self.rescue_stalled(now, cx);
         self.stats.held.store(self.waiting() as u64, Relaxed);
@@ -285,40 +283,17 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Puts a connection into a worker's batch or, under `ip-hash`, into the line of the worker that its client belongs
-    /// to. Returns it when no worker may get it.
-    pub(super) fn place(
-        &mut self,
-        listener: ListenerId,
-        socket: OwnedFd,
-        peer: PeerAddress,
-        now: Instant,
-    ) -> Option<OwnedFd> {
-        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
-        match self.workers.place(self.rules.policy, listener, socket, peer, may_wait, now) {
-            Placed::Sent => None,
-            Placed::NoRoom(socket) => Some(socket),
-            Placed::Waits(at, socket) => {
-                self.workers.line_up(at, Held { listener, socket, peer, since: now });
-                None
-            }
-        }
-    }
-
-    /// Connections that wait in the master.
-    pub(super) fn waiting(&self) -> usize {
-        self.held.len() + self.workers.in_line()
-    }
-
-    fn flush(&mut self, now: Instant) {
+    fn flush(&mut self, now: Instant, cx: &Context) {
         let mut returned: Returned = Vec::new();
         let refused = self.workers.flush(now, &mut returned);
-        self.blocked |= !returned.is_empty();
         for (listener, socket, peer) in returned.into_iter().rev() {
-            self.held.push_front(Held { listener, socket, peer, since: now });
+            self.blocked = Some(listener);
+            let ticket = self.line.ticket_at_head();
+            self.hold(ticket, Held { listener, socket, peer, since: now, watched: false }, None, cx);
         }
         if refused {
             self.paused = Some(now + RETRY);
+            self.until_bell = false;
         }
     }
 
@@ -347,14 +322,18 @@ impl ServiceDispatcher {
         for listener in self.listeners.iter().filter(|listener| listener.ready) {
             match listener.trouble {
                 // Every worker may be full at that time.
+                _ if listener.full && self.until_bell => {}
                 Some((_, retry)) => at(self.paused.map_or(retry, |paused| retry.max(paused))),
                 None => at(self.paused.unwrap_or(now)),
             }
         }
-        if let Some(oldest) = self.held.front() {
-            at(oldest.since + self.rules.queue_timeout);
+        if self.until_bell {
+            at(now + BELL_LOST);
+        }
+        if let Some(oldest) = self.line.oldest() {
+            at(oldest + self.rules.queue_timeout);
             // While no worker serves the listener, only an order changes anything.
-            if self.blocked {
+            if self.blocked.is_some() && !self.until_bell {
                 at(self.paused.unwrap_or(now));
             }
         }
@@ -374,8 +353,10 @@ impl ServiceDispatcher {
             }
         }
         // A worker that receives makes room without an event.
-        if self.ends() || self.workers.in_line() > 0 {
+        if self.ends() || (self.workers.in_line() > 0 && !self.until_bell) {
             at(now + RETRY);
+        } else if let Some(due) = self.workers.lines_due(&self.rules, now) {
+            at(due);
         }
         next
     }

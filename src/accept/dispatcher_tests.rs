@@ -1,6 +1,7 @@
 use std::net::TcpListener;
 
 use super::*;
+use crate::accept::policy::Policy;
 
 fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
@@ -13,6 +14,9 @@ fn rules(max_held: usize) -> Rules {
         queue_timeout: 30 * second,
         hash_wait: second,
         hang_timeout: None,
+        worker_conns: None,
+        max_queue: None,
+        abort_on_close: false,
         max_held,
     }
 }

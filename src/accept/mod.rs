@@ -4,16 +4,19 @@ mod accepting;
 mod alarm;
 mod dispatcher;
 mod ends;
+mod leavers;
+mod line;
 pub mod orders;
 mod pacing;
 pub mod policy;
 mod stalls;
+mod waiting;
 mod worker;
 mod worker_set;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::handoff::bell::Bell;
 use crate::handoff::rescue::{self, Job};
 use alarm::Alarm;
 use dispatcher::ServiceDispatcher;
@@ -36,9 +40,26 @@ const LISTENERS: usize = orders::PLACES;
 pub struct Orders {
     sender: Sender<Order>,
     waker: Arc<Waker>,
+    bell: Arc<OnceLock<Bell>>,
 }
 
 impl Orders {
+    /// The doorbell by which workers wake the accept thread; there is none before the first call.
+    ///
+    /// # Errors
+    /// When memory or a thread cannot be had.
+    pub fn bell(&self) -> io::Result<&Bell> {
+        if let Some(bell) = self.bell.get() {
+            return Ok(bell);
+        }
+        let waker = self.waker.clone();
+        let bell = Bell::hang(move || {
+            // Fails only when the accept thread is gone.
+            let _ = waker.wake();
+        })?;
+        Ok(self.bell.get_or_init(|| bell))
+    }
+
     /// Queues an order and wakes the accept thread.
     pub fn send(&self, order: Order) {
         // Both fail only when the accept thread is gone, and then the daemon is ending.
@@ -53,7 +74,8 @@ impl Orders {
     pub fn to_test() -> io::Result<(Self, Receiver<Order>)> {
         let poll = Poll::new()?;
         let (sender, receiver) = unbounded();
-        Ok((Self { sender, waker: Arc::new(Waker::new(poll.registry(), WAKER)?) }, receiver))
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        Ok((Self { sender, waker, bell: Arc::default() }, receiver))
     }
 }
 
@@ -65,7 +87,7 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, receiver) = unbounded();
-    let orders = Orders { sender, waker };
+    let orders = Orders { sender, waker, bell: Arc::default() };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
     let context = Context { poll, rescue, report: Box::new(report) };
@@ -126,6 +148,8 @@ impl Acceptor {
                     while let Ok(order) = self.orders.try_recv() {
                         self.obey(order, now);
                     }
+                } else if let Some((service, ticket)) = leavers::client(event.token()) {
+                    self.on(service, |it, cx| it.client_event(ticket, cx));
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
                     dispatcher.readable(token % LISTENERS);
                 }

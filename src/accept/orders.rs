@@ -92,6 +92,12 @@ pub struct Rules {
     pub hash_wait: Duration,
     /// How long a worker may receive nothing while hand-offs wait before it counts as hung.
     pub hang_timeout: Option<Duration>,
+    /// The most connections of a worker, pending or open; more wait in the line.
+    pub worker_conns: Option<u32>,
+    /// The most clients that wait for room in a worker; more are reset.
+    pub max_queue: Option<usize>,
+    /// Whether a client that has sent something and then a FIN counts as one that left.
+    pub abort_on_close: bool,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
 }

@@ -39,6 +39,8 @@ pub struct Candidate {
     pub pending: u32,
     /// The most that may be pending.
     pub cap: u32,
+    /// How many more it may have, pending or open; `u32::MAX` without a limit.
+    pub room: u32,
     /// Connections received and not yet closed.
     pub open: u64,
     /// Its oldest hand-off is too old: passed over while another worker keeps up.
@@ -87,7 +89,18 @@ impl Turn {
 impl Candidate {
     /// Whether it may get a connection.
     pub fn eligible(&self) -> bool {
-        self.weight > 0 && !self.stalled && self.pending < self.cap
+        self.weight > 0 && !self.stalled && self.has_room()
+    }
+
+    /// Whether it may have one more, if it gets any.
+    pub fn has_room(&self) -> bool {
+        self.pending < self.cap && self.room > 0
+    }
+
+    /// Counts a connection for it.
+    pub fn gets_one(&mut self) {
+        self.pending += 1;
+        self.room = self.room.saturating_sub(1);
     }
 
     fn keeps_up(&self) -> bool {
@@ -127,7 +140,7 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
             chosen
         }
     };
-    workers[chosen].pending += 1;
+    workers[chosen].gets_one();
     Some(chosen)
 }
 

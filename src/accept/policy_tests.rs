@@ -7,6 +7,7 @@ fn worker(slot: u32) -> Candidate {
         slot,
         pending: 0,
         cap: 64,
+        room: u32::MAX,
         open: 0,
         behind: false,
         stalled: false,

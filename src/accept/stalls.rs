@@ -24,7 +24,7 @@ impl ServiceDispatcher {
         self.rescues = self.rescues.saturating_sub(1);
         let count = sockets.len();
         self.count_rescued(from.worker, &from.stats, count, cx);
-        self.hold_rescued(from.listener, sockets, now);
+        self.hold_rescued(from.listener, sockets, now, cx);
         self.workers.rescued(from.worker, count);
         if self.phase == Phase::Stopped {
             // The stop timed out before this came back: no later turn would reset these clients.

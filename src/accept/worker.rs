@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::dispatcher::Held;
+use super::line::Part;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::Candidate;
 use crate::handoff::QueueTx;
@@ -85,8 +85,12 @@ pub struct Worker {
     first_receive: FirstReceive,
     /// Something has been pending since then without interruption.
     stuck: Option<Instant>,
+    /// `--worker-conns`.
+    max_connections: Option<u32>,
+    /// It rings the bell at its next close.
+    rings: bool,
     /// Under `ip-hash`: clients that wait in the master until this worker has room.
-    pub line: VecDeque<Held>,
+    pub line: Part,
 }
 
 /// Sockets that could not be sent, with the listener they came from.
@@ -98,7 +102,7 @@ impl Worker {
         queues: Vec<(ListenerId, Arc<QueueTx>)>,
         page: Arc<CountersPage>,
         stats: Arc<SlotStats>,
-        cap: u32,
+        (cap, max_connections): (u32, Option<u32>),
         now: Instant,
     ) -> Self {
         let mut worker = Self {
@@ -115,7 +119,9 @@ impl Worker {
             rescues: 0,
             first_receive: FirstReceive::NothingSent,
             stuck: None,
-            line: VecDeque::new(),
+            max_connections,
+            rings: false,
+            line: Part::new(),
         };
         queues.into_iter().for_each(|(listener, queue)| worker.listens(listener, queue));
         worker
@@ -181,6 +187,7 @@ impl Worker {
             pending: u32::try_from(self.pending()).unwrap_or(u32::MAX),
             cap: self.cap,
             open: self.open(),
+            room: self.room(),
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
             stalled: self.stalled || self.rescues > 0,
             owed: 0,
@@ -216,6 +223,25 @@ impl Worker {
     fn in_flight(&self, received: u64) -> u64 {
         // A server's process that died in between never counts what it received: hence the bound.
         self.expected().saturating_sub(received).min(u64::from(self.cap))
+    }
+
+    /// How many more connections it may have; `u32::MAX` without a limit. By our own count: what the queue and the page say
+    /// together misses a connection between its receive and its count.
+    pub fn room(&self) -> u32 {
+        let Some(max) = self.max_connections else { return u32::MAX };
+        let batched: usize = self.lanes.iter().flatten().map(|lane| lane.batch.len()).sum();
+        let has = (self.expected() + batched as u64).saturating_sub(self.page.closed());
+        max.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
+    }
+
+    /// Sets whether it rings the bell after each close. Whether that is new.
+    pub fn ring_at_close(&mut self, on: bool) -> bool {
+        let new = self.rings != on;
+        if new {
+            self.rings = on;
+            self.page.want_room(on);
+        }
+        new
     }
 
     fn pending(&self) -> usize {

@@ -2,13 +2,14 @@
 //! many workers there are: only workers with hand-offs in flight are re-examined. Connections end without the accept
 //! thread; how many are open is read where the choice depends on it.
 
+mod lines;
+
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::dispatcher::Held;
-use super::orders::{ListenerId, Rules, SlotStats, WorkerId, place};
+use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick, takes_turns};
 use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
@@ -39,26 +40,23 @@ pub(super) struct WorkerSet {
     trusted: bool,
     /// Connections in all workers' lines.
     in_line: usize,
+    /// Workers may have been asked to ring the bell.
+    rings: bool,
 }
 
-/// The outcome of placing a connection.
-pub(super) enum Placed {
-    /// In a worker's batch.
-    Sent,
-    /// Under `ip-hash`: to wait for the worker at this index.
-    Waits(usize, OwnedFd),
+/// Where a connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// To the worker at this index, which counts it already.
+    Gets(usize),
+    /// Under `ip-hash`: into the line of the worker at this index.
+    Waits(usize),
     /// No worker may get one.
-    NoRoom(OwnedFd),
+    NoWorker,
 }
 
 /// A stalled worker, its slot's counters, and its queues with something pending.
 type Stalled = (WorkerId, Arc<SlotStats>, Vec<(ListenerId, Arc<QueueTx>)>);
-
-enum Choice {
-    Gets(usize),
-    Waits(usize),
-    NoWorker,
-}
 
 impl Deref for WorkerSet {
     type Target = [Worker];
@@ -193,7 +191,8 @@ impl WorkerSet {
             *trusted &= !worker.is_estimate();
             let Candidate { owed, weight, newcomer, .. } = *view;
             *view = Candidate { owed, weight, newcomer, ..worker.candidate(now) };
-            is_busy[at] = worker.is_busy();
+            // One that is full gets room without our doing.
+            is_busy[at] = worker.is_busy() || view.room == 0;
             is_busy[at]
         });
         if !self.trusted && policy != Policy::LeastConn {
@@ -228,28 +227,8 @@ impl WorkerSet {
         self.views.iter().enumerate().any(|(at, view)| at != than && view.eligible() && !view.behind)
     }
 
-    /// Puts a connection into a worker's batch if one has room. With `may_wait` (under `ip-hash`) only the worker that the
-    /// client belongs to may get it.
-    pub fn place(
-        &mut self,
-        policy: Policy,
-        listener: ListenerId,
-        socket: OwnedFd,
-        peer: PeerAddress,
-        may_wait: bool,
-        now: Instant,
-    ) -> Placed {
-        match self.choose(policy, listener, peer, may_wait, now) {
-            Choice::Gets(at) => {
-                self.push(at, listener, socket, peer);
-                Placed::Sent
-            }
-            Choice::Waits(at) => Placed::Waits(at, socket),
-            Choice::NoWorker => Placed::NoRoom(socket),
-        }
-    }
-
-    fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
+    /// Puts a connection into the batch of the worker at an index from [`Choice::Gets`].
+    pub fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         self.workers[at].push(listener, socket, peer);
         self.touched.push(at);
         if !self.is_busy[at] {
@@ -258,7 +237,9 @@ impl WorkerSet {
         }
     }
 
-    fn choose(
+    /// Chooses a worker that has room. With `may_wait` (under `ip-hash`) only the worker that the client belongs to may get
+    /// the connection.
+    pub fn choose(
         &mut self,
         policy: Policy,
         listener: ListenerId,
@@ -273,11 +254,9 @@ impl WorkerSet {
         if self.serving(listener).0 == self.workers.len() {
             let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
             return match own {
-                Some(at) if self.views[at].pending >= self.views[at].cap || !self.workers[at].line.is_empty() => {
-                    Choice::Waits(at)
-                }
+                Some(at) if !self.views[at].has_room() || !self.workers[at].line.is_empty() => Choice::Waits(at),
                 Some(at) => {
-                    self.views[at].pending += 1;
+                    self.views[at].gets_one();
                     Choice::Gets(at)
                 }
                 None => pick(policy, &mut self.views, &mut self.turn, client).map_or(Choice::NoWorker, Choice::Gets),
@@ -290,73 +269,13 @@ impl WorkerSet {
         }
         if may_wait
             && let Some(at) = client.and_then(|client| home(&views, client))
-            && (views[at].pending >= views[at].cap || !self.workers[at].line.is_empty())
+            && (!views[at].has_room() || !self.workers[at].line.is_empty())
         {
             return Choice::Waits(at);
         }
         let Some(at) = pick(policy, &mut views, &mut self.turn, client) else { return Choice::NoWorker };
         self.views[at] = views[at];
         Choice::Gets(at)
-    }
-
-    /// Connections that wait in the workers' lines.
-    pub fn in_line(&self) -> usize {
-        self.in_line
-    }
-
-    /// Has a connection wait for the worker at an index from [`Placed::Waits`].
-    pub fn line_up(&mut self, at: usize, held: Held) {
-        self.workers[at].line.push_back(held);
-        self.in_line += 1;
-    }
-
-    /// Empties all lines.
-    pub fn take_lines(&mut self) -> Vec<Held> {
-        self.in_line = 0;
-        self.workers.iter_mut().flat_map(|worker| worker.line.drain(..)).collect()
-    }
-
-    /// Moves connections from a worker's line into its batch as soon as it has room; after `hash_wait`, or once the worker
-    /// is stalled, into another worker's. Returns the connections that found no room within the queue timeout.
-    pub fn serve_lines(&mut self, rules: &Rules, now: Instant) -> Vec<Held> {
-        let mut overdue = Vec::new();
-        if self.in_line == 0 {
-            return overdue;
-        }
-        for at in 0..self.workers.len() {
-            while let Some(held) = self.workers[at].line.pop_front() {
-                self.in_line -= 1;
-                let view = &self.views[at];
-                let own = view.weight > 0
-                    && !view.stalled
-                    && self.workers[at].serves_at(place(held.listener))
-                    && rules.policy == Policy::IpHash;
-                if own && view.pending < view.cap {
-                    self.views[at].pending += 1;
-                    self.push(at, held.listener, held.socket, held.peer);
-                    continue;
-                }
-                let waited = now.duration_since(held.since);
-                let patient = own && waited < rules.hash_wait;
-                let choice = if patient {
-                    Choice::NoWorker
-                } else {
-                    self.choose(rules.policy, held.listener, held.peer, false, now)
-                };
-                match choice {
-                    Choice::Gets(other) => self.push(other, held.listener, held.socket, held.peer),
-                    Choice::Waits(_) | Choice::NoWorker if !patient && waited >= rules.queue_timeout => {
-                        overdue.push(held)
-                    }
-                    Choice::Waits(_) | Choice::NoWorker => {
-                        self.workers[at].line.push_front(held);
-                        self.in_line += 1;
-                        break;
-                    }
-                }
-            }
-        }
-        overdue
     }
 
     /// Sends the batches. Returns whether a worker took less than it was given; the rest is appended to `returned`.

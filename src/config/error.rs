@@ -65,6 +65,10 @@ pub enum Kind {
     Command(CommandError),
     /// The key excludes this other one.
     Excludes(&'static str),
+    /// The key means something only with this other one.
+    Needs(&'static str),
+    /// `--worker-conns`, where the master does not hand connections out.
+    WorkersAccept,
     /// The key means something only for a command.
     NeedsCommand,
     /// `--via direct` beside an upstream.
@@ -163,6 +167,14 @@ impl Kind {
             ),
             Self::Command(error) => command(error, form),
             Self::Excludes(other) => format!("{key_name} cannot be combined with {}", form.name(other)),
+            Self::Needs(other) => format!("{key_name} needs {}", form.name(other)),
+            Self::WorkersAccept => format!(
+                "{key_name} cannot be kept with {}: workers accept by themselves there; use {}, {} or {}",
+                form.example("policy", "none"),
+                form.example("policy", "rr"),
+                form.example("policy", "least-conn"),
+                form.example("policy", "ip-hash")
+            ),
             Self::NeedsCommand => format!("{key_name} needs {}", form.name(COMMAND)),
             Self::DirectToUpstream => {
                 format!("{} delivers to a command, not to {}", form.set(key, &"direct"), form.name("upstream"))

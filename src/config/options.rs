@@ -149,7 +149,22 @@ pub struct Options {
     /// Give a worker's queue to the others when it receives nothing for this long
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_STALL_TIMEOUT", default_value = "10ms", value_parser = time)]
     pub stall_timeout: Duration,
-    /// Time for a client to wait while no worker is alive
+    /// Connections that a worker has at a time, open or on their way; more clients wait in one line
+    ///
+    /// The first to come is the first to be served, as soon as a worker has closed a connection. An idle keep-alive connection counts, too. Default: as many as come.
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_WORKER_CONNS", value_parser = |text: &str| number(text, 1..=u32::MAX))]
+    pub worker_conns: Option<u32>,
+    /// Clients that wait while every worker has --worker-conns; more are reset
+    ///
+    /// Default: as many as the master has descriptors for; more wait in the backlog.
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_QUEUE", value_parser = |text: &str| number(text, 0..=u32::MAX))]
+    pub max_queue: Option<u32>,
+    /// Drop a waiting client that has finished sending, too: it may have left
+    ///
+    /// Without this, a client that sent something and then ended its side is served: it may wait for the answer.
+    #[arg(long, hide_short_help = true, env = "ROUNDSMAN_ABORT_ON_CLOSE")]
+    pub abort_on_close: bool,
+    /// Time for a client to wait while no worker can take it
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
     pub queue_timeout: Duration,
     /// Time for a client to wait for its own worker with --policy ip-hash

@@ -91,6 +91,11 @@ pub struct Limits {
     pub stall_timeout: Duration,
     pub queue_timeout: Duration,
     pub hash_wait: Duration,
+    /// The most connections of a worker.
+    pub worker_conns: Option<u32>,
+    /// The most clients that wait for room in a worker.
+    pub max_queue: Option<u32>,
+    pub abort_on_close: bool,
     pub connect_timeout: Duration,
     pub idle_timeout: Duration,
     pub stop_signal: Signal,
@@ -153,6 +158,14 @@ impl ServiceConfig {
         let found =
             |user: &str| user::find(user).map_err(|reason| Kind::User { user: user.to_owned(), reason }.of("user"));
         let user = run.user.as_deref().map(found).transpose()?;
+        match run.worker_conns {
+            Some(_) if run.policy == Policy::None => return Err(Kind::WorkersAccept.of("worker-conns")),
+            Some(_) if run.no_listen => return Err(Kind::Excludes("no-listen").of("worker-conns")),
+            Some(_) => {}
+            None if run.max_queue.is_some() => return Err(Kind::Needs("worker-conns").of("max-queue")),
+            None if run.abort_on_close => return Err(Kind::Needs("worker-conns").of("abort-on-close")),
+            None => {}
+        }
         let (instances, instances_why) = run.instances.resolve();
         let per_slot = |limit: MaxMemory| limit.per_slot(instances).ok_or_else(|| Kind::NoMemoryLimit.of("max-memory"));
         let limits = Limits {
@@ -168,6 +181,9 @@ impl ServiceConfig {
             stall_timeout: run.stall_timeout,
             queue_timeout: run.queue_timeout,
             hash_wait: run.hash_wait,
+            worker_conns: run.worker_conns,
+            max_queue: run.max_queue,
+            abort_on_close: run.abort_on_close,
             connect_timeout: run.connect_timeout,
             idle_timeout: run.idle_timeout,
             stop_signal: run.stop_signal,

@@ -118,6 +118,8 @@ pub enum AttachReply {
         page: OwnedFd,
         /// The queue's sending end.
         keep: OwnedFd,
+        /// With `--worker-conns`: the doorbell.
+        bell: Option<OwnedFd>,
     },
     /// The listening socket takes its place: listener, socket, counters page.
     Listener(usize, OwnedFd, OwnedFd),

@@ -72,9 +72,10 @@ pub(super) fn encode(reply: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<
         AttachReply::Pass => (PASS, 0, Vec::new()),
         AttachReply::Yourself => (YOURSELF, 0, Vec::new()),
         AttachReply::Later => (LATER, 0, Vec::new()),
-        AttachReply::Shared { listener, address, queue, page, keep } => {
+        AttachReply::Shared { listener, address, queue, page, keep, bell } => {
             put_address(&mut put, at, address);
-            (SHARED, *listener as u32, vec![queue.as_fd(), page.as_fd(), keep.as_fd()])
+            let fds = [queue, page, keep].into_iter().chain(bell).map(AsFd::as_fd).collect();
+            (SHARED, *listener as u32, fds)
         }
         AttachReply::Listener(listener, socket, page) => {
             (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()])

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::abi::page::{ROW_WORDS, ROWS, header, latency, row, upstream};
 use crate::sys::mmap::SharedPage;
@@ -114,6 +114,30 @@ impl CountersPage {
     /// Whether processes report the close of a stand-in that they inherited.
     pub fn report_closes(&self, on: bool) {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
+    }
+
+    /// Whether workers ring the bell when they have counted a close.
+    pub fn want_room(&self, on: bool) {
+        self.0.words()[header::ROOM_WANTED].store(u64::from(on), Ordering::SeqCst);
+        // What was closed is read after this, as workers read this after they have counted a close.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether clients wait for room, asked after all closes so far were counted.
+    pub fn is_room_wanted(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.words()[header::ROOM_WANTED].load(Ordering::SeqCst) != 0
+    }
+
+    /// Connections received and closed since the start, including those lost to a full descriptor table.
+    pub fn closed(&self) -> u64 {
+        let closed = |at| {
+            let word = |place| self.word(at, place).load(Ordering::Acquire);
+            // Never more than were received, which is counted before.
+            let (closed, lost) = (word(row::CLOSED), word(row::TRUNCATED));
+            closed.min(word(row::RECEIVED)).wrapping_add(lost)
+        };
+        self.rows().map(closed).fold(0, u64::wrapping_add)
     }
 
     /// Whether a server has counted everything sent to it as received; never again once something was taken back.

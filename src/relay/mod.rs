@@ -23,6 +23,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use thiserror::Error;
 
+use crate::handoff::bell::BellRope;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
 use crate::sys::reason;
@@ -72,6 +73,7 @@ struct Worker {
     intake: Intake,
     sessions: Sessions,
     resolver: Resolver,
+    bell: Option<BellRope>,
     phase: Phase,
     reported_full: bool,
 }
@@ -90,12 +92,16 @@ impl Worker {
         let setup = protocol::receive::<Setup>(channel.as_fd(), &mut fds).map_err(unusable("unreadable setup"))?;
         let setup = setup.ok_or(RelayError::NoMaster)?;
         let listeners = if setup.source == Source::Listeners { setup.listeners } else { 0 };
-        if fds.len() != 1 + setup.listeners + listeners + usize::from(setup.shared) {
+        if fds.len() != 1 + setup.listeners + listeners + usize::from(setup.shared) + usize::from(setup.bell) {
             return Err(RelayError::Descriptors(fds.len()));
         }
         let table = match fds.pop_if(|_| setup.shared) {
             Some(table) => UpstreamTable::attach(table.as_fd()).map_err(unusable("table of upstreams"))?,
             None => UpstreamTable::own(),
+        };
+        let bell = match fds.pop_if(|_| setup.bell) {
+            Some(bell) => Some(BellRope::attach(bell.as_fd()).map_err(unusable("doorbell"))?),
+            None => None,
         };
         let listeners = fds.split_off(1 + setup.listeners);
         let queues = fds.split_off(1);
@@ -108,7 +114,7 @@ impl Worker {
         let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
         let resolver = Resolver::new(&poll, RESOLVER)?;
         let sessions = Sessions::new(&setup, page, table, Instant::now());
-        Ok(Self { poll, channel, intake, sessions, resolver, phase: Phase::Serving, reported_full: false })
+        Ok(Self { poll, channel, intake, sessions, resolver, bell, phase: Phase::Serving, reported_full: false })
     }
 
     /// A full channel loses reports, not connections.
@@ -145,6 +151,11 @@ impl Worker {
             self.intake.take(&self.poll, &mut self.sessions, now)?;
             self.sessions.run_timers(&self.poll, now);
             self.send_reports();
+            if let Some(bell) = &self.bell
+                && self.sessions.room_is_wanted()
+            {
+                bell.ring();
+            }
             if self.phase == Phase::Draining && self.intake.ended() && self.sessions.len() == 0 {
                 return Ok(());
             }

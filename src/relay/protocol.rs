@@ -35,7 +35,8 @@ pub enum Source {
 }
 
 /// The first message to a worker. Its descriptors: the counters page, one queue per listener, with
-/// [`Source::Listeners`] the listeners, and the table of upstreams if the service has one.
+/// [`Source::Listeners`] the listeners, the doorbell if the worker has one, and the table of upstreams if the service has
+/// one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
     /// Selects the worker's own range of source addresses.
@@ -46,6 +47,8 @@ pub struct Setup {
     pub upstreams: Vec<Resolved>,
     /// Whether the service's workers share a table of these upstreams.
     pub shared: bool,
+    /// Whether it rings a doorbell while clients wait for room in it.
+    pub bell: bool,
     /// The most sockets in one hand-off message.
     pub batch: usize,
     /// The most connections and pipes that the worker's file limit allows.

@@ -45,6 +45,8 @@ pub struct Sessions {
     start: Instant,
     pub(super) connect_timeout: Duration,
     idle_timeout: Duration,
+    /// What was closed when [`Sessions::room_is_wanted`] was asked last.
+    closed: u64,
     /// Sessions to be advanced again in the next turn.
     again: HashSet<Token>,
     /// Sessions without an upstream, and the time of their next attempt.
@@ -89,6 +91,7 @@ impl Sessions {
             start,
             connect_timeout: Duration::from_millis(setup.connect_timeout_ms),
             idle_timeout: Duration::from_millis(setup.idle_timeout_ms),
+            closed: 0,
             again: HashSet::new(),
             waiting: Vec::new(),
             retry: None,
@@ -132,6 +135,12 @@ impl Sessions {
     /// Records the latency of `n` sockets that the master accepted at that time.
     pub fn count_taken(&self, n: usize, accepted: u64) {
         self.page.record_latency(n as u64, monotonic_ns().saturating_sub(accepted));
+    }
+
+    /// Whether clients wait in the master for what has ended since the last call.
+    pub fn room_is_wanted(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.closed, self.page.closed());
+        before != self.closed && self.page.is_room_wanted()
     }
 
     pub(super) fn tick(&self, now: Instant) -> u32 {

@@ -17,7 +17,7 @@ const CAP: usize = 64;
 /// Hand-offs that may be pending for one server.
 const DIRECT_CAP: usize = 16;
 
-/// Clients held in the master while no worker is alive, at most.
+/// Clients held in the master while no worker is alive, at most; with `--worker-conns` only their share limits them.
 const MAX_HELD: usize = 1024;
 /// They may take this part of the master's descriptors: a new worker needs some, too.
 const HELD_SHARE: u64 = 4;
@@ -30,6 +30,7 @@ pub(super) fn cap(config: &ServiceConfig, capacity: usize) -> usize {
 /// What the accept thread is told about a service.
 pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
     let direct = matches!(config.backend, Backend::Direct(_));
+    let share = usize::try_from(nofile / HELD_SHARE).unwrap_or(MAX_HELD);
     Rules {
         policy: config.policy,
         by: match (config.policy, direct) {
@@ -43,7 +44,13 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         queue_timeout: config.limits.queue_timeout,
         hash_wait: config.limits.hash_wait,
         hang_timeout: config.limits.hang_timeout,
-        max_held: usize::try_from(nofile / HELD_SHARE).unwrap_or(MAX_HELD).clamp(1, MAX_HELD),
+        worker_conns: config.limits.worker_conns,
+        max_queue: config.limits.max_queue.map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
+        abort_on_close: config.limits.abort_on_close,
+        max_held: match config.limits.worker_conns {
+            Some(_) => share.max(1),
+            None => share.clamp(1, MAX_HELD),
+        },
     }
 }
 

@@ -162,6 +162,7 @@ impl Service {
             source: if self.config.policy == Policy::None { Source::Listeners } else { Source::Queues },
             upstreams,
             shared: self.upstreams.is_some(),
+            bell: relay.has_bell(),
             batch: self.cap.min(scm::MAX_FDS),
             capacity: self.capacity,
             pipes: self.pipes,

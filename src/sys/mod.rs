@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod epoll;
 #[cfg(test)]
 pub mod fake;
+pub mod futex;
 pub mod interrupt;
 pub mod mmap;
 pub mod process;

@@ -127,6 +127,17 @@ pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(n.max(0) as usize)
 }
 
+/// Whether a connection's client is gone: it reset the connection, or it ended its side without having sent a byte. With
+/// `aborts` the end of its side is enough.
+pub fn has_left(socket: BorrowedFd<'_>, aborts: bool) -> bool {
+    let mut state = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, which lives through the call.
+    unsafe { libc::poll(&raw mut state, 1, 0) };
+    let ended = state.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0;
+    let empty = || queued_bytes(socket).is_ok_and(|bytes| bytes == 0);
+    state.revents & libc::POLLERR != 0 || (ended && (aborts || empty()))
+}
+
 /// Bytes sent but not yet acknowledged by the peer (SIOCOUTQ, the same number as TIOCOUTQ).
 pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut n: libc::c_int = 0;

@@ -32,6 +32,8 @@ pub struct Attachment {
     pub page: Arc<CountersPage>,
     /// For its processes.
     pub page_fd: OwnedFd,
+    /// For its processes, with `--worker-conns`: the doorbell.
+    pub bell: Option<OwnedFd>,
     /// Its queues.
     pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,
     /// Where it listens.
@@ -68,6 +70,7 @@ impl Attachment {
             secret,
             page,
             page_fd,
+            bell: None,
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),

@@ -25,6 +25,8 @@ pub struct Relay {
     pub page: Arc<CountersPage>,
     /// The worker's ends of page and queues, until they are sent.
     ends: Vec<OwnedFd>,
+    /// For `--worker-conns`, until it is sent.
+    bell: Option<OwnedFd>,
     /// Whether it said that it is set up.
     pub readiness: Readiness,
 }
@@ -45,7 +47,13 @@ impl Relay {
     ///
     /// # Errors
     /// When the system refuses sockets, memory or a process.
-    pub fn start(launcher: &Launcher, service: &ServiceConfig, slot: u32, listeners: usize) -> io::Result<Self> {
+    pub fn start(
+        launcher: &Launcher,
+        service: &ServiceConfig,
+        slot: u32,
+        listeners: usize,
+        bell: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         let (channel, theirs) = sock::seqpacket_pair()?;
         let (page, page_fd) = CountersPage::create()?;
         let mut queues = Vec::new();
@@ -58,7 +66,11 @@ impl Relay {
         let pid = launcher.relay(&service.name, slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         let channel = Foreign::socket(channel);
-        Ok(Self { pid, channel, queues, page, ends, readiness: Readiness::NotSetUp })
+        Ok(Self { pid, channel, queues, page, ends, bell, readiness: Readiness::NotSetUp })
+    }
+
+    pub fn has_bell(&self) -> bool {
+        self.bell.is_some()
     }
 
     /// Sends the setup, once: only when the server accepts it is known where.
@@ -72,10 +84,12 @@ impl Relay {
         table: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         let ends = std::mem::take(&mut self.ends);
+        let bell = self.bell.take();
         let mut fds: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
         if setup.source == Source::Listeners {
             fds.extend_from_slice(listeners);
         }
+        fds.extend(bell.as_ref().map(AsFd::as_fd));
         fds.extend(table);
         self.readiness = Readiness::Awaited;
         protocol::send(self.channel.as_fd(), setup, &fds)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -115,8 +115,10 @@ impl Worker {
     /// What could not be had.
     pub fn start_relay(&mut self, seat: &Seat, totals: &mut Totals, context: &Context) -> Result<(), StartError> {
         let Kind::Relay { relay: relay @ None, .. } = &mut self.kind else { return Ok(()) };
-        let started = Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners)
-            .map_err(os("cannot start a relay worker"))?;
+        let refused = os("cannot start a relay worker");
+        let bell = bell(seat.config, context).map_err(refused)?;
+        let started =
+            Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners, bell).map_err(refused)?;
         debug!(service = %seat.config.name, slot = seat.id.slot, pid = started.pid, "relay worker started");
         // Without the watch the worker never becomes ready, and its death is still seen.
         if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
@@ -131,6 +133,12 @@ impl Worker {
     }
 }
 
+/// The doorbell of a worker whose connections are limited.
+fn bell(config: &ServiceConfig, context: &Context) -> io::Result<Option<OwnedFd>> {
+    let Some(_) = config.limits.worker_conns else { return Ok(None) };
+    Ok(Some(context.orders.bell()?.as_fd().try_clone_to_owned()?))
+}
+
 fn start_direct(
     seat: &Seat,
     command: &CommandLine,
@@ -141,10 +149,13 @@ fn start_direct(
     let refused = os("cannot start a worker");
     let secret = secret().map_err(refused)?;
     let (page, page_fd) = CountersPage::create().map(|(page, fd)| (Arc::new(page), fd)).map_err(refused)?;
+    let bell = bell(seat.config, context).map_err(refused)?;
     let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
     totals.track(&page);
-    Ok(Kind::Direct { server, attachment: Box::new(Attachment::new(secret, page, page_fd, library.clone())) })
+    let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));
+    attachment.bell = bell;
+    Ok(Kind::Direct { server, attachment })
 }
 
 /// Starts a server that is told an address, with more in its environment. `slot`: `None` for one that all slots share.

@@ -15,4 +15,5 @@ mod lifecycle;
 mod listen;
 mod logs;
 mod node;
+mod queue;
 mod relay;

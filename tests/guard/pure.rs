@@ -18,6 +18,7 @@ fn choose(policy: Policy, workers: u32, least: u64, times: u32) {
         slot,
         pending: 0,
         cap: 64,
+        room: u32::MAX,
         open: least + u64::from(slot % 3),
         behind: false,
         stalled: false,

@@ -47,6 +47,7 @@ pub mod nr {
     pub const FSTAT: usize = 5;
     pub const GETTID: usize = 186;
     pub const TGKILL: usize = 234;
+    pub const FUTEX: usize = 202;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -93,6 +94,7 @@ pub mod nr {
     pub const FSTAT: usize = 80;
     pub const GETTID: usize = 178;
     pub const TGKILL: usize = 131;
+    pub const FUTEX: usize = 98;
 }
 
 /// A system call with up to six arguments; the result is negative errno or the value.

@@ -5,8 +5,9 @@ use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{ADDRESS_BYTES, Reply, Request, STATUS, TOKEN_BYTES, VARIABLE, VERSION};
 use super::arch::{nr, pid, syscall6};
+use super::bell;
 use super::identity::Identity;
-use super::message::{self, Fds, RecvVia};
+use super::message::{self, RecvVia};
 use super::raw::{close, unix_seqpacket};
 
 unsafe extern "C" {
@@ -25,14 +26,14 @@ const EINTR: isize = 4;
 /// A reply with the descriptors that came with it (-1 where there are fewer).
 pub struct Answer {
     pub reply: Reply,
-    pub fds: Fds,
+    pub fds: [i32; 3],
 }
 
 impl Answer {
     /// As if the master had answered with this errno.
     pub fn failed(errno: i32) -> Self {
         let reply = Reply { version: VERSION, kind: STATUS, number: errno as u32, address: [0; ADDRESS_BYTES] };
-        Self { reply, fds: message::NO_FDS }
+        Self { reply, fds: [-1; 3] }
     }
 
     /// The errno of a refusal.
@@ -182,6 +183,8 @@ fn receive(socket: i32) -> Option<Answer> {
             close_all(&fds);
             return None;
         }
+        let [fds @ .., bell] = fds;
+        bell::hang(bell);
         return Some(Answer { reply, fds });
     }
 }

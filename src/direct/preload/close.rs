@@ -6,7 +6,7 @@ use super::abi::attach::op;
 use super::bind::recognize;
 use super::raw::{EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, is_open};
 use super::table::{StandIn, Stands};
-use super::{accept, client, counts, epolls, fail, idle, next, raw, table};
+use super::{accept, bell, client, counts, epolls, fail, idle, next, raw, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
@@ -32,17 +32,34 @@ pub fn genuine_or_marked(fd: i32) -> Option<&'static StandIn> {
     genuine(fd).or_else(|| if table::is_marked(fd) { recognize(fd) } else { None })
 }
 
-/// What has to be known before a descriptor is closed; gives the listener that ends with it.
-fn before_close(fd: i32) -> Option<u32> {
+/// What is to be done once a descriptor is closed.
+#[derive(Default)]
+struct AfterClose {
+    /// The listener that ended with it.
+    unlisten: Option<u32>,
+    /// Clients wait for its end.
+    ring: bool,
+}
+
+impl AfterClose {
+    fn act(self) {
+        unlisten(self.unlisten);
+        if self.ring {
+            bell::ring();
+        }
+    }
+}
+
+/// What has to be known before a descriptor is closed.
+fn before_close(fd: i32) -> AfterClose {
     if table::stand_in(fd).is_none() {
-        table::closing(fd);
-        return None;
+        return AfterClose { unlisten: None, ring: table::closing(fd) };
     }
     if table::is_last(fd) {
         // The master has the same open file: the kernel would keep the registrations.
         epolls::take_out(fd);
     }
-    table::remove_stand_in(fd)
+    AfterClose { unlisten: table::remove_stand_in(fd), ring: false }
 }
 
 /// close(2).
@@ -51,9 +68,9 @@ pub extern "C" fn close(fd: i32) -> i32 {
     if !table::knows(fd) || !counts::ours() {
         return next::close(fd);
     }
-    let ended = before_close(fd);
+    let after = before_close(fd);
     let result = next::close(fd);
-    unlisten(ended);
+    after.act();
     result
 }
 
@@ -110,12 +127,12 @@ pub extern "C" fn dup3(from: i32, to: i32, flags: i32) -> i32 {
         return next::dup3(from, to, flags);
     }
     // Only what is there to be duplicated ends what is at `to`.
-    let ended = if is_open(from) && table::knows(to) { before_close(to) } else { None };
+    let after = if is_open(from) && table::knows(to) { before_close(to) } else { AfterClose::default() };
     let result = next::dup3(from, to, flags);
     if result >= 0 {
         table::copy(from, to);
     }
-    unlisten(ended);
+    after.act();
     result
 }
 

@@ -35,13 +35,16 @@ pub fn map(fd: i32) -> Option<Page> {
     if known != 0 && FILE.is_at(fd) {
         return Some(Page(known));
     }
+    let at = map_shared(fd)?;
+    FILE.remember(fd);
+    Some(Page(at))
+}
+
+/// The address of a new mapping of a page that processes share.
+pub fn map_shared(fd: i32) -> Option<usize> {
     // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
     let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
-    if (-4095..=0).contains(&at) {
-        return None;
-    }
-    FILE.remember(fd);
-    Some(Page(at as usize))
+    if (-4095..=0).contains(&at) { None } else { Some(at as usize) }
 }
 
 /// A page of its own, for tests.
@@ -166,7 +169,7 @@ fn dead(pid: u64) -> bool {
 
 fn count(row_at: Option<usize>, place: usize) {
     if let Some(word) = row_at.and_then(|at| word(at, place)) {
-        word.fetch_add(1, AcqRel);
+        word.fetch_add(1, SeqCst);
     }
 }
 
@@ -193,13 +196,16 @@ pub fn received() {
 }
 
 /// One was closed. By a process that never received any: it came by fork, and nobody can say when all its copies are
-/// closed.
-pub fn closed() {
+/// closed. Whether clients wait for that: the master sets the mark and then reads what was closed, so one of the two sees
+/// the other's.
+#[must_use]
+pub fn closed() -> bool {
     let row = own_row();
     if row.is_none() {
         estimate();
     }
     count(row, row::CLOSED);
+    word(0, header::ROOM_WANTED).is_some_and(|word| word.load(SeqCst) != 0)
 }
 
 /// Says that what is open is an estimate.

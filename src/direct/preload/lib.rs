@@ -12,6 +12,7 @@ mod abi;
 mod accept;
 mod address;
 mod arch;
+mod bell;
 mod bind;
 mod client;
 mod close;

@@ -127,15 +127,15 @@ mod tests {
 
     #[test]
     fn only_descriptors_that_came_count() {
-        let came = |len, level, kind| Control { len, level, kind, fds: [7, 8, 9] }.received(HEAD + 16);
-        assert_eq!(came(HEAD + 4, SOL_SOCKET, SCM_RIGHTS), [7, -1, -1]);
-        assert_eq!(came(HEAD + 12, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9]);
-        assert_eq!(came(usize::MAX, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9]);
+        let came = |len, level, kind| Control { len, level, kind, fds: [7, 8, 9, 10] }.received(HEAD + 20);
+        assert_eq!(came(HEAD + 4, SOL_SOCKET, SCM_RIGHTS), [7, -1, -1, -1]);
+        assert_eq!(came(HEAD + 12, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9, -1]);
+        assert_eq!(came(usize::MAX, SOL_SOCKET, SCM_RIGHTS), [7, 8, 9, 10]);
         // A shorter head than a head, credentials, another level.
         assert_eq!(came(0, SOL_SOCKET, SCM_RIGHTS), NO_FDS);
         assert_eq!(came(HEAD + 12, SOL_SOCKET, 2), NO_FDS);
         assert_eq!(came(HEAD + 12, 41, SCM_RIGHTS), NO_FDS);
-        assert_eq!(Control { len: HEAD + 4, level: 1, kind: 1, fds: [7, 8, 9] }.received(0), NO_FDS);
+        assert_eq!(Control { len: HEAD + 4, level: 1, kind: 1, fds: [7, 8, 9, 10] }.received(0), NO_FDS);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::address::{AF_INET, AF_INET6, Address};
 use super::arch::pid;
 use super::counts::{self, Page};
 use super::identity::Identity;
-use super::raw;
+use super::{bell, raw};
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
 pub const TRACKED: usize = 65_536;
@@ -344,8 +344,8 @@ pub fn received(fd: i32, number: u32, shown: Option<u16>) {
     };
     if let Some(slot) = kind(fd) {
         // Still marked: it was closed where we could not see it.
-        if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 {
-            counts::closed();
+        if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 && counts::closed() {
+            bell::ring();
         }
     }
 }
@@ -361,15 +361,15 @@ pub fn shown_family(fd: i32) -> Option<u16> {
 }
 
 /// A descriptor is about to be closed: if it is a connection, counts it, and waits (normally not at all) until the
-/// master has closed its copy, since otherwise the client's FIN would come late.
-pub fn closing(fd: i32) {
-    let Some(slot) = kind(fd) else { return };
+/// master has closed its copy, since otherwise the client's FIN would come late. Whether the bell is to be rung afterwards.
+pub fn closing(fd: i32) -> bool {
+    let Some(slot) = kind(fd) else { return false };
     let value = slot.load(Acquire);
     if value == MARKED {
         slot.store(0, Release);
     }
     if value & CONNECTION == 0 {
-        return;
+        return false;
     }
     slot.store(0, Release);
     for _ in 0..1000 {
@@ -379,7 +379,7 @@ pub fn closing(fd: i32) {
         }
         raw::yield_now();
     }
-    counts::closed();
+    counts::closed()
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ impl Handler<'_> {
             let mut address = sock::local_addr(listener.socket.as_fd()).ok_or_else(lost)?;
             address.set_port(listener.served_port().unwrap_or(address.port()));
             let (queue, keep) = direct.queue(id)?.ends()?;
-            AttachReply::Shared { listener: id, address, queue, page, keep }
+            let bell = direct.bell.as_ref().map(OwnedFd::try_clone).transpose()?;
+            AttachReply::Shared { listener: id, address, queue, page, keep, bell }
         };
         direct.bound.entry(id).or_default().insert(pid);
         direct.left.has(id);

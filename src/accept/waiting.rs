@@ -1,0 +1,142 @@
+//! Clients that wait in the master: for room in a worker, or for a worker. First come first served.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::Context;
+use super::dispatcher::{RETRY, ServiceDispatcher};
+use super::line::{Held, Ticket};
+use super::orders::{Addresses, ListenerId, Report};
+use super::policy::Policy;
+use super::worker_set::Choice;
+use crate::sys::closer::Foreign;
+use crate::sys::sock::{self, PeerAddress};
+
+impl ServiceDispatcher {
+    /// Gives workers that have room the clients that wait.
+    pub(super) fn serve_line(&mut self, cx: &Context, now: Instant) {
+        let overdue = self.workers.serve_lines(&self.rules, now, |held| leaves_line(held, cx));
+        self.give_up(overdue, cx);
+        self.place_held(now, cx);
+    }
+
+    /// While clients wait for room, workers ring the bell after a close.
+    pub(super) fn want_room(&mut self, cx: &Context, now: Instant) {
+        self.until_bell = false;
+        let waits = |it: &Self| it.blocked.is_some() || it.workers.in_line() > 0;
+        if self.rules.worker_conns.is_none() || !waits(self) {
+            return self.workers.want_no_room();
+        }
+        // What was closed before a worker knew of it was read after that.
+        if self.workers.want_room() {
+            self.serve_line(cx, now);
+            if !waits(self) || self.workers.want_room() {
+                self.paused = Some(now);
+                return;
+            }
+        }
+        self.until_bell = !self.workers.makes_room_silently(self.blocked);
+        self.paused = (!self.until_bell).then_some(now + RETRY);
+    }
+
+    /// Chooses a worker. Under `ip-hash` a connection may have to wait for the worker that its client belongs to.
+    pub(super) fn choose(&mut self, listener: ListenerId, peer: PeerAddress, now: Instant) -> Choice {
+        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
+        self.workers.choose(self.rules.policy, listener, peer, may_wait, now)
+    }
+
+    /// Has a connection wait, with its ticket: in the line of the worker at an index, or in that of the service.
+    pub(super) fn hold(&mut self, ticket: Ticket, mut held: Held, worker: Option<usize>, cx: &Context) {
+        if self.rules.worker_conns.is_some() && !held.watched {
+            held.watched = cx.watch_client(&held.socket, self.id, ticket).is_ok();
+        }
+        match worker {
+            Some(at) => self.workers.line_up(at, ticket, held),
+            None => self.line.insert(ticket, held),
+        }
+    }
+
+    /// Connections that wait in the master.
+    pub(super) fn waiting(&self) -> usize {
+        self.line.len() + self.workers.in_line()
+    }
+
+    /// Places held connections, oldest first. Connections held for an unserved listener do not block the others.
+    pub(super) fn place_held(&mut self, now: Instant, cx: &Context) {
+        self.blocked = None;
+        if self.workers.is_empty() {
+            return;
+        }
+        while let Some((ticket, held)) = self.line.next(|listener| self.workers.is_served(listener)) {
+            let (listener, peer) = (held.listener, held.peer);
+            let choice = self.choose(listener, peer, now);
+            if choice == Choice::NoWorker {
+                self.paused = Some(now + RETRY);
+                self.blocked = Some(listener);
+                return;
+            }
+            let Some(held) = self.line.remove(ticket) else { return };
+            match choice {
+                Choice::Waits(at) => self.workers.line_up(at, ticket, held),
+                Choice::Gets(at) => {
+                    leaves_line(&held, cx);
+                    self.workers.push(at, listener, held.socket, peer);
+                }
+                Choice::NoWorker => {}
+            }
+        }
+    }
+
+    /// Resets clients held for longer than the queue timeout.
+    pub(super) fn shed_overdue(&mut self, now: Instant, cx: &Context) {
+        let overdue = self.line.take_overdue(self.rules.queue_timeout, now);
+        self.give_up(overdue, cx);
+    }
+
+    /// Resets connections that were taken out of the held ones, and counts them.
+    pub(super) fn give_up(&mut self, connections: Vec<Held>, cx: &Context) {
+        let count = connections.len();
+        if count > 0 {
+            connections.into_iter().for_each(|held| self.reset(held, cx));
+            self.stats.shed.fetch_add(count as u64, Relaxed);
+            self.stats.held.store(self.waiting() as u64, Relaxed);
+            cx.report(Report::Shed { service: self.id, count });
+        }
+    }
+
+    pub(super) fn reset(&self, held: Held, cx: &Context) {
+        leaves_line(&held, cx);
+        reset(held.socket);
+    }
+
+    /// Rescued connections have waited longest: they go first, in their order.
+    pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant, cx: &Context) {
+        if self.listener(listener).is_none() {
+            sockets.into_iter().for_each(reset);
+            return;
+        }
+        for socket in sockets.into_iter().rev() {
+            let peer = match self.rules.addresses {
+                Addresses::Wanted => PeerAddress::of(socket.as_fd()),
+                Addresses::Ignored => PeerAddress::default(),
+            };
+            let ticket = self.line.ticket_at_head();
+            self.hold(ticket, Held { listener, socket, peer, since: now, watched: false }, None, cx);
+        }
+    }
+}
+
+/// A connection is about to leave the line. What watches its client belongs to the open file, which goes to the worker.
+pub(super) fn leaves_line(held: &Held, cx: &Context) {
+    if held.watched {
+        cx.unwatch(&held.socket);
+    }
+}
+
+/// Resets a connection that no worker gets. A client of a Unix listener may have passed descriptors, and a server may have
+/// left a socket of its own in its queue, so the close can block: a closer thread does it.
+pub(super) fn reset(socket: OwnedFd) {
+    sock::reset_on_close(socket.as_fd());
+    drop(Foreign::socket(socket));
+}

@@ -1,0 +1,50 @@
+//! `--worker-conns`: a limit per worker, and one line for all who wait.
+
+mod limit;
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use crate::support::{App, Daemon, eventually, free_port, install_dir, roundsman, seconds, write_file};
+
+/// Answers after as many milliseconds as the path says, with the most connections that it had at a time and its slot. (Node
+/// reports a close to the program after it may have accepted the next one; its own count is exact.)
+const SERVER: &str = "let most = 0
+const server = require('http').createServer((request, response) => {
+  const answer = () => response.end(`${most} ${process.env.ROUNDSMAN_SLOT}`)
+  setTimeout(answer, Number(request.url.slice(1)))
+})
+server.on('connection', () => most = Math.max(most, server._connections))
+server.listen(process.env.PORT, '127.0.0.1')";
+
+/// Two workers in Node, unless the options say otherwise.
+fn start(options: &[&str]) -> App {
+    let (dir, port) = (install_dir(), free_port());
+    write_file(dir.path(), "app.js", SERVER);
+    let mut command = roundsman();
+    command.current_dir(dir.path());
+    let listen = format!("127.0.0.1:{port}");
+    let mut all = if options.contains(&"-i") { vec![] } else { vec!["-i", "2"] };
+    all.extend(options);
+    all.extend(["-l", &listen, "--", "node", "app.js"]);
+    let workers = all.iter().position(|&option| option == "-i").map_or(0, |at| all[at + 1].parse().unwrap());
+    App { daemon: Daemon::launch(command, &all, port), port, dir }.online(workers)
+}
+
+/// A request that takes so many milliseconds.
+fn ask(port: u16, ms: u32) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(seconds(30))).unwrap();
+    write!(stream, "GET /{ms} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+}
+
+/// Clients that wait in the master.
+fn held(app: &App) -> u64 {
+    app.daemon.ls()["services"][0]["held"].as_u64().unwrap()
+}
+
+#[track_caller]
+fn wait_held(app: &App, count: u64) {
+    eventually(&format!("{count} clients wait"), seconds(20), || (held(app) == count).then_some(()));
+}
