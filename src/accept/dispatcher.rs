@@ -205,7 +205,8 @@ impl ServiceDispatcher {
         now: Instant,
     ) {
         let limits = (self.rules.cap, self.rules.worker_conns);
-        self.workers.insert(Worker::new(id, queues, page, stats, limits, now), now);
+        let worker = Worker::new(id, queues, page, stats, limits, now);
+        self.workers.insert(worker, self.rules.slow_start(), now);
         self.paused = None;
         self.watch_if_ours(cx);
     }
@@ -264,7 +265,7 @@ impl ServiceDispatcher {
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
-        self.workers.refresh(self.rules.policy, now);
+        self.workers.refresh(self.rules.policy, self.rules.slow_start(), now);
         self.paused = None;
         self.serve_line(cx, now);
         self.accept_burst(now, cx);

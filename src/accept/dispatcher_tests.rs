@@ -17,6 +17,7 @@ fn rules(max_held: usize) -> Rules {
         worker_conns: None,
         max_queue: None,
         abort_on_close: false,
+        slow_start: Duration::ZERO,
         max_held,
     }
 }

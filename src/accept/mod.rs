@@ -9,8 +9,10 @@ mod line;
 pub mod orders;
 mod pacing;
 pub mod policy;
+mod shares;
 mod stalls;
 mod waiting;
+pub mod weighted;
 mod worker;
 mod worker_set;
 

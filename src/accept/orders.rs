@@ -98,11 +98,22 @@ pub struct Rules {
     pub max_queue: Option<usize>,
     /// Whether a client that has sent something and then a FIN counts as one that left.
     pub abort_on_close: bool,
+    /// How long the share of a new worker grows to that of a warm one; 0: not at all.
+    pub slow_start: Duration,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
 }
 
 impl Rules {
+    /// How long a worker that comes now is in its slow start: under `ip-hash` clients belong to workers, and under `none` they
+    /// accept by themselves.
+    pub fn slow_start(&self) -> Duration {
+        match self.policy {
+            Policy::Rr | Policy::LeastConn => self.slow_start,
+            Policy::IpHash | Policy::None => Duration::ZERO,
+        }
+    }
+
     /// Age of a pending hand-off from which the worker's queue is emptied for other workers.
     pub fn rescue_after(&self) -> Duration {
         match self.policy {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
+use super::weighted::{self, Slack};
+
 /// `--policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,6 +53,10 @@ pub struct Candidate {
     pub young: bool,
     /// Its share beside the others, 0 to 256; 0: gets nothing new.
     pub weight: u16,
+    /// The weight in percent, less while it has just started (`--slow-start`); 0 with a weight of 0 only.
+    pub share: u32,
+    /// Among different shares: what it has been credited for its next turn.
+    pub credit: i64,
     /// Under `rr`: it has had fewer in hand than any other since it came. It takes its turn and no more.
     pub newcomer: bool,
     /// Turns of `rr` that it missed while it was behind or stalled, and has not been given back.
@@ -65,6 +71,8 @@ pub const MAX_OWED: u32 = 256;
 pub struct Turn {
     next: usize,
     last: Option<usize>,
+    /// Whether the workers' shares differ.
+    pub uneven: bool,
 }
 
 impl Turn {
@@ -103,7 +111,7 @@ impl Candidate {
         self.room = self.room.saturating_sub(1);
     }
 
-    fn keeps_up(&self) -> bool {
+    pub fn keeps_up(&self) -> bool {
         self.eligible() && !self.behind
     }
 
@@ -128,7 +136,12 @@ pub fn takes_turns(policy: Policy, client: Option<IpAddr>) -> bool {
 /// pending, and turns missed by workers that do not keep up as owed.
 pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: Option<IpAddr>) -> Option<usize> {
     let chosen = match (policy, client) {
-        (Policy::IpHash, Some(client)) => by_hash(workers, client)?,
+        (Policy::IpHash, Some(client)) => by_hash(workers, turn.uneven, client)?,
+        (Policy::LeastConn, _) if turn.uneven => {
+            let mean = mean_load(workers);
+            weighted::pick(workers, Slack::None, |worker| mean.of(worker))?
+        }
+        _ if turn.uneven => weighted::pick(workers, Slack::Root, Candidate::load)?,
         (Policy::LeastConn, _) => {
             let chosen = least_loaded(workers, turn.next)?;
             turn.next = chosen + 1;
@@ -156,9 +169,9 @@ fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
     let worker = &mut workers[chosen];
     if worker.owed > 0 && turn.last != Some(chosen) {
         worker.owed -= 1;
-        *turn = Turn { next: chosen, last: Some(chosen) };
+        (turn.next, turn.last) = (chosen, Some(chosen));
     } else {
-        *turn = Turn { next: chosen + 1, last: Some(chosen) };
+        (turn.next, turn.last) = (chosen + 1, Some(chosen));
     }
 }
 
@@ -203,19 +216,49 @@ fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {
     })
 }
 
+/// The mean of open connections, by share.
+struct Mean {
+    open: u64,
+    shares: u64,
+    /// Whether a newcomer counts as having that many.
+    slow_start: bool,
+}
+
+fn mean_load(workers: &[Candidate]) -> Mean {
+    Mean {
+        open: workers.iter().map(|worker| worker.open).sum(),
+        shares: workers.iter().map(|worker| u64::from(worker.share)).sum::<u64>().max(1),
+        slow_start: workers.iter().any(|worker| !worker.young),
+    }
+}
+
+impl Mean {
+    fn of(&self, worker: &Candidate) -> u64 {
+        let mean = if worker.young && self.slow_start { self.open * u64::from(worker.share) / self.shares } else { 0 };
+        worker.open.max(mean) + u64::from(worker.pending)
+    }
+}
+
 /// Rendezvous hashing (Thaler and Ravishankar, 1996): a slot that leaves moves only its own clients.
-fn by_hash(workers: &[Candidate], client: IpAddr) -> Option<usize> {
-    let eligible = (0..workers.len()).filter(|&at| workers[at].eligible());
-    eligible.max_by_key(|&at| weight(client, workers[at].slot))
+fn by_hash(workers: &[Candidate], uneven: bool, client: IpAddr) -> Option<usize> {
+    hashed(workers, uneven, client, Candidate::eligible)
 }
 
 /// Under `ip-hash`: the worker that a client belongs to, whether or not it has room now.
-pub fn home(workers: &[Candidate], client: IpAddr) -> Option<usize> {
-    let alive = (0..workers.len()).filter(|&at| workers[at].weight > 0 && !workers[at].stalled);
-    alive.max_by_key(|&at| weight(client, workers[at].slot))
+pub fn home(workers: &[Candidate], turn: &Turn, client: IpAddr) -> Option<usize> {
+    hashed(workers, turn.uneven, client, |worker| worker.weight > 0 && !worker.stalled)
 }
 
-fn weight(client: IpAddr, slot: u32) -> u64 {
+fn hashed(workers: &[Candidate], uneven: bool, client: IpAddr, may: impl Fn(&Candidate) -> bool) -> Option<usize> {
+    let candidates = (0..workers.len()).filter(|&at| may(&workers[at]));
+    if !uneven {
+        return candidates.max_by_key(|&at| hash(client, workers[at].slot));
+    }
+    let score = |at: usize| weighted::score(hash(client, workers[at].slot), workers[at].weight);
+    candidates.min_by(|&a, &b| score(a).total_cmp(&score(b)))
+}
+
+fn hash(client: IpAddr, slot: u32) -> u64 {
     let mut hasher = SipHasher13::new();
     match client {
         IpAddr::V4(v4) => hasher.write(&v4.octets()),

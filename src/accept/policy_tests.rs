@@ -14,6 +14,8 @@ fn worker(slot: u32) -> Candidate {
         young: false,
         newcomer: false,
         weight: 1,
+        share: 100,
+        credit: 0,
         owed: 0,
     }
 }
@@ -96,7 +98,7 @@ fn rr_does_not_flood_a_newcomer() {
     assert!(workers[2].newcomer);
     (workers[0].open, workers[0].pending) = (0, 0);
     assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(0), "but it is never before one that is free");
-    turn = Turn { next: 1, last: None };
+    turn = Turn { next: 1, ..Turn::default() };
     assert_eq!(pick(Policy::Rr, &mut workers, &mut turn, None), Some(0), "nor before the least loaded");
     assert!(!workers[2].newcomer, "it has as many as another");
 }
@@ -128,7 +130,7 @@ fn weight_0_gets_nothing_and_is_owed_nothing() {
         workers[1].weight = 0;
         for n in 0..60 {
             assert_ne!(pick(policy, &mut workers, &mut turn, client(n)), Some(1), "{policy}");
-            assert_ne!(client(n).and_then(|client| home(&workers, client)), Some(1));
+            assert_ne!(client(n).and_then(|client| home(&workers, &turn, client)), Some(1));
         }
         assert_eq!((workers[1].pending, workers[1].owed), (0, 0), "{policy}");
         workers[0].weight = 0;
@@ -192,7 +194,9 @@ fn ip_hash_keeps_clients_and_moves_only_those_of_a_lost_slot() {
 fn a_client_stays_with_a_worker_that_is_full_and_leaves_one_that_is_stalled() {
     let mut workers = workers(4);
     for n in 0..100 {
-        let of = |workers: &[Candidate]| client(n).and_then(|client| home(workers, client)).unwrap_or(usize::MAX);
+        let of = |workers: &[Candidate]| {
+            client(n).and_then(|client| home(workers, &Turn::default(), client)).unwrap_or(usize::MAX)
+        };
         let own = of(&workers);
         assert_eq!(pick(Policy::IpHash, &mut workers.clone(), &mut Turn::default(), client(n)), Some(own));
         workers[own].pending = 64;
@@ -211,7 +215,7 @@ proptest! {
         start in 0usize..20,
         policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash)],
     ) {
-        let mut turn = Turn { next: start, last: None };
+        let mut turn = Turn { next: start, ..Turn::default() };
         let mut workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {
             Candidate { pending, cap: 3, open, behind, stalled, young, ..worker(slot as u32) }
         }).collect();
@@ -269,7 +273,7 @@ proptest! {
     /// Without an end, all that come are spread evenly.
     #[test]
     fn rr_keeps_open_connections_even(n in 1u32..40, opens in 0u64..400, start in 0usize..40) {
-        let (mut workers, mut turn) = (workers(n), Turn { next: start, last: None });
+        let (mut workers, mut turn) = (workers(n), Turn { next: start, ..Turn::default() });
         for _ in 0..opens {
             let chosen = pick(Policy::Rr, &mut workers, &mut turn, None).unwrap_or(usize::MAX);
             (workers[chosen].pending, workers[chosen].open) = (0, workers[chosen].open + 1);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::line::Part;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::Candidate;
+use super::weighted::FULL;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
@@ -151,6 +152,11 @@ impl Worker {
         self.lanes.len()
     }
 
+    /// How long it has been online.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.since)
+    }
+
     /// Sockets sent that should show as received in the end.
     fn expected(&self) -> u64 {
         self.sent.saturating_sub(self.taken_back)
@@ -192,6 +198,8 @@ impl Worker {
             stalled: self.stalled || self.rescues > 0,
             owed: 0,
             weight: 1,
+            share: FULL,
+            credit: 0,
             young: self.is_young(now),
             newcomer: true,
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick, takes_turns};
+use super::shares::Shares;
 use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
@@ -31,8 +32,7 @@ pub(super) struct WorkerSet {
     touched: Vec<usize>,
     /// How many workers serve each listener, by its place: all of them, and those with a weight above 0.
     serving: Vec<(usize, usize)>,
-    /// By slot; those beyond its end have weight 1.
-    weights: Vec<u16>,
+    shares: Shares,
     turn: Turn,
     /// When the open connections of all workers were last read.
     read_at: Option<Instant>,
@@ -67,10 +67,12 @@ impl Deref for WorkerSet {
 }
 
 impl WorkerSet {
-    pub fn insert(&mut self, worker: Worker, now: Instant) {
+    /// Beside a worker that is past its `slow_start`, or in it, the worker begins with a small share.
+    pub fn insert(&mut self, worker: Worker, slow_start: Duration, now: Instant) {
         let at = self.workers.partition_point(|other| other.id < worker.id);
-        let weight = self.weight(worker.id.slot);
+        let weight = self.shares.weight(worker.id.slot);
         self.views.insert(at, Candidate { weight, ..worker.candidate(now) });
+        self.shares.joins(worker.id, &self.workers, slow_start, now);
         self.workers.insert(at, worker);
         self.turn.inserted(at);
         self.changed();
@@ -120,6 +122,8 @@ impl WorkerSet {
     fn changed(&mut self) {
         self.all_busy();
         self.touched.clear();
+        self.shares.set((&self.workers, &mut self.views), &mut self.turn, None);
+        self.views.iter_mut().for_each(|view| view.credit = 0);
         self.read_at = None;
         self.trusted = true;
         let places = self.workers.iter().map(Worker::places).max().unwrap_or(0);
@@ -139,17 +143,9 @@ impl WorkerSet {
         self.is_busy.resize(self.workers.len(), true);
     }
 
-    fn weight(&self, slot: u32) -> u16 {
-        self.weights.get(slot as usize).copied().unwrap_or(1)
-    }
-
     /// Sets the weight of a slot's workers, present and future. `slot` is below the limit of `--instances`.
     pub fn set_weight(&mut self, slot: u32, weight: u16) {
-        let at = slot as usize;
-        if self.weights.len() <= at {
-            self.weights.resize(at + 1, 1);
-        }
-        self.weights[at] = weight;
+        self.shares.set_weight(slot, weight);
         let of_slot = self.workers.iter().zip(&mut self.views).filter(|(worker, _)| worker.id.slot == slot);
         of_slot.for_each(|(_, view)| view.weight = weight);
         self.changed();
@@ -180,7 +176,10 @@ impl WorkerSet {
     }
 
     /// Refreshes the busy workers; under `least-conn` all of them, since connections end without our doing.
-    pub fn refresh(&mut self, policy: Policy, now: Instant) {
+    pub fn refresh(&mut self, policy: Policy, slow_start: Duration, now: Instant) {
+        if self.shares.any_warming() {
+            self.shares.set((&self.workers, &mut self.views), &mut self.turn, Some((slow_start, now)));
+        }
         if policy == Policy::LeastConn {
             self.all_busy();
         }
@@ -189,8 +188,8 @@ impl WorkerSet {
             let (worker, view) = (&mut workers[at], &mut views[at]);
             worker.refresh();
             *trusted &= !worker.is_estimate();
-            let Candidate { owed, weight, newcomer, .. } = *view;
-            *view = Candidate { owed, weight, newcomer, ..worker.candidate(now) };
+            let Candidate { owed, weight, share, credit, newcomer, .. } = *view;
+            *view = Candidate { owed, weight, share, credit, newcomer, ..worker.candidate(now) };
             // One that is full gets room without our doing.
             is_busy[at] = worker.is_busy() || view.room == 0;
             is_busy[at]
@@ -201,11 +200,11 @@ impl WorkerSet {
     }
 
     /// Reads the loads that a choice in turn depends on: that of the worker whose turn it is and, unless it has nothing in
-    /// hand, those of all others, these at most once per [`READ_EACH`] and worker.
+    /// hand (or shares differ), those of all others, these at most once per [`READ_EACH`] and worker.
     fn read_loads(&mut self, now: Instant) {
         let Some(due) = self.turn.due(&self.views).filter(|_| self.trusted) else { return };
         self.views[due].open = self.workers[due].open();
-        if self.views[due].load() == 0 {
+        if self.views[due].load() == 0 && !self.turn.uneven {
             return;
         }
         let fresh = READ_EACH * u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
@@ -252,7 +251,7 @@ impl WorkerSet {
             self.read_loads(now);
         }
         if self.serving(listener).0 == self.workers.len() {
-            let own = if may_wait { client.and_then(|client| home(&self.views, client)) } else { None };
+            let own = if may_wait { client.and_then(|client| home(&self.views, &self.turn, client)) } else { None };
             return match own {
                 Some(at) if !self.views[at].has_room() || !self.workers[at].line.is_empty() => Choice::Waits(at),
                 Some(at) => {
@@ -268,12 +267,13 @@ impl WorkerSet {
             view.stalled |= !worker.serves_at(place(listener));
         }
         if may_wait
-            && let Some(at) = client.and_then(|client| home(&views, client))
+            && let Some(at) = client.and_then(|client| home(&views, &self.turn, client))
             && (!views[at].has_room() || !self.workers[at].line.is_empty())
         {
             return Choice::Waits(at);
         }
         let Some(at) = pick(policy, &mut views, &mut self.turn, client) else { return Choice::NoWorker };
+        self.views.iter_mut().zip(&views).for_each(|(view, after)| view.credit = after.credit);
         self.views[at] = views[at];
         Choice::Gets(at)
     }
@@ -311,3 +311,8 @@ impl WorkerSet {
         stalled
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "worker_set_tests.rs"]
+mod tests;

@@ -87,6 +87,8 @@ pub enum Kind {
     },
     /// `--node-ipc cluster`, without direct delivery.
     ClusterByRelay,
+    /// `--slow-start`, with a policy under which shares do not grow: why.
+    SlowStart(&'static str),
     /// What the parser of the options says.
     Unparsed(String),
 }
@@ -192,6 +194,11 @@ impl Kind {
             Self::ClusterByRelay => {
                 format!("{} needs direct delivery; use {}", form.set(key, &"cluster"), form.example(key, "plain"))
             }
+            Self::SlowStart(why) => format!(
+                "{key_name} needs {} or {}; with the policy given {why}",
+                form.set("policy", &"rr"),
+                form.set("policy", &"least-conn"),
+            ),
             Self::Unparsed(why) => format!("{key_name}: {why}"),
         }
     }

@@ -172,6 +172,11 @@ pub struct Options {
     /// Then it goes to another one; at once when its worker dies or is replaced.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HASH_WAIT", default_value = "1s", value_parser = time)]
     pub hash_wait: Duration,
+    /// Time for the share of a new worker to grow to that of the others
+    ///
+    /// From a tenth, for --policy rr and least-conn; not when all are new. 0s: a new worker has its whole share at once.
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_SLOW_START", default_value = "0s", value_parser = time)]
+    pub slow_start: Duration,
     /// Time for an upstream to accept a connection
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,

@@ -96,6 +96,7 @@ pub struct Limits {
     /// The most clients that wait for room in a worker.
     pub max_queue: Option<u32>,
     pub abort_on_close: bool,
+    pub slow_start: Duration,
     pub connect_timeout: Duration,
     pub idle_timeout: Duration,
     pub stop_signal: Signal,
@@ -128,6 +129,18 @@ impl ServiceConfig {
             let same = run.listen[..at].iter().any(|other| other.address == address.address);
             if same && address.address != ListenAddr::Port(0) {
                 return Err(Kind::Repeated(address.address.clone()).of("listen"));
+            }
+        }
+        if !run.slow_start.is_zero() {
+            match run.policy {
+                Policy::Rr | Policy::LeastConn if run.no_listen => {
+                    return Err(Kind::Excludes("no-listen").of("slow-start"));
+                }
+                Policy::Rr | Policy::LeastConn => {}
+                Policy::IpHash => {
+                    return Err(Kind::SlowStart("the same client always gets the same worker").of("slow-start"));
+                }
+                Policy::None => return Err(Kind::SlowStart("workers take connections themselves").of("slow-start")),
             }
         }
         proxy_loop::refuse(&run.listen, &upstreams)?;
@@ -184,6 +197,7 @@ impl ServiceConfig {
             worker_conns: run.worker_conns,
             max_queue: run.max_queue,
             abort_on_close: run.abort_on_close,
+            slow_start: run.slow_start,
             connect_timeout: run.connect_timeout,
             idle_timeout: run.idle_timeout,
             stop_signal: run.stop_signal,

@@ -51,6 +51,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
             Some(_) => share.max(1),
             None => share.clamp(1, MAX_HELD),
         },
+        slow_start: config.limits.slow_start,
     }
 }
 

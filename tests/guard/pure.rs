@@ -25,6 +25,8 @@ fn choose(policy: Policy, workers: u32, least: u64, times: u32) {
         young: false,
         newcomer: false,
         weight: 1,
+        share: 100,
+        credit: 0,
         owed: 0,
     };
     let mut workers: Vec<_> = (0..workers).map(worker).collect();

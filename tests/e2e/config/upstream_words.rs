@@ -1,4 +1,4 @@
-//! Weights and backups of upstreams, as flags, variable and file say them.
+//! Weights and backups of upstreams, as flags, variable and file say them; slow start beside policies.
 
 use crate::support::{install_dir, roundsman, write_file};
 
@@ -88,5 +88,26 @@ fn mistakes_are_named_where_they_are() {
         assert!(code == 78 && said.contains(word) && said.contains("a.toml:3:"), "{value}: {code} {said}");
         let carets = said.matches('^').count();
         assert!(under.is_empty() || carets == under.len(), "{value}: {carets} {said}");
+    }
+}
+
+#[test]
+fn slow_start_is_refused_where_shares_cannot_grow() {
+    let dir = install_dir();
+    for (policy, fits) in [("rr", true), ("least-conn", true), ("ip-hash", false), ("none", false)] {
+        for (time, fits) in [("0s", true), ("15s", fits)] {
+            let words = ["-l", "9", "-u", "a:1", "-p", policy, "--slow-start", time];
+            let (code, _, said) = check(&words, None);
+            assert!(code == if fits { 0 } else { 2 }, "{policy} {time}: {code} {said}");
+            assert!(fits || said.contains("--slow-start needs --policy rr or --policy least-conn"), "{said}");
+            let text =
+                format!("[service.a]\nlisten = 9\nupstream = 'a:1'\npolicy = '{policy}'\nslow-start = '{time}'\n");
+            let file = write_file(dir.path(), "a.toml", &text);
+            let (code, _, said) = check(&["-c", file.to_str().unwrap()], None);
+            assert!(
+                code == if fits { 0 } else { 78 } && (fits || said.contains("a.toml:5:")),
+                "{policy}: {code} {said}"
+            );
+        }
     }
 }

@@ -10,6 +10,7 @@ mod pid1;
 mod reload;
 mod shutdown;
 mod slots;
+mod slow_start;
 mod supervise;
 mod systemd;
 mod truth;
