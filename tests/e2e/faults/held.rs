@@ -9,6 +9,9 @@ use crate::support::{Exit, Manner, millis, seconds};
 const FEW: usize = 500;
 const MANY: usize = 5_000;
 
+/// The most that are held while no worker is alive.
+const MOST_HELD: usize = 1_024;
+
 fn waiting(count: usize, options: &[&str]) -> Scene {
     let mut scene = Scene::without_workers(options);
     scene.crowd.join(count, Manner::Asks);
@@ -18,7 +21,7 @@ fn waiting(count: usize, options: &[&str]) -> Scene {
 
 fn some_leave_and_a_worker_comes(count: usize) {
     let mut scene = waiting(count, &[]);
-    scene.wait_held(count.min(scene.most_held()));
+    scene.wait_held(count.min(MOST_HELD));
     scene.crowd.leave(0..count / 4, Exit::Reset);
     scene.crowd.leave(count / 4..count / 2, Exit::Close);
     scene.ask(&["reload"]);

@@ -1,11 +1,12 @@
 //! A daemon with a crowd of clients that wait, and what it used before they came.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Crowd, Daemon, Gate, eventually, gated, roundsman, seconds};
+use crate::support::{Crowd, Daemon, Gate, Killed, eventually, free_port, roundsman, seconds};
 
 /// Long enough for anything but a hang.
 pub const LIMIT: Duration = seconds(60);
@@ -27,32 +28,51 @@ impl Usage {
     }
 }
 
+/// How connections reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Relay,
+    Direct,
+}
+
 pub struct Scene {
     pub daemon: Daemon,
     pub crowd: Crowd,
     pub gate: Gate,
+    under_way: Option<Killed>,
     before: Usage,
 }
 
 impl Scene {
-    /// Two relay workers in front of a server behind a gate.
-    pub fn start(options: &[&str]) -> Self {
-        let (upstream, gate) = gated();
-        let mut arguments = vec!["-i", "2"];
+    /// Two workers, whose answers wait for a gate.
+    pub fn start(via: Via, options: &[&str]) -> Self {
+        let (gate, port) = (Gate::closed(), free_port());
+        let listen = format!("127.0.0.1:{port}");
+        let mut arguments = vec!["-l", &listen, "-i", "2"];
         arguments.extend(options);
-        let address = upstream.arg();
-        arguments.extend(["-u", &address]);
-        let daemon = Daemon::start(&arguments);
+        let (address, command);
+        match via {
+            Via::Relay => {
+                address = gate.upstream().arg();
+                arguments.extend(["-u", &address]);
+            }
+            Via::Direct => {
+                command = gate.command(port);
+                arguments.extend(["--via", "direct", "--"]);
+                arguments.extend(command.iter().map(String::as_str));
+            }
+        }
+        let daemon = Daemon::launch(roundsman(), &arguments, port);
         daemon.wait_online(2);
-        let (crowd, before) = (Crowd::of(daemon.port), Usage::of(daemon.pid()));
-        Self { daemon, crowd, gate, before }
+        let (crowd, before) = (Crowd::of(port), Usage::of(daemon.pid()));
+        Self { daemon, crowd, gate, under_way: None, before }
     }
 
     /// The same with both workers killed, and no others for an hour.
     pub fn without_workers(options: &[&str]) -> Self {
         let mut all = vec!["--backoff", "1h..1h"];
         all.extend(options);
-        let scene = Self::start(&all);
+        let scene = Self::start(Via::Relay, &all);
         scene.gate.open();
         for worker in scene.daemon.workers() {
             kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
@@ -78,11 +98,6 @@ impl Scene {
         eventually(&format!("{count} held"), LIMIT, || (self.held() == count).then_some(()));
     }
 
-    /// The most that the master holds; more wait in the backlog.
-    pub const fn most_held(&self) -> usize {
-        1024
-    }
-
     /// CPU time of the master's threads.
     pub fn cpu(&self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.daemon.pid())).unwrap().flatten();
@@ -93,10 +108,36 @@ impl Scene {
         Duration::from_nanos(nanos.sum())
     }
 
+    pub fn served(&self) -> usize {
+        self.daemon.total("connections") as usize
+    }
+
+    fn verb(&self, words: &[&str]) -> Command {
+        let mut command = roundsman();
+        command.args(words).env("ROUNDSMAN_CONTROL", self.daemon.control());
+        command
+    }
+
+    /// A verb that goes on while the clients do something.
+    pub fn begin(&mut self, words: &[&str]) {
+        let log = |daemon: &Daemon| daemon.log().len();
+        let before = log(&self.daemon);
+        self.under_way = Some(Killed::spawn(self.verb(words).stdout(Stdio::null())));
+        eventually(&format!("{words:?} has begun"), LIMIT, || (log(&self.daemon) > before).then_some(()));
+    }
+
+    /// Its end, which is to be success.
+    #[track_caller]
+    pub fn end_of_verb(&mut self) {
+        if let Some(mut verb) = self.under_way.take() {
+            assert!(verb.0.wait().unwrap().success(), "{}", self.daemon.log());
+        }
+    }
+
     /// A verb, which is to succeed.
     #[track_caller]
     pub fn ask(&self, words: &[&str]) {
-        let output = roundsman().args(words).env("ROUNDSMAN_CONTROL", self.daemon.control()).output().unwrap();
+        let output = self.verb(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 

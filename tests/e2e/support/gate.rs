@@ -1,38 +1,72 @@
-//! A server whose answers wait for a gate: until it opens, every connection stays with its worker.
+//! Servers whose answers wait for a gate: until it opens, every connection stays with its worker.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::Upstream;
+use tempfile::TempDir;
 
-/// The gate of a [`gated`] server.
-#[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+use super::{Upstream, install_dir, write_file};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+/// Accepts as many as come, a thread for each.
+const SERVER: &str = "
+import os, socket, sys, threading, time
+port, gate = int(sys.argv[1]), sys.argv[2]
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', port)); s.listen(1000)
+def serve(c):
+    try:
+        if c.recv(4096):
+            while not os.path.exists(gate): time.sleep(.01)
+            c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok')
+    except OSError: pass
+    c.close()
+while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+";
+
+/// The gate, which opens once.
+#[derive(Clone)]
+pub struct Gate {
+    open: Arc<(Mutex<bool>, Condvar)>,
+    dir: Arc<TempDir>,
+}
 
 impl Gate {
+    pub fn closed() -> Self {
+        Self { open: Arc::default(), dir: Arc::new(install_dir()) }
+    }
+
     pub fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
+        *self.open.0.lock().unwrap() = true;
+        self.open.1.notify_all();
+        write_file(self.dir.path(), "gate", "");
     }
 
     fn wait(&self) {
-        let guard = self.0.0.lock().unwrap();
-        drop(self.0.1.wait_while(guard, |open| !*open).unwrap());
+        let guard = self.open.0.lock().unwrap();
+        drop(self.open.1.wait_while(guard, |open| !*open).unwrap());
     }
-}
 
-/// Answers requests once the gate is open.
-pub fn gated() -> (Upstream, Gate) {
-    let gate = Gate::default();
-    let own = gate.clone();
-    let serve = move |mut stream: TcpStream| -> io::Result<()> {
-        let mut head = [0; 1024];
-        if stream.read(&mut head)? == 0 {
-            return Ok(());
-        }
-        own.wait();
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-    };
-    (Upstream::start(serve), gate)
+    /// A server of this process, for relay workers.
+    pub fn upstream(&self) -> Upstream {
+        let gate = self.clone();
+        Upstream::start(move |mut stream: TcpStream| -> io::Result<()> {
+            let mut head = [0; 1024];
+            if stream.read(&mut head)? == 0 {
+                return Ok(());
+            }
+            gate.wait();
+            stream.write_all(ANSWER)
+        })
+    }
+
+    /// The command of a server that gets the clients' sockets.
+    pub fn command(&self, port: u16) -> Vec<String> {
+        let script = write_file(self.dir.path(), "gated.py", SERVER);
+        let gate = self.dir.path().join("gate");
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        vec!["python3".to_owned(), path(&script), port.to_string(), path(&gate)]
+    }
 }

@@ -16,7 +16,7 @@ mod unsaid;
 pub use app::App;
 pub use crowd::{Crowd, Exit, Manner};
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
-pub use gate::{Gate, gated};
+pub use gate::Gate;
 pub use install::{
     c_server, certificate, listener_programs, musl_server, servers, source, static_server, step_programs,
 };
