@@ -1,5 +1,6 @@
 //! Look-ups in /proc: which process has a port, which sockets a process has, its network namespace and environment.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 
 use procfs::net::{TcpNetEntry, TcpState};
@@ -23,7 +24,7 @@ pub fn port_holder(port: u16) -> Option<String> {
 }
 
 /// Whether a process or a descendant has a connection on one of these local ports.
-pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bool {
+pub fn has_connections(root: u32, ports: &BTreeSet<u16>) -> bool {
     let open = |entry: &TcpNetEntry| {
         ports.contains(&entry.local_address.port()) && entry.inode != 0 && entry.state != TcpState::Listen
     };
@@ -33,9 +34,16 @@ pub fn has_connections(root: u32, ports: &std::collections::BTreeSet<u16>) -> bo
 }
 
 /// The ports on which a process or its descendants listen.
-pub fn ports_of(root: u32) -> std::collections::BTreeSet<u16> {
-    let sockets: Vec<u64> = process::descendants(root).into_iter().flat_map(process::sockets).collect();
-    listening().into_iter().filter(|(_, inode)| sockets.contains(inode)).map(|(port, _)| port).collect()
+pub fn ports_of(root: u32) -> BTreeSet<u16> {
+    listeners_of(root).into_keys().collect()
+}
+
+/// The same, each with one of the processes that have it.
+pub fn listeners_of(root: u32) -> BTreeMap<u16, u32> {
+    let inodes = |pid| process::sockets(pid).map(move |inode| (inode, pid));
+    let holders: BTreeMap<u64, u32> = process::descendants(root).into_iter().flat_map(inodes).collect();
+    let held = |(port, inode)| Some((port, *holders.get(&inode)?));
+    if holders.is_empty() { BTreeMap::new() } else { listening().into_iter().filter_map(held).collect() }
 }
 
 /// Ports and inodes of all listening sockets.
@@ -84,14 +92,11 @@ pub fn is_in_another_network(pids: &[u32]) -> bool {
     pids.iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
 }
 
-/// Whether a process, or a descendant, lacks this environment variable.
-pub fn lacks_variable(root: u32, name: &str) -> bool {
+/// Whether a process was started without this environment variable.
+pub fn lacks_variable(pid: u32, name: &str) -> bool {
     let start = [name.as_bytes(), b"="].concat();
-    let lacks = |pid: u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-        Some(!environment.split(|&byte| byte == 0).any(|entry| entry.starts_with(&start)))
-    };
-    process::tree(root).into_iter().filter_map(lacks).any(|lacks| lacks)
+    let environment = std::fs::read(format!("/proc/{pid}/environ"));
+    environment.is_ok_and(|all| !all.split(|&byte| byte == 0).any(|entry| entry.starts_with(&start)))
 }
 
 #[cfg(test)]

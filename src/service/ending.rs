@@ -47,7 +47,7 @@ impl Service {
         let (Escaped { server, attachment }, exit) = match slot.exited(&scene, pid, exit) {
             ExitEffect::Nothing => return,
             ExitEffect::Retired(Escaped { server, attachment }) => {
-                end_left_behind(&self.pids(), &server.mark, attachment.as_deref());
+                end_left_behind(&self.pids(), &server, attachment.as_deref());
                 return;
             }
             ExitEffect::ServerGone(gone, exit) => (gone, exit),
@@ -56,13 +56,13 @@ impl Service {
         let insisted = self.listeners.flags().next().and_then(|_| insists());
         // What it left behind would keep the port.
         process::kill_tree(pid);
-        let left_behind = end_left_behind(&self.pids(), &server.mark, attachment.as_deref()) > 0;
+        let left_behind = end_left_behind(&self.pids(), &server, attachment.as_deref());
         let insisted = insisted
             .or(self.slots[at].history.insisted)
             .map(|port| (port, self.listeners.serve_instead(&self.config.backend, port)));
         let scene = Scene { config: &self.config, at, stopping: self.stop.is_some(), context, now };
         let slot = &mut self.slots[at];
-        slot.server_gone(&scene, server, &insisted, left_behind, exit);
+        slot.server_gone(&scene, server, &insisted, &left_behind, exit);
         if !scene.stopping && insisted.is_none() && slot.lifecycle.phase == Phase::Errored {
             // It may have died of the port as well, and said so in other words.
             self.slots[at].history.insisted = futile::sibling_elsewhere(&self.slots, at);

@@ -38,8 +38,8 @@ pub(super) fn watch_listening(
             if bound || slots[at].history.kill_reason.is_some() || passed_port(&slots[at]).is_some() {
                 return;
             }
-            let Some(ports) = instead::listens_on(pid) else { return };
-            instead::by_itself(pid, &ports)
+            let Some(by_itself) = instead::by_itself(pid, listeners.has_flags()) else { return };
+            format!("server {by_itself}")
         }
         None => return,
     };
@@ -74,7 +74,8 @@ fn silence(slot: &mut Slot, config: &ServiceConfig, listeners: &Listeners, secon
     let silent = format!("server does not listen after {seconds} s");
     let (pid, bound) = (server.pid, direct.pid.is_some());
     let on = if missing.is_empty() { String::new() } else { format!(" on {}", missing.join(", ")) };
-    if let Some(instead) = instead.or_else(|| instead::elsewhere(pid)) {
+    let by_itself = || instead::by_itself(pid, by_flag).filter(|_| !bound).map(|text| format!("it {text}"));
+    if let Some(instead) = instead.or_else(by_itself).or_else(|| instead::elsewhere(pid)) {
         return format!("{silent}{on}: {instead}");
     }
     if Mode::has_own_primary(config) {

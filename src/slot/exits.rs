@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Slot;
 use super::lifecycle::{Backoff, Event, Phase};
+use super::orphans::LeftBehind;
 use super::retiring::Escaped;
 use crate::accept::orders::{Order, WorkerId};
 use crate::config::options::OnExit;
@@ -107,7 +108,7 @@ impl Slot {
         scene: &Scene,
         server: Server,
         insisted: &Option<(u16, String)>,
-        left_behind: bool,
+        left_behind: &LeftBehind,
         mut exit: LastExit,
     ) {
         let (config, name, at, pid) = (scene.config, &scene.config.name, scene.at, server.pid);
@@ -116,9 +117,7 @@ impl Slot {
         let (mut event, mut reason) = (Event::Died, None);
         if scene.stopping {
             debug!(service = %name, slot = at, pid, "server ended: {}", exit.text);
-        } else if left_behind && exit.code == 0 {
-            let hint = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
-            let text = format!("it put itself into the background; {hint}");
+        } else if let Some(text) = into_background(left_behind, launching).filter(|_| exit.code == 0) {
             (history.reason, reason) = (Some(text.clone()), Some(text));
             event = Event::GiveUp;
         } else if let Some((port, instead)) = insisted {
@@ -193,5 +192,18 @@ impl Slot {
         history.reason = Some(reason.clone());
         history.reload_failed = Some((reason, history.failed_successor.take()));
         true
+    }
+}
+
+/// That a server which has ended with 0 goes on in the background, and what to do about it. One that was online and left
+/// something else, a helper, has just ended.
+fn into_background(left: &LeftBehind, launching: bool) -> Option<String> {
+    const HINT: &str = "let it run in the foreground (nginx: daemon off; redis: --daemonize no)";
+    match left {
+        LeftBehind::Itself => Some(format!("it put itself into the background; {HINT}")),
+        LeftBehind::Another(name) if launching => {
+            Some(format!("it ended and left {name} in the background; if that is the server, {HINT}"))
+        }
+        LeftBehind::Another(_) | LeftBehind::Nothing => None,
     }
 }

@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use super::Slot;
 use crate::sys::process;
 use crate::worker::attachment::Attachment;
-use crate::worker::server::StopRequest;
+use crate::worker::instead;
+use crate::worker::server::{Server, StopRequest};
 use crate::worker::start::MARK;
 
 impl Slot {
@@ -38,19 +39,41 @@ impl Slot {
     }
 }
 
-/// Ends the processes of a server that is gone which escaped its session; their number. As a subreaper we are their
-/// parent now; they are told by their environment, or by a queue of a worker that they hold. `known`: others of ours.
-pub fn end_left_behind(known: &[u32], mark: &str, direct: Option<&Attachment>) -> usize {
+/// What a server that is gone had left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeftBehind {
+    /// Nothing in another session: what was in its own ended with it.
+    Nothing,
+    /// The server itself: the same program, or a process that listens.
+    Itself,
+    /// A process of that name.
+    Another(String),
+}
+
+/// Ends the processes of a server that is gone which escaped its session. As a subreaper we are their parent now; they are
+/// told by their environment, or by a queue of a worker that they hold. `known`: others of ours.
+pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachment>) -> LeftBehind {
     let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
     let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
     let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
-    let entry = format!("{MARK}={mark}");
+    let entry = format!("{MARK}={}", server.mark);
     let marked = |pid: u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
     };
     let holders = process::holders(&orphans, &inodes);
     let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
+    // Those in its session may only not have ended yet.
+    let escaped = ours.iter().filter(|&&pid| process::session_and_name(pid).is_some_and(|(own, _)| own != server.pid));
+    let escaped: Vec<u32> = escaped.copied().collect();
+    let name = |pid| process::session_and_name(pid).map(|(_, name)| name);
+    let is_server =
+        |&&pid: &&u32| holders.contains(&pid) || instead::listens_on(pid).is_some() || name(pid) == name(server.pid);
+    let left = match (escaped.iter().find(is_server), escaped.first()) {
+        (Some(_), _) => LeftBehind::Itself,
+        (None, Some(&pid)) => LeftBehind::Another(name(pid).unwrap_or_default()),
+        (None, None) => LeftBehind::Nothing,
+    };
     ours.iter().for_each(|&pid| process::kill_tree(pid));
-    ours.len()
+    left
 }

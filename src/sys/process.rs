@@ -326,6 +326,12 @@ pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
     })
 }
 
+/// The session of a process and the name of its program, also when it has ended and is not reaped.
+pub fn session_and_name(pid: u32) -> Option<(u32, String)> {
+    let stat = procfs::process::Process::new(pid as i32).and_then(|process| process.stat()).ok()?;
+    Some((stat.session as u32, stat.comm))
+}
+
 /// Processes whose parent is this one.
 pub fn children() -> Vec<u32> {
     #[cfg(test)]
