@@ -20,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -27,7 +28,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { REGISTERS = 16, CLIENTS = 32, FIRST_PORT = 2000, PORTS = 4, OUT = 900, SHARED = 901 };
+enum { REGISTERS = 16, CLIENTS = 32, FIRST_PORT = 2000, PORTS = 4, OUT = 900, SHARED = 901, TO_PARENT = 902, FROM_CHILD = 903 };
 
 typedef struct { char name[16]; int a, b, c, d; } step;
 typedef struct { int sequence, clients, ports[CLIENTS]; } shared_memory;
@@ -68,10 +69,12 @@ static void done(long answer) {
 static void interrupted(int fd) {
     struct timeval limit = {0, 0};
     socklen_t length = sizeof limit;
-    syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &length);
+    int failed = errno;
+    if (fd >= 0) syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &length);
     int after = fd < 0 ? 0 : limit.tv_usec ? 200000 : 6000;
     struct itimerval every = {{0, after}, {0, after}};
     setitimer(ITIMER_REAL, &every, NULL);
+    errno = failed;
 }
 
 static void put(int at, int fd) {
@@ -144,8 +147,15 @@ static void accepts(const step *s) {
     char text[100];
     int flags = (s->c & 1 ? SOCK_NONBLOCK : 0) | (s->c & 2 ? SOCK_CLOEXEC : 0) | (s->c & 4 ? 0x10 : 0);
     memset(&from, 0, sizeof from);
+#ifndef __GLIBC__
+    // Where musl's accept4 gets EINVAL, it tries once more without the flags.
+    if (s->c & 4) return say("not tried");
+    if (s->d < 0) flags = 0;
+#endif
     interrupted(registers[s->b]);
-    int fd = s->c & 8 ? accept(registers[s->b], NULL, NULL) : s->c & 16 ? accept(registers[s->b], (void *)&from, &length) : accept4(registers[s->b], (void *)&from, &length, flags);
+    int fd = s->c & 8 ? accept(registers[s->b], NULL, NULL)
+           : s->c & 16 || (flags == 0 && s->d < 0) ? accept(registers[s->b], (void *)&from, &length)
+           : accept4(registers[s->b], (void *)&from, &length, flags);
     interrupted(-1);
     if (fd < 0) return done(fd);
     int status = fcntl(fd, F_GETFL), cloexec = fcntl(fd, F_GETFD);
@@ -210,25 +220,52 @@ static void waits(const step *s) {
 static void controls(const step *s) {
     static const int what[] = {EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL};
     static const unsigned how[] = {0, EPOLLET, EPOLLONESHOT, EPOLLET | EPOLLONESHOT, EPOLLEXCLUSIVE};
-    struct epoll_event event = {(unsigned)(s->d & 0xff) | how[s->d >> 8], {.u32 = (unsigned)s->c}};
+    unsigned events = (s->d & 0x7f) | (s->d & 0x80 ? EPOLLRDHUP : 0);
+    struct epoll_event event = {events | how[s->d >> 8], {.u32 = (unsigned)s->c}};
     done(epoll_ctl(registers[s->a], what[s->b], registers[s->c], &event));
+}
+
+// A message with a descriptor (-1: none), and with the register that it is for.
+static long send_right(int to, int fd, int at) {
+    char byte = (char)at, room[CMSG_SPACE(sizeof fd)] = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = fd < 0 ? 0 : sizeof room};
+    if (fd >= 0) {
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS, rights->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    }
+    return sendmsg(to, &message, 0);
+}
+
+static long receive_right(int from, int *fd, int *at) {
+    char byte = 'x', room[CMSG_SPACE(sizeof *fd)] = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    long answer = recvmsg(from, &message, 0);
+    *fd = -1, *at = byte;
+    if (answer > 0 && CMSG_FIRSTHDR(&message)) memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof *fd);
+    return answer;
 }
 
 // Sends a descriptor to this process itself.
 static void passes(const step *s) {
-    int ends[2], fd = -1;
-    char byte = 'x', room[CMSG_SPACE(sizeof fd)] = {0};
-    struct iovec part = {&byte, 1};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    int ends[2], fd = -1, at;
+    if (registers[s->b] < 0) return say("closed");
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) die("socketpair");
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS, rights->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(rights), &registers[s->b], sizeof fd);
-    long answer = sendmsg(ends[0], &message, 0);
-    if (answer > 0 && (answer = recvmsg(ends[1], &message, 0)) > 0) memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    long answer = send_right(ends[0], registers[s->b], s->a);
+    if (answer > 0) answer = receive_right(ends[1], &fd, &at);
     close(ends[0]), close(ends[1]);
     done(answer);
     put(s->a, fd);
+}
+
+// Sends a descriptor to the parent, which has it when this returns.
+static void gives(const step *s) {
+    char byte;
+    if (registers[s->b] < 0) return say("closed");
+    if (send_right(TO_PARENT, registers[s->b], s->a) < 0 || read(TO_PARENT, &byte, 1) != 1) die("give");
+    say("ok");
 }
 
 static void moves_bytes(const step *s) {
@@ -236,6 +273,12 @@ static void moves_bytes(const step *s) {
     int fd = registers[s->a], flags = (s->c & 1 ? MSG_PEEK : 0) | (s->c & 2 ? MSG_DONTWAIT : 0) | (s->c & 4 ? MSG_NOSIGNAL : 0);
     struct iovec parts[2] = {{bytes, 1}, {bytes + 1, s->d > 1 ? (size_t)s->d - 1 : 0}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    struct mmsghdr messages[2] = {{.msg_hdr = message}, {.msg_hdr = message}};
+    unsigned how = s->c & 2 ? SPLICE_F_NONBLOCK : 0;
+    off_t start = 0;
+    int ends[2] = {-1, -1};
+    if (s->b > 12 && pipe(ends)) die("pipe");
+    if (s->b == 14 && write(ends[1], bytes, s->d) != s->d) die("pipe");
     interrupted(fd);
     switch (s->b) {
     case 0: result(read(fd, bytes, s->d)); break;
@@ -248,8 +291,14 @@ static void moves_bytes(const step *s) {
     case 7: result(send(fd, bytes, s->d, flags)); break;
     case 8: result(sendto(fd, bytes, s->d, flags, NULL, 0)); break;
     case 9: result(sendmsg(fd, &message, flags)); break;
+    case 10: result(recvmmsg(fd, messages, s->d > 1, flags, NULL)); break;
+    case 11: result(sendmmsg(fd, messages, s->d > 1, flags)); break;
+    case 12: result(sendfile(fd, SHARED, &start, s->d)); break;
+    case 13: result(splice(fd, NULL, ends[1], NULL, s->d, how)); break;
+    case 14: result(splice(ends[0], NULL, fd, NULL, s->d, how)); break;
     }
     interrupted(-1);
+    if (ends[0] >= 0) close(ends[0]), close(ends[1]);
 }
 
 static int is(const step *s, const char *name) { return !strcmp(s->name, name); }
@@ -270,7 +319,17 @@ static void in_child(const step *s, int from) {
             die("exec");
         }
         run(from, from + s->a);
+        send_right(TO_PARENT, -1, 0);
         _exit(0);
+    }
+    for (;;) {
+        struct pollfd one = {FROM_CHILD, POLLIN, 0};
+        int fd, at;
+        if (poll(&one, 1, 1000) > 0) {
+            if (receive_right(FROM_CHILD, &fd, &at) < 0 || fd < 0) break;
+            put(at, fd);
+            if (write(FROM_CHILD, "x", 1) != 1) die("give");
+        } else if (kill(child, 0)) break;
     }
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     say("ended %d", status);
@@ -297,17 +356,20 @@ static void one(const step *s, int at) {
     else if (is(s, "fdup")) { int copy = fcntl(registers[s->b], s->c ? F_DUPFD_CLOEXEC : F_DUPFD, 40); done(copy), put(s->a, copy); }
     else if (is(s, "dup2")) done(fd < 0 ? (errno = EBADF, -1) : s->c ? dup3(registers[s->b], fd, O_CLOEXEC) : dup2(registers[s->b], fd));
     else if (is(s, "pass")) passes(s);
+    else if (is(s, "give")) gives(s);
     else if (is(s, "fork") || is(s, "exec")) in_child(s, at + 1);
     else if (is(s, "poll")) polls(s);
     else if (is(s, "select")) selects(s);
-    else if (is(s, "epoll")) { int made = epoll_create1(0); done(made), put(s->a, made); }
+    else if (is(s, "epoll")) { int made = epoll_create1(EPOLL_CLOEXEC); done(made), put(s->a, made); }
     else if (is(s, "control")) controls(s);
     else if (is(s, "wait")) waits(s);
     else if (is(s, "bytes")) moves_bytes(s);
-    else if (is(s, "unread")) { int bytes = -1, answer = ioctl(fd, FIONREAD, &bytes); if (answer < 0) done(answer); else say("%d", bytes); }
+    else if (is(s, "unread")) { int bytes = -1, answer = ioctl(fd, s->b ? TIOCOUTQ : FIONREAD, &bytes); if (answer < 0) done(answer); else say("%d", bytes); }
     else if (is(s, "fionbio")) done(ioctl(fd, FIONBIO, &value));
     else if (is(s, "setfl")) done(fcntl(fd, F_SETFL, s->b ? O_NONBLOCK : 0));
     else if (is(s, "getfl")) { int flags = fcntl(fd, F_GETFL); if (flags < 0) done(flags); else say("%s", flags & O_NONBLOCK ? "non-blocking" : "blocking"); }
+    else if (is(s, "getfd")) { int flags = fcntl(fd, F_GETFD); if (flags < 0) done(flags); else say("%d", flags); }
+    else if (is(s, "setfd")) done(fcntl(fd, F_SETFD, s->b));
     else if (is(s, "name")) { int answer = getsockname(fd, (void *)&name, &length); if (answer) done(answer); else say("%s", shown(&name, length, text)); }
     else if (is(s, "peer")) { int answer = getpeername(fd, (void *)&name, &length); if (answer) done(answer); else say("%s", shown(&name, length, text)); }
     else if (is(s, "set")) done(setsockopt(fd, options[s->b % OPTIONS].level, options[s->b % OPTIONS].name, &value, sizeof value));
@@ -381,16 +443,19 @@ int main(int count, char **words) {
             if (registers[n] >= 0 && fcntl(registers[n], F_GETFD) < 0) registers[n] = -1;
         }
         run(atoi(words[3 + REGISTERS]), atoi(words[4 + REGISTERS]));
+        send_right(TO_PARENT, -1, 0);
         return 0;
     }
     getrlimit(RLIMIT_NOFILE, &files), files.rlim_cur = files.rlim_max < 4096 ? files.rlim_max : 4096, setrlimit(RLIMIT_NOFILE, &files);
     char partial[400];
     snprintf(partial, sizeof partial, "%s.partial", words[2]);
-    int out = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666), memory = memfd_create("shared", 0), pair[2];
+    int out = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666), memory = memfd_create("shared", 0), pair[2], family[2];
     if (out < 0 || memory < 0 || dup2(out, OUT) < 0 || dup2(memory, SHARED) < 0 || ftruncate(SHARED, sizeof *shared)) die("files");
     close(out), close(memory);
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, SHARED, 0);
     if (shared == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) die("shared");
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, family) || dup2(family[0], TO_PARENT) < 0 || dup2(family[1], FROM_CHILD) < 0) die("family");
+    close(family[0]), close(family[1]);
     for (int n = 0; n < REGISTERS; n++) registers[n] = -1;
     int own = served();
     for (int at = 0, place = 0; at < steps; place++) {

@@ -7,7 +7,7 @@ use super::abi::payload::{Direct, EMPTY, VERSION};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
 use super::message::{self, RecvVia};
-use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR};
+use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd};
 use super::table::{StandIn, Stands};
 use super::{close, counts, errno, fail, libc_result, next, table};
 
@@ -189,12 +189,6 @@ fn wake_one(stand_in: &StandIn) {
 
 /// Policy none: the shared socket is always non-blocking, whatever this server wants.
 fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
-    #[repr(C)]
-    struct PollFd {
-        fd: i32,
-        events: i16,
-        revents: i16,
-    }
     unsafe extern "C" {
         fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
     }
@@ -210,8 +204,10 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         }
         let mut waits = PollFd { fd, events: 1, revents: 0 };
         // SAFETY: one entry, which lives through the call. libc's own poll: a thread can be cancelled in it.
-        if unsafe { poll(&raw mut waits, 1, -1) } < 0 {
-            return Err(-1);
+        match unsafe { poll(&raw mut waits, 1, raw::receive_timeout(fd)) } {
+            0 => return Err(fail(EAGAIN)),
+            1.. => {}
+            _ => return Err(-1),
         }
     }
 }

@@ -48,6 +48,7 @@ pub mod nr {
     pub const GETTID: usize = 186;
     pub const TGKILL: usize = 234;
     pub const FUTEX: usize = 202;
+    pub const PPOLL: usize = 271;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -95,6 +96,7 @@ pub mod nr {
     pub const GETTID: usize = 178;
     pub const TGKILL: usize = 131;
     pub const FUTEX: usize = 98;
+    pub const PPOLL: usize = 73;
 }
 
 /// A system call with up to six arguments; the result is negative errno or the value.

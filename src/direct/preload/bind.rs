@@ -9,7 +9,7 @@ use super::close::{close, genuine, genuine_or_marked};
 use super::counts::Page;
 use super::lease::take_lease;
 use super::raw::{
-    self, EADDRINUSE, EINVAL, EISCONN, EMFILE, NAME_BYTES, O_NONBLOCK, O_RDWR, cloexec_of, is_stream, set_status_flags,
+    self, EADDRINUSE, EINVAL, EISCONN, EMFILE, NAME_BYTES, O_NONBLOCK, O_RDWR, SHUT_RD, is_stream, set_status_flags,
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
@@ -116,8 +116,16 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     let page = if page_fd >= 0 { counts::map(page_fd) } else { None };
     let file = match stands {
         Stands::Listener => place,
-        Stands::Queue => idle::socket(listener, address, nonblock).unwrap_or(-1),
+        Stands::Queue => {
+            let idle = idle::socket(listener, address, nonblock).unwrap_or(-1);
+            if raw::receives_no_more(fd) {
+                // shutdown(2) before bind(2): it polls and receives as that socket did.
+                raw::shutdown(idle, SHUT_RD);
+            }
+            idle
+        }
     };
+    let own = raw::device_and_inode(fd);
     let placed = place >= 0 && file >= 0 && page.is_some() && idle::put(fd, file);
     close_those_that_came([file, page_fd]);
     let keep = if keep >= 0 { raw::move_to_high_fd(keep) } else { -1 };
@@ -127,6 +135,12 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     if stands == Stands::Queue {
         stand_in.park(raw::move_to_high_fd(place));
     }
+    // Copies of the server's socket that were made before bind(2).
+    epolls::each_descriptor(|_, copy| {
+        if copy != fd && raw::device_and_inode(copy) == own {
+            take_over(copy, fd);
+        }
+    });
     take_lease();
     0
 }
@@ -138,7 +152,11 @@ pub fn recognize(fd: i32) -> Option<&'static StandIn> {
         return Some(known);
     }
     let (listener, listens) = named(fd)?;
+    if table::join(fd) {
+        return table::stand_in(fd);
+    }
     let (queue, stand_in) = adopt(fd, listener, listens)?;
+    table::join_marked();
     if listens {
         // It is in its place already.
         raw::close(queue);
@@ -318,7 +336,7 @@ fn listen_anew(like: i32, address: &Address, backlog: i32) -> Result<i32, i32> {
 /// Puts a stand-in at another descriptor, too.
 fn take_over(fd: i32, socket: i32) {
     if idle::put(fd, socket) {
-        table::move_to(fd, socket);
+        table::copy(socket, fd);
     }
 }
 
@@ -347,8 +365,8 @@ pub unsafe extern "C" fn connect(fd: i32, address: *const u8, len: u32) -> i32 {
     unsafe { next::connect(fd, address, len) }
 }
 
-/// Puts the server's own socket back in its place.
-fn restore_socket(fd: i32, stand_in: &StandIn) -> bool {
+/// Puts the server's own socket back at all descriptors of a stand-in.
+fn restore_socket(fd: i32, stand_in: &'static StandIn) -> bool {
     let nonblock = match stand_in.stands() {
         Stands::Queue => status_flags(fd) & O_NONBLOCK,
         Stands::Listener => usize::from(stand_in.nonblock()) * O_NONBLOCK,
@@ -358,11 +376,13 @@ fn restore_socket(fd: i32, stand_in: &StandIn) -> bool {
     if answer.reply.kind != BACK || socket < 0 {
         return false;
     }
-    let registered = epolls::take_out(fd);
-    table::remove_stand_in(fd);
     set_status_flags(socket, O_RDWR | nonblock);
-    raw::dup3(socket, fd, cloexec_of(fd));
-    registered.put_back(fd);
+    raw::copy_timeouts(fd, socket);
+    table::each_fd(stand_in, |fd| {
+        idle::put(fd, socket);
+        table::forget(fd);
+    });
+    table::release(stand_in);
     raw::close(socket);
     true
 }

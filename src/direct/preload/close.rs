@@ -4,7 +4,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::abi::attach::op;
 use super::bind::recognize;
-use super::raw::{EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, is_open};
+use super::raw::{
+    EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, SHUT_RDWR, SHUT_WR, is_open,
+};
 use super::table::{StandIn, Stands};
 use super::{accept, bell, client, counts, epolls, fail, idle, next, raw, table};
 
@@ -213,8 +215,6 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
 /// whoever waits in accept, poll, select or epoll_wait, and what is there from then on is a socket that is only bound.
 #[unsafe(no_mangle)]
 pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
-    const SHUT_WR: i32 = 1;
-    const SHUT_RDWR: i32 = 2;
     let Some(stand_in) = genuine_or_marked(fd) else { return next::shutdown(fd, how) };
     if !(0..=SHUT_RDWR).contains(&how) {
         return fail(EINVAL);

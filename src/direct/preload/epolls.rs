@@ -4,7 +4,7 @@
 use core::ffi::CStr;
 
 use super::arch::{nr, syscall6};
-use super::raw::close;
+use super::raw::{close, device_and_inode, dup_at};
 
 const AT_FDCWD: usize = -100isize as usize;
 const DEL: usize = 2;
@@ -15,11 +15,13 @@ const MAX_REGISTRATIONS: usize = 16;
 #[derive(Clone, Copy)]
 struct Registration {
     epoll: i32,
+    /// The number that it was registered by, which may be closed by now: the registration lives as long as the open file.
+    fd: i32,
     events: u32,
     data: u64,
 }
 
-/// The registrations of one descriptor, taken out of their epoll instances.
+/// The registrations of one descriptor, and of closed ones of the same open file, taken out of their epoll instances.
 pub struct Registrations {
     found: [Registration; MAX_REGISTRATIONS],
     count: usize,
@@ -40,45 +42,64 @@ fn control(epoll: i32, what: usize, fd: i32, event: &Event) {
 
 /// Takes a descriptor out of every epoll instance of this process that has it.
 pub fn take_out(fd: i32) -> Registrations {
-    let mut all =
-        Registrations { found: [Registration { epoll: -1, events: 0, data: 0 }; MAX_REGISTRATIONS], count: 0 };
+    let none = Registration { epoll: -1, fd: -1, events: 0, data: 0 };
+    let mut all = Registrations { found: [none; MAX_REGISTRATIONS], count: 0 };
+    let own = device_and_inode(fd);
     each_epoll(|epoll| {
         each_line(epoll, |line| {
-            if let Some((events, data)) = registration(line, fd)
+            let Some((found, inode)) = registration(line, epoll) else { return };
+            let same = inode.is_none_or(|inode| own.is_some_and(|own| own.1 == inode));
+            // Another descriptor of the file that is open has its own turn.
+            if same
+                && (found.fd == fd || device_and_inode(found.fd) != own)
                 && let Some(place) = all.found.get_mut(all.count)
             {
-                *place = Registration { epoll, events, data };
+                *place = found;
                 all.count += 1;
             }
         });
     });
     for one in all.found.iter().take(all.count) {
-        control(one.epoll, DEL, fd, &Event { events: 0, data: 0 });
+        one.control(DEL, fd);
     }
     all
+}
+
+impl Registration {
+    /// epoll_ctl(2) for the file at `fd`, by the number of the registration. (Where another file is at that number by now,
+    /// nothing can be done.)
+    fn control(&self, what: usize, fd: i32) {
+        let event = Event { events: self.events, data: self.data };
+        if self.fd == fd {
+            control(self.epoll, what, fd, &event);
+        } else if dup_at(fd, self.fd) {
+            control(self.epoll, what, self.fd, &event);
+            close(self.fd);
+        }
+    }
 }
 
 impl Registrations {
     /// Registers whatever is at the descriptor now, as before.
     pub fn put_back(&self, fd: i32) {
         for one in self.found.iter().take(self.count) {
-            let event = Event { events: one.events, data: one.data };
-            control(one.epoll, ADD, fd, &event);
+            one.control(ADD, fd);
         }
     }
 }
 
-/// `tfd:        5 events:       19 data:     5 …` (proc(5), fdinfo of an epoll descriptor): tfd is decimal, the others are
-/// hexadecimal.
-fn registration(line: &[u8], fd: i32) -> Option<(u32, u64)> {
+/// `tfd:        5 events:       19 data:     5  pos:0 ino:7 sdev:8` (proc(5), fdinfo of an epoll descriptor): tfd and pos are
+/// decimal, the others are hexadecimal. The registration, and the file's inode, which older kernels do not name.
+fn registration(line: &[u8], epoll: i32) -> Option<(Registration, Option<u64>)> {
     let mut words = line.split(|&byte| byte == b' ' || byte == b'\t').filter(|word| !word.is_empty());
-    if words.next()? != b"tfd:" || number(words.next()?, 10)? != fd as u64 {
-        return None;
-    }
+    words.next().filter(|&word| word == b"tfd:")?;
+    let fd = number(words.next()?, 10)? as i32;
     words.next().filter(|&word| word == b"events:")?;
-    let events = number(words.next()?, 16)?;
+    let events = number(words.next()?, 16)? as u32;
     words.next().filter(|&word| word == b"data:")?;
-    Some((events as u32, number(words.next()?, 16)?))
+    let data = number(words.next()?, 16)?;
+    let inode = words.find_map(|word| number(word.strip_prefix(b"ino:")?, 16));
+    Some((Registration { epoll, fd, events, data }, inode))
 }
 
 fn number(text: &[u8], base: u64) -> Option<u64> {
@@ -211,13 +232,16 @@ mod tests {
 
     #[test]
     fn a_registration_is_read_from_a_line_of_fdinfo() {
-        let line = b"tfd:       12 events: 80000019 data:         ffffffff0000000c  pos:0 ino:7 sdev:8";
-        assert_eq!(registration(line, 12), Some((0x8000_0019, 0xffff_ffff_0000_000c)));
-        assert_eq!(registration(line, 1), None);
+        let line = b"tfd:       12 events: 80000019 data:         ffffffff0000000c  pos:0 ino:1f sdev:8";
+        let read = |line: &[u8]| {
+            registration(line, 3).map(|(found, inode)| (found.epoll, found.fd, found.events, found.data, inode))
+        };
+        assert_eq!(read(line), Some((3, 12, 0x8000_0019, 0xffff_ffff_0000_000c, Some(31))));
+        assert_eq!(read(&line[..line.len() - 19]), Some((3, 12, 0x8000_0019, 0xffff_ffff_0000_000c, None)));
         for other in
             [&b"pos:\t0"[..], b"flags:\t02", b"tfd: 12", b"tfd: x events: 1 data: 1", b"tfd: 12 data: 1 events: 1", b""]
         {
-            assert_eq!(registration(other, 12), None);
+            assert_eq!(read(other), None);
         }
     }
 
@@ -271,6 +295,13 @@ mod tests {
         assert_eq!((take_out(fd).count, take_out(fd).count, take_out(other.as_raw_fd()).count), (1, 0, 0));
         taken.put_back(fd);
         assert!(register(7).is_err(), "it is registered again");
+        // By a number that is closed: the open file lives on at another.
+        let copy = socket.try_clone()?;
+        drop(socket);
+        let stale = take_out(copy.as_raw_fd());
+        assert_eq!((stale.count, stale.found[0].fd), (1, fd));
+        stale.put_back(copy.as_raw_fd());
+        assert_eq!(take_out(copy.as_raw_fd()).count, 1);
         Ok(())
     }
 }

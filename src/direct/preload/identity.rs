@@ -26,7 +26,12 @@ impl Identity {
 
     /// Whether the remembered file is at this descriptor. Costs one system call.
     pub fn is_at(&self, fd: i32) -> bool {
-        device_and_inode(fd) == Some((self.device.load(Relaxed), self.inode.load(Relaxed)))
+        device_and_inode(fd).is_some_and(|file| self.is(file))
+    }
+
+    /// Whether the remembered file has this device and inode.
+    pub fn is(&self, (device, inode): (u64, u64)) -> bool {
+        (self.device.load(Relaxed), self.inode.load(Relaxed)) == (device, inode)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{epolls, table};
 const CONTROL: usize = 32;
 const CONTROL_LEN: usize = 40;
 /// The length of a `struct mmsghdr`.
-const MMSGHDR_BYTES: usize = 64;
+pub const MMSGHDR_BYTES: usize = 64;
 /// The length of a control message's head (`cmsghdr`), to which the next one is aligned by 8.
 const HEAD: usize = 16;
 const SOL_SOCKET: i32 = 1;
@@ -20,8 +20,12 @@ pub fn mark_all() {
 }
 
 fn mark(fd: i32) {
-    if named(fd).is_some() {
-        table::mark(fd);
+    let is_named = named(fd).is_some();
+    if is_named || table::has_shared() {
+        // One that was passed to this process before, or by this process to itself, is a copy.
+        if !table::join(fd) && is_named {
+            table::mark(fd);
+        }
     }
 }
 

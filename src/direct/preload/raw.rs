@@ -31,6 +31,10 @@ pub const SOL_SOCKET: i32 = 1;
 pub const SO_TYPE: i32 = 3;
 pub const SOCK_STREAM: i32 = 1;
 
+pub const SHUT_RD: i32 = 0;
+pub const SHUT_WR: i32 = 1;
+pub const SHUT_RDWR: i32 = 2;
+
 /// Descriptors from here on are seldom looked at by servers that count theirs.
 const HIGH_FD: usize = 900;
 
@@ -94,6 +98,33 @@ pub fn dup_high(fd: i32) -> i32 {
     integer_fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD).max(-1) as i32
 }
 
+/// Duplicates a descriptor to a number where there is none; whether that succeeded.
+pub fn dup_at(fd: i32, number: i32) -> bool {
+    let copy = integer_fcntl(fd, F_DUPFD_CLOEXEC, number.max(0) as usize);
+    if copy >= 0 && copy != number as isize {
+        close(copy as i32);
+    }
+    copy == number as isize
+}
+
+/// The kernel's pollfd.
+#[repr(C)]
+pub struct PollFd {
+    pub fd: i32,
+    pub events: i16,
+    pub revents: i16,
+}
+
+/// Whether shutdown(2) was called for a socket's receiving side.
+pub fn receives_no_more(fd: i32) -> bool {
+    const POLLRDHUP: i16 = 0x2000;
+    let mut one = PollFd { fd, events: POLLRDHUP, revents: 0 };
+    let at_once = [0u64; 2];
+    // SAFETY: the kernel reads the entry and the time, and writes the entry.
+    unsafe { syscall6(nr::PPOLL, [&raw mut one as usize, 1, at_once.as_ptr() as usize, 0, 0, 0]) };
+    one.revents & POLLRDHUP != 0
+}
+
 /// Has the kernel send this process `signal` whenever something arrives at, or closes the other end of, a socket.
 pub fn signal_on_input(socket: i32, signal: i32) {
     integer_fcntl(socket, F_SETSIG, signal as usize);
@@ -151,22 +182,36 @@ pub fn shutdown(fd: i32, how: i32) -> isize {
     unsafe { syscall6(nr::SHUTDOWN, [fd as usize, how as usize, 0, 0, 0, 0]) }
 }
 
+const SO_RCVTIMEO: i32 = 20;
+const SO_SNDTIMEO: i32 = 21;
+
 /// Gives a socket the receive and send time-outs of another one.
 pub fn copy_timeouts(from: i32, to: i32) {
-    // SO_RCVTIMEO and SO_SNDTIMEO, a `struct timeval` each.
-    for name in [20, 21] {
-        let (mut time, mut len) = ([0u64; 2], 16u32);
-        let at = &raw mut time as usize;
-        // SAFETY: the kernel writes and reads at most the 16 bytes of the local.
-        unsafe {
-            let level = SOL_SOCKET as usize;
-            if syscall6(nr::GETSOCKOPT, [from as usize, level, name, at, &raw mut len as usize, 0]) == 0
-                && time != [0; 2]
-            {
-                syscall6(nr::SETSOCKOPT, [to as usize, level, name, at, 16, 0]);
-            }
+    for name in [SO_RCVTIMEO, SO_SNDTIMEO] {
+        let time = timeout(from, name);
+        if time != [0; 2] {
+            let at = time.as_ptr() as usize;
+            // SAFETY: the kernel reads the 16 bytes of the local.
+            unsafe { syscall6(nr::SETSOCKOPT, [to as usize, SOL_SOCKET as usize, name as usize, at, 16, 0]) };
         }
     }
+}
+
+/// How long receiving waits, in milliseconds rounded up; -1: without end.
+pub fn receive_timeout(fd: i32) -> i32 {
+    match timeout(fd, SO_RCVTIMEO) {
+        [0, 0] => -1,
+        [seconds, micros] => i32::try_from(seconds.saturating_mul(1000) + micros.div_ceil(1000)).unwrap_or(i32::MAX),
+    }
+}
+
+/// A time-out as a `struct timeval`; zero: none.
+fn timeout(fd: i32, name: i32) -> [u64; 2] {
+    let (mut time, mut len) = ([0u64; 2], 16u32);
+    let (at, room) = (&raw mut time as usize, &raw mut len as usize);
+    // SAFETY: the kernel writes at most the 16 bytes of the local, and the length.
+    let result = unsafe { syscall6(nr::GETSOCKOPT, [fd as usize, SOL_SOCKET as usize, name as usize, at, room, 0]) };
+    if result == 0 { time } else { [0; 2] }
 }
 
 /// How many bytes lie in a queue.

@@ -9,6 +9,10 @@ use super::counts::{self, Page};
 use super::identity::Identity;
 use super::{bell, raw};
 
+#[path = "marks.rs"]
+mod marks;
+pub use marks::{has_shared, is_marked, join, join_marked, mark};
+
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
 pub const TRACKED: usize = 65_536;
 /// Stand-ins that one process may have.
@@ -91,6 +95,10 @@ static PLACES: [StandIn; STAND_INS] = [const {
 }; STAND_INS];
 
 impl StandIn {
+    fn is_used(&self) -> bool {
+        self.page.load(Acquire) != 0
+    }
+
     pub fn waits(&self) -> bool {
         self.waits.load(Relaxed) != 0
     }
@@ -197,17 +205,6 @@ pub fn is_stand_in(fd: i32) -> bool {
     kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < MARKED)
 }
 
-/// Marks a descriptor as a stand-in that another process made.
-pub fn mark(fd: i32) {
-    if let Some(kind) = kind(fd) {
-        kind.store(MARKED, Release);
-    }
-}
-
-pub fn is_marked(fd: i32) -> bool {
-    kind(fd).is_some_and(|kind| kind.load(Relaxed) == MARKED)
-}
-
 pub struct New<'a> {
     pub listener: u32,
     pub page: Page,
@@ -271,13 +268,6 @@ pub fn each_fd(stand_in: &'static StandIn, mut each: impl FnMut(i32)) {
     }
 }
 
-/// Makes a descriptor one of the stand-in at another one.
-pub fn move_to(fd: i32, other: i32) {
-    if let (Some(to), Some(from)) = (kind(fd), kind(other)) {
-        to.store(from.load(Acquire), Release);
-    }
-}
-
 /// A descriptor is none of a stand-in's any more, which has others.
 pub fn forget(fd: i32) {
     if let Some(kind) = kind(fd) {
@@ -329,7 +319,7 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
     }
     let listener = stand_in.listener.load(Relaxed);
     release(stand_in);
-    let another = |place: &StandIn| place.page.load(Acquire) != 0 && place.listener.load(Relaxed) == listener;
+    let another = |place: &StandIn| place.is_used() && place.listener.load(Relaxed) == listener;
     (last && !PLACES.iter().any(another)).then_some(listener)
 }
 

@@ -7,12 +7,15 @@
 use super::arch;
 use super::bind::named;
 use super::close::genuine;
-use super::raw::{EAGAIN, ENOTCONN, EPIPE, raise_sigpipe};
+use super::inherited::{self, MMSGHDR_BYTES};
+use super::raw::{EAGAIN, ENOTCONN, EPIPE, raise_sigpipe, receives_no_more};
 use super::table::{self, Stands, is_marked, is_stand_in};
-use super::{fail, inherited, next};
+use super::{fail, next};
 
 const MSG_NOSIGNAL: i32 = 0x4000;
 const MSG_ERRQUEUE: i32 = 0x2000;
+/// Where a `struct mmsghdr` has the message's length.
+const MSG_LEN: usize = 56;
 
 /// The kernel's iovec.
 #[repr(C)]
@@ -38,8 +41,23 @@ fn is_queue(fd: i32) -> bool {
 
 /// What receiving from a listening socket gives; `None` when there is none of ours.
 fn no_receive(fd: i32, flags: i32) -> Option<i32> {
-    let errno = if flags & MSG_ERRQUEUE != 0 { EAGAIN } else { ENOTCONN };
-    is_queue(fd).then(|| fail(errno))
+    if !is_queue(fd) {
+        return None;
+    }
+    Some(match flags & MSG_ERRQUEUE {
+        // One that does not listen keeps a shutdown(2).
+        0 if is_idle(fd) && receives_no_more(fd) => 0,
+        0 => fail(ENOTCONN),
+        _ => fail(EAGAIN),
+    })
+}
+
+/// Whether there is an idle socket: the stand-in does not listen.
+fn is_idle(fd: i32) -> bool {
+    match table::stand_in(fd) {
+        Some(stand_in) => stand_in.is_shut(),
+        None => named(fd).is_some_and(|(_, listens)| !listens),
+    }
 }
 
 /// What sending to a listening socket gives; `None` when there is none of ours.
@@ -132,7 +150,14 @@ pub unsafe extern "C" fn recvmmsg(fd: i32, messages: usize, count: u32, flags: i
         && is_stand_in(fd)
         && let Some(failed) = no_receive(fd, flags)
     {
-        return failed;
+        if failed < 0 {
+            return failed;
+        }
+        for at in 0..count as usize {
+            // SAFETY: as recvmmsg(2): as many `struct mmsghdr` lie there.
+            unsafe { *((messages + at * MMSGHDR_BYTES + MSG_LEN) as *mut u32) = 0 };
+        }
+        return count as i32;
     }
     // SAFETY: as recvmmsg(2), which has filled in as many messages as it says.
     unsafe {

@@ -13,17 +13,19 @@ def serve(s):
         c, _ = s.accept(); c.recv(1000); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nserved'); c.close()
 def new():
     s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return s, socket.socket(fileno=os.dup(s.fileno()))
+    # On its way until after the bind: copies that are there by then become stand-ins.
+    a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [s.fileno()])
+    return s, lambda: socket.socket(fileno=socket.recv_fds(b, 1, 1)[1][0])
 if what == 'nothing':
     s, _ = new(); s.bind(('127.0.0.1', port)); s.listen(); serve(s)
 if what == 'blocking':
-    s, copy = new(); s.bind(('127.0.0.1', port)); s.listen()
+    s, copy = new(); s.bind(('127.0.0.1', port)); s.listen(); copy = copy()
     fcntl.fcntl(copy.fileno(), fcntl.F_SETFL, os.O_RDWR)
     serve(s)
 # A connection with unsent data, whose close lingers.
 first, _ = new(); first.bind(('127.0.0.1', port)); first.listen()
 sink = socket.socket(); sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048); sink.bind(('127.0.0.1', 0)); sink.listen()
-s, copy = new(); s.bind(('127.0.0.2', port))
+s, copy = new(); s.bind(('127.0.0.2', port)); copy = copy()
 if what == 'heard':
     s.listen(); time.sleep(0.3); copy.shutdown(socket.SHUT_RDWR)
 copy.setblocking(True)

@@ -1,6 +1,6 @@
 //! Which steps may follow: none whose answer depends on time, and none that is known to differ.
 
-use super::sequences::{File, MAX_WAITING, Model, REGISTERS, Register, Step};
+use super::sequences::{File, MAX_WAITING, Model, Register, Step};
 
 impl Model {
     /// Whether what follows does not depend on time, and is not among what is known to differ.
@@ -19,17 +19,15 @@ impl Model {
             return false;
         }
         let allowed = match name {
-            // Connections to themselves, to ports whose listener is gone (it goes a moment later), beyond the backlog.
+            // Connections to ports whose listener is gone (it goes a moment later), beyond the backlog.
             "connect" => subject.is_none_or(|(file, _)| {
                 let port = b as usize;
                 let to = self.files.iter().find(|to| to.port == Some(port) && to.listening && !to.shut);
                 let free = !self.ports[port].used && !self.ports[port].bound;
-                !file.epoll
-                    && !file.nonblock
-                    && !file.connected
-                    && file.port.is_none()
-                    && (to.is_some_and(|to| to.waiting < MAX_WAITING && d >= 0 && to.v6 == file.v6)
-                        || to.is_none() && free)
+                let itself = file.port == Some(port) && !file.shut;
+                let arrives = to.is_some_and(|to| to.waiting < MAX_WAITING && d >= 0 && to.v6 == file.v6);
+                let reaches = arrives || to.is_none() && (free || itself);
+                !file.epoll && !file.connected && (file.listening || reaches && !file.nonblock)
             }),
             "bind" => {
                 let other = self.ports[b as usize];
@@ -44,7 +42,13 @@ impl Model {
             "bytes" => subject.is_none_or(|(file, _)| !file.epoll),
             "accept" => subject.is_none_or(|(file, _)| !file.epoll),
             "setfl" | "fionbio" => subject.is_none_or(|(file, _)| !file.epoll),
-            "fork" | "exec" => !self.in_child,
+            "fork" => !self.in_child,
+            // A program that is given another one's epoll instances shares them, and would take out what it closes.
+            "exec" => {
+                let stays = |at: &Register| self.files[at.file].epoll && !at.cloexec;
+                !self.in_child && !self.registers.iter().flatten().any(stays)
+            }
+            "give" => self.in_child && subject.is_some_and(|(file, _)| !file.connected && !file.epoll),
             "control" => self.files.len() > 1 && a != c,
             _ => true,
         };
@@ -53,53 +57,39 @@ impl Model {
 
     /// What is known to differ: docs/direct.md names it.
     fn is_known(&self, step: &Step) -> bool {
-        let Step(name, [a, ..]) = *step;
         let Some((file, passed)) = self.subject(step) else { return false };
-        match name {
-            // What another process, or a descriptor that the library does not know, shut down is not known here.
-            // One that does not listen keeps it for later: its reads end (0), and so do the connections of a later listen(2).
-            "shutdown" => {
-                let elsewhere = passed || self.in_child || self.unknown_besides(a).is_some();
-                file.tried && (elsewhere || !file.listening || file.shut)
-            }
-            // A listener that lives on only where the library does not know it yet is given up, and one that was passed to
-            // its own process is a stand-in of its own there: its end takes it out of epoll instances.
-            "close" | "range" | "dup2" if self.unknown_besides(a) == Some(true) => true,
-            "close" | "range" | "dup2" => passed && self.last_of(a as usize).is_none(),
+        let elsewhere = passed || self.in_child;
+        match step.0 {
+            // Another process does not learn of it.
+            "shutdown" => file.tried && (elsewhere || self.none),
             // Whether it listens is known where listen(2) was called; and the kernel refuses to listen again while there are
             // connections, unless SO_REUSEADDR is set.
             "listen" => {
-                let elsewhere = passed || self.in_child || self.unknown_besides(a).is_some();
                 let changes = file.tried && !file.listening || file.shut;
-                changes && elsewhere || file.shut && self.files.iter().any(|file| file.connected)
+                changes && elsewhere || file.ended || file.shut && self.files.iter().any(|file| file.connected)
             }
-            "connect" => file.shut,
+            "connect" if file.shut || file.ended || file.tried && elsewhere => true,
+            // The other process keeps the socket itself.
+            "bind" => {
+                self.in_child && self.parent.iter().flatten().any(|other| std::ptr::eq(&self.files[other.file], file))
+            }
+            // What is left to be sent is a number of the kernel's own after shutdown(2).
+            "unread" if step.1[1] == 1 && file.shut => true,
+            // Under none the shared listener is non-blocking for who does not know it yet, and each process has a mode of its own.
+            "getfl" | "accept" | "connect" if self.none && passed => true,
+            "setfl" | "fionbio" if self.none && self.in_child && file.tried => true,
             // Given up by the master: nobody tells another process what it was.
             "accept" | "bytes" | "peer" | "get" | "unread" | "name" | "set" | "setfl" | "fionbio" => {
                 passed && file.shut
             }
-            // Under none the shared listener is non-blocking for who does not know it yet.
-            "getfl" => passed,
             _ => false,
         }
-    }
-
-    /// Whether the file of a register has other descriptors that the library does not know: `Some(true)` if no other is known.
-    fn unknown_besides(&self, register: i32) -> Option<bool> {
-        let this = usize::try_from(register).ok()?;
-        let file = self.registers.get(this).copied().flatten()?.file;
-        let others: Vec<Register> = (0..REGISTERS)
-            .filter(|&at| at != this)
-            .filter_map(|at| self.registers[at])
-            .filter(|at| at.file == file)
-            .collect();
-        others.iter().any(|other| other.passed).then(|| others.iter().all(|other| other.passed))
     }
 
     /// The register that a step is about, its file, and whether the register was passed here.
     fn subject(&self, step: &Step) -> Option<(&File, bool)> {
         let at = match step.0 {
-            "accept" | "dup" | "fdup" | "dup2" | "pass" => step.1[1],
+            "accept" | "dup" | "fdup" | "dup2" | "pass" | "give" => step.1[1],
             _ => step.1[0],
         };
         let register = self.registers.get(usize::try_from(at).ok()?).copied().flatten()?;

@@ -6,7 +6,7 @@ impl Model {
     /// The file at a register, if this is its only descriptor.
     pub(super) fn last_of(&self, register: usize) -> Option<&File> {
         let file = self.registers.get(register).copied().flatten()?.file;
-        let copies = self.registers.iter().flatten().filter(|other| other.file == file).count();
+        let copies = self.registers.iter().chain(&self.parent).flatten().filter(|other| other.file == file).count();
         (copies == 1).then(|| &self.files[file])
     }
 
@@ -23,16 +23,16 @@ impl Model {
             self.ports[port].used |= listening;
         }
         if let Some(closed) = self.registers[register].take()
-            && !self.registers.iter().flatten().any(|other| other.file == closed.file)
+            && !self.registers.iter().chain(&self.parent).flatten().any(|other| other.file == closed.file)
         {
             let file = &mut self.files[closed.file];
             (file.port, file.listening, file.shut) = (None, false, false);
         }
     }
 
-    pub(super) fn copy(&mut self, to: i32, from: i32, cloexec: bool, passed: bool) {
+    pub(super) fn copy(&mut self, to: i32, from: i32, cloexec: bool) {
         if let Some(register) = self.registers[from as usize] {
-            self.registers[to as usize] = Some(Register { cloexec, passed: passed || register.passed, ..register });
+            self.registers[to as usize] = Some(Register { cloexec, ..register });
         }
     }
 
@@ -46,7 +46,7 @@ impl Model {
                 let (v6, nonblock) = (b != 0, c & 1 != 0);
                 self.open(a, File { v6, nonblock, ..File::default() }, c & 2 != 0);
             }
-            "epoll" => self.open(a, File { epoll: true, ..File::default() }, false),
+            "epoll" => self.open(a, File { epoll: true, ..File::default() }, true),
             "bind" => {
                 let Some(at) = file(self, a) else { return };
                 self.files[at].tried = !self.files[at].epoll;
@@ -63,12 +63,18 @@ impl Model {
                 }
             }
             "connect" => {
-                let Some(at) = file(self, a) else { return };
+                let Some(at) = file(self, a).filter(|&at| !self.files[at].listening) else { return };
+                if let Some(own) = self.files[at].port {
+                    self.ports[own].used = true;
+                }
                 let to = self.files.iter().position(|to| to.port == Some(b as usize) && to.listening && !to.shut);
                 if let Some(to) = to {
                     self.files[to].waiting += 1;
                     self.files[at].connected = true;
                     self.ports[b as usize].used = true;
+                } else if self.files[at].port == Some(b as usize) {
+                    // To itself.
+                    self.files[at].connected = true;
                 } else {
                     // Its state after a refused connection is the kernel's alone; a second attempt depends on it.
                     self.files[at].spoiled = true;
@@ -78,9 +84,7 @@ impl Model {
                 let Some(at) = file(self, b) else { return };
                 if self.files[at].waiting > 0 && c & 4 == 0 {
                     self.files[at].waiting -= 1;
-                    if let Some(register) = &mut self.registers[b as usize] {
-                        register.passed = false;
-                    }
+                    self.registers.iter_mut().flatten().filter(|it| it.file == at).for_each(|it| it.passed = false);
                     let (v6, nonblock) = (self.files[at].v6, c & 1 != 0);
                     self.open(a, File { v6, nonblock, connected: true, ..File::default() }, c & 2 != 0);
                 }
@@ -89,6 +93,7 @@ impl Model {
             "shutdown" => {
                 if let Some(at) = file(self, a) {
                     let listening = self.files[at].listening;
+                    self.files[at].ended |= self.files[at].tried && (!listening || self.files[at].shut);
                     if (listening || self.files[at].tried) && b != 1 {
                         self.files[at].shut = true;
                         if let Some(port) = self.files[at].port {
@@ -97,12 +102,24 @@ impl Model {
                     }
                 }
             }
-            "dup" => self.copy(a, b, false, false),
-            "fdup" => self.copy(a, b, c != 0, false),
-            "pass" => self.copy(a, b, false, true),
+            "dup" | "pass" => self.copy(a, b, false),
+            "give" => {
+                if let Some(register) = self.registers[b as usize] {
+                    let file = register.file;
+                    let known = self.parent.iter().flatten().find(|other| other.file == file);
+                    let passed = known.map_or(self.files[file].tried, |other| other.passed);
+                    self.parent[a as usize] = Some(Register { file, cloexec: false, passed });
+                }
+            }
+            "setfd" => {
+                if let Some(register) = &mut self.registers[a as usize] {
+                    register.cloexec = b != 0;
+                }
+            }
+            "fdup" => self.copy(a, b, c != 0),
             "dup2" if a != b && file(self, a).is_some() && file(self, b).is_some() => {
                 self.close(a as usize);
-                self.copy(a, b, c != 0, false);
+                self.copy(a, b, c != 0);
             }
             "control" => {
                 if let (Some(epoll), Some(watched)) = (file(self, a), file(self, c))

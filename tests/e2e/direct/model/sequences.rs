@@ -51,6 +51,8 @@ pub struct File {
     pub tried: bool,
     pub listening: bool,
     pub shut: bool,
+    /// shutdown(2) while it did not listen: connections of a later listen(2) inherit that.
+    pub ended: bool,
     /// Connections that nobody has accepted.
     pub waiting: u32,
     pub connected: bool,
@@ -84,10 +86,14 @@ pub struct Model {
     pub steps: Vec<Step>,
     /// Inside a fork or exec.
     pub in_child: bool,
+    /// There: what its parent has, and gets from it.
+    pub parent: [Option<Register>; REGISTERS],
+    /// For policy none.
+    pub none: bool,
 }
 
-/// The sequence of a seed.
-pub fn sequence(seed: u64) -> Vec<Step> {
+/// The sequence of a seed, for policy none or one of the others.
+pub fn sequence(seed: u64, none: bool) -> Vec<Step> {
     let mut model = Model {
         random: Draw(Random(seed)),
         registers: [None; REGISTERS],
@@ -95,6 +101,8 @@ pub fn sequence(seed: u64) -> Vec<Step> {
         ports: Default::default(),
         steps: Vec::new(),
         in_child: false,
+        parent: [None; REGISTERS],
+        none,
     };
     if model.random.percent(85) {
         model.listener();
@@ -121,6 +129,7 @@ const OPERATIONS: &[(&str, usize)] = &[
     ("fdup", 1),
     ("dup2", 2),
     ("pass", 2),
+    ("give", 3),
     ("fork", 3),
     ("exec", 2),
     ("poll", 8),
@@ -133,6 +142,8 @@ const OPERATIONS: &[(&str, usize)] = &[
     ("fionbio", 1),
     ("setfl", 2),
     ("getfl", 2),
+    ("setfd", 1),
+    ("getfd", 1),
     ("name", 3),
     ("peer", 3),
     ("timeout", 1),
@@ -190,7 +201,7 @@ impl Model {
     }
 
     fn free(&mut self) -> Option<i32> {
-        (0..REGISTERS).find(|&at| self.registers[at].is_none()).map(|at| at as i32)
+        (0..REGISTERS).find(|&at| self.registers[at].is_none() && self.parent[at].is_none()).map(|at| at as i32)
     }
 
     fn file(&self, register: usize) -> Option<&File> {
@@ -212,7 +223,10 @@ impl Model {
             }
             "listen" => [self.register(|file| file.port.is_some()), self.random.of(&[5, 128, -1, 100_000]), 0, 0],
             "connect" => {
-                let at = self.register(|file| !file.epoll && !file.connected && file.port.is_none() && !file.nonblock);
+                // Mostly one that has no port of its own yet.
+                let bound = self.random.percent(5);
+                let at = self
+                    .register(|file| !file.epoll && !file.connected && !file.nonblock && file.port.is_some() == bound);
                 let listening: Vec<usize> =
                     self.files.iter().filter(|file| file.listening).filter_map(|file| file.port).collect();
                 let port = if !listening.is_empty() && self.random.percent(90) {
@@ -240,7 +254,7 @@ impl Model {
             "dup2" => {
                 [self.register(|file| file.connected), self.register(|file| file.port.is_some()), random(self, 2), 0]
             }
-            "pass" => [self.free()?, self.register(|file| file.port.is_some()), 0, 0],
+            "pass" | "give" => [self.free()?, self.register(|file| file.port.is_some()), 0, 0],
             "fork" | "exec" => [0; 4],
             "poll" => [self.register(|file| file.port.is_some()), self.random.of(&[1, 1, 3, 4, 5, 0x2001, 0]), 3, 0],
             "select" => [self.register(|file| file.port.is_some()), 3, self.random.of(&[1, 1, 3, 5, 7]), 0],
@@ -248,20 +262,21 @@ impl Model {
             "control" => {
                 let epoll = self.register(|file| file.epoll);
                 let watched = self.register(|file| file.port.is_some());
-                let events = self.random.of(&[1, 1, 1, 5, 0x2001]);
+                let events = self.random.of(&[1, 1, 1, 5, 0x81]);
                 let how = random(self, 5);
                 let what = if how == 4 { self.random.of(&[0, 2]) } else { self.random.of(&[0, 0, 0, 1, 2]) };
                 // EPOLLEXCLUSIVE takes no other events.
-                let events = if how == 4 { events & 5 } else { events & 0xff };
+                let events = if how == 4 { events & 5 } else { events };
                 [epoll, what, watched, events | how << 8]
             }
             "wait" => [self.register(|file| file.epoll), 3, 0, 0],
             "bytes" => {
                 let at = self.register(|file| file.connected || file.listening);
-                [at, random(self, 10), random(self, 8), self.random.of(&[0, 1, 3])]
+                [at, random(self, 15), random(self, 8), self.random.of(&[0, 1, 3])]
             }
+            "unread" => [self.register(|file| file.port.is_some()), random(self, 2), 0, 0],
             "fionbio" => [self.register(|_| true), 0, random(self, 2), 0],
-            "setfl" => [self.register(|_| true), random(self, 2), 0, 0],
+            "setfl" | "setfd" => [self.register(|_| true), random(self, 2), 0, 0],
             "timeout" => [self.register(|file| file.listening), self.random.of(&[0, 5]), 0, 0],
             _ => [self.register(|file| file.port.is_some()), 0, 0, 0],
         };
@@ -271,12 +286,7 @@ impl Model {
     /// Some steps in a child, which ends after them.
     fn child(&mut self, name: &'static str) {
         let exec = name == "exec";
-        // What a process that was only bound passes on by exec is not recognized as what it is.
-        let bound_only = |at: &Register| self.files[at.file].tried && !self.files[at.file].listening;
-        if exec && !super::everything() && self.registers.iter().flatten().any(bound_only) {
-            return;
-        }
-        let before = self.registers;
+        self.parent = self.registers;
         let at = self.steps.len();
         self.steps.push(Step(name, [0; 4]));
         self.in_child = true;
@@ -295,8 +305,9 @@ impl Model {
         self.in_child = false;
         self.steps[at].1[0] = (self.steps.len() - at - 1) as i32;
         // What only the child had ends with it.
+        let parent = std::mem::replace(&mut self.parent, [None; REGISTERS]);
         for register in self.registers.iter().flatten() {
-            if !before.iter().flatten().any(|other| other.file == register.file) {
+            if !parent.iter().flatten().any(|other| other.file == register.file) {
                 let file = &mut self.files[register.file];
                 if let Some(port) = file.port.take() {
                     self.ports[port].used = true;
@@ -307,7 +318,7 @@ impl Model {
                 self.files.iter_mut().filter(|file| file.connected).for_each(|file| file.spoiled = true);
             }
         }
-        self.registers = before;
+        self.registers = parent;
         for file in &mut self.files {
             // Where the child closed a copy, the parent has its own.
             file.spoiled |= file.waiting > MAX_WAITING;
