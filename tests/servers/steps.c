@@ -329,7 +329,7 @@ static void in_child(const step *s, int from) {
             if (receive_right(FROM_CHILD, &fd, &at) < 0 || fd < 0) break;
             put(at, fd);
             if (write(FROM_CHILD, "x", 1) != 1) die("give");
-        } else if (kill(child, 0)) break;
+        } else if (waitpid(child, &status, WNOHANG) == child) return say("ended %d", status);
     }
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     say("ended %d", status);
@@ -430,7 +430,9 @@ static int served(void) {
 int main(int count, char **words) {
     struct sigaction pipe_action = {.sa_handler = on_pipe}, alarm_action = {.sa_handler = on_alarm};
     struct rlimit files;
+    const char *slot = getenv("ROUNDSMAN_SLOT");
     if (count < 3) return 2;
+    while (slot && strcmp(slot, "0")) pause();
     sigaction(SIGPIPE, &pipe_action, NULL), sigaction(SIGALRM, &alarm_action, NULL);
     script_name = words[1];
     read_script();
