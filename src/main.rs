@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use roundsman::admin::token::Token;
 use roundsman::cli::place::Part;
 use roundsman::cli::{self, Places, Targets, Verb, demo};
-use roundsman::codes::{OS, USAGE};
+use roundsman::codes::{CONFIG, OS, USAGE};
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
@@ -86,6 +87,9 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
         admin::bind(address).map_err(|error| Exit::os(&format!("cannot listen on {} (--admin)", address.0), &error))
     });
     let admin = admin.transpose()?;
+    let token = Token::of(config.admin_token_file.as_deref()).map_err(|error| {
+        Exit::new(if config.has_file() { CONFIG } else { USAGE }, format!("--admin-token-file: {error}"))
+    })?;
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
     for warning in config::sources::unknown_variables() {
@@ -96,6 +100,7 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     }
     let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
     log.keep_in(&servers);
+    let admin = admin.map(|listener| admin::Open { listener, token, recent: log.recent() });
     let result = daemon::main(config, listeners, &servers, admin);
     servers.finish();
     log.flush();

@@ -1,12 +1,20 @@
-//! `--admin`: health and metrics over HTTP, for orchestrators. It has a thread and a reactor of its own, so that requests
+//! `--admin`: a page, health and metrics over HTTP. It has a thread and a reactor of its own, so that requests
 //! here cost connections and workers nothing.
 
+mod actions;
+mod client;
+mod history;
 mod metrics;
+mod page;
 mod places;
 mod serve;
+mod stream;
+pub mod token;
+mod view;
 
 use std::io;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -18,6 +26,8 @@ use tokio::sync::oneshot;
 use crate::addr::AdminAddr;
 use crate::control::status::Daemon;
 use crate::listener::BACKLOG;
+use crate::output::recent::Recent;
+use token::Token;
 
 /// Asks the control thread for the daemon's state.
 #[derive(Debug, Clone)]
@@ -49,12 +59,21 @@ pub fn bind(address: AdminAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Starts the thread.
+/// What the thread serves with, besides the daemon's state.
+#[derive(Debug)]
+pub struct Open {
+    pub listener: TcpListener,
+    pub token: Token,
+    pub recent: Recent,
+}
+
+/// Starts the thread. `control`: the path of the control socket, for actions.
 ///
 /// # Errors
 /// When the thread or its reactor cannot be had.
-pub fn start(listener: TcpListener, ask: Ask) -> io::Result<()> {
+pub fn start(open: Open, ask: Ask, control: Option<PathBuf>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve::serve(listener, ask)))?;
+    let serve = move || runtime.block_on(serve::serve(open, ask, control));
+    thread::Builder::new().name("admin".into()).spawn(serve)?;
     Ok(())
 }

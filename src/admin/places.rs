@@ -4,11 +4,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::task::AbortHandle;
 
-const MAX_PLACES: usize = 256;
+use super::client::Stage;
+use super::stream::MAX_STREAMS;
+
+/// Streams take none of the places of probes.
+const MAX_PLACES: usize = 256 + MAX_STREAMS;
 
 /// Open connections by their peers' networks, the oldest first.
 #[derive(Debug, Default)]
@@ -20,25 +23,26 @@ pub struct Places {
 #[derive(Debug)]
 struct Place {
     task: AbortHandle,
-    answering: Arc<AtomicBool>,
+    stage: Arc<Stage>,
 }
 
 impl Places {
-    /// Adds a connection: its peer, the task that serves it, and whether its request has come.
-    pub fn take(&mut self, peer: IpAddr, task: AbortHandle, answering: Arc<AtomicBool>) {
+    /// Adds a connection: its peer, the task that serves it, and how far it is.
+    pub fn take(&mut self, peer: IpAddr, task: AbortHandle, stage: Arc<Stage>) {
         if self.count >= MAX_PLACES {
             self.close_one();
         }
-        self.taken.entry(network(peer)).or_default().push_back(Place { task, answering });
+        self.taken.entry(network(peer)).or_default().push_back(Place { task, stage });
         self.count += 1;
     }
 
-    /// Closes one connection: of the network with the most, the oldest whose request has not come. Finished ones stay in the
-    /// list until then, which costs nothing.
+    /// Closes one connection: of the network with the most, the oldest whose request has not come, and no stream unless there
+    /// is nothing else. Finished ones stay in the list until then, which costs nothing.
     pub fn close_one(&mut self) {
         let Some((&network, places)) = self.taken.iter_mut().max_by_key(|(_, places)| places.len()) else { return };
-        let is_silent = |place: &Place| place.task.is_finished() || !place.answering.load(Relaxed);
-        let at = places.iter().position(is_silent).unwrap_or(0);
+        let is_silent = |place: &Place| place.task.is_finished() || !place.stage.is_answering();
+        let is_short = |place: &Place| !place.stage.is_streaming();
+        let at = places.iter().position(is_silent).or_else(|| places.iter().position(is_short)).unwrap_or(0);
         if let Some(place) = places.remove(at) {
             place.task.abort();
             self.count -= 1;
@@ -60,6 +64,7 @@ fn network(peer: IpAddr) -> IpAddr {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::client::Client;
     use super::*;
 
     #[test]
@@ -68,7 +73,11 @@ mod tests {
         let mut places = Places::default();
         let mut add = |peer: &str, answering: bool| {
             let task = runtime.spawn(std::future::pending::<()>()).abort_handle();
-            places.take(peer.parse().unwrap(), task.clone(), Arc::new(answering.into()));
+            let client = Client::new(peer.parse().unwrap());
+            if answering {
+                client.begin_answer();
+            }
+            places.take(client.peer, task.clone(), client.stage());
             task
         };
         let lonely = add("10.0.0.1", false);

@@ -1,30 +1,40 @@
 //! HTTP endpoints and their limits (connections, header time, lifetime, Host check).
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use futures_util::future::select;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Mutex;
+use socket2::SockRef;
+use tokio::sync::{Mutex, Semaphore};
 
+use super::client::Client;
+use super::history::{History, series, step};
 use super::places::Places;
-use super::{Ask, metrics};
+use super::token::Token;
+use super::{Ask, Open, actions, metrics, page, stream};
 use crate::control::status::{Daemon, ServiceState};
+use crate::limited::Limited;
+use crate::output::recent::Recent;
 
 /// Time limit for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest life of a connection; normally it ends with its answer.
-const MAX_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a client may leave what it was sent unacknowledged.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections accepted in a row; less than [`super::places`] allows.
 const BUDGET: usize = 16;
 /// Age up to which a state is reused.
@@ -32,14 +42,44 @@ const MAX_AGE: Duration = Duration::from_millis(200);
 /// Time limit for the control thread's answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
 
-struct Shared {
+/// What all connections share.
+pub struct Shared {
     ask: Ask,
     last: Mutex<Option<(Instant, Arc<Daemon>)>>,
+    history: std::sync::Mutex<History>,
+    /// Points of a column of the history.
+    pub series: AtomicUsize,
+    pub recent: Recent,
+    pub token: Token,
+    /// The path of the control socket.
+    pub control: Option<PathBuf>,
+    /// Places for streams.
+    pub streams: Arc<Semaphore>,
+    /// The last state that pages were sent, by viewer.
+    pub rendered: Mutex<[Option<(Instant, Bytes)>; 2]>,
+    pub started: Instant,
+    wrong_tokens: std::sync::Mutex<Limited>,
 }
 
 impl Shared {
+    fn new(token: Token, recent: Recent, ask: Ask, control: Option<PathBuf>) -> Self {
+        Self {
+            ask,
+            last: Mutex::default(),
+            history: std::sync::Mutex::default(),
+            series: AtomicUsize::new(0),
+            recent,
+            token,
+            control,
+            streams: Arc::new(Semaphore::new(stream::MAX_STREAMS)),
+            rendered: Mutex::default(),
+            started: Instant::now(),
+            wrong_tokens: std::sync::Mutex::default(),
+        }
+    }
+
     /// The state, at most [`MAX_AGE`] old.
-    async fn state(&self) -> Option<Arc<Daemon>> {
+    pub async fn state(&self) -> Option<Arc<Daemon>> {
         // Concurrent requests share one question to the control thread.
         let mut last = self.last.lock().await;
         if let Some((at, daemon)) = &*last
@@ -52,19 +92,48 @@ impl Shared {
         *last = Some((Instant::now(), daemon.clone()));
         Some(daemon)
     }
+
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to a wrong token, with a line in the log.
+    pub fn wrong_token(&self, peer: IpAddr) -> Response {
+        let mut limited = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suppressed) = limited.pass(Instant::now()) {
+            tracing::warn!(%peer, suppressed, "wrong token over HTTP");
+        }
+        (StatusCode::UNAUTHORIZED, "wrong token\n").into_response()
+    }
+
+    /// Adds to the history; never returns.
+    async fn sample(&self) {
+        loop {
+            if let Some(daemon) = self.state().await {
+                self.series.store(series(&daemon), Relaxed);
+                self.history().sample(&daemon, Instant::now());
+            }
+            tokio::time::sleep(step(self.series.load(Relaxed))).await;
+        }
+    }
 }
 
 /// Accepts connections; never returns.
-pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
-    let shared = Arc::new(Shared { ask, last: Mutex::new(None) });
+pub async fn serve(open: Open, ask: Ask, control: Option<PathBuf>) {
+    let Open { listener, token, recent } = open;
+    let shared = Arc::new(Shared::new(token, recent, ask, control));
     let router = Router::new()
+        .route("/", get(page::page))
+        .route("/events", get(stream::events))
+        .route("/control", post(actions::control).layer(DefaultBodyLimit::max(actions::MAX_BODY)))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
         .route("/metrics", get(all_metrics))
         .layer(from_fn(known_host))
-        .with_state(shared);
+        .with_state(shared.clone());
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    tokio::spawn(async move { shared.sample().await });
     let mut places = Places::default();
     let mut accepted = 0_usize;
     loop {
@@ -74,13 +143,16 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(ACK_TIMEOUT));
         let service = TowerToHyperService::new(router.clone());
-        let asked = Arc::new(AtomicBool::new(false));
-        let answering = asked.clone();
-        let service = service_fn(move |request| {
-            asked.store(true, Relaxed);
+        let client = Client::new(peer.ip());
+        let asking = client.clone();
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            asking.begin_answer();
+            request.extensions_mut().insert(asking.clone());
             service.call(request)
         });
+        let stage = client.stage();
         let task = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -90,9 +162,9 @@ pub async fn serve(listener: std::net::TcpListener, ask: Ask) {
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // Errors concern its client only.
-            let _ = tokio::time::timeout(MAX_LIFETIME, connection).await;
+            select(pin!(connection), pin!(client.end())).await;
         });
-        places.take(peer.ip(), task.abort_handle(), answering);
+        places.take(peer.ip(), task.abort_handle(), stage);
         accepted += 1;
         if accepted == BUDGET {
             accepted = 0;

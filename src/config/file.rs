@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Syntax errors shown: a file that is not TOML has one in nearly every line.
 const MAX_SYNTAX_ERRORS: usize = 10;
 /// Keys of the daemon; all others are a service's.
-pub const OF_DAEMON: [&str; 6] = ["name", "admin", "control", "output", "log-format", "log-level"];
+pub const OF_DAEMON: [&str; 7] = ["name", "admin", "admin-token-file", "control", "output", "log-format", "log-level"];
 /// Options that are not keys.
 const NOT_IN_FILES: [&str; 1] = ["config"];
 /// A key with its values.

@@ -16,7 +16,7 @@ use super::sources::{COMMAND, Given, Key, Origin, Setting, Takes, keys, parser};
 use super::upstream::is_attribute;
 
 /// Keys whose values are paths; in a file they are relative to its directory.
-const PATHS: [&str; 5] = ["cwd", "env-file", "out", "error", "control"];
+const PATHS: [&str; 6] = ["cwd", "env-file", "out", "error", "control", "admin-token-file"];
 
 /// Values by key; keys without a value have their default.
 pub type Settings = BTreeMap<String, Setting>;

@@ -41,6 +41,7 @@ pub struct Config {
     /// The daemon's own settings.
     pub settings: Settings,
     pub admin: Option<AdminAddr>,
+    pub admin_token_file: Option<PathBuf>,
     pub control: Option<PathBuf>,
     /// `None`: prefix on a terminal, else raw.
     pub output: Option<Format>,
@@ -68,6 +69,7 @@ impl Config {
             None => {
                 let settings = merge::lay(&given, None);
                 let run = merge::run(&settings)?;
+                fits(&run)?;
                 let service = ServiceConfig::new(run.clone(), inherited)?;
                 Ok(Self::new(given, run, settings.clone(), vec![(service, settings)]))
             }
@@ -79,8 +81,8 @@ impl Config {
             [(service, _)] => service.name.clone(),
             _ => run.name.unwrap_or_default(),
         };
-        let Options { admin, control, output, log_format, log_level, .. } = run;
-        Self { name, services, settings, admin, control, output, log_format, log_level, given }
+        let Options { admin, admin_token_file, control, output, log_format, log_level, .. } = run;
+        Self { name, services, settings, admin, admin_token_file, control, output, log_format, log_level, given }
     }
 
     fn from_file(given: Given, path: &Path, inherited: Inherited) -> Result<Self, LoadError> {
@@ -119,7 +121,12 @@ impl Config {
         }
         twice(&file, &loaded, &mut problems);
         let settings = merge::lay(&of_daemon(&given), Some((&file, &daemon)));
-        match merge::run(&settings) {
+        let run = merge::run(&settings);
+        if let Err(error) = run.as_ref().map_or(Ok(()), fits) {
+            let entry = daemon.iter().find(|entry| entry.key == error.key).ok_or_else(|| error.clone())?;
+            problems.push(Problem::new(error.in_file(), entry.span.clone()));
+        }
+        match run {
             Ok(mut run) if problems.is_empty() => {
                 let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
                 let name = run.name.take().or_else(stem).unwrap_or_default();
@@ -144,6 +151,14 @@ impl Config {
     /// Whether there is a file to be read again.
     pub fn has_file(&self) -> bool {
         self.given.0.contains_key("config")
+    }
+}
+
+/// Whether the daemon's own options fit together.
+fn fits(run: &Options) -> Result<(), ConfigError> {
+    match (&run.admin_token_file, &run.admin) {
+        (Some(_), None) => Err(Kind::Needs("admin").of("admin-token-file")),
+        _ => Ok(()),
     }
 }
 

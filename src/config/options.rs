@@ -268,11 +268,16 @@ pub struct Options {
     /// Least severe lines of the daemon's own log: error, warn, info, debug
     #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
-    /// Serve health and metrics over HTTP: 9900, 0.0.0.0:9900
+    /// Serve a page, health and metrics over HTTP: 9900, 0.0.0.0:9900
     ///
-    /// /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone means 127.0.0.1.
+    /// / is the page; /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone means 127.0.0.1.
     #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
     pub admin: Option<AdminAddr>,
+    /// File with the token that allows reload, restart, scale, stop and start over --admin
+    ///
+    /// 16 to 1024 characters, readable by its owner only. Read again by a reload. Without it --admin changes nothing.
+    #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Path of the control socket
     ///
     /// Default: NAME.sock in the runtime directory.

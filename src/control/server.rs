@@ -118,6 +118,10 @@ impl ControlServer {
         Ok(Self { listener, file, clients: HashMap::new(), next: 0, registry: registry.clone() })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.file.0
+    }
+
     /// Takes new clients.
     pub fn accept(&mut self) {
         loop {

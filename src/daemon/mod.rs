@@ -14,7 +14,7 @@ mod systemd;
 mod waiting;
 
 use std::io;
-use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ use crate::accept::{
     self,
     orders::{Report, ServiceId},
 };
-use crate::admin::{self, Ask};
+use crate::admin::{self, Ask, token::Token};
 use crate::config::Config;
 use crate::control::server::ControlServer;
 use crate::control::status::Daemon as Status;
@@ -63,7 +63,7 @@ pub fn main(
     config: Config,
     listeners: Vec<Vec<Listener>>,
     servers: &Servers,
-    admin: Option<TcpListener>,
+    admin: Option<admin::Open>,
 ) -> Result<u8, DaemonError> {
     let nofile = process::raise_nofile().map_err(os("cannot read the file limit"))?;
     process::become_subreaper();
@@ -79,6 +79,8 @@ struct Daemon {
     control: Option<ControlServer>,
     /// What the admin thread asks: each gets the state.
     questions: Option<Receiver<oneshot::Sender<Status>>>,
+    /// The admin thread's, read again by a reload.
+    token: Token,
     context: Context,
     /// As it was read last; the services have their own parts of it.
     config: Config,
@@ -107,7 +109,7 @@ impl Daemon {
         listeners: Vec<Vec<Listener>>,
         nofile: process::NoFile,
         servers: &Servers,
-        admin: Option<TcpListener>,
+        admin: Option<admin::Open>,
     ) -> Result<Self, DaemonError> {
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
@@ -131,7 +133,9 @@ impl Daemon {
         let context = Context { launcher, orders, attach: None, ports, nofile: nofile.hard, registry, children };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
         let control = ControlServer::open(&context.registry, &config.name, &names, config.control.as_deref())?;
-        let questions = admin.map(|listener| Self::start_admin(waker, listener)).transpose()?;
+        let token = admin.as_ref().map(|admin| admin.token.clone()).unwrap_or_default();
+        let path = control.as_ref().map(|control| control.path().to_owned());
+        let questions = admin.map(|admin| Self::start_admin(waker, admin, path)).transpose()?;
         let services = std::mem::take(&mut config.services);
         let mut daemon = Self {
             poll,
@@ -139,6 +143,7 @@ impl Daemon {
             reports,
             control,
             questions,
+            token,
             context,
             config,
             services: Vec::new(),
@@ -160,9 +165,13 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn start_admin(waker: Arc<Waker>, listener: TcpListener) -> Result<Receiver<oneshot::Sender<Status>>, DaemonError> {
+    fn start_admin(
+        waker: Arc<Waker>,
+        admin: admin::Open,
+        control: Option<PathBuf>,
+    ) -> Result<Receiver<oneshot::Sender<Status>>, DaemonError> {
         let (sender, questions) = bounded(QUESTIONS);
-        admin::start(listener, Ask::new(sender, waker)).map_err(os("cannot start the admin thread"))?;
+        admin::start(admin, Ask::new(sender, waker), control).map_err(os("cannot start the admin thread"))?;
         Ok(questions)
     }
 

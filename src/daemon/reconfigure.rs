@@ -91,8 +91,12 @@ impl Daemon {
     /// # Errors
     /// Why nothing is changed.
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
+        let token = self.token.reread().err().map(|why| format!("--admin-token-file: {why}; the old token stays"));
         if !self.config.has_file() {
-            return self.each(only, |service, context| service.begin(Operation::Reload, context, now));
+            let mut begun = self.each(only, |service, context| service.begin(Operation::Reload, context, now))?;
+            begun.notes.extend(token);
+            begun.notes.iter().for_each(|note| warn!("{note}"));
+            return Ok(begun);
         }
         if self.stopping.is_some() {
             return Err("the daemon is stopping".to_owned());
@@ -161,6 +165,10 @@ impl Daemon {
             begun.operations.push((service.id(), None));
         }
         begun.notes.iter().for_each(|note| info!("{note}"));
+        if let Some(token) = token {
+            warn!("{token}");
+            begun.notes.push(token);
+        }
         Ok(begun)
     }
 

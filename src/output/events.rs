@@ -1,4 +1,4 @@
-//! What the daemon logs of a service is kept among that service's lines, for `roundsman logs`.
+//! What the daemon logs of a service is kept among that service's lines, for `roundsman logs`, and in a list of its own.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, OnceLock};
@@ -8,25 +8,37 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::recent::Recent;
 use super::servers::Servers;
 
 /// Passes events that name a service to the thread that keeps its lines, once that runs.
 #[derive(Debug, Clone, Default)]
-pub struct Events(Arc<OnceLock<Servers>>);
+pub struct Events {
+    servers: Arc<OnceLock<Servers>>,
+    recent: Recent,
+}
 
 impl Events {
     pub fn keep_in(&self, servers: &Servers) {
-        let _ = self.0.set(servers.clone());
+        let _ = self.servers.set(servers.clone());
+    }
+
+    pub fn recent(&self) -> Recent {
+        self.recent.clone()
     }
 }
 
 impl<S: Subscriber> Layer<S> for Events {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(servers) = self.0.get() else { return };
+        let Some(servers) = self.servers.get() else { return };
         let mut words = Words::default();
         event.record(&mut words);
-        let text = words.message + &words.fields;
         // What concerns several services names them all.
+        for service in words.services.split(", ").filter(|name| !name.is_empty()) {
+            self.recent.push(*event.metadata().level(), service, words.slot, &words.message, &words.fields);
+        }
+        let fields = words.fields.iter().map(|(name, value)| format!(" {name}={value}"));
+        let text: String = std::iter::once(words.message).chain(fields).collect();
         for service in words.services.split(", ").filter(|name| !name.is_empty()) {
             servers.event(service, words.slot, words.pid.unwrap_or_else(std::process::id), &text);
         }
@@ -40,7 +52,7 @@ struct Words {
     slot: Option<u32>,
     pid: Option<u32>,
     message: String,
-    fields: String,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Visit for Words {
@@ -49,7 +61,10 @@ impl Visit for Words {
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             "service" => write!(self.services, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
+            name => {
+                self.fields.push((name, format!("{value:?}")));
+                Ok(())
+            }
         };
     }
 

@@ -9,6 +9,7 @@ pub mod follow;
 pub mod line;
 mod log_path;
 mod queue;
+pub mod recent;
 mod repeats;
 mod ring;
 pub mod servers;
@@ -65,6 +66,11 @@ impl Log {
     /// From now on what is logged of a service can be seen by `roundsman logs`, too.
     pub fn keep_in(&self, servers: &Servers) {
         self.events.keep_in(servers);
+    }
+
+    /// The latest events of services.
+    pub fn recent(&self) -> recent::Recent {
+        self.events.recent()
     }
 
     /// Waits until what was logged is written, at most a moment: a blocked reader does not hold up the end.

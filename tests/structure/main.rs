@@ -46,7 +46,7 @@ const ALLOWED: Table<'_> = &[
     ("launch", &["codes", "output", "program", "sys"]),
     ("direct", &["abi", "events", "launch", "limited", "program", "sys"]),
     ("control", &["config::instances::Change", "events", "handoff::page::Counts", "lines", "sys::reason"]),
-    ("admin", &["abi", "addr", "control::status", "listener::BACKLOG"]),
+    ("admin", &["abi", "addr", "control", "limited", "listener::BACKLOG", "output::recent", "sys"]),
     (
         "worker",
         &[

@@ -1,4 +1,8 @@
-//! `--admin`: health and metrics over HTTP.
+//! `--admin`: a page, health and metrics over HTTP.
 
 mod flood;
 mod health;
+mod page;
+mod pictures;
+mod streams;
+mod token;

@@ -1,6 +1,7 @@
 //! What the tests share: a guard for the daemon, servers to put behind it, and ways to wait.
 
 mod app;
+mod browser;
 mod crowd;
 mod daemon;
 pub mod direct;
@@ -14,6 +15,7 @@ mod terminal;
 mod unsaid;
 
 pub use app::App;
+pub use browser::{Browser, Key};
 pub use crowd::{Crowd, Exit, Manner};
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use gate::Gate;

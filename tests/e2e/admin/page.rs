@@ -1,0 +1,147 @@
+//! Mostly waits: the page in a real browser.
+
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::streams::daemon;
+use crate::support::{Browser, Key, get};
+
+/// Makes the page show a made-up daemon.
+pub const SCENARIOS: &str = include_str!("scenarios.js");
+
+/// Opens the page with a made-up daemon, once it is shown.
+pub fn show(browser: &mut Browser, admin: u16, scenario: &str) {
+    browser.before_each_page(&format!("window.SCENARIO = {};{SCENARIOS}", json!(scenario)));
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    browser.wait("document.querySelector('#live').textContent.startsWith('live')");
+}
+
+#[test]
+fn it_shows_the_daemon_as_it_changes_and_acts_with_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "correct-horse-battery\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (daemon, admin) = daemon(&["--admin-token-file", path.to_str().unwrap()]);
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    browser.wait("document.querySelectorAll('#services tbody tr').length == 2");
+    assert_eq!(browser.text("#services h2"), "shop");
+    assert_eq!(browser.text("#services .pill"), "2 of 2 online");
+    assert!(browser.text(".about").contains("demo-server"), "{}", browser.text(".about"));
+    assert!(browser.text("#events").contains("worker online"));
+    // Live: what is served shows, and so does a crash, with what to do.
+    for _ in 0..10 {
+        get(daemon.port).unwrap();
+    }
+    let served = "[...document.querySelectorAll('#services tbody tr')].reduce((sum, row) => sum + +row.children[9].textContent, 0)";
+    browser.wait(&format!("{served} == 10"));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.workers()[1]), Signal::SIGKILL).unwrap();
+    browser.wait("document.querySelector('#findings').innerText.includes('shop/1 was restarted')");
+    assert!(browser.text("#findings").contains("roundsman logs shop/1"), "{}", browser.text("#findings"));
+    // By keyboard: a press on Reload asks for the token; a wrong one is said to be.
+    let enter = Key("Enter", 13);
+    let reload = "[...document.querySelectorAll('.head button')].find((button) => button.textContent == 'Reload')";
+    browser.wait(&format!("({reload}.focus(), document.activeElement == {reload})"));
+    browser.press(enter);
+    let insert = |browser: &mut Browser, text: &str| {
+        browser.wait("document.activeElement?.id == 'token'");
+        browser.call("Input.insertText", json!({"text": text}));
+        browser.press(enter);
+    };
+    insert(&mut browser, "wrong-horse-battery");
+    browser.wait("/wrong token|not the token/.test(document.querySelector('#said').textContent)");
+    browser.wait("document.querySelector('#unlock').textContent == 'Enter token'");
+    browser.click("#unlock");
+    insert(&mut browser, "correct-horse-battery");
+    browser.wait("feed.mayAct");
+    browser.js(&format!("{reload}.click()"));
+    browser.wait("document.querySelector('#said').textContent.includes('reloaded')");
+    browser.wait("document.querySelector('#services tbody tr').children[11].textContent == '2'");
+    assert_eq!(daemon.slot(0, "generation"), 2);
+    // Nothing is asked of anyone else, and nothing is kept.
+    let own = format!("http://127.0.0.1:{admin}/");
+    let requests = browser.requests();
+    let elsewhere = requests.iter().filter(|url| !url.starts_with(&own) && !url.starts_with("data:"));
+    assert_eq!(elsewhere.count(), 0, "{requests:?}");
+    assert!(requests.iter().all(|url| !url.contains("battery")), "{requests:?}");
+    assert_eq!(browser.js("document.cookie + localStorage.length + sessionStorage.length"), "00");
+    // The wrong token's two answers are the only failed loads.
+    let complaints = browser.complaints();
+    assert!(complaints.iter().all(|line| line.contains("401")), "{complaints:?}");
+    // The daemon's end shows, too.
+    daemon.signal(Signal::SIGKILL);
+    browser.wait("document.querySelector('#verdict-title').textContent.startsWith('No connection to the daemon')");
+}
+
+#[test]
+fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
+    let (_daemon, admin) = daemon(&[]);
+    let mut browser = Browser::start();
+    for (scenario, slots, verdict) in [
+        ("nothing", 0, "1 thing is wrong"),
+        ("one", 1, "Nothing is wrong"),
+        ("eight", 8, "3 things are wrong"),
+        ("sixty-four", 64, "2 things are wrong"),
+    ] {
+        show(&mut browser, admin, scenario);
+        assert_eq!(browser.text("#verdict-title"), verdict, "{scenario}");
+        let rows = "document.querySelectorAll('#services section')[0].querySelector('.slots tbody').children.length";
+        assert_eq!(browser.js(rows), slots, "{scenario}");
+        for (width, dark) in [(1280, false), (1280, true), (360, false)] {
+            browser.look(width, dark);
+            assert_eq!(browser.js("document.documentElement.scrollWidth"), width, "{scenario}: nothing is cut off");
+            let ground = browser.js("getComputedStyle(document.body).backgroundColor");
+            assert_eq!(ground == "rgb(16, 18, 22)", dark, "{scenario}: {ground}");
+        }
+    }
+    assert_eq!(browser.complaints(), [""; 0]);
+    // What is wrong, which worker is slow, since when, what was last, and what to do.
+    show(&mut browser, admin, "eight");
+    let said = browser.text("#verdict");
+    for words in [
+        "shop/5 is down and starts again soon: exit code 1 · since 15:09:14",
+        "shop/3 is slow: connections wait 134 ms for it (p99)",
+        "since 15:03:41",
+        "mail upstream 10.0.0.6:25 is down: Connection refused · since 15:07:52",
+        "roundsman reload shop/3",
+        "Last event: 15:09:14 shop/5 server exited",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // Sorted by a press on a heading, and chosen by a press on a slot, with the same elements and focus.
+    let slots =
+        "[...document.querySelectorAll('.slots tbody')[0].children].map((row) => row.firstChild.textContent).join()";
+    browser.js("document.querySelector('[data-key=p99] button').focus()");
+    browser.press(Key("Enter", 13));
+    assert!(browser.js(slots).as_str().unwrap().starts_with("3,"), "{}", browser.js(slots));
+    assert_eq!(browser.js("document.querySelector('[data-key=p99]').getAttribute('aria-sort')"), "descending");
+    browser.js("document.querySelector('.slots tbody th button').click()");
+    browser.wait("document.querySelector('.slots tr.picked th').textContent == '3'");
+    assert!(browser.text(".chosen").contains("roundsman logs shop/3"));
+    // A plot is read by keyboard.
+    browser.js("document.querySelectorAll('.plot')[1].focus()");
+    for _ in 0..20 {
+        browser.press(Key("ArrowLeft", 37));
+    }
+    let label = browser.js("document.querySelectorAll('.plot')[1].getAttribute('aria-label')");
+    assert!(label.as_str().unwrap().starts_with("Wait for a worker (p99) at 15:0"), "{label}");
+}
+
+#[test]
+fn names_and_texts_are_never_markup() {
+    let (_daemon, admin) = daemon(&[]);
+    let mut browser = Browser::start();
+    show(&mut browser, admin, "markup");
+    assert_eq!(browser.text("#services h2"), "<script>window.hacked=1</script>");
+    let said = browser.text("main");
+    assert!(said.contains("<img src=x onerror=\"window.hacked=1\"><b>fett</b> & \"日本\" \u{fffd}rtl"), "{said}");
+    let found =
+        browser.js("[window.hacked, document.images.length, document.querySelectorAll('main script').length].join()");
+    assert_eq!(found, ",0,0");
+    // And no script of a name would run.
+    let ran = "(() => { const node = document.createElement('script'); node.textContent = 'window.hacked = 2'; document.body.append(node); return window.hacked; })()";
+    assert_eq!(browser.js(ran), serde_json::Value::Null);
+}

@@ -1,0 +1,120 @@
+//! `--admin-token-file`: who may act over HTTP, and who sees what.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::streams::{Page, ask, daemon};
+use crate::support::{eventually, free_port, roundsman, seconds};
+
+const TOKEN: &str = "correct-horse-battery";
+const RELOAD: &str = r#"{"cmd":"reload","service":"shop"}"#;
+
+fn write_token(path: &Path, text: &str, mode: u32) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn only_a_post_with_the_token_changes_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, &format!("{TOKEN}\n"), 0o600);
+    let (daemon, admin) = daemon(&["--admin-token-file", path.to_str().unwrap()]);
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let json = "Content-Type: application/json\r\n";
+    let both = format!("{right}{json}");
+    let refused = [
+        (401, "POST /control", json.to_owned(), RELOAD),
+        (401, "POST /control", format!("Authorization: Bearer wrong-horse-battery\r\n{json}"), RELOAD),
+        (401, "POST /control", format!("Authorization: Basic {TOKEN}\r\n{json}"), RELOAD),
+        (401, "POST /control", format!("Cookie: token={TOKEN}\r\n{json}"), RELOAD),
+        (401, &format!("POST /control?token={TOKEN}"), json.to_owned(), RELOAD),
+        (405, "GET /control", both.clone(), ""),
+        (415, "POST /control", format!("{right}Content-Type: text/plain\r\n"), RELOAD),
+        (403, "POST /control", format!("{both}Origin: http://evil.example\r\n"), RELOAD),
+        (403, "POST /control", format!("{both}Sec-Fetch-Site: cross-site\r\n"), RELOAD),
+        (403, "GET /events", format!("{right}Origin: null\r\n"), ""),
+        (401, "GET /events", "Authorization: Bearer wrong-horse-battery\r\n".to_owned(), ""),
+        (400, "POST /control", both.clone(), "{}"),
+        (400, "POST /control", both.clone(), r#"{"cmd":"logs","lines":3}"#),
+        (400, "POST /control", both.clone(), r#"{"cmd":"send","message":1}"#),
+        (409, "POST /control", both.clone(), r#"{"cmd":"reload","service":"none"}"#),
+        (413, "POST /control", both.clone(), &format!("\"{}\"", "x".repeat(5000))),
+    ];
+    for (wanted, request, headers, body) in refused {
+        let (status, text) = ask(admin, request, &headers, body);
+        assert_eq!(status, wanted, "{request} {headers} {body}: {text}");
+    }
+    assert!(daemon.slots().iter().all(|slot| slot["generation"] == 1));
+    assert!(daemon.log().contains("wrong token over HTTP"), "{}", daemon.log());
+    let (status, text) = ask(admin, "POST /control", &both, RELOAD);
+    assert!([200, 202].contains(&status), "{text}");
+    eventually("reloaded", seconds(20), || daemon.slots().iter().all(|slot| slot["generation"] == 2).then_some(()));
+    let (status, text) = ask(admin, "POST /control", &both, r#"{"cmd":"scale","service":"shop","to":{"by":1}}"#);
+    assert!([200, 202].contains(&status), "{text}");
+    daemon.wait_online(3);
+    // A new token is in force after a reload; one that cannot be used is not.
+    write_token(&path, "another-token-than-before", 0o600);
+    let verb = || roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    assert!(verb().status.success());
+    assert_eq!(ask(admin, "POST /control", &both, RELOAD).0, 401);
+    let new = format!("Authorization: Bearer another-token-than-before\r\n{json}");
+    write_token(&path, TOKEN, 0o644);
+    let output = verb();
+    assert!(output.status.success());
+    assert!(daemon.log().contains("others can read or change it; chmod 600; the old token stays"), "{}", daemon.log());
+    assert_eq!(ask(admin, "POST /control", &both, RELOAD).0, 401);
+    assert_eq!(ask(admin, "POST /control", &new, r#"{"cmd":"ls"}"#).0, 400);
+}
+
+#[test]
+fn without_a_file_nobody_may_act_and_a_file_that_cannot_be_used_ends_the_start() {
+    let (_daemon, admin) = daemon(&[]);
+    let headers = "Authorization: Bearer \r\nContent-Type: application/json\r\n";
+    let (status, text) = ask(admin, "POST /control", headers, RELOAD);
+    assert!(status == 403 && text.contains("--admin-token-file"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, TOKEN, 0o644);
+    let (listen, free) = (free_port().to_string(), free_port().to_string());
+    let fails = |arguments: &[&str], code: i32, words: &str| {
+        let all =
+            [&["-l", &listen, "-u", "127.0.0.1:1", "--admin-token-file", path.to_str().unwrap()], arguments].concat();
+        let output = roundsman().args(all).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && text.contains(words), "{text}");
+    };
+    fails(&["--admin", &free], 2, "chmod 600");
+    fails(&[], 2, "--admin-token-file needs --admin");
+    let file = dir.path().join("r.toml");
+    std::fs::write(&file, "admin-token-file = \"token\"\n[service.a]\nlisten = 1\nupstream = \"127.0.0.1:1\"\n")
+        .unwrap();
+    let output = roundsman().args(["check", "-c", file.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(78) && text.contains("`admin-token-file` needs `admin`"), "{text}");
+}
+
+#[test]
+fn a_client_of_a_proxy_sees_no_commands_and_paths_without_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, TOKEN, 0o600);
+    let (_daemon, admin) = daemon(&["--admin-token-file", path.to_str().unwrap()]);
+    let program = env!("CARGO_BIN_EXE_roundsman");
+    for (headers, sees) in [
+        (String::new(), true),
+        ("X-Forwarded-For: 10.0.0.9\r\n".to_owned(), false),
+        (format!("X-Forwarded-For: 10.0.0.9\r\nAuthorization: Bearer {TOKEN}\r\n"), true),
+    ] {
+        let mut page = Page::open(admin, &headers);
+        assert_eq!(page.next("hello", |hello| Some(hello["trusted"].clone())), sees, "{headers}");
+        page.next("log", |event| {
+            let text = event["text"].as_str()?;
+            assert!(sees || !text.contains('/'), "{text}");
+            text.starts_with("worker online").then_some(())
+        });
+        let state = page.next("state", |state| Some(state.to_string()));
+        assert_eq!(state.contains(program), sees, "{headers}: {state}");
+        assert_eq!(state.contains("\"cwd\""), sees, "{headers}: {state}");
+    }
+}
