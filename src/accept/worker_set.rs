@@ -16,7 +16,9 @@ use super::worker::{Returned, Worker};
 use crate::handoff::QueueTx;
 use crate::sys::sock::PeerAddress;
 
-/// Under `rr`, the loads of all workers are read this long after the last time, times their number, at the earliest.
+/// Up to so many workers, `rr` reads all loads for each choice that needs them.
+const FEW: usize = 16;
+/// Beyond, this long after the last time, times the number of workers, at the earliest.
 const READ_EACH: Duration = Duration::from_micros(1);
 
 /// The workers of a service, by slot and generation.
@@ -200,18 +202,21 @@ impl WorkerSet {
     }
 
     /// Reads the loads that a choice in turn depends on: that of the worker whose turn it is and, unless it has nothing in
-    /// hand (or shares differ), those of all others, these at most once per [`READ_EACH`] and worker.
+    /// hand (or shares differ), those of all others: with many workers at most once per [`READ_EACH`] and worker.
     fn read_loads(&mut self, now: Instant) {
         let Some(due) = self.turn.due(&self.views).filter(|_| self.trusted) else { return };
         self.views[due].open = self.workers[due].open();
         if self.views[due].load() == 0 && !self.turn.uneven {
             return;
         }
-        let fresh = READ_EACH * u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
-        if self.read_at.is_some_and(|at| now.duration_since(at) < fresh) {
-            return;
+        let count = self.workers.len();
+        if count > FEW {
+            let valid = READ_EACH * u32::try_from(count).unwrap_or(u32::MAX);
+            if self.read_at.is_some_and(|at| now.duration_since(at) < valid) {
+                return;
+            }
+            self.read_at = Some(now);
         }
-        self.read_at = Some(now);
         for (view, worker) in self.views.iter_mut().zip(&self.workers) {
             view.open = worker.open();
         }

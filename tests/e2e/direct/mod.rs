@@ -3,6 +3,7 @@
 mod addresses;
 mod binds;
 mod borders;
+mod busy;
 mod closed;
 mod delivery;
 mod evil;
