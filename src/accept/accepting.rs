@@ -39,6 +39,12 @@ impl ServiceDispatcher {
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
+        // A stop takes the backlog whatever the rate.
+        if self.rules.accept_rate.is_some() && !self.ends() && self.pace.is_reached(now) {
+            self.stats.paced.fetch_add(1, Relaxed);
+            self.listeners[at].full = false;
+            return false;
+        }
         // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
         // are held, too.
         let free = served && self.blocked.is_none() && self.workers.any_free();
@@ -71,6 +77,9 @@ impl ServiceDispatcher {
                     cx.report(trouble(None));
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
+                if let Some(rate) = self.rules.accept_rate {
+                    self.pace.count(rate, now);
+                }
                 // Nobody overtakes those that wait.
                 let choice = if self.blocked.is_some() { Choice::NoWorker } else { self.choose(id, peer, now) };
                 let worker = match choice {

@@ -10,6 +10,7 @@ use super::line::{Held, Line};
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
 };
+use super::pace::Pace;
 use super::worker::{Returned, Worker};
 use super::worker_set::WorkerSet;
 use crate::handoff::QueueTx;
@@ -79,6 +80,7 @@ pub struct ServiceDispatcher {
     pub(super) paused: Option<Instant>,
     /// Every worker is full, and rings the bell when it has closed a connection.
     pub(super) until_bell: bool,
+    pub(super) pace: Pace,
     pub(super) phase: Phase,
     /// accept(2) blocked on a listener: the length and the end of the break taken from all of them.
     pub(super) waited: Option<(Duration, Instant)>,
@@ -97,6 +99,7 @@ impl ServiceDispatcher {
             rescues: 0,
             paused: None,
             until_bell: false,
+            pace: Pace::default(),
             phase: Phase::Serving,
             waited: None,
         }
@@ -325,7 +328,7 @@ impl ServiceDispatcher {
                 // Every worker may be full at that time.
                 _ if listener.full && self.until_bell => {}
                 Some((_, retry)) => at(self.paused.map_or(retry, |paused| retry.max(paused))),
-                None => at(self.paused.unwrap_or(now)),
+                None => at(self.paused.max(self.pace.until()).unwrap_or(now)),
             }
         }
         if self.until_bell {

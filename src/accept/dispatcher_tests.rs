@@ -18,6 +18,7 @@ fn rules(max_held: usize) -> Rules {
         max_queue: None,
         abort_on_close: false,
         slow_start: Duration::ZERO,
+        accept_rate: None,
         max_held,
     }
 }

@@ -7,6 +7,7 @@ mod ends;
 mod leavers;
 mod line;
 pub mod orders;
+mod pace;
 mod pacing;
 pub mod policy;
 mod shares;

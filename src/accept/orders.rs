@@ -56,6 +56,8 @@ pub struct ServiceStats {
     pub shed: AtomicU64,
     /// Connections accepted by the master.
     pub accepted: AtomicU64,
+    /// Times that `--accept-rate` made clients wait in the backlog.
+    pub paced: AtomicU64,
 }
 
 /// Whether the accept thread has accept(2) return clients' addresses.
@@ -100,6 +102,8 @@ pub struct Rules {
     pub abort_on_close: bool,
     /// How long the share of a new worker grows to that of a warm one; 0: not at all.
     pub slow_start: Duration,
+    /// Connections accepted per second, at most.
+    pub accept_rate: Option<u32>,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
 }

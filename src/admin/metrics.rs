@@ -88,7 +88,8 @@ const SLOT_GAUGES: [Metric<SlotState>; 4] = [
     ("uptime_seconds", "Since the worker came online", |slot| slot.uptime_s),
 ];
 
-const SERVICE_COUNTERS: [Metric<ServiceState>; 2] = [
+const SERVICE_COUNTERS: [Metric<ServiceState>; 3] = [
+    ("accept_pauses", "Times that --accept-rate made clients wait in the backlog", |service| service.accept_pauses),
     ("shed", "Clients reset because no worker took them in time", |service| service.shed),
     ("reloads", "Reloads that succeeded", |service| service.reloads),
 ];

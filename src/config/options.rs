@@ -177,6 +177,9 @@ pub struct Options {
     /// From a tenth, for --policy rr and least-conn; not when all are new. 0s: a new worker has its whole share at once.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_SLOW_START", default_value = "0s", value_parser = time)]
     pub slow_start: Duration,
+    /// Connections to accept per second; more wait in the backlog: 1000/s [default: no limit]
+    #[arg(long, hide_short_help = true, value_name = "RATE", env = "ROUNDSMAN_ACCEPT_RATE", value_parser = rate)]
+    pub accept_rate: Option<u32>,
     /// Time for an upstream to accept a connection
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,
@@ -324,6 +327,12 @@ pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
     let wanted = if most == u32::MAX { format!("{least} or more") } else { format!("{least} to {most}") };
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("a whole number is needed: {wanted}"))
+}
+
+/// A number per second, as `1000/s`.
+fn rate(text: &str) -> Result<u32, String> {
+    let wanted = || "a rate per second is needed: 1000/s, from 1/s to 1000000/s".to_owned();
+    number(text.strip_suffix("/s").ok_or_else(wanted)?, 1..=1_000_000).map_err(|_| wanted())
 }
 
 fn range(text: &str) -> Result<(Duration, Duration), String> {

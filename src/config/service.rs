@@ -83,6 +83,8 @@ pub struct Limits {
     /// `--max-memory`, in bytes.
     pub max_memory: Option<u64>,
     pub hang_timeout: Option<Duration>,
+    /// Connections accepted per second, at most.
+    pub accept_rate: Option<u32>,
     pub drain_timeout: Duration,
     pub kill_timeout: Duration,
     pub max_surge: u32,
@@ -124,6 +126,12 @@ impl ServiceConfig {
             if count > 0 && run.no_listen {
                 return Err(Kind::Excludes(key).of("no-listen"));
             }
+        }
+        if run.accept_rate.is_some() && run.no_listen {
+            return Err(Kind::Excludes("no-listen").of("accept-rate"));
+        }
+        if run.accept_rate.is_some() && run.policy == Policy::None {
+            return Err(Kind::WorkersAccept.of("accept-rate"));
         }
         for (at, address) in run.listen.iter().enumerate() {
             let same = run.listen[..at].iter().any(|other| other.address == address.address);
@@ -186,6 +194,7 @@ impl ServiceConfig {
             wait_ready: run.wait_ready,
             max_memory: run.max_memory.map(per_slot).transpose()?,
             hang_timeout: run.hang_timeout,
+            accept_rate: run.accept_rate,
             drain_timeout: run.drain_timeout,
             kill_timeout: run.kill_timeout,
             max_surge: run.max_surge,

@@ -39,6 +39,9 @@ pub struct ServiceState {
     pub held: u64,
     /// Clients reset because no worker took them in time.
     pub shed: u64,
+    /// Times that `--accept-rate` made clients wait in the backlog.
+    #[serde(default)]
+    pub accept_pauses: u64,
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
@@ -194,6 +197,8 @@ pub struct LimitsState {
     pub stall_timeout_ms: u64,
     pub queue_timeout_ms: u64,
     pub hang_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub accept_rate: Option<u32>,
     pub max_memory_bytes: Option<u64>,
     pub max_restarts: u32,
     pub max_surge: u32,

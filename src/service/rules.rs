@@ -52,6 +52,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
             None => share.clamp(1, MAX_HELD),
         },
         slow_start: config.limits.slow_start,
+        accept_rate: config.limits.accept_rate,
     }
 }
 

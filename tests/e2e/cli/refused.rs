@@ -85,3 +85,17 @@ fn a_proxy_to_itself_is_refused() {
         "{code} {stderr}"
     );
 }
+
+#[test]
+fn a_rate_is_a_number_per_second_where_the_master_accepts() {
+    let dir = install_dir();
+    for rate in ["1000", "0/s", "1/m", "x/s", "1000001/s"] {
+        let (code, stderr) = run(&["check", "--accept-rate", rate, "--", "true"], dir.path());
+        assert!(code == 2 && stderr.contains("from 1/s to 1000000/s"), "{rate}: {code} {stderr}");
+    }
+    let (code, stderr) = run(&["check", "-p", "none", "--accept-rate", "5/s", "--", "true"], dir.path());
+    assert!(code == 2 && stderr.contains("workers accept by themselves there; use --policy rr"), "{code} {stderr}");
+    write_file(dir.path(), "b.toml", "[service.a]\ncommand = [\"true\"]\npolicy = \"none\"\naccept-rate = \"5/s\"\n");
+    let (code, stderr) = run(&["check", "-c", "b.toml"], dir.path());
+    assert!(code == 78 && stderr.contains("workers accept by themselves there"), "{code} {stderr}");
+}

@@ -74,7 +74,7 @@ fn fast_beside_slow(dir: &Path, daemon: &Daemon, port: u16) {
 fn behind(via: &str, command: impl Fn(&Path, u16) -> Vec<String>) {
     let (dir, port) = (install_dir(), free_port());
     let listen = format!("127.0.0.1:{port}");
-    let mut more = vec!["--via", via, "--cwd", dir.path().to_str().unwrap()];
+    let mut more = vec!["--via", via, "--stall-timeout", "5s", "--cwd", dir.path().to_str().unwrap()];
     if via == "relay" {
         more.extend(["-l", &listen]);
     }

@@ -2,3 +2,4 @@
 
 mod abstract_sockets;
 mod addresses;
+mod rate;
