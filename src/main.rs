@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Some(Verb::Restart(places)) => slots(&places, "restart", |service, slot| Request::Restart { service, slot }),
         Some(Verb::Drain(options)) => cli::drain::drain(&options).map(|()| 0),
         Some(Verb::Undrain(places)) => cli::drain::undrain(&places).map(|()| 0),
+        Some(Verb::Weight(options)) => cli::weight::set(&options).map(|()| 0),
         Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
         Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
         Some(Verb::Scale(scale)) => scale

@@ -81,11 +81,12 @@ const ERRORS: [Metric<SlotState>; 2] = [
     ("out_of_descriptors", "Sockets lost to a full descriptor table", |slot| slot.counts.truncated),
 ];
 
-const SLOT_GAUGES: [Metric<SlotState>; 4] = [
+const SLOT_GAUGES: [Metric<SlotState>; 5] = [
     ("open", "Connections open", |slot| slot.open),
     ("pending", "Connections handed over and not yet received", |slot| slot.pending),
     ("memory_bytes", "Resident memory of the worker and its server", |slot| slot.rss_bytes),
     ("uptime_seconds", "Since the worker came online", |slot| slot.uptime_s),
+    ("slot_weight", "The slot's share beside the others; 0: no new connections", |slot| u64::from(slot.weight)),
 ];
 
 const SERVICE_COUNTERS: [Metric<ServiceState>; 3] = [

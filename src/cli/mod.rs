@@ -11,6 +11,7 @@ pub mod place;
 mod render;
 mod slips;
 mod table;
+pub mod weight;
 mod which;
 
 use std::path::PathBuf;
@@ -88,6 +89,11 @@ pub enum Verb {
     Drain(Drain),
     /// Give a slot new connections again
     Undrain(Places),
+    /// Set the share of a slot or upstream: weight web/2 5
+    ///
+    /// 0 to 256; all begin with 1, or what --upstream says. 0: no new connections. A slot's weight stays when its worker is
+    /// replaced, until the daemon ends; an upstream's until the configuration file has another one.
+    Weight(Weight),
     /// Stop all workers; the daemon stays
     ///
     /// Clients are refused meanwhile.
@@ -235,6 +241,22 @@ pub struct Drain {
     #[arg(long)]
     pub wait: bool,
     /// Drain the last slot that takes connections, too
+    #[arg(long)]
+    pub force: bool,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Weight {
+    /// Slot, or upstream by its address
+    #[arg(value_name = "NAME/SLOT|NAME@ADDR")]
+    pub place: String,
+    /// 0 to 256
+    #[arg(value_name = "N", allow_hyphen_values = true)]
+    pub weight: String,
+    /// Set 0 for the last one that takes connections, too
     #[arg(long)]
     pub force: bool,
     /// Control socket of the daemon

@@ -83,6 +83,9 @@ fn notes(service: &ServiceState) -> Vec<String> {
             [] => String::new(),
         })
         .collect();
+    for slot in service.slots.iter().filter(|slot| slot.weight != 1) {
+        notes.push(format!("{name} slot {}: weight {}", slot.slot, slot.weight));
+    }
     if service.held + service.shed > 0 {
         notes.push(format!("{name}: {} clients waiting, {} given up", service.held, service.shed));
     }

@@ -55,6 +55,20 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<u32>,
     },
+    /// Sets the weight of a slot or of an upstream.
+    Weight {
+        service: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+        /// Its address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upstream: Option<String>,
+        /// 0 to 256.
+        weight: u32,
+        /// Whether the last one that takes connections may get 0, too.
+        #[serde(default)]
+        force: bool,
+    },
     /// Sets the number of slots.
     Scale {
         /// Required where there are several.

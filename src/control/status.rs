@@ -151,7 +151,7 @@ impl ServiceState {
             };
             return Some(format!("{}: {whose}", self.name));
         }
-        if self.slots.iter().all(|slot| slot.drain || slot.state != "online") && self.online() > 0 {
+        if self.slots.iter().all(|slot| slot.drain || slot.weight == 0 || slot.state != "online") && self.online() > 0 {
             return Some(format!("{}: all workers that are online are drained", self.name));
         }
         let first = self.upstreams.first()?;
@@ -258,6 +258,9 @@ pub struct SlotState {
     /// Whether it is empty because its worker has done its work (`--on-exit ok`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,
+    /// Its share of new connections beside the other slots, 0 to 256.
+    #[serde(default = "one")]
+    pub weight: u16,
     /// Whether `roundsman drain` keeps new connections from it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain: bool,

@@ -11,6 +11,7 @@ use crate::output::follow::{LogKind, Query};
 use crate::service::Service;
 use crate::service::draining::Force;
 use crate::service::operations::{Operation, Ticket, no_slot};
+use crate::service::weights::Of;
 use crate::worker::Context;
 
 impl Daemon {
@@ -71,6 +72,9 @@ impl Daemon {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Undrain(None), context, now))
             }
             Request::Undrain { service, slot } => self.on_slot(service.as_deref(), Operation::Undrain(slot), now),
+            Request::Weight { service, slot, upstream, weight, force } => {
+                self.weigh((service.as_deref(), slot, upstream), weight, force, now)
+            }
             Request::Stop { service } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Stop, context, now))
             }
@@ -170,6 +174,32 @@ impl Daemon {
     fn on_slot(&mut self, only: Option<&str>, operation: Operation, now: Instant) -> Result<Begun, String> {
         self.is_one(only)?;
         self.each(only, |service, context| service.begin(operation, context, now))
+    }
+
+    fn weigh(
+        &mut self,
+        (only, slot, upstream): (Option<&str>, Option<u32>, Option<String>),
+        weight: u32,
+        force: bool,
+        now: Instant,
+    ) -> Result<Begun, String> {
+        let weight = crate::config::upstream::weight(&weight.to_string())?;
+        self.is_one(only)?;
+        self.is_known(only)?;
+        let of = match (slot, upstream) {
+            (Some(slot), None) => Of::Slot(slot),
+            (None, Some(address)) => {
+                let mut services =
+                    self.in_config().filter(|service| only.is_none_or(|only| only == service.config().name));
+                let service = services.next().ok_or("there is no service")?;
+                let upstreams = service.view().upstreams;
+                let none = || format!("{} has no upstreams", service.config().name);
+                Of::Upstream(upstreams.ok_or_else(none)?.find(&address)?)
+            }
+            _ => return Err("a weight is that of a slot or of an upstream".to_owned()),
+        };
+        let force = if force { Force::Yes } else { Force::No };
+        self.on_slot(only, Operation::Weigh(of, weight, force), now)
     }
 
     /// # Errors

@@ -133,6 +133,7 @@ fn slot_state(at: usize, slot: &Slot, policy: Policy, cpu: &mut CpuMeter) -> Slo
         cpu: pid.into_iter().chain(server_pid).map(|pid| cpu.percent(pid)).sum(),
         finished: slot.lifecycle.phase == Phase::Finished,
         drain: slot.drain,
+        weight: slot.weight,
         reason: slot.trouble().map(str::to_owned).or_else(|| slot.history.reason.clone()),
         last_exit: slot.history.last_exit.as_ref().map(|exit| exit.text.clone()),
     }

@@ -36,14 +36,7 @@ impl Operations {
             ));
         }
         let at = workers.place(number)?;
-        let takes = |slot: &Slot| slot.is_online() && slot.weight() > 0;
-        let others = workers.slots.iter().enumerate().any(|(other, slot)| other != at && takes(slot));
-        if !others && force == Force::No && !workers.slots[at].drain {
-            return Err(format!(
-                "slot {number} is the last of {name} that takes connections; with --force clients wait for \
-                 --queue-timeout, and then are reset"
-            ));
-        }
+        workers.may_lose(at, force)?;
         let open = workers.slots[at].open();
         workers.mark(at, true);
         self.say(ticket, Progress::Done(format!("draining slot {number}; connections open: {open}")));
@@ -71,6 +64,21 @@ impl Operations {
 }
 
 impl Workers<'_> {
+    /// # Errors
+    /// When no other slot takes connections, without `force`.
+    pub(super) fn may_lose(&self, at: usize, force: Force) -> Result<(), String> {
+        let takes = |slot: &Slot| slot.is_online() && slot.weight() > 0;
+        let others = self.slots.iter().enumerate().any(|(other, slot)| other != at && takes(slot));
+        if others || force == Force::Yes || self.slots[at].weight() == 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "slot {at} is the last of {} that takes connections; with --force clients wait for --queue-timeout, and then \
+             are reset",
+            self.config.name
+        ))
+    }
+
     fn mark(&mut self, at: usize, drain: bool) {
         let slot = &mut self.slots[at];
         if std::mem::replace(&mut slot.drain, drain) == drain {

@@ -22,6 +22,7 @@ mod simulation;
 mod starting;
 pub mod step;
 pub mod upstreams;
+pub mod weights;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -204,6 +205,7 @@ impl Service {
             config: &mut self.config,
             slots: &mut self.slots,
             shared: &mut self.shared,
+            upstreams: &mut self.upstreams,
             stopping: self.stop.is_some(),
             removed: self.removed,
             context,

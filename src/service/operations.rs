@@ -11,6 +11,8 @@ use super::draining::Force;
 use super::pausing::Paused;
 use super::reload::Reloading;
 use super::shared::SharedServer;
+use super::upstreams::Upstreams;
+use super::weights::Of;
 use crate::accept::orders::ServiceId;
 use crate::config::ServiceConfig;
 use crate::config::instances::MAX_INSTANCES;
@@ -36,6 +38,8 @@ pub enum Operation {
     Drain(u32, Force),
     /// Takes the mark from a slot, or from all.
     Undrain(Option<u32>),
+    /// Sets the weight of a slot or upstream.
+    Weigh(Of, u16, Force),
     /// Of a service that has just come into the configuration.
     FirstStart,
 }
@@ -70,6 +74,7 @@ pub struct Workers<'a> {
     pub config: &'a mut ServiceConfig,
     pub slots: &'a mut Vec<Slot>,
     pub shared: &'a mut Option<SharedServer>,
+    pub upstreams: &'a mut Option<Upstreams>,
     pub stopping: bool,
     /// It is stopping because it is no longer in the configuration.
     pub removed: bool,
@@ -112,7 +117,7 @@ impl Operations {
         match operation {
             Operation::FirstStart => {}
             // They replace no worker, and may come while others do.
-            Operation::Drain(..) | Operation::Undrain(_) if !workers.stopping => {}
+            Operation::Drain(..) | Operation::Undrain(_) | Operation::Weigh(..) if !workers.stopping => {}
             _ => self.is_free(workers.stopping)?,
         }
         let one = match operation {
@@ -145,6 +150,7 @@ impl Operations {
             (Operation::Start, _) => self.start(ticket, Verb::Started, workers),
             (Operation::Scale(to), _) => self.scale(ticket, to, workers)?,
             (Operation::Drain(slot, force), _) => self.drain(ticket, (slot, force), workers)?,
+            (Operation::Weigh(of, weight, force), _) => self.weigh(ticket, (of, weight, force), workers)?,
             (Operation::Undrain(slot), _) => self.undrain(ticket, slot, workers)?,
         }
         Ok(ticket)
@@ -219,7 +225,7 @@ impl Operations {
         while workers.slots.len() > wanted {
             let Some(slot) = workers.slots.last_mut().filter(|slot| slot.is_empty()) else { break };
             slot.lifecycle.apply(Event::Emptied, now, &backoff);
-            if std::mem::take(&mut slot.drain) {
+            if std::mem::take(&mut slot.drain) | (std::mem::replace(&mut slot.weight, 1) != 1) {
                 // A slot that comes in its place is another one.
                 workers.pass_weight(workers.slots.len() - 1);
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::draining::Force;
 use crate::addr::Upstream;
 use crate::config::Backend;
 use crate::config::upstream::WeightedUpstream;
@@ -119,6 +120,41 @@ impl Upstreams {
         }
         *self = Self { workers: std::mem::take(&mut self.workers), past: std::mem::take(&mut self.past), ..new };
         Ok(())
+    }
+
+    /// The place of the first upstream of an address.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, address: &str) -> Result<usize, String> {
+        let wanted = address.parse::<Upstream>().ok();
+        self.names.iter().position(|(one, _)| Some(one) == wanted.as_ref()).ok_or_else(|| {
+            let all: Vec<_> =
+                self.names.iter().filter(|(_, before)| *before == 0).map(|(one, _)| one.to_string()).collect();
+            format!("there is no upstream {address:?}; here are {}", all.join(", "))
+        })
+    }
+
+    /// Sets the weight of all upstreams that have the address of the one at `at`, for the running workers, too. Returns the
+    /// address, and the weight before.
+    ///
+    /// # Errors
+    /// Without `force`, when no other one has a weight.
+    pub(super) fn set_weight(&mut self, at: usize, weight: u16, force: Force) -> Result<(String, u16), String> {
+        let address = self.names.get(at).map(|(address, _)| address.clone()).ok_or("there is no such upstream now")?;
+        let (meant, others): (Vec<_>, Vec<_>) =
+            (0..self.names.len()).partition(|&other| self.names[other].0 == address);
+        let before = self.weights[at];
+        if weight == 0 && before != 0 && force == Force::No && others.iter().all(|&at| self.weights[at] == 0) {
+            return Err(format!(
+                "{address} is the last upstream that takes connections; to do it all the same: --force"
+            ));
+        }
+        for at in meant {
+            self.weights[at] = weight;
+            self.table.set_weight(at, weight);
+        }
+        Ok((address.to_string(), before))
     }
 
     fn remember(&mut self, name: Name, counts: UpstreamCounts, errors: u64) {

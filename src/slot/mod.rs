@@ -35,6 +35,8 @@ pub struct Slot {
     pub stop_first: bool,
     /// It gets no new connections until somebody takes the mark away, whichever worker it has.
     pub drain: bool,
+    /// Its share of new connections beside the other slots while it is not drained, 0 to 256.
+    pub weight: u16,
     pub history: History,
     pub stats: Arc<SlotStats>,
     pub totals: Totals,
@@ -80,6 +82,7 @@ impl Slot {
             finishing: Vec::new(),
             stop_first: false,
             drain: false,
+            weight: 1,
             history: History::default(),
             stats: Arc::default(),
             totals: Totals::default(),
@@ -135,7 +138,7 @@ impl Slot {
 
     /// Its share of new connections beside the other slots.
     pub fn weight(&self) -> u16 {
-        if self.drain { 0 } else { 1 }
+        if self.drain { 0 } else { self.weight }
     }
 
     /// The process that receives connections, or does the work of a service without a port.

@@ -14,3 +14,4 @@ mod slow_start;
 mod supervise;
 mod systemd;
 mod truth;
+mod weights;
