@@ -188,19 +188,30 @@ fn in_turn(workers: &mut [Candidate], turn: &Turn) -> Option<usize> {
         let eligible = rotation(workers.len(), turn.next).filter(|&at| workers[at].eligible());
         return eligible.min_by_key(|&at| workers[at].pending);
     };
-    if workers[due].load() == 0 {
-        return Some(due);
-    }
-    let (mut least, mut least_settled) = (u64::MAX, u64::MAX);
-    for worker in workers.iter().filter(|worker| worker.keeps_up()) {
-        least = least.min(worker.load());
-        if !worker.newcomer {
-            least_settled = least_settled.min(worker.load());
+    let (mut least, mut least_settled, mut newcomers) = (u64::MAX, u64::MAX, false);
+    // Plain loops: with 256 workers this is what a choice costs.
+    for (from, part) in [(due, &workers[due..]), (0, &workers[..due])] {
+        for (at, worker) in part.iter().enumerate() {
+            if !worker.keeps_up() {
+                continue;
+            }
+            let load = worker.load();
+            if load == 0 {
+                return Some(from + at);
+            }
+            least = least.min(load);
+            if worker.newcomer {
+                newcomers = true;
+            } else {
+                least_settled = least_settled.min(load);
+            }
         }
     }
     let reached = if least_settled == u64::MAX { least } else { least_settled };
-    let most = if least == 0 { 0 } else { reached + reached.isqrt() };
-    workers.iter_mut().filter(|worker| worker.load() >= reached).for_each(|worker| worker.newcomer = false);
+    if newcomers {
+        workers.iter_mut().filter(|worker| worker.load() >= reached).for_each(|worker| worker.newcomer = false);
+    }
+    let most = reached + reached.isqrt();
     rotation(workers.len(), due).find(|&at| workers[at].keeps_up() && workers[at].load() <= most)
 }
 
