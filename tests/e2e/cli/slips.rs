@@ -81,9 +81,10 @@ fn flags_of_other_programs_are_answered_with_ours() {
     for flag in ["--daemon", "-d", "--background"] {
         says(&[flag, "--", "true"], 2, "it stays in the foreground");
     }
-    for flag in ["--maxconn", "--ssl", "--send-proxy", "--weight", "--acl"] {
+    for flag in ["--maxconn", "--ssl", "--send-proxy", "--acl"] {
         says(&["-l", "1", "-u", "a:1", flag], 2, "not available in this version");
     }
+    says(&["-l", "1", "-u", "a:1", "--weight"], 2, "-u 10.0.0.5:6379,weight=3");
     says(&["ls", "-w"], 2, "watch -n1 roundsman ls");
     says(&["-i", "2", "app.js"], 2, "roundsman -i 2 -- node app.js");
     says(&["-i", "2", "-n", "a b", "app.js", "--x"], 2, "roundsman -i 2 -n 'a b' -- node app.js --x");
@@ -105,7 +106,7 @@ fn keys_of_other_programs_are_named_as_missing_or_as_ours() {
         let output = roundsman().args(["check", "-c", "a.toml"]).current_dir(dir.path()).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    for key in ["health_check", "maxconn", "send-proxy", "ssl", "weight", "acl", "access_log"] {
+    for key in ["health_check", "maxconn", "send-proxy", "ssl", "acl", "access_log"] {
         let text = check(&format!("[service.a]\nupstream = \"a:1\"\nlisten = 1\n{key} = 1\n"));
         assert!(text.contains(&format!("unknown key `{key}`: not available in this version")), "{key}: {text}");
     }
