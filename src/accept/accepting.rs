@@ -8,6 +8,7 @@ use super::Context;
 use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::line::Held;
 use super::orders::{Addresses, ListenerId, Report, place};
+use super::waits::ShedReason;
 use super::worker_set::Choice;
 use crate::sys::sock::{self, PeerAddress};
 
@@ -22,15 +23,17 @@ impl ServiceDispatcher {
     /// Accepts from every ready listener while a worker has room.
     pub(super) fn accept_burst(&mut self, now: Instant, cx: &Context) {
         let mut budget = BUDGET;
+        let mut full = Vec::new();
         for at in 0..self.listeners.len() {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
             let served = self.workers.is_served(id);
             while budget > 0 && self.may_accept(at, served, now) {
                 budget -= 1;
-                self.accept_one(id, served, now, cx);
+                self.accept_one(id, served, now, &mut full, cx);
             }
         }
+        self.give_up(full, ShedReason::QueueFull, cx);
     }
 
     /// Whether the listener is ready and a connection could be placed or held.
@@ -62,7 +65,8 @@ impl ServiceDispatcher {
         self.rules.max_queue.is_some_and(|max| self.waiting() >= max)
     }
 
-    fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, cx: &Context) {
+    /// `full`: gets a client that is one too many.
+    fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, full: &mut Vec<Held>, cx: &Context) {
         let listener = &mut self.listeners[place(id)];
         let closing = listener.closing;
         let Some(socket) = &listener.socket else { return };
@@ -88,9 +92,13 @@ impl ServiceDispatcher {
                     Choice::NoWorker => None,
                 };
                 let held = Held { listener: id, socket, peer, since: now, watched: false };
-                // With a listener that closes and has no worker, no worker will ever serve it.
-                if (closing && !served) || (served && self.queue_is_full()) {
-                    return self.give_up(vec![held], cx);
+                // No worker will ever serve a listener that closes and has none.
+                if closing && !served {
+                    return self.give_up(vec![held], ShedReason::NoWorker, cx);
+                }
+                if served && self.queue_is_full() {
+                    full.push(held);
+                    return;
                 }
                 if served && worker.is_none() {
                     self.blocked.get_or_insert(id);

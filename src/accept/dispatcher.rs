@@ -11,6 +11,7 @@ use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
 };
 use super::pace::Pace;
+use super::waits::ShedReason;
 use super::worker::{Returned, Worker};
 use super::worker_set::WorkerSet;
 use crate::handoff::QueueTx;
@@ -82,6 +83,8 @@ pub struct ServiceDispatcher {
     pub(super) until_bell: bool,
     pub(super) pace: Pace,
     pub(super) phase: Phase,
+    /// Clients reset because too many wait: those not reported yet, and the time of the last report.
+    pub(super) overflow: (usize, Option<Instant>),
     /// accept(2) blocked on a listener: the length and the end of the break taken from all of them.
     pub(super) waited: Option<(Duration, Instant)>,
 }
@@ -101,6 +104,7 @@ impl ServiceDispatcher {
             until_bell: false,
             pace: Pace::default(),
             phase: Phase::Serving,
+            overflow: (0, None),
             waited: None,
         }
     }
@@ -128,7 +132,7 @@ impl ServiceDispatcher {
     pub fn refuse(&mut self, cx: &Context) {
         let mut all: Vec<Held> = self.workers.take_lines().into_values().collect();
         all.extend(self.line.take());
-        self.give_up(all, cx);
+        self.give_up(all, ShedReason::NoWorker, cx);
     }
 
     /// Closes a listener for good and resets the clients held for it; the kernel resets those in its backlog.
@@ -142,7 +146,7 @@ impl ServiceDispatcher {
             self.line.insert(ticket, held);
         }
         self.line.take_listener(id).into_values().for_each(|held| self.reset(held, cx));
-        self.stats.held.store(self.line.len() as u64, Relaxed);
+        self.show_waiting();
         cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 
@@ -243,6 +247,11 @@ impl ServiceDispatcher {
         cx.report(Report::Drained(id));
     }
 
+    /// A process of a server that is one of several has ended.
+    pub fn process_died(&mut self) {
+        self.workers.settle();
+    }
+
     /// A dead worker leaves. No other process reads its queues, so they can be emptied here without blocking.
     pub fn worker_died(&mut self, cx: &Context, id: WorkerId, now: Instant) {
         if let Some(worker) = self.remove(cx, id) {
@@ -276,7 +285,7 @@ impl ServiceDispatcher {
         self.flush(now, cx);
         self.shed_overdue(now, cx);
         self.rescue_stalled(now, cx);
-        self.stats.held.store(self.waiting() as u64, Relaxed);
+        self.show_waiting();
         self.close_empty_listeners(cx);
         if self.phase == Phase::Pausing && self.workers.is_empty() {
             // No worker comes before the next start.

@@ -9,6 +9,7 @@ use super::Context;
 use super::dispatcher::ServiceDispatcher;
 use super::line::Ticket;
 use super::orders::ServiceId;
+use super::waits::ShedReason;
 use crate::sys::{epoll, sock};
 
 /// Tokens of clients have this bit, their service's id, and their ticket in the bits below.
@@ -24,7 +25,7 @@ pub(super) fn client(Token(token): Token) -> Option<(ServiceId, Ticket)> {
     let unused = usize::BITS - TICKET_BITS;
     let service = (token & !CLIENTS) >> TICKET_BITS;
     let ticket = (token << unused) as Ticket >> unused;
-    (token & CLIENTS != 0 && token != super::WAKER.0).then_some((service, ticket))
+    (token & CLIENTS != 0 && token < super::deaths::DEATH.0).then_some((service, ticket))
 }
 
 impl Context {
@@ -41,7 +42,7 @@ impl ServiceDispatcher {
         if sock::has_left(held.socket.as_fd(), self.rules.abort_on_close)
             && let Some(held) = self.line.remove(ticket).or_else(|| self.workers.leave_line(ticket))
         {
-            self.give_up(vec![held], cx);
+            self.give_up(vec![held], ShedReason::ClientLeft, cx);
         }
     }
 }
@@ -55,7 +56,9 @@ mod tests {
         for (service, ticket) in [(0, 0), (0, -1), (3, 1), (70_000, -(1 << 40)), (1, (1 << 43) - 1)] {
             assert_eq!(client(token(service, ticket)), Some((service, ticket)));
         }
-        for other in [super::super::WAKER, Token(0), Token(70_000 * super::super::LISTENERS + 5)] {
+        for other in
+            [super::super::WAKER, super::super::deaths::DEATH, Token(0), Token(70_000 * super::super::LISTENERS + 5)]
+        {
             assert_eq!(client(other), None);
         }
     }

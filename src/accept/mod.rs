@@ -2,6 +2,7 @@
 
 mod accepting;
 mod alarm;
+mod deaths;
 mod dispatcher;
 mod ends;
 mod leavers;
@@ -13,6 +14,7 @@ pub mod policy;
 mod shares;
 mod stalls;
 mod waiting;
+pub mod waits;
 pub mod weighted;
 mod worker;
 mod worker_set;
@@ -151,6 +153,8 @@ impl Acceptor {
                     while let Ok(order) = self.orders.try_recv() {
                         self.obey(order, now);
                     }
+                } else if event.token() == deaths::DEATH {
+                    self.dispatchers.iter_mut().for_each(ServiceDispatcher::process_died);
                 } else if let Some((service, ticket)) = leavers::client(event.token()) {
                     self.on(service, |it, cx| it.client_event(ticket, cx));
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::policy::Policy;
+use super::waits::{Shed, ShedReason, Waits};
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
 
@@ -52,8 +53,12 @@ pub struct SlotStats {
 pub struct ServiceStats {
     /// Accepted connections that wait for a worker (a gauge).
     pub held: AtomicU64,
-    /// Connections reset because no worker took them in time.
-    pub shed: AtomicU64,
+    /// When the one that has waited longest came: nanoseconds of the monotonic clock; 0: nobody waits.
+    pub oldest: AtomicU64,
+    /// How long those waited that a worker got.
+    pub waits: Waits,
+    /// Connections that no worker got.
+    pub shed: Shed,
     /// Connections accepted by the master.
     pub accepted: AtomicU64,
     /// Times that `--accept-rate` made clients wait in the backlog.
@@ -189,10 +194,12 @@ pub enum Report {
     Drained(WorkerId),
     /// A worker was handed connections and has never received one.
     NeverReceived(WorkerId),
+    /// A worker's connections are limited, and what it has open is an estimate.
+    Inexact(WorkerId),
     /// `count` hand-offs were taken back from a worker.
     Rescued { worker: WorkerId, count: usize },
-    /// `count` clients were reset because no worker took them.
-    Shed { service: ServiceId, count: usize },
+    /// `count` clients got no worker.
+    Shed { service: ServiceId, count: usize, reason: ShedReason },
     /// accept(2) fails with this errno, or works again (`None`).
     AcceptTrouble { service: ServiceId, listener: ListenerId, errno: Option<i32> },
     /// After [`Order::Forget`]: the accept thread's copy of the socket is closed.
@@ -206,9 +213,11 @@ pub enum Report {
 impl Report {
     pub fn service(&self) -> ServiceId {
         match self {
-            Self::Stalled(worker) | Self::Hung(worker) | Self::Drained(worker) | Self::NeverReceived(worker) => {
-                worker.service
-            }
+            Self::Inexact(worker)
+            | Self::Stalled(worker)
+            | Self::Hung(worker)
+            | Self::Drained(worker)
+            | Self::NeverReceived(worker) => worker.service,
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }

@@ -45,6 +45,9 @@ impl ServiceDispatcher {
             if self.rules.hang_timeout.is_some_and(|timeout| worker.is_hung(timeout, now)) {
                 cx.report(Report::Hung(worker.id));
             }
+            if worker.exceeds_limit() {
+                cx.report(Report::Inexact(worker.id));
+            }
             if worker.never_received(now) {
                 cx.report(Report::NeverReceived(worker.id));
             }

@@ -2,22 +2,31 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Context;
 use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::line::{Held, Ticket};
 use super::orders::{Addresses, ListenerId, Report};
 use super::policy::Policy;
+use super::waits::ShedReason;
 use super::worker_set::Choice;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
+
+/// Clients reset because too many wait are reported this often at most.
+const OVERFLOW_REPORTS: Duration = Duration::from_secs(1);
 
 impl ServiceDispatcher {
     /// Gives workers that have room the clients that wait.
     pub(super) fn serve_line(&mut self, cx: &Context, now: Instant) {
-        let overdue = self.workers.serve_lines(&self.rules, now, |held| leaves_line(held, cx));
-        self.give_up(overdue, cx);
+        let stats = &self.stats;
+        let overdue = self.workers.serve_lines(&self.rules, now, |held| {
+            leaves_line(held, cx);
+            stats.waits.record(now.duration_since(held.since));
+        });
+        self.give_up(overdue, ShedReason::QueueTimeout, cx);
         self.place_held(now, cx);
     }
 
@@ -29,9 +38,9 @@ impl ServiceDispatcher {
             return self.workers.want_no_room();
         }
         // What was closed before a worker knew of it was read after that.
-        if self.workers.want_room() {
+        if self.workers.want_room(now, cx) {
             self.serve_line(cx, now);
-            if !waits(self) || self.workers.want_room() {
+            if !waits(self) || self.workers.want_room(now, cx) {
                 self.paused = Some(now);
                 return;
             }
@@ -55,6 +64,16 @@ impl ServiceDispatcher {
             Some(at) => self.workers.line_up(at, ticket, held),
             None => self.line.insert(ticket, held),
         }
+    }
+
+    /// Shows who waits.
+    pub(super) fn show_waiting(&self) {
+        let waiting = self.waiting();
+        self.stats.held.store(waiting as u64, Relaxed);
+        let oldest =
+            if waiting == 0 { None } else { self.line.oldest().into_iter().chain(self.workers.oldest()).min() };
+        let ago = |since: Instant| u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.stats.oldest.store(oldest.map_or(0, |since| monotonic_ns().saturating_sub(ago(since)).max(1)), Relaxed);
     }
 
     /// Connections that wait in the master.
@@ -81,6 +100,7 @@ impl ServiceDispatcher {
                 Choice::Waits(at) => self.workers.line_up(at, ticket, held),
                 Choice::Gets(at) => {
                     leaves_line(&held, cx);
+                    self.stats.waits.record(now.duration_since(held.since));
                     self.workers.push(at, listener, held.socket, peer);
                 }
                 Choice::NoWorker => {}
@@ -91,18 +111,35 @@ impl ServiceDispatcher {
     /// Resets clients held for longer than the queue timeout.
     pub(super) fn shed_overdue(&mut self, now: Instant, cx: &Context) {
         let overdue = self.line.take_overdue(self.rules.queue_timeout, now);
-        self.give_up(overdue, cx);
+        self.give_up(overdue, ShedReason::QueueTimeout, cx);
     }
 
     /// Resets connections that were taken out of the held ones, and counts them.
-    pub(super) fn give_up(&mut self, connections: Vec<Held>, cx: &Context) {
+    pub(super) fn give_up(&mut self, connections: Vec<Held>, reason: ShedReason, cx: &Context) {
         let count = connections.len();
         if count > 0 {
             connections.into_iter().for_each(|held| self.reset(held, cx));
-            self.stats.shed.fetch_add(count as u64, Relaxed);
-            self.stats.held.store(self.waiting() as u64, Relaxed);
-            cx.report(Report::Shed { service: self.id, count });
+            self.stats.shed.add(reason, count as u64);
+            self.show_waiting();
+            self.report_shed(count, reason, cx);
         }
+    }
+
+    /// Clients that come and go as they like write at most one line a second.
+    fn report_shed(&mut self, count: usize, reason: ShedReason, cx: &Context) {
+        let count = match reason {
+            ShedReason::ClientLeft => return,
+            ShedReason::QueueFull => {
+                self.overflow.0 += count;
+                if self.overflow.1.is_some_and(|last| last.elapsed() < OVERFLOW_REPORTS) {
+                    return;
+                }
+                self.overflow.1 = Some(Instant::now());
+                std::mem::take(&mut self.overflow.0)
+            }
+            ShedReason::QueueTimeout | ShedReason::NoWorker => count,
+        };
+        cx.report(Report::Shed { service: self.id, count, reason });
     }
 
     pub(super) fn reset(&self, held: Held, cx: &Context) {

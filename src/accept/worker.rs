@@ -1,5 +1,7 @@
 //! A worker online, with everything the accept thread knows of it.
 
+mod limit;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::deaths::Processes;
 use super::line::Part;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::Candidate;
@@ -88,8 +91,13 @@ pub struct Worker {
     stuck: Option<Instant>,
     /// `--worker-conns`.
     max_connections: Option<u32>,
-    /// It rings the bell at its next close.
+    /// It rings the bell after each close.
     rings: bool,
+    processes: Processes,
+    /// With nothing pending, so many are counted as received since then, and more were sent.
+    uncounted: Option<(u64, Instant)>,
+    /// That [`Worker::open`] is an estimate was reported.
+    estimate_reported: bool,
     /// Under `ip-hash`: clients that wait in the master until this worker has room.
     pub line: Part,
 }
@@ -122,6 +130,9 @@ impl Worker {
             stuck: None,
             max_connections,
             rings: false,
+            processes: Processes::default(),
+            uncounted: None,
+            estimate_reported: false,
             line: Part::new(),
         };
         queues.into_iter().for_each(|(listener, queue)| worker.listens(listener, queue));
@@ -231,25 +242,6 @@ impl Worker {
     fn in_flight(&self, received: u64) -> u64 {
         // A server's process that died in between never counts what it received: hence the bound.
         self.expected().saturating_sub(received).min(u64::from(self.cap))
-    }
-
-    /// How many more connections it may have; `u32::MAX` without a limit. By our own count: what the queue and the page say
-    /// together misses a connection between its receive and its count.
-    pub fn room(&self) -> u32 {
-        let Some(max) = self.max_connections else { return u32::MAX };
-        let batched: usize = self.lanes.iter().flatten().map(|lane| lane.batch.len()).sum();
-        let has = (self.expected() + batched as u64).saturating_sub(self.page.closed());
-        max.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
-    }
-
-    /// Sets whether it rings the bell after each close. Whether that is new.
-    pub fn ring_at_close(&mut self, on: bool) -> bool {
-        let new = self.rings != on;
-        if new {
-            self.rings = on;
-            self.page.want_room(on);
-        }
-        new
     }
 
     fn pending(&self) -> usize {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::abi::page::latency;
-use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
+use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState, WaitState};
 
 /// Content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +45,12 @@ struct OfKind {
 struct OfUpstream {
     service: String,
     upstream: String,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct OfReason {
+    service: String,
+    reason: String,
 }
 
 #[derive(Debug, EncodeLabelSet)]
@@ -89,9 +95,8 @@ const SLOT_GAUGES: [Metric<SlotState>; 5] = [
     ("slot_weight", "The slot's share beside the others; 0: no new connections", |slot| u64::from(slot.weight)),
 ];
 
-const SERVICE_COUNTERS: [Metric<ServiceState>; 3] = [
+const SERVICE_COUNTERS: [Metric<ServiceState>; 2] = [
     ("accept_pauses", "Times that --accept-rate made clients wait in the backlog", |service| service.accept_pauses),
-    ("shed", "Clients reset because no worker took them in time", |service| service.shed),
     ("reloads", "Reloads that succeeded", |service| service.reloads),
 ];
 
@@ -162,6 +167,15 @@ impl Collector for State {
         });
         family(to, Kind::Counter, "upstream_bytes", "Bytes relayed to (in) and from (out) the upstream", bytes)?;
         table(to, Kind::Counter, &SERVICE_COUNTERS, &services)?;
+        let shed = services.iter().flat_map(|(OfService { service: name }, service)| {
+            service
+                .shed_by
+                .iter()
+                .map(|(reason, count)| (OfReason { service: name.clone(), reason: reason.clone() }, *count))
+        });
+        family(to, Kind::Counter, "shed", "Clients accepted that no worker got, by reason", shed)?;
+        longest_waits(to, &services)?;
+        waits(to, &services)?;
         table(to, Kind::Gauge, &SERVICE_GAUGES, &services)?;
         let uptime =
             to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
@@ -237,6 +251,24 @@ fn latencies(to: &mut DescriptorEncoder<'_>, slots: &[(OfSlot, &SlotState)]) -> 
         family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
     }
     Ok(())
+}
+
+fn longest_waits(to: &mut DescriptorEncoder<'_>, services: &[(OfService, &ServiceState)]) -> Result<(), Error> {
+    let help = "How long the client that came first among those held has waited";
+    let mut family = to.encode_descriptor("longest_wait", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    services.iter().try_for_each(|(labels, service)| {
+        family.encode_family(labels)?.encode_gauge(&(service.longest_wait_ms as f64 / 1e3))
+    })
+}
+
+fn waits(to: &mut DescriptorEncoder<'_>, services: &[(OfService, &ServiceState)]) -> Result<(), Error> {
+    let help = "How long clients were held that then got a worker";
+    let mut family = to.encode_descriptor("wait", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    services.iter().filter(|(_, service)| !service.waits.buckets.is_empty()).try_for_each(|(labels, service)| {
+        let WaitState { buckets, sum } = &service.waits;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        family.encode_family(labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+    })
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -87,12 +87,24 @@ fn notes(service: &ServiceState) -> Vec<String> {
         notes.push(format!("{name} slot {}: weight {}", slot.slot, slot.weight));
     }
     if service.held + service.shed > 0 {
-        notes.push(format!("{name}: {} clients waiting, {} given up", service.held, service.shed));
+        let (longest, given_up) = waits(service);
+        notes.push(format!("{name}: {} clients waiting{longest}, {given_up}", service.held));
     }
     if service.upstreams_up() < service.upstreams.len() {
         notes.push(format!("{name}: {}", upstreams_line(service, "upstreams up")));
     }
     notes
+}
+
+/// How long clients wait, and what became of others.
+fn waits(service: &ServiceState) -> (String, String) {
+    let seconds = service.longest_wait_ms as f64 / 1e3;
+    let longest = if service.held > 0 { format!(" (the longest for {seconds:.1} s)") } else { String::new() };
+    let given_up = match service.shed_by.get("client-left") {
+        Some(left @ 1..) => format!("{} given up ({left} had left)", service.shed),
+        _ => format!("{} given up", service.shed),
+    };
+    (longest, given_up)
 }
 
 /// All that is known of one service.
@@ -115,7 +127,8 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         let workers = if listener.workers == 1 { "worker" } else { "workers" };
         line("listens on", &format!("{} ({} {workers}{from})", listener.addr, listener.workers));
     }
-    line("clients", &format!("{} waiting for a worker, {} given up", service.held, service.shed));
+    let (longest, given_up) = waits(service);
+    line("clients", &format!("{} waiting for a worker{longest}, {given_up}", service.held));
     if let Some(server) = &service.server {
         line("server", &shared_server(server));
     }

@@ -1,5 +1,7 @@
 //! The daemon's state as `ls --json` shows it. The field names are a contract.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::page::Counts;
@@ -37,11 +39,20 @@ pub struct ServiceState {
     pub listen: Vec<ListenState>,
     /// Clients that wait in the master for a worker.
     pub held: u64,
-    /// Clients reset because no worker took them in time.
+    /// How long the one of them has waited that came first, in milliseconds.
+    #[serde(default)]
+    pub longest_wait_ms: u64,
+    /// Clients that were accepted and got no worker, in all.
     pub shed: u64,
     /// Times that `--accept-rate` made clients wait in the backlog.
     #[serde(default)]
     pub accept_pauses: u64,
+    /// The same by reason: "queue-timeout", "queue-full", "client-left", "no-worker".
+    #[serde(default)]
+    pub shed_by: BTreeMap<String, u64>,
+    /// How long clients waited that then got a worker.
+    #[serde(skip)]
+    pub waits: WaitState,
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
@@ -74,6 +85,15 @@ pub struct ServiceState {
     /// Upstreams, in the configuration's order.
     #[serde(default)]
     pub upstreams: Vec<UpstreamState>,
+}
+
+/// A histogram of waits.
+#[derive(Debug, Clone, Default)]
+pub struct WaitState {
+    /// Upper bounds in seconds, each with the waits above the one before.
+    pub buckets: Vec<(f64, u64)>,
+    /// In seconds.
+    pub sum: f64,
 }
 
 /// One upstream.

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Daemon;
 use crate::accept::policy::Policy;
+use crate::accept::waits::ShedReason;
 use crate::config::Backend;
 use crate::config::service::Limits;
 use crate::control::status::{
-    Daemon as Status, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState,
+    Daemon as Status, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState, WaitState,
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
@@ -56,8 +57,17 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
         via_reason: service.config.via_reason.clone(),
         listen: service.listeners.ids().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),
-        shed: service.stats.shed.load(Relaxed),
         accept_pauses: service.stats.paced.load(Relaxed),
+        longest_wait_ms: match service.stats.oldest.load(Relaxed) {
+            0 => 0,
+            since => monotonic_ns().saturating_sub(since) / 1_000_000,
+        },
+        shed: ShedReason::ALL.map(|reason| service.stats.shed.count(reason)).into_iter().sum(),
+        shed_by: ShedReason::ALL
+            .map(|reason| (reason.name().to_owned(), service.stats.shed.count(reason)))
+            .into_iter()
+            .collect(),
+        waits: WaitState { buckets: service.stats.waits.buckets(), sum: service.stats.waits.sum().as_secs_f64() },
         reloads: service.reloads,
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),

@@ -129,6 +129,24 @@ impl CountersPage {
         self.0.words()[header::ROOM_WANTED].load(Ordering::SeqCst) != 0
     }
 
+    /// The processes that have received connections.
+    pub fn pids(&self) -> impl Iterator<Item = u32> + Clone + '_ {
+        self.rows().map(|at| self.word(at, row::PID).load(Ordering::Relaxed) as u32)
+    }
+
+    /// Counts all that a process had open as closed: it has ended.
+    pub fn settle(&self, pid: u32) {
+        for at in self.rows() {
+            let closed = self.word(at, row::CLOSED);
+            let before = closed.load(Ordering::Acquire);
+            let received = self.word(at, row::RECEIVED).load(Ordering::Acquire);
+            if self.word(at, row::PID).load(Ordering::Acquire) == u64::from(pid) && before < received {
+                // Fails where another process has settled and taken over the row meanwhile.
+                let _ = closed.compare_exchange(before, received, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Connections received and closed since the start, including those lost to a full descriptor table.
     pub fn closed(&self) -> u64 {
         let closed = |at| {
@@ -146,7 +164,7 @@ impl CountersPage {
     }
 
     /// The rows in use: one for a relay worker, one for each process of a server that has received something.
-    fn rows(&self) -> impl Iterator<Item = usize> {
+    fn rows(&self) -> impl Iterator<Item = usize> + Clone + '_ {
         (0..ROWS).take_while(|&at| self.word(at, row::PID).load(Ordering::Relaxed) != 0)
     }
 

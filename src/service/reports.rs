@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 use super::operations::Operations;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
+use crate::accept::waits::ShedReason;
 use crate::config::ServiceConfig;
 use crate::slot::Slot;
 use crate::sys::process;
@@ -40,15 +41,30 @@ impl Service {
                      io_uring or raw system calls; in that case use --via relay"
                 );
             }
+            Report::Inexact(worker) => {
+                warn!(
+                    service = %name, slot = worker.slot,
+                    "--worker-conns is not exact for this server: its processes close connections that others received, \
+                     or there are too many to count; use --via relay"
+                );
+            }
             Report::Rescued { worker, count } => {
                 let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.history.stall_logged);
                 if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
                     info!(service = %name, slot = worker.slot, count, "connections rescued");
                 }
             }
-            Report::Shed { count, .. } => {
-                warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
-            }
+            Report::Shed { count, reason, .. } => match reason {
+                ShedReason::QueueTimeout => {
+                    warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
+                }
+                ShedReason::QueueFull => {
+                    warn!(service = %name, count, "connections reset: --max-queue clients were waiting already");
+                }
+                ShedReason::NoWorker | ShedReason::ClientLeft => {
+                    warn!(service = %name, count, "connections reset: no worker will take them");
+                }
+            },
             Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
                 let address = self.listeners.find(*listener).map(|listener| listener.address.as_str());
                 warn!(

@@ -4,9 +4,11 @@
 use std::time::Instant;
 
 use super::{Choice, WorkerSet};
+use crate::accept::Context;
 use crate::accept::line::{Held, Part, Ticket};
 use crate::accept::orders::{ListenerId, Rules, place};
 use crate::accept::policy::Policy;
+use crate::accept::worker::Worker;
 
 impl WorkerSet {
     /// Connections that wait in the workers' lines.
@@ -76,6 +78,11 @@ impl WorkerSet {
         first.filter_map(due).min()
     }
 
+    /// Since when the one that has waited longest in a worker's line waits.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.workers.iter().filter_map(|worker| Some(worker.line.first_key_value()?.1.since)).min()
+    }
+
     /// A client that waits in a worker's line.
     pub fn get_in_line(&self, ticket: Ticket) -> Option<&Held> {
         self.workers.iter().find_map(|worker| worker.line.get(&ticket))
@@ -89,17 +96,24 @@ impl WorkerSet {
     }
 
     /// Has workers without room ring the bell at each close from now on. Whether one has room by now.
-    pub fn want_room(&mut self) -> bool {
+    pub fn want_room(&mut self, now: Instant, cx: &Context) -> bool {
         self.rings = true;
         let mut found = false;
         for (worker, view) in self.workers.iter_mut().zip(&mut self.views).filter(|(_, view)| view.room == 0) {
+            let new = worker.ring_at_close(true);
+            worker.watch_ends(now, cx);
             // Those that ring already were looked at since.
-            if worker.ring_at_close(true) {
+            if new {
                 view.room = worker.room();
                 found |= view.eligible();
             }
         }
         found
+    }
+
+    /// Processes of a server have ended.
+    pub fn settle(&mut self) {
+        self.workers.iter_mut().for_each(Worker::settle);
     }
 
     /// No client waits any more.

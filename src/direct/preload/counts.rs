@@ -192,7 +192,12 @@ pub fn took(accepted: u64) {
 }
 
 pub fn received() {
-    count(claim_row(), row::RECEIVED);
+    let row = claim_row();
+    if row.is_none() {
+        // More processes than the page has rows.
+        estimate();
+    }
+    count(row, row::RECEIVED);
 }
 
 /// One was closed. By a process that never received any: it came by fork, and nobody can say when all its copies are

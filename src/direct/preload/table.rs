@@ -332,11 +332,13 @@ pub fn received(fd: i32, number: u32, shown: Option<u16>) {
         Some(_) => AS_V6,
         None => 0,
     };
-    if let Some(slot) = kind(fd) {
-        // Still marked: it was closed where we could not see it.
-        if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 && counts::closed() {
-            bell::ring();
-        }
+    let Some(slot) = kind(fd) else {
+        // Its close will not be noticed.
+        return counts::estimate();
+    };
+    // Still marked: it was closed where we could not see it.
+    if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 && counts::closed() {
+        bell::ring();
     }
 }
 

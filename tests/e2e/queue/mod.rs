@@ -1,6 +1,7 @@
 //! `--worker-conns`: a limit per worker, and one line for all who wait.
 
 mod limit;
+mod line;
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,6 +16,7 @@ const server = require('http').createServer((request, response) => {
   setTimeout(answer, Number(request.url.slice(1)))
 })
 server.on('connection', () => most = Math.max(most, server._connections))
+server.httpAllowHalfOpen = true
 server.listen(process.env.PORT, '127.0.0.1')";
 
 /// Two workers in Node, unless the options say otherwise.
