@@ -21,4 +21,5 @@ mod shared;
 mod table;
 mod taken;
 mod tls_listener;
+mod tomcat;
 mod twice;
