@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,13 +11,17 @@ use crate::support::{Daemon, eventually, free_port, read_all, roundsman, seconds
 
 /// A daemon with two slots, and its admin port.
 pub fn daemon(more: &[&str]) -> (Daemon, u16) {
+    daemon_of(2, more)
+}
+
+fn daemon_of(slots: usize, more: &[&str]) -> (Daemon, u16) {
     let (admin, listen) = (free_port(), free_port());
-    let (address, port) = (admin.to_string(), listen.to_string());
+    let (address, port, count) = (admin.to_string(), listen.to_string(), slots.to_string());
     let all =
-        ["-l", &port, "--via", "relay", "-i", "2", "--admin", &address, "--name", "shop", "--min-uptime", "100ms"];
+        ["-l", &port, "--via", "relay", "-i", &count, "--admin", &address, "--name", "shop", "--min-uptime", "100ms"];
     let server = ["--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
     let daemon = Daemon::launch(roundsman(), &[&all[..], more, &server].concat(), listen);
-    daemon.wait_online(2);
+    daemon.wait_online(slots);
     (daemon, admin)
 }
 
@@ -86,13 +90,20 @@ fn json(data: &str) -> Value {
     serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"))
 }
 
+/// CPU time of all threads of a process.
+fn cpu_time(pid: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let used = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok());
+    Duration::from_nanos(used.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
+}
+
 #[test]
 fn sixteen_pages_listen_one_more_is_refused_and_probes_are_answered() {
-    let (daemon, admin) = daemon(&[]);
+    let (daemon, admin) = daemon_of(8, &[]);
     let mut pages: Vec<Page> = (0..16).map(|_| Page::open(admin, "")).collect();
     for page in &mut pages {
         assert_eq!(page.next("hello", |hello| Some(hello["trusted"].clone())), true);
-        page.next("state", |state| (state["services"][0]["slots"].as_array()?.len() == 2).then_some(()));
+        page.next("state", |state| (state["services"][0]["slots"].as_array()?.len() == 8).then_some(()));
     }
     let (status, text) = ask(admin, "GET /events", "", "");
     assert!(status == 503 && text.contains("16 pages are open already"), "{text}");
@@ -107,13 +118,15 @@ fn sixteen_pages_listen_one_more_is_refused_and_probes_are_answered() {
     // Clients that hold on do not take the pages' places, nor the other way round.
     let _held: Vec<_> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", admin)).unwrap()).collect();
     // At most once a second, and longer than any other connection may last.
-    let begin = Instant::now();
+    let (begin, used) = (Instant::now(), cpu_time(daemon.pid()));
     let mut states = 0;
     while begin.elapsed() < seconds(11) {
         pages[0].next("state", |_| Some(()));
         states += 1;
     }
     assert!((3..=13).contains(&states), "{states} states in {:?}", begin.elapsed());
+    let used = cpu_time(daemon.pid()) - used;
+    assert!(used < begin.elapsed() / 50, "all pages together cost less than 2 % of a CPU: {used:?}");
     assert!(
         pages.iter_mut().all(|page| {
             page.text.clear();
