@@ -299,6 +299,7 @@ impl ServiceDispatcher {
     fn flush(&mut self, now: Instant, cx: &Context) {
         let mut returned: Returned = Vec::new();
         let refused = self.workers.flush(now, &mut returned);
+        self.workers.take_served().for_each(|worker| cx.report(Report::Served(worker)));
         for (listener, socket, peer) in returned.into_iter().rev() {
             self.blocked = Some(listener);
             let ticket = self.line.ticket_at_head();

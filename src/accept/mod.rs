@@ -207,6 +207,9 @@ impl Acceptor {
                 self.on(worker.service, |it, cx| it.unlistens(cx, worker, listener));
             }
             Order::Weight { service, slot, weight } => self.on(service, |it, _| it.set_weight(slot, weight)),
+            Order::CountServed { worker, limit } => {
+                self.on(worker.service, |it, _| it.workers.count_served(worker, limit));
+            }
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
             Order::Rescued { from, sockets } => {

@@ -167,6 +167,8 @@ pub enum Order {
     /// Sets the weight of a slot, 0 to 256, which its next workers inherit. With 0 it gets nothing new and keeps what is
     /// in its queues; with all slots at 0 clients are held.
     Weight { service: ServiceId, slot: u32, weight: u16 },
+    /// Report when a worker has been given this many connections.
+    CountServed { worker: WorkerId, limit: u64 },
     /// Stop giving a live worker connections and take back those it has not received.
     Drain(WorkerId),
     /// Take back the connections that a worker had not received when it died.
@@ -192,6 +194,8 @@ pub enum Report {
     Hung(WorkerId),
     /// After [`Order::Drain`]: nothing more is sent to this worker.
     Drained(WorkerId),
+    /// After [`Order::CountServed`]: a worker has been given that many.
+    Served(WorkerId),
     /// A worker was handed connections and has never received one.
     NeverReceived(WorkerId),
     /// A worker's connections are limited, and what it has open is an estimate.
@@ -217,7 +221,8 @@ impl Report {
             | Self::Stalled(worker)
             | Self::Hung(worker)
             | Self::Drained(worker)
-            | Self::NeverReceived(worker) => worker.service,
+            | Self::NeverReceived(worker)
+            | Self::Served(worker) => worker.service,
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }

@@ -98,6 +98,8 @@ pub struct Worker {
     uncounted: Option<(u64, Instant)>,
     /// That [`Worker::open`] is an estimate was reported.
     estimate_reported: bool,
+    /// Connections given to it from which on it is to be reported.
+    served_limit: u64,
     /// Under `ip-hash`: clients that wait in the master until this worker has room.
     pub line: Part,
 }
@@ -128,6 +130,7 @@ impl Worker {
             rescues: 0,
             first_receive: FirstReceive::NothingSent,
             stuck: None,
+            served_limit: u64::MAX,
             max_connections,
             rings: false,
             processes: Processes::default(),
@@ -229,6 +232,20 @@ impl Worker {
 
     pub fn is_young(&self, now: Instant) -> bool {
         now.duration_since(self.since) < SLOW_START
+    }
+
+    /// Reports it from so many connections on.
+    pub fn count_served(&mut self, limit: u64) {
+        self.served_limit = limit;
+    }
+
+    /// Whether it has been given as many connections as it may get; true once.
+    pub fn has_served(&mut self) -> bool {
+        let served = self.expected() >= self.served_limit;
+        if served {
+            self.served_limit = u64::MAX;
+        }
+        served
     }
 
     /// Connections in flight or open.

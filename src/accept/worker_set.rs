@@ -44,6 +44,8 @@ pub(super) struct WorkerSet {
     in_line: usize,
     /// Workers may have been asked to ring the bell.
     rings: bool,
+    /// Workers that have been given as many connections as they may get, to be reported.
+    served: Vec<WorkerId>,
 }
 
 /// Where a connection goes.
@@ -288,9 +290,24 @@ impl WorkerSet {
         let mut refused = false;
         for at in self.touched.drain(..) {
             // EAGAIN and ETOOMANYREFS are back-pressure; after any error the sockets are placed again.
-            refused |= self.workers[at].flush(now, returned).is_err();
+            let worker = &mut self.workers[at];
+            refused |= worker.flush(now, returned).is_err();
+            if worker.has_served() {
+                self.served.push(worker.id);
+            }
         }
         refused
+    }
+
+    pub fn count_served(&mut self, id: WorkerId, limit: u64) {
+        if let Some(at) = self.position(id) {
+            self.workers[at].count_served(limit);
+        }
+    }
+
+    /// Workers to be reported as having been given as many connections as they may get.
+    pub fn take_served(&mut self) -> impl Iterator<Item = WorkerId> {
+        self.served.drain(..)
     }
 
     /// The rescue thread has emptied a queue: the worker is owed the turns it did not have.

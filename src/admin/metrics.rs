@@ -177,6 +177,12 @@ impl Collector for State {
         longest_waits(to, &services)?;
         waits(to, &services)?;
         table(to, Kind::Gauge, &SERVICE_GAUGES, &services)?;
+        let recycled = services.iter().filter_map(|(OfService { service }, state)| Some((service, state.recycled?)));
+        let recycled = recycled.flat_map(|(service, recycled)| {
+            [("age", recycled.age), ("served", recycled.served)]
+                .map(|(reason, count)| (OfReason { service: service.clone(), reason: reason.to_owned() }, count))
+        });
+        family(to, Kind::Counter, "recycled", "Workers replaced by --max-age and --max-served", recycled)?;
         let uptime =
             to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
         Kind::Gauge.encode(uptime, self.0.uptime_s)

@@ -89,6 +89,10 @@ pub enum Kind {
     ClusterByRelay,
     /// `--slow-start`, with a policy under which shares do not grow: why.
     SlowStart(&'static str),
+    /// Recycling, where no slot has a server of its own.
+    NoServerInSlot,
+    /// A limit of connections, where the master does not hand them out.
+    NotCounted,
     /// What the parser of the options says.
     Unparsed(String),
 }
@@ -198,6 +202,15 @@ impl Kind {
                 "{key_name} needs {} or {}; with the policy given {why}",
                 form.set("policy", &"rr"),
                 form.set("policy", &"least-conn"),
+            ),
+            Self::NoServerInSlot => format!(
+                "{key_name} replaces a server while its successor serves; with {} no slot has a server of its own",
+                form.name("upstream")
+            ),
+            Self::NotCounted => format!(
+                "{key_name} counts connections that roundsman hands out; with {} workers take them themselves: use {}",
+                form.set("policy", &"none"),
+                form.name("max-age")
             ),
             Self::Unparsed(why) => format!("{key_name}: {why}"),
         }

@@ -131,13 +131,24 @@ pub struct Options {
     /// Replace a worker that receives nothing for this long while connections wait [default: never]
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HANG_TIMEOUT", value_parser = time)]
     pub hang_timeout: Option<Duration>,
+    /// Replace a worker that has been online for this long [default: never]
+    ///
+    /// As a reload does: after its successor is online, at most --max-surge at a time.
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_MAX_AGE", value_parser = age)]
+    pub max_age: Option<Duration>,
+    /// Replace a worker that has been given this many connections [default: never]
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SERVED", value_parser = |text: &str| number(text, 1..=u32::MAX))]
+    pub max_served: Option<u32>,
+    /// Spread --max-age and --max-served of the slots over the last part of their time: 0% to 100%
+    #[arg(long, hide_short_help = true, value_name = "PERCENT", env = "ROUNDSMAN_RECYCLE_JITTER", default_value = "10%", value_parser = percent)]
+    pub recycle_jitter: u8,
     /// Time for a replaced worker to finish its connections
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
     pub drain_timeout: Duration,
     /// Time for a replaced server to exit after its stop signal
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
     pub kill_timeout: Duration,
-    /// Number of slots that a reload replaces at a time
+    /// Number of slots that are replaced at a time
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_SURGE", default_value = "1", value_parser = |text: &str| number(text, 1..=u32::MAX))]
     pub max_surge: u32,
     /// Total time allowed for a graceful stop
@@ -319,6 +330,18 @@ fn time(text: &str) -> Result<Duration, String> {
         Err(_) => error.to_string(),
     })?;
     if time > MAX_TIME { Err("a time is at most 10 years".to_owned()) } else { Ok(time) }
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("longer than 0; leave it out for no limit".to_owned()),
+        age => Ok(age),
+    }
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    number.filter(|percent| *percent <= 100).ok_or_else(|| "0% to 100% is needed".to_owned())
 }
 
 /// A whole number of that range.

@@ -51,7 +51,11 @@ const FLAGS: [(&[&str], &str); 8] = [
 ];
 
 /// Keys and options for features that do not exist here.
-const MISSING: [(&[&str], &str); 12] = [
+const MISSING: [(&[&str], &str); 13] = [
+    (
+        &["max-requests", "max-request", "limit-max-requests"],
+        "use `max-served`; it counts connections: requests of a keep-alive connection are not seen",
+    ),
     (
         &["maxconn", "max-conn", "max-conns", "max-connections", "rate-limit"],
         "not available in this version: connections are not limited",
@@ -85,7 +89,9 @@ const MISSING: [(&[&str], &str); 12] = [
 ];
 
 /// Keys of other programs that have another name here.
-const KEYS: [(&[&str], &str); 20] = [
+const KEYS: [(&[&str], &str); 22] = [
+    (&["max-requests-jitter", "max-request-jitter"], "recycle-jitter"),
+    (&["max-worker-lifetime", "worker-lifetime", "max-lifetime", "max-uptime"], "max-age"),
     (&["port", "bind", "frontend"], "listen"),
     (&["workers", "processes", "worker-processes", "nbproc", "slots"], "instances"),
     (&["script", "cmd", "exec", "args"], "command"),

@@ -82,6 +82,11 @@ pub struct Limits {
     pub wait_ready: bool,
     /// `--max-memory`, in bytes.
     pub max_memory: Option<u64>,
+    pub max_age: Option<Duration>,
+    /// In connections.
+    pub max_served: Option<u32>,
+    /// In percent.
+    pub recycle_jitter: u8,
     pub hang_timeout: Option<Duration>,
     /// Connections accepted per second, at most.
     pub accept_rate: Option<u32>,
@@ -176,6 +181,16 @@ impl ServiceConfig {
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
+        let recycles = [("max-age", run.max_age.is_some()), ("max-served", run.max_served.is_some())];
+        if let (Some((key, _)), Backend::Upstreams(..)) = (recycles.iter().find(|(_, given)| *given), &backend) {
+            return Err(Kind::NoServerInSlot.of(key));
+        }
+        if run.max_served.is_some() && run.no_listen {
+            return Err(Kind::Excludes("no-listen").of("max-served"));
+        }
+        if run.max_served.is_some() && run.policy == Policy::None {
+            return Err(Kind::NotCounted.of("max-served"));
+        }
         let found =
             |user: &str| user::find(user).map_err(|reason| Kind::User { user: user.to_owned(), reason }.of("user"));
         let user = run.user.as_deref().map(found).transpose()?;
@@ -193,6 +208,9 @@ impl ServiceConfig {
             listen_timeout: run.listen_timeout,
             wait_ready: run.wait_ready,
             max_memory: run.max_memory.map(per_slot).transpose()?,
+            max_age: run.max_age,
+            max_served: run.max_served,
+            recycle_jitter: run.recycle_jitter,
             hang_timeout: run.hang_timeout,
             accept_rate: run.accept_rate,
             drain_timeout: run.drain_timeout,

@@ -56,6 +56,9 @@ pub struct ServiceState {
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
+    /// Workers replaced by `--max-age` and `--max-served`, where one of them is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recycled: Option<RecycledState>,
     /// Clients of relay workers that have no upstream for them now.
     #[serde(default)]
     pub waiting_for_upstream: u64,
@@ -94,6 +97,13 @@ pub struct WaitState {
     pub buckets: Vec<(f64, u64)>,
     /// In seconds.
     pub sum: f64,
+}
+
+/// Workers recycled since the daemon's start, by cause.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RecycledState {
+    pub age: u64,
+    pub served: u64,
 }
 
 /// One upstream.
@@ -220,6 +230,10 @@ pub struct LimitsState {
     #[serde(default)]
     pub accept_rate: Option<u32>,
     pub max_memory_bytes: Option<u64>,
+    #[serde(default)]
+    pub max_age_ms: Option<u64>,
+    #[serde(default)]
+    pub max_served: Option<u32>,
     pub max_restarts: u32,
     pub max_surge: u32,
     pub min_uptime_ms: u64,

@@ -9,10 +9,12 @@ use crate::accept::waits::ShedReason;
 use crate::config::Backend;
 use crate::config::service::Limits;
 use crate::control::status::{
-    Daemon as Status, LimitsState, ListenState, ServerState, ServiceState, SlotState, UpstreamState, WaitState,
+    Daemon as Status, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState, UpstreamState,
+    WaitState,
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
+use crate::service::recycling::Recycled;
 use crate::service::shared::SharedServer;
 use crate::service::upstreams::{State, Upstreams};
 use crate::slot::Slot;
@@ -69,6 +71,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
             .collect(),
         waits: WaitState { buckets: service.stats.waits.buckets(), sum: service.stats.waits.sum().as_secs_f64() },
         reloads: service.reloads,
+        recycled: recycled(&service.config.limits, service.recycled),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.stopped,
@@ -166,6 +169,10 @@ fn server_state(shared: &SharedServer, cpu: &mut CpuMeter) -> ServerState {
     }
 }
 
+fn recycled(limits: &Limits, Recycled { age, served }: Recycled) -> Option<RecycledState> {
+    (limits.max_age.is_some() || limits.max_served.is_some()).then_some(RecycledState { age, served })
+}
+
 fn limits_state(limits: &Limits) -> LimitsState {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     LimitsState {
@@ -179,6 +186,8 @@ fn limits_state(limits: &Limits) -> LimitsState {
         hang_timeout_ms: limits.hang_timeout.map(ms),
         accept_rate: limits.accept_rate,
         max_memory_bytes: limits.max_memory,
+        max_age_ms: limits.max_age.map(ms),
+        max_served: limits.max_served,
         max_restarts: limits.max_restarts,
         max_surge: limits.max_surge,
         min_uptime_ms: ms(limits.min_uptime),

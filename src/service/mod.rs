@@ -10,6 +10,7 @@ mod memory;
 pub mod operations;
 pub mod pausing;
 mod reconfigure;
+pub mod recycling;
 pub mod reload;
 mod reports;
 mod rules;
@@ -34,6 +35,7 @@ use self::listeners::Listeners;
 use self::memory::MemoryWatch;
 use self::operations::{Effect, News, Operation, Operations, Ticket, Workers};
 use self::pausing::Paused;
+use self::recycling::{Recycled, Recycling};
 use self::rules::{cap, resolved, rules};
 use self::shared::SharedServer;
 use self::shutdown::Stop;
@@ -70,6 +72,7 @@ pub struct Service {
     /// When [`Service::step`] has something to do by the clock alone.
     due: Option<Instant>,
     memory: MemoryWatch,
+    recycling: Recycling,
     attach: attach::State,
     stop: Option<Stop>,
     /// The accept thread has handed over all that it will.
@@ -92,6 +95,7 @@ pub struct ServiceView<'a> {
     pub stats: &'a ServiceStats,
     pub upstreams: Option<&'a Upstreams>,
     pub reloads: u64,
+    pub recycled: Recycled,
     pub reloading: bool,
     /// By `roundsman stop`, or about to be.
     pub stopped: bool,
@@ -134,6 +138,7 @@ impl Service {
             operations: Operations::default(),
             due: None,
             memory: MemoryWatch::default(),
+            recycling: Recycling::new(recycling::seed()),
             attach: attach::State::default(),
             stop: None,
             handoff_done: false,
@@ -166,6 +171,7 @@ impl Service {
             stats: &self.stats,
             upstreams: self.upstreams.as_ref(),
             reloads: self.operations.reloads,
+            recycled: self.recycling.recycled,
             reloading: self.operations.is_reloading(),
             stopped: self.operations.paused != Paused::No,
             removed: self.removed,

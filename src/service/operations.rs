@@ -167,6 +167,11 @@ impl Operations {
         }
     }
 
+    /// Whether workers are being replaced, started or stopped because somebody asked for it.
+    pub fn is_busy(&self) -> bool {
+        self.reload.is_some() || !self.awaiting.is_empty() || self.paused != Paused::No
+    }
+
     pub fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.awaiting.iter().any(|awaited| awaited.verb == Verb::Reloaded)
     }

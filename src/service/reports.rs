@@ -33,6 +33,7 @@ impl Service {
                 let old = self.slots.iter_mut().flat_map(|slot| &mut slot.retiring);
                 old.filter(|old| old.worker.id == *worker).for_each(|old| old.out_of_rotation = true);
             }
+            Report::Served(worker) => self.recycling.served(*worker, self.slots.len()),
             Report::Hung(worker) => hung(&mut self.slots, &self.config, *worker),
             Report::NeverReceived(worker) => {
                 warn!(

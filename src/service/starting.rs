@@ -10,7 +10,7 @@ use super::listeners::Listeners;
 use super::shared::SharedServer;
 use super::step::CannotListen;
 use super::{Context, Service, futile, silence};
-use crate::accept::orders::WorkerId;
+use crate::accept::orders::{Order, WorkerId};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
 use crate::relay::protocol::{Resolved, Setup, Source};
@@ -135,6 +135,10 @@ impl Service {
         let slot = &mut self.slots[at];
         slot.lifecycle.apply(Event::Ready, now, &backoff);
         slot.go_online((&self.config.name, at), self.config.policy, context, now.duration_since(since));
+        let worker = slot.current.as_ref().map(|worker| worker.id);
+        if let Some((worker, limit)) = worker.and_then(|id| Some((id, self.recycling.max_served(&self.config, id)?))) {
+            context.orders.send(Order::CountServed { worker, limit });
+        }
         Ok(true)
     }
 

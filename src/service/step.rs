@@ -50,6 +50,7 @@ impl Service {
                 .filter_map(|slot| slot.step_stopping(&self.config.limits, disconnects, drains, now))
                 .min(),
             self.operate(context, now, Operations::step),
+            self.recycling.step(&self.config, &mut self.slots, self.stop.is_some() || self.operations.is_busy(), now),
             self.upstreams.as_mut().and_then(|upstreams| upstreams.step(&self.config.name, &self.slots, now)),
             self.stop.as_ref().and_then(Stop::next_due),
         ];

@@ -2,6 +2,7 @@
 //! restarts, stops and time. Processes, signals, the accept thread and the clock are pretended; all else is what the daemon
 //! runs. A failing seed is printed; `ROUNDSMAN_SEED=N` replays it. `ROUNDSMAN_HISTORIES=N` runs so many.
 
+mod recycling;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -265,6 +266,8 @@ impl Simulation {
 
     /// Left alone, it comes to rest: what was asked for has ended, and every slot is filled or given up.
     fn settle(&mut self) {
+        let limits = &mut self.service.config.limits;
+        (limits.max_age, limits.max_served) = (None, None);
         for _ in 0..2_000 {
             self.world.be_kind(self.now);
             let wanted = if self.service.operations.paused == Paused::No {
@@ -305,6 +308,11 @@ impl Simulation {
 fn history(seed: u64, launcher: &Launcher) {
     let poll = mio::Poll::new().unwrap();
     let mut simulation = Simulation::new(seed, launcher.again().unwrap(), Registry::new(poll.registry()).unwrap());
+    if simulation.world.random.one_in(3) {
+        let age = Duration::from_secs(3) + simulation.world.random.millis(20_000);
+        let limits = &mut simulation.service.config.limits;
+        (limits.max_age, limits.max_served) = (Some(age), Some(1000));
+    }
     simulation.turn();
     for _ in 0..40 {
         let until = simulation.now + simulation.world.random.millis(3000);
@@ -312,6 +320,7 @@ fn history(seed: u64, launcher: &Launcher) {
             simulation.advance(until);
         }
         simulation.world.traffic();
+        simulation.world.one_has_served(simulation.now);
         simulation.ask();
         simulation.turn();
         simulation.hear();

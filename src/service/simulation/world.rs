@@ -83,12 +83,14 @@ pub struct World {
     reports: Vec<(Instant, Report)>,
     /// From now on every new process comes up and lives.
     pub kind: bool,
+    /// From now on every new process fails at once.
+    pub broken: bool,
 }
 
 impl World {
     pub fn new(seed: u64, orders: Receiver<Order>) -> Self {
         let (processes, online) = (BTreeMap::new(), BTreeMap::new());
-        Self { random: Random::new(seed), processes, online, orders, reports: Vec::new(), kind: false }
+        Self { random: Random::new(seed), processes, online, orders, reports: Vec::new(), kind: false, broken: false }
     }
 
     fn started(&mut self, pid: u32, slot: u32, channel: Option<OwnedFd>, now: Instant) {
@@ -98,6 +100,10 @@ impl World {
         let random = &mut self.random;
         let ready = (self.kind || !random.one_in(12)).then(|| now + random.millis(1500));
         let dies = (!self.kind && random.one_in(4)).then(|| now + random.millis(20_000));
+        let (ready, dies) = match self.broken {
+            true => (None, Some(now + Duration::from_millis(10))),
+            false => (ready, dies),
+        };
         let (deaf, code) = (random.one_in(6), random.below(2) as i32);
         let process = Process {
             slot,
@@ -198,6 +204,12 @@ impl World {
         self.reports = later;
         let due: Vec<(Instant, Report)> = due;
         due.into_iter().map(|(_, report)| report).collect()
+    }
+
+    /// A worker has been given as many connections as it may get.
+    pub fn one_has_served(&mut self, now: Instant) {
+        let at = self.random.below(8) as usize;
+        self.reports.extend(self.online.keys().nth(at).map(|worker| (now, Report::Served(*worker))));
     }
 
     /// Connections come and go.

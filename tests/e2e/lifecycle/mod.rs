@@ -7,6 +7,7 @@ mod jobs;
 mod long;
 mod not_listening;
 mod pid1;
+mod recycling;
 mod reload;
 mod shutdown;
 mod slots;

@@ -9,6 +9,7 @@ mod gate;
 mod install;
 mod net;
 mod random;
+pub mod recycle;
 mod server;
 pub mod table;
 mod terminal;
