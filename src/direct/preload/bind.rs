@@ -118,6 +118,7 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
         Stands::Listener => place,
         Stands::Queue => {
             let idle = idle::socket(listener, address, nonblock).unwrap_or(-1);
+            raw::copy_timeouts(fd, idle);
             if raw::receives_no_more(fd) {
                 // shutdown(2) before bind(2): it polls and receives as that socket did.
                 raw::shutdown(idle, SHUT_RD);
