@@ -175,3 +175,28 @@ fn it_is_refused_where_it_cannot_be_had() {
     assert!(refused(&["--no-listen", "--worker-conns", "2"]).contains("cannot be combined with --no-listen"));
     assert!(refused(&["--worker-conns", "0"]).contains("1 or more"));
 }
+
+/// nginx has processes of its own: one that dies is neither a worker of ours nor a child.
+#[test]
+fn what_a_process_of_a_server_had_open_makes_room_when_it_is_killed() {
+    use nix::sys::signal::{Signal, kill};
+    let (dir, port) = (crate::support::install_dir(), crate::support::free_port());
+    let text = format!(
+        "worker_processes 1; daemon off; error_log stderr; pid {0}/nginx.pid; events {{}}
+http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok'; }} }} }}",
+        dir.path().display()
+    );
+    let conf = crate::support::write_file(dir.path(), "nginx.conf", &text);
+    let command = ["nginx", "-c", conf.to_str().unwrap()].map(str::to_owned);
+    let daemon = crate::support::direct::start_with(port, "1", &["--worker-conns", "2"], &command);
+    let idle: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    eventually("both are open", seconds(10), || (daemon.slot(0, "open") == 2).then_some(()));
+    let next = ask(port, 0);
+    eventually("one waits", seconds(10), || (daemon.ls()["services"][0]["held"] == 1).then_some(()));
+    let master = daemon.slot(0, "pid").as_i64().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
+    let child: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    kill(nix::unistd::Pid::from_raw(child), Signal::SIGKILL).unwrap();
+    assert!(answered(next));
+    drop(idle);
+}
