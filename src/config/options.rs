@@ -282,7 +282,7 @@ pub struct Options {
     /// Least severe lines of the daemon's own log: error, warn, info, debug
     #[arg(long, hide_short_help = true, value_name = "LEVEL", env = "ROUNDSMAN_LOG_LEVEL", default_value = "info", value_parser = level)]
     pub log_level: String,
-    /// Serve a page, health and metrics over HTTP: 9900, 0.0.0.0:9900
+    /// Serve a page and metrics over HTTP: 9900, 0.0.0.0:9900
     ///
     /// / is the page; /livez, /readyz, /healthz and /metrics (OpenMetrics). A port alone means 127.0.0.1.
     #[arg(long, value_name = "ADDR", env = "ROUNDSMAN_ADMIN")]
