@@ -54,7 +54,8 @@ impl ServiceDispatcher {
         });
         let timeout = self.rules.rescue_after();
         let overdue = |worker: &Worker| worker.waits_since().is_some_and(|since| now.duration_since(since) >= timeout);
-        for (id, stats, queues) in self.workers.stall(overdue) {
+        let clients_wait = self.rules.worker_conns.is_some() && self.waiting() > 0;
+        for (id, stats, queues) in self.workers.stall(clients_wait, overdue) {
             cx.report(Report::Stalled(id));
             for (listener, queue) in queues {
                 self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::Empty, cx);

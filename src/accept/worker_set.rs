@@ -233,6 +233,12 @@ impl WorkerSet {
         self.views.iter().enumerate().any(|(at, view)| at != than && view.eligible() && !view.behind)
     }
 
+    /// As [`WorkerSet::another_is_free`], but one that has no room now will do.
+    fn another_keeps_up(&self, than: usize) -> bool {
+        let keeps_up = |view: &Candidate| view.weight > 0 && !view.stalled && !view.behind;
+        self.views.iter().enumerate().any(|(at, view)| at != than && keeps_up(view))
+    }
+
     /// Puts a connection into the batch of the worker at an index from [`Choice::Gets`].
     pub fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
         self.workers[at].push(listener, socket, peer);
@@ -319,12 +325,15 @@ impl WorkerSet {
         }
     }
 
-    /// Marks `overdue` workers as stalled, as long as another one is free, and returns their queues for a rescue.
-    pub fn stall(&mut self, overdue: impl Fn(&Worker) -> bool) -> Vec<Stalled> {
+    /// Marks `overdue` workers as stalled, as long as another one is free, and returns their queues for a rescue. While
+    /// `clients_wait` in the line, they would take every room before: then it is enough that another one keeps up, and those
+    /// taken back go to the head of the line.
+    pub fn stall(&mut self, clients_wait: bool, overdue: impl Fn(&Worker) -> bool) -> Vec<Stalled> {
         let mut stalled = Vec::new();
         for n in 0..self.busy.len() {
             let at = self.busy[n];
-            if overdue(&self.workers[at]) && self.another_is_free(at) {
+            let taken_over = if clients_wait { self.another_keeps_up(at) } else { self.another_is_free(at) };
+            if overdue(&self.workers[at]) && taken_over {
                 self.views[at].stalled = true;
                 let worker = &mut self.workers[at];
                 stalled.push((worker.id, worker.stats.clone(), worker.stall()));

@@ -165,6 +165,29 @@ fn the_queue_timeout_and_a_full_queue_shed() {
     scene.as_before();
 }
 
+/// Those that wait in the line would take every room before them.
+#[test]
+fn clients_on_their_way_to_a_stopped_worker_go_back_to_the_head_of_the_line() {
+    for via in [Via::Relay, Via::Direct] {
+        let mut scene = Scene::start(via, &["--worker-conns", "4"]);
+        let stopped = scene.daemon.workers()[1];
+        kill(Pid::from_raw(stopped), Signal::SIGSTOP).unwrap();
+        eventually("it has stopped", LIMIT, || {
+            let stat = std::fs::read_to_string(format!("/proc/{stopped}/stat")).unwrap();
+            stat.contains(") T ").then_some(())
+        });
+        scene.crowd.join(100, Manner::Asks);
+        scene.wait_held(100 - CONNS);
+        let mark = scene.daemon.total("pending");
+        assert!(mark <= 1, "{via:?}: nothing but the empty message is left: {mark}");
+        scene.gate.open();
+        let tally = scene.crowd.all_end(LIMIT);
+        assert_eq!(tally.answered, 100, "{via:?} {tally:?}");
+        kill(Pid::from_raw(stopped), Signal::SIGCONT).unwrap();
+        scene.as_before();
+    }
+}
+
 /// While they wait: a client that leaves makes room at once, one that only ends its side is served.
 #[test]
 fn a_client_that_leaves_is_dropped_and_a_half_closed_one_is_served() {
