@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::support::direct::{ask, start};
 use crate::support::table::{NODE, PYTHON, table};
 use crate::support::{
-    Daemon, Process, eventually, free_port, get, install_dir, millis, roundsman, seconds, source, write_file,
+    Daemon, Process, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds, source, write_file,
 };
 
 #[test]
@@ -79,7 +79,7 @@ fn kill_9_under_load_hangs_and_refuses_nobody() {
                 let slot = daemon.slots()[n % 3].clone();
                 (slot["state"] == "online").then(|| (slot["pid"].as_i64().unwrap() as i32, slot["generation"].clone()))
             });
-            kill(Pid::from_raw(victim), Signal::SIGSTOP).unwrap();
+            freeze(victim);
             received += daemon.slot(n % 3, "open").as_u64().unwrap() as usize;
             kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
             eventually("its successor", seconds(20), || {
@@ -341,7 +341,7 @@ fn a_stopped_server_loses_its_queue_and_survives_its_empty_message() {
         let crate::support::table::Server { name, command, .. } = table(dir.path(), port).swap_remove(at);
         let daemon = start(port, "2", &command);
         let worker = Pid::from_raw(daemon.workers()[0]);
-        kill(worker, Signal::SIGSTOP).unwrap();
+        freeze(worker.as_raw());
         for _ in 0..20 {
             assert_eq!(ask(port), ("slot 1".to_owned(), true), "{name}");
         }

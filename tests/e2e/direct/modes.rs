@@ -17,6 +17,9 @@ fn serves(program: &str, mode: &str, requests: usize) {
     let mut daemon = start(port, "2", &[program.to_owned(), mode.to_owned(), port.to_string()]);
     let answers: Vec<_> = (0..requests).map(|_| ask(port)).collect();
     assert!(answers.iter().all(|(_, known)| *known), "{mode}: the client's address");
+    if mode == "modes" {
+        daemon.wait_for_count("every mode was tried", 2);
+    }
     let out = answers.windows(2).filter(|pair| pair[0].0 == pair[1].0).count() as u64;
     let rescued = daemon.total("rescued");
     // A server that closes its listener and opens it again is passed over in between.
@@ -67,13 +70,14 @@ fn blocking_modes_and_ranges() {
     serves(musl_server(), "modes", 60);
     serves(c_server(), "ranges", 60);
     let port = free_port();
-    let _daemon = start_with(
+    let daemon = start_with(
         port,
         "2",
         &["--via", "direct", "-p", "none"],
         &[c_server().to_owned(), "modes".to_owned(), port.to_string()],
     );
     assert!((0..60).all(|_| ask(port).1));
+    daemon.wait_for("every mode was tried");
 }
 
 #[test]

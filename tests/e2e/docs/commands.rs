@@ -10,6 +10,9 @@ use crate::support::{Daemon, eventually, install_dir, seconds, servers, write_fi
 /// Commands whose servers are only there for the long run (tests/install --all).
 const LONG: [&str; 4] = ["-- puma ", "-- java ", "-- php ", "-- uvicorn "];
 
+/// Commands of others, for the ones that follow.
+const PREPARES: [&str; 1] = ["(umask 077 && openssl rand -hex 32 > admin-token)"];
+
 /// What asks a running daemon, and a word of its answer.
 const ASKS: [(&str, &str); 10] = [
     ("ls", "web"),
@@ -36,7 +39,8 @@ const ELSEWHERE: [(&str, &str, &str); 5] = [
 /// The lines of the shell blocks, each once.
 fn commands() -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    for line in blocks_of("sh").iter().flat_map(|block| block.lines()) {
+    let blocks: Vec<_> = blocks_of("sh").iter().map(|block| block.replace("\\\n", "")).collect();
+    for line in blocks.iter().flat_map(|block| block.lines()) {
         // Stopped and started again more than once, in the order of the documents.
         if !all.iter().any(|known| known == line) || line.ends_with("start") || line.ends_with("stop") {
             all.push(line.to_owned());
@@ -124,7 +128,8 @@ fn curl(daemon: &Daemon, dir: &Path) -> Option<String> {
 
 /// A line that runs a daemon: its workers come online, it answers, and it stops with 0.
 fn runs(dir: &Path, line: &str) {
-    let mut daemon = type_in(dir, &format!("exec {line}"));
+    // Variables may come first.
+    let mut daemon = type_in(dir, &line.replacen("roundsman ", "exec roundsman ", 1));
     if line.contains("--on-exit ok") {
         let end = daemon.finish(seconds(20));
         assert_eq!(end.code(), 0, "{line}: {}", end.log);
@@ -139,6 +144,16 @@ fn runs(dir: &Path, line: &str) {
     assert_eq!(end.code(), 0, "{line}: {}", end.log);
 }
 
+/// A line that asks for an operation over HTTP.
+fn asks_the_admin_address(dir: &Path, line: &str) {
+    let serve = "exec roundsman -n web -l 8080 -i 1 --admin 9900 --admin-token-file admin-token -- node app.js";
+    let mut daemon = type_in(dir, serve);
+    daemon.wait_for("worker online");
+    let answer = text(&ask(&daemon, dir, line));
+    assert!(answer.contains("\"done\"") || answer.contains("\"step\""), "{line}: {answer}");
+    assert_eq!(daemon.stop().code(), 0);
+}
+
 #[test]
 fn the_commands_of_the_documents_work() {
     let dir = install_dir();
@@ -146,7 +161,17 @@ fn the_commands_of_the_documents_work() {
     let mut web = type_in(dir.path(), "exec roundsman -n web -l 8080 -i 2 --min-uptime 100ms -- node app.js");
     web.wait_for_count("worker online", 2);
     for line in commands().iter().filter(|line| !builds(line) && !is_long(line)) {
-        let words = line.strip_prefix("roundsman ").unwrap_or_else(|| panic!("a command of something else: {line}"));
+        if PREPARES.contains(&line.as_str()) {
+            let status = Command::new("sh").args(["-c", line]).current_dir(&dir).status();
+            assert!(status.unwrap().success(), "{line}");
+            continue;
+        }
+        if line.starts_with("curl ") {
+            asks_the_admin_address(dir.path(), line);
+            continue;
+        }
+        let (before, words) = line.split_once("roundsman ").unwrap_or_default();
+        assert!(!words.is_empty() && before.split_whitespace().all(|word| word.starts_with("ROUNDSMAN_")), "{line}");
         let verb = words.split(' ').next().unwrap();
         if let Some((_, word)) = ASKS.iter().find(|(known, _)| *known == verb) {
             let output = ask(&web, dir.path(), line);

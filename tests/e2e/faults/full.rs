@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::scene::{LIMIT, Scene, Via};
-use crate::support::{Exit, Manner, eventually, seconds};
+use crate::support::{Exit, Manner, eventually, freeze, seconds};
 
 /// Of each of the two workers.
 const CONNS: usize = 4;
@@ -68,7 +68,7 @@ fn survives(via: Via, count: usize, fault: Fault) {
             lost = CONNS;
             signal(0, Signal::SIGKILL);
         }
-        WorkerStopped => signal(0, Signal::SIGSTOP),
+        WorkerStopped => freeze(workers[0]),
         ScaledUp => scene.begin(&["scale", "4"]),
         ScaledDown => scene.begin(&["scale", "1"]),
     }
@@ -171,11 +171,7 @@ fn clients_on_their_way_to_a_stopped_worker_go_back_to_the_head_of_the_line() {
     for via in [Via::Relay, Via::Direct] {
         let mut scene = Scene::start(via, &["--worker-conns", "4"]);
         let stopped = scene.daemon.workers()[1];
-        kill(Pid::from_raw(stopped), Signal::SIGSTOP).unwrap();
-        eventually("it has stopped", LIMIT, || {
-            let stat = std::fs::read_to_string(format!("/proc/{stopped}/stat")).unwrap();
-            stat.contains(") T ").then_some(())
-        });
+        freeze(stopped);
         scene.crowd.join(100, Manner::Asks);
         scene.wait_held(100 - CONNS);
         let mark = scene.daemon.total("pending");

@@ -8,7 +8,9 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Daemon, Process, Upstream, eventually, get, install_dir, millis, refused, seconds, slot_of};
+use crate::support::{
+    Daemon, Process, Upstream, eventually, freeze, get, install_dir, millis, refused, seconds, slot_of,
+};
 
 const DEMO: [&str; 3] = ["--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
 
@@ -51,7 +53,7 @@ fn a_hundred_kills_under_fifty_clients_hang_and_refuse_nobody() {
                 (slot["state"] == "online").then(|| (slot["pid"].as_i64().unwrap(), slot["generation"].clone()))
             });
             // Stopped first, so that what it has received can be read off exactly.
-            kill(Pid::from_raw(victim as i32), Signal::SIGSTOP).unwrap();
+            freeze(victim as i32);
             received_by_the_dead += daemon.slot(n % 4, "open").as_u64().unwrap() as usize;
             kill(Pid::from_raw(victim as i32), Signal::SIGKILL).unwrap();
             eventually("its successor", seconds(20), || {
@@ -72,7 +74,7 @@ fn what_a_dead_worker_had_not_received_is_given_to_others_with_its_bytes() {
     let daemon = Daemon::start(&with_demo(&["-i", "2", "--stall-timeout", "1h"]));
     daemon.wait_online(2);
     let victim = daemon.workers()[0];
-    kill(Pid::from_raw(victim), Signal::SIGSTOP).unwrap();
+    freeze(victim);
     // Requests that lie in the stopped worker's queue (it is not rescued: the stall timeout is an hour).
     let mut clients: Vec<_> = (0..40)
         .map(|_| {
@@ -118,7 +120,7 @@ fn clients_whose_server_died_under_their_relay_reach_its_successor() {
     let daemon = Daemon::start(&with_demo(&["-i", "1", "--backoff", "300ms..1s"]));
     daemon.wait_online(1);
     let (relay, server) = (daemon.workers()[0], daemon.slot(0, "server_pid").as_i64().unwrap() as i32);
-    kill(Pid::from_raw(relay), Signal::SIGSTOP).unwrap();
+    freeze(relay);
     let port = daemon.port;
     let clients: Vec<_> = (0..10).map(|_| std::thread::spawn(move || get(port))).collect();
     eventually("they are handed over", seconds(5), || (daemon.total("pending") == 10).then_some(()));

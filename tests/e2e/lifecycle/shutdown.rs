@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Daemon, Upstream, eventually, get, http_get, millis, read_all, roundsman, seconds};
+use crate::support::{Daemon, Upstream, eventually, freeze, get, http_get, millis, read_all, roundsman, seconds};
 
 const DEMO: [&str; 3] = ["--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
 
@@ -81,7 +81,7 @@ fn what_lies_in_the_backlog_is_taken() {
         daemon.wait_online(1);
         // A stopped worker cannot take them: they lie in its queue, in the master, in the backlog.
         let worker = Pid::from_raw(daemon.workers()[0]);
-        kill(worker, Signal::SIGSTOP).unwrap();
+        freeze(worker.as_raw());
         let mut clients: Vec<_> = (0..200)
             .map(|_| {
                 let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
+use crate::support::{Daemon, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds, write_file};
 
 fn start(via: &str, more: &[&str], script: &str) -> (Daemon, tempfile::TempDir) {
     let (dir, port) = (install_dir(), free_port());
@@ -113,7 +113,7 @@ fn a_hung_worker_is_replaced_when_asked_for() {
         let (daemon, _dir) = start(via, &["-i", "1", "--hang-timeout", "500ms"], NODE);
         daemon.wait_online(1);
         let before = get(daemon.port).unwrap();
-        kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGSTOP).unwrap();
+        freeze(daemon.workers()[0]);
         // This one waits in front of it, and the next worker gets it.
         let after = get(daemon.port).unwrap();
         assert!(after.starts_with("pid") && (via == "relay" || after != before), "{via}: {after}");

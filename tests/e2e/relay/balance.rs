@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Daemon, Process, eventually, get, http_get, install_dir, seconds, slot_of};
+use crate::support::{Daemon, Process, eventually, freeze, get, http_get, install_dir, seconds, slot_of};
 
 /// Four slots, each with a responder of its own that names its slot.
 fn four(policy: &str, more: &[&str]) -> Daemon {
@@ -73,7 +73,7 @@ fn rr_forty_at_a_time_reaches_all() {
 fn a_stopped_worker_delays_nobody_by_more_than_the_stall_timeout() {
     let daemon = four("rr", &[]);
     let stopped = Pid::from_raw(daemon.workers()[2]);
-    kill(stopped, Signal::SIGSTOP).unwrap();
+    freeze(stopped.as_raw());
     let mut took = Vec::new();
     for _ in 0..400 {
         let begin = Instant::now();

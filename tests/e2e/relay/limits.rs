@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::{
-    Daemon, Killed, Upstream, eventually, free_port, get, install_dir, millis, roundsman, seconds, unprivileged_copy,
+    Daemon, Killed, Upstream, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds,
+    unprivileged_copy,
 };
 
 fn echoes(stream: &mut TcpStream) {
@@ -150,7 +151,7 @@ fn too_many_descriptors_in_flight_is_back_pressure_for_an_unprivileged_daemon() 
     );
     daemon.wait_online(8);
     for pid in daemon.workers() {
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        freeze(pid);
     }
     let mut clients: Vec<_> = (0..600).map(|_| connect(port)).collect();
     let mut last = 0;
@@ -177,7 +178,7 @@ fn full_queues_hold_back_and_lose_nothing() {
         Daemon::start(&["-i", "1", "--stall-timeout", "1h", "--", env!("CARGO_BIN_EXE_roundsman"), "demo-server"]);
     daemon.wait_online(1);
     let worker = Pid::from_raw(daemon.workers()[0]);
-    kill(worker, Signal::SIGSTOP).unwrap();
+    freeze(worker.as_raw());
     let port = daemon.port;
     let mut clients: Vec<_> = (0..1500)
         .map(|_| {

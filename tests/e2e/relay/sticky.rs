@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{App, Daemon, eventually, http_get, millis, seconds, slot_of};
+use crate::support::{App, Daemon, eventually, freeze, http_get, millis, seconds, slot_of};
 
 /// Blocks its process for 20 ms for each request.
 const BUSY: &str = "require('http').createServer((request, response) => {
@@ -82,7 +82,7 @@ impl Stopped {
         };
         let own = [of(0), of(1)];
         let worker = Pid::from_raw(daemon.workers()[0]);
-        kill(worker, Signal::SIGSTOP).unwrap();
+        freeze(worker.as_raw());
         Self { daemon, own, worker }
     }
 

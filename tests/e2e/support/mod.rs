@@ -25,7 +25,7 @@ pub use install::{
 };
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use random::Random;
-pub use server::{Killed, Process, Upstream, install_dir, write_file};
+pub use server::{Killed, Process, Upstream, freeze, install_dir, write_file};
 pub use terminal::{on_terminal, start_on_terminal};
 pub use unsaid::unsaid;
 

@@ -121,6 +121,21 @@ impl Drop for Process {
     }
 }
 
+/// Stops a process by SIGSTOP and waits until every thread has stopped: one that sleeps in recvmsg(2) wakes up first, and
+/// takes what has come until it runs.
+#[track_caller]
+pub fn freeze(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let has_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        // A thread that has just ended.
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { return true };
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    };
+    super::eventually("it has stopped", super::seconds(20), || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(has_stopped).then_some(())
+    });
+}
+
 /// A directory that the servers' own users can read.
 pub fn install_dir() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
