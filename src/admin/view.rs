@@ -101,6 +101,8 @@ struct OfUpstream<'a> {
     addr: &'a str,
     up: bool,
     weight: u16,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    drain: bool,
     backup: bool,
     open: u64,
     connections: u64,
@@ -195,6 +197,7 @@ fn of_upstream(upstream: &UpstreamState, viewer: Viewer) -> OfUpstream<'_> {
         addr: viewer.address(&upstream.addr),
         up: upstream.is_up(),
         weight: upstream.weight,
+        drain: upstream.drain,
         backup: upstream.backup,
         open: upstream.open,
         connections: upstream.connections,

@@ -8,9 +8,11 @@ use super::client::{TIMEOUT, order_places};
 use super::place::{self, Part};
 use super::which::unreachable;
 use super::{Drain, Places};
+use crate::addr::Upstream;
 use crate::codes::USAGE;
 use crate::control::Request;
 use crate::control::ask::ls_of;
+use crate::control::status::ServiceState;
 use crate::exit::Exit;
 
 /// How often `--wait` asks.
@@ -24,12 +26,19 @@ pub fn drain(args: &Drain) -> Result<(), Exit> {
     let places = Places { names: args.names.clone(), control: args.control.clone() };
     let whole = |service: Option<String>| {
         let service = service.unwrap_or_else(|| "NAME".to_owned());
-        Exit::new(USAGE, format!("say which slot: {service}/0; to stop all workers: roundsman stop {service}"))
+        Exit::new(
+            USAGE,
+            format!(
+                "say which slot: {service}/0; or which upstream: {service}@10.0.0.5:6379; to stop all workers: roundsman stop {service}"
+            ),
+        )
     };
     order_places(&places, |service, part| match part {
         Part::Whole => Err(whole(service)),
-        Part::Slot(slot) => Ok(Request::Drain { service, slot, force: args.force }),
-        Part::Upstream(address) => Err(Exit::new(USAGE, format!("{address} is not a slot"))),
+        Part::Slot(slot) => Ok(Request::Drain { service, slot: Some(slot), upstream: None, force: args.force }),
+        Part::Upstream(address) => {
+            Ok(Request::Drain { service, slot: None, upstream: Some(address), force: args.force })
+        }
     })?;
     if !args.wait {
         return Ok(());
@@ -38,15 +47,36 @@ pub fn drain(args: &Drain) -> Result<(), Exit> {
 }
 
 fn wait(socket: &Path, service: Option<&str>, part: &Part) -> Result<(), Exit> {
-    let Part::Slot(number) = *part else { return Ok(()) };
     loop {
         let daemon = ls_of(socket, TIMEOUT).map_err(|error| unreachable(socket, &error))?;
         let meant = daemon.services.iter().find(|one| service.is_none_or(|name| one.name == name));
-        let slot = meant.and_then(|service| service.slots.get(number as usize));
-        match slot.filter(|slot| slot.drain) {
-            None => return Err(Exit::new(1, format!("slot {number} is no longer drained"))),
-            Some(slot) if slot.open + slot.pending == 0 => return Ok(()),
+        match meant.and_then(|service| left(service, part)) {
+            Some(0) => return Ok(()),
             Some(_) => sleep(POLL_INTERVAL),
+            None => {
+                let what = match part {
+                    Part::Slot(number) => format!("slot {number}"),
+                    Part::Upstream(address) => format!("upstream {address}"),
+                    Part::Whole => return Ok(()),
+                };
+                return Err(Exit::new(1, format!("{what} is no longer drained")));
+            }
+        }
+    }
+}
+
+/// How many connections a part still has; `None`: it is not drained.
+fn left(service: &ServiceState, part: &Part) -> Option<u64> {
+    match part {
+        Part::Whole => None,
+        Part::Slot(number) => {
+            let slot = service.slots.get(*number as usize).filter(|slot| slot.drain)?;
+            Some(slot.open + slot.pending)
+        }
+        Part::Upstream(address) => {
+            let wanted = address.parse::<Upstream>().ok();
+            let same = service.upstreams.iter().filter(|one| one.addr.parse().ok() == wanted && one.drain);
+            same.map(|upstream| upstream.open).reduce(|sum, open| sum + open)
         }
     }
 }
@@ -57,8 +87,8 @@ fn wait(socket: &Path, service: Option<&str>, part: &Part) -> Result<(), Exit> {
 /// As [`order_places`].
 pub fn undrain(places: &Places) -> Result<(), Exit> {
     order_places(places, |service, part| match part {
-        Part::Whole => Ok(Request::Undrain { service, slot: None }),
-        Part::Slot(slot) => Ok(Request::Undrain { service, slot: Some(slot) }),
-        Part::Upstream(address) => Err(Exit::new(USAGE, format!("{address} is not a slot"))),
+        Part::Whole => Ok(Request::Undrain { service, slot: None, upstream: None }),
+        Part::Slot(slot) => Ok(Request::Undrain { service, slot: Some(slot), upstream: None }),
+        Part::Upstream(address) => Ok(Request::Undrain { service, slot: None, upstream: Some(address) }),
     })
 }

@@ -83,11 +83,12 @@ pub enum Verb {
     ///
     /// NAME/SLOT stops and starts the worker of one slot; the others go on.
     Restart(Places),
-    /// Keep new connections from a slot: drain web/2
+    /// Keep new connections from a slot or upstream: drain web/2
     ///
-    /// Connections that are open go on. The slot stays drained, also when its worker is replaced, until undrain.
+    /// Connections that are open go on. A slot stays drained, also when its worker is replaced, until undrain; so does an
+    /// upstream (web@10.0.0.5:6379), while the configuration has it.
     Drain(Drain),
-    /// Give a slot new connections again
+    /// Give a slot or upstream new connections again
     Undrain(Places),
     /// Set the share of a slot or upstream: weight web/2 5
     ///

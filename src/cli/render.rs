@@ -212,9 +212,14 @@ fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
     let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
     let weight = if upstream.weight == 1 { String::new() } else { format!(" weight={}", upstream.weight) };
     let backup = if upstream.backup { " backup" } else { "" };
+    let state = match (upstream.is_up(), upstream.drain) {
+        (true, true) if upstream.open > 0 => "draining",
+        (true, true) => "drained",
+        _ => upstream.state.as_str(),
+    };
     vec![
         format!("{}{weight}{backup}", printable(&upstream.addr)).into(),
-        state_cell(&upstream.state),
+        state_cell(state),
         upstream.open.to_string().into(),
         upstream.connections.to_string().into(),
         size(upstream.bytes_in).into(),

@@ -41,19 +41,25 @@ pub enum Request {
     Start {
         service: Option<String>,
     },
-    /// New connections go to the other slots.
+    /// New connections go to the other slots, or to the other upstreams.
     Drain {
         service: Option<String>,
-        slot: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+        /// Its address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upstream: Option<String>,
         /// Whether the last one that takes connections may be drained, too.
         #[serde(default)]
         force: bool,
     },
-    /// New connections go to a slot again, or to all.
+    /// New connections go to a slot or an upstream again, or to all.
     Undrain {
         service: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upstream: Option<String>,
     },
     /// Sets the weight of a slot or of an upstream.
     Weight {

@@ -130,6 +130,9 @@ pub struct UpstreamState {
     /// Its share beside the others, 0 to 256; 0: gets no new connections.
     #[serde(default = "one")]
     pub weight: u16,
+    /// Whether `roundsman drain` keeps new connections from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// Whether it is used only while no other upstream is up.
     #[serde(default)]
     pub backup: bool,
@@ -185,8 +188,11 @@ impl ServiceState {
             return Some(format!("{}: all workers that are online are drained", self.name));
         }
         let first = self.upstreams.first()?;
-        if self.upstreams.iter().any(|upstream| upstream.is_up() && upstream.weight > 0) {
+        if self.upstreams.iter().any(|upstream| upstream.is_up() && upstream.weight > 0 && !upstream.drain) {
             return None;
+        }
+        if self.upstreams.iter().all(|upstream| upstream.drain || upstream.weight == 0) {
+            return Some(format!("{}: all upstreams are drained", self.name));
         }
         let error = first.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let waiting = self.waiting_for_upstream;

@@ -64,16 +64,20 @@ impl Daemon {
             Request::Restart { service, slot: Some(slot) } => {
                 self.on_slot(service.as_deref(), Operation::RestartSlot(slot), now)
             }
-            Request::Drain { service, slot, force } => {
-                let force = if force { Force::Yes } else { Force::No };
-                self.on_slot(service.as_deref(), Operation::Drain(slot, force), now)
+            Request::Drain { service, slot, upstream, force } => {
+                let part = (service.as_deref(), slot, upstream);
+                self.on_part(part, |of| Ok(Operation::Drain(of, Force::from(force))), now)
             }
-            Request::Undrain { service, slot: None } => {
+            Request::Undrain { service, slot: None, upstream: None } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Undrain(None), context, now))
             }
-            Request::Undrain { service, slot } => self.on_slot(service.as_deref(), Operation::Undrain(slot), now),
+            Request::Undrain { service, slot, upstream } => {
+                self.on_part((service.as_deref(), slot, upstream), |of| Ok(Operation::Undrain(Some(of))), now)
+            }
             Request::Weight { service, slot, upstream, weight, force } => {
-                self.weigh((service.as_deref(), slot, upstream), weight, force, now)
+                let part = (service.as_deref(), slot, upstream);
+                let weight = crate::config::upstream::weight(&weight.to_string());
+                self.on_part(part, |of| Ok(Operation::Weigh(of, weight?, Force::from(force))), now)
             }
             Request::Stop { service } => {
                 self.each(service.as_deref(), |service, context| service.begin(Operation::Stop, context, now))
@@ -176,14 +180,13 @@ impl Daemon {
         self.each(only, |service, context| service.begin(operation, context, now))
     }
 
-    fn weigh(
+    /// Does something to one slot or one upstream.
+    fn on_part(
         &mut self,
         (only, slot, upstream): (Option<&str>, Option<u32>, Option<String>),
-        weight: u32,
-        force: bool,
+        operation: impl FnOnce(Of) -> Result<Operation, String>,
         now: Instant,
     ) -> Result<Begun, String> {
-        let weight = crate::config::upstream::weight(&weight.to_string())?;
         self.is_one(only)?;
         self.is_known(only)?;
         let of = match (slot, upstream) {
@@ -196,10 +199,9 @@ impl Daemon {
                 let none = || format!("{} has no upstreams", service.config().name);
                 Of::Upstream(upstreams.ok_or_else(none)?.find(&address)?)
             }
-            _ => return Err("a weight is that of a slot or of an upstream".to_owned()),
+            _ => return Err("name a slot or an upstream, one of them".to_owned()),
         };
-        let force = if force { Force::Yes } else { Force::No };
-        self.on_slot(only, Operation::Weigh(of, weight, force), now)
+        self.on_slot(only, operation(of)?, now)
     }
 
     /// # Errors

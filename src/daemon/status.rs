@@ -91,7 +91,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
     }
 }
 
-fn upstream_state(State { address, health, counts, weight, backup }: State) -> UpstreamState {
+fn upstream_state(State { address, health, counts, weight, drain, backup }: State) -> UpstreamState {
     let ago = || monotonic_ns().saturating_sub(health.error_at) / 1_000_000_000;
     UpstreamState {
         addr: address,
@@ -104,6 +104,7 @@ fn upstream_state(State { address, health, counts, weight, backup }: State) -> U
         last_error: health.error(),
         last_error_s: health.errno.map(|_| ago()),
         weight,
+        drain,
         backup,
     }
 }

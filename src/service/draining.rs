@@ -1,62 +1,76 @@
-//! `drain` and `undrain`: a mark on a slot keeps new connections from it, whichever worker it has, until it is taken away.
+//! `drain` and `undrain`: a mark on a slot or upstream keeps new connections from it, whichever workers there are, until it is
+//! taken away.
 
 use tracing::info;
 
 use super::operations::{Operations, Progress, Ticket, Workers, count_of};
+use super::weights::Of;
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::Backend;
 use crate::slot::Slot;
 
-/// What `drain` needs where a service would be left without a slot that takes connections.
+/// What `drain` needs where a service would be left without a slot or upstream that takes connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Force {
     Yes,
     No,
 }
 
+impl From<bool> for Force {
+    fn from(force: bool) -> Self {
+        if force { Self::Yes } else { Self::No }
+    }
+}
+
 impl Operations {
-    /// New connections go to the other slots; those that are open go on.
+    /// New connections go to the other slots or upstreams; those that are open go on.
     ///
     /// # Errors
     /// Why it cannot be.
     pub(super) fn drain(
         &mut self,
         ticket: Ticket,
-        (number, force): (u32, Force),
+        (of, force): (Of, Force),
         workers: &mut Workers,
     ) -> Result<(), String> {
-        let name = &workers.config.name;
-        if matches!(workers.config.backend, Backend::NoPort(_)) {
-            return Err(format!("{name} serves no port: there are no connections to keep from a slot"));
-        }
-        if workers.config.policy == Policy::None {
-            return Err(format!(
-                "with --policy none the workers of {name} take connections themselves: none can be kept from a slot"
-            ));
-        }
-        let at = workers.place(number)?;
-        workers.may_lose(at, force)?;
-        let open = workers.slots[at].open();
-        workers.mark(at, true);
-        self.say(ticket, Progress::Done(format!("draining slot {number}; connections open: {open}")));
+        let text = match of {
+            Of::Slot(number) => workers.drain_slot(number, force)?,
+            Of::Upstream(at) => {
+                let upstreams = workers.upstreams()?;
+                let (address, _) = upstreams.set_drain(at, true, force)?;
+                let open = upstreams.open(at);
+                info!(service = %workers.config.name, upstream = address, open, "upstream drained");
+                format!("draining upstream {address}; connections open: {open}")
+            }
+        };
+        self.say(ticket, Progress::Done(text));
         Ok(())
     }
 
-    /// One slot, or all, get new connections again.
+    /// One slot or upstream, or all, get new connections again.
     ///
     /// # Errors
-    /// That there is no such slot.
-    pub(super) fn undrain(&mut self, ticket: Ticket, slot: Option<u32>, workers: &mut Workers) -> Result<(), String> {
-        let meant = slot.map(|slot| workers.place(slot)).transpose()?;
-        let meant = meant.map_or(0..workers.slots.len(), |at| at..at + 1);
-        let drained: Vec<usize> = meant.filter(|&at| workers.slots[at].drain).collect();
-        drained.iter().for_each(|&at| workers.mark(at, false));
-        let text = match (drained.as_slice(), slot) {
-            ([], Some(slot)) => format!("slot {slot} was not drained"),
-            ([], None) => "no slot was drained".to_owned(),
-            ([at], _) => format!("slot {at} takes connections again"),
-            (several, _) => format!("{} take connections again", count_of(several.len())),
+    /// That there is no such slot or upstream.
+    pub(super) fn undrain(&mut self, ticket: Ticket, of: Option<Of>, workers: &mut Workers) -> Result<(), String> {
+        let text = match of {
+            Some(Of::Slot(number)) => match workers.undrain_slots(Some(workers.place(number)?)) {
+                None => format!("slot {number} was not drained"),
+                Some(text) => text,
+            },
+            Some(Of::Upstream(at)) => match workers.upstreams()?.set_drain(at, false, Force::No)? {
+                (address, false) => format!("upstream {address} was not drained"),
+                (address, true) => workers.undrained(&address),
+            },
+            None => {
+                let slots = workers.undrain_slots(None);
+                let upstreams = workers.undrain_upstreams();
+                match slots.into_iter().chain(upstreams).collect::<Vec<_>>().as_slice() {
+                    [] if workers.upstreams.is_some() => "no slot was drained, and no upstream".to_owned(),
+                    [] => "no slot was drained".to_owned(),
+                    texts => texts.join("; "),
+                }
+            }
         };
         self.say(ticket, Progress::Done(text));
         Ok(())
@@ -64,6 +78,50 @@ impl Operations {
 }
 
 impl Workers<'_> {
+    fn drain_slot(&mut self, number: u32, force: Force) -> Result<String, String> {
+        let name = &self.config.name;
+        if matches!(self.config.backend, Backend::NoPort(_)) {
+            return Err(format!("{name} serves no port: there are no connections to keep from a slot"));
+        }
+        if self.config.policy == Policy::None {
+            return Err(format!(
+                "with --policy none the workers of {name} take connections themselves: none can be kept from a slot"
+            ));
+        }
+        let at = self.place(number)?;
+        self.may_lose(at, force)?;
+        let open = self.slots[at].open();
+        self.mark(at, true);
+        Ok(format!("draining slot {number}; connections open: {open}"))
+    }
+
+    /// One slot, or all. Returns what to say, unless none was drained.
+    fn undrain_slots(&mut self, only: Option<usize>) -> Option<String> {
+        let meant = only.map_or(0..self.slots.len(), |at| at..at + 1);
+        let drained: Vec<usize> = meant.filter(|&at| self.slots[at].drain).collect();
+        drained.iter().for_each(|&at| self.mark(at, false));
+        match drained.as_slice() {
+            [] => None,
+            [at] => Some(format!("slot {at} takes connections again")),
+            several => Some(format!("{} take connections again", count_of(several.len()))),
+        }
+    }
+
+    /// All upstreams. Returns what to say, unless none was drained.
+    fn undrain_upstreams(&mut self) -> Option<String> {
+        let drained = self.upstreams.as_mut()?.undrain();
+        let said: Vec<_> = drained.iter().map(|address| self.undrained(address)).collect();
+        match said.as_slice() {
+            [] | [_] => said.into_iter().next(),
+            several => Some(format!("{} upstreams take connections again", several.len())),
+        }
+    }
+
+    fn undrained(&self, address: &str) -> String {
+        info!(service = %self.config.name, upstream = address, "upstream undrained");
+        format!("upstream {address} takes connections again")
+    }
+
     /// # Errors
     /// When no other slot takes connections, without `force`.
     pub(super) fn may_lose(&self, at: usize, force: Force) -> Result<(), String> {

@@ -34,10 +34,10 @@ pub enum Operation {
     Stop,
     Start,
     Scale(u32),
-    /// No new connections for a slot.
-    Drain(u32, Force),
-    /// Takes the mark from a slot, or from all.
-    Undrain(Option<u32>),
+    /// No new connections for a slot or upstream.
+    Drain(Of, Force),
+    /// Takes the mark from a slot or upstream, or from all.
+    Undrain(Option<Of>),
     /// Sets the weight of a slot or upstream.
     Weigh(Of, u16, Force),
     /// Of a service that has just come into the configuration.
@@ -149,9 +149,9 @@ impl Operations {
             (Operation::Stop, _) => self.pause(ticket, workers),
             (Operation::Start, _) => self.start(ticket, Verb::Started, workers),
             (Operation::Scale(to), _) => self.scale(ticket, to, workers)?,
-            (Operation::Drain(slot, force), _) => self.drain(ticket, (slot, force), workers)?,
+            (Operation::Drain(of, force), _) => self.drain(ticket, (of, force), workers)?,
             (Operation::Weigh(of, weight, force), _) => self.weigh(ticket, (of, weight, force), workers)?,
-            (Operation::Undrain(slot), _) => self.undrain(ticket, slot, workers)?,
+            (Operation::Undrain(of), _) => self.undrain(ticket, of, workers)?,
         }
         Ok(ticket)
     }

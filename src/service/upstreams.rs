@@ -30,8 +30,10 @@ type Name = (Upstream, usize);
 pub struct Upstreams {
     names: Arc<[Name]>,
     configured: Vec<WeightedUpstream>,
-    /// Those in force; the table has them, too.
+    /// Those set at run time, or by the configuration; the table has them, too, or 0 where one is drained.
     weights: Vec<u16>,
+    /// Which `drain` keeps new connections from.
+    drained: Vec<bool>,
     table: Arc<UpstreamTable>,
     /// The table's descriptor, for workers.
     fd: OwnedFd,
@@ -64,8 +66,9 @@ pub struct State {
     pub health: Health,
     /// Over all workers.
     pub counts: UpstreamCounts,
-    /// The one in force.
+    /// The one that was set last.
     pub weight: u16,
+    pub drain: bool,
     pub backup: bool,
 }
 
@@ -92,6 +95,7 @@ impl Upstreams {
             names: names(upstreams),
             configured: upstreams.to_vec(),
             weights: upstreams.iter().map(|upstream| upstream.weight).collect(),
+            drained: vec![false; upstreams.len()],
             table: Arc::new(table),
             fd,
             workers: Vec::new(),
@@ -103,7 +107,7 @@ impl Upstreams {
     }
 
     /// Other upstreams, for workers that start from now on. A weight that was set at run time holds until the configuration has
-    /// another one than before.
+    /// another one than before; an address that is drained stays so while the configuration has it.
     pub(super) fn replace(&mut self, upstreams: &[WeightedUpstream]) -> io::Result<()> {
         let (table, fd) = UpstreamTable::create()?;
         for at in 0..self.names.len() {
@@ -116,6 +120,10 @@ impl Upstreams {
             if let Some(before) = before.filter(|&before| self.configured[before].weight == upstreams[at].weight) {
                 new.weights[at] = self.weights[before];
                 new.table.set_weight(at, self.weights[before]);
+            }
+            if self.names.iter().zip(&self.drained).any(|((known, _), &drained)| drained && *known == name.0) {
+                new.drained[at] = true;
+                new.table.set_weight(at, 0);
             }
         }
         *self = Self { workers: std::mem::take(&mut self.workers), past: std::mem::take(&mut self.past), ..new };
@@ -136,25 +144,80 @@ impl Upstreams {
     }
 
     /// Sets the weight of all upstreams that have the address of the one at `at`, for the running workers, too. Returns the
-    /// address, and the weight before.
+    /// address, the weight before, and whether it is drained.
     ///
     /// # Errors
-    /// Without `force`, when no other one has a weight.
-    pub(super) fn set_weight(&mut self, at: usize, weight: u16, force: Force) -> Result<(String, u16), String> {
-        let address = self.names.get(at).map(|(address, _)| address.clone()).ok_or("there is no such upstream now")?;
-        let (meant, others): (Vec<_>, Vec<_>) =
-            (0..self.names.len()).partition(|&other| self.names[other].0 == address);
+    /// Without `force`, when no other one takes connections.
+    pub(super) fn set_weight(&mut self, at: usize, weight: u16, force: Force) -> Result<(String, u16, bool), String> {
+        let (address, same) = self.same(at)?;
+        if weight == 0 {
+            self.may_lose(at, force)?;
+        }
         let before = self.weights[at];
-        if weight == 0 && before != 0 && force == Force::No && others.iter().all(|&at| self.weights[at] == 0) {
-            return Err(format!(
-                "{address} is the last upstream that takes connections; to do it all the same: --force"
-            ));
-        }
-        for at in meant {
+        for at in same {
             self.weights[at] = weight;
-            self.table.set_weight(at, weight);
+            self.pass_weight(at);
         }
-        Ok((address.to_string(), before))
+        Ok((address, before, self.drained[at]))
+    }
+
+    /// Keeps new connections from all upstreams that have the address of the one at `at`, or gives them some again. Returns
+    /// the address, and whether that is a change.
+    ///
+    /// # Errors
+    /// To drain without `force`, when no other one takes connections.
+    pub(super) fn set_drain(&mut self, at: usize, drain: bool, force: Force) -> Result<(String, bool), String> {
+        let (address, same) = self.same(at)?;
+        if drain {
+            self.may_lose(at, force)?;
+        }
+        let before = self.drained[at];
+        for at in same {
+            self.drained[at] = drain;
+            self.pass_weight(at);
+        }
+        Ok((address, before != drain))
+    }
+
+    /// Gives all upstreams new connections again. Returns the addresses of those that were drained.
+    pub(super) fn undrain(&mut self) -> Vec<String> {
+        let drained: Vec<_> = (0..self.names.len()).filter(|&at| std::mem::take(&mut self.drained[at])).collect();
+        drained.iter().for_each(|&at| self.pass_weight(at));
+        let first = drained.into_iter().filter(|&at| self.names[at].1 == 0);
+        first.map(|at| self.names[at].0.to_string()).collect()
+    }
+
+    /// Connections to the address of the upstream at `at`, over all workers.
+    pub(super) fn open(&self, at: usize) -> u64 {
+        let states = self.states();
+        let Some(address) = states.get(at).map(|state| &state.address) else { return 0 };
+        states.iter().filter(|state| state.address == *address).map(|state| state.counts.open).sum()
+    }
+
+    /// The address of an upstream, and the places of all that have it.
+    fn same(&self, at: usize) -> Result<(String, Vec<usize>), String> {
+        let (address, _) = self.names.get(at).ok_or("there is no such upstream now")?;
+        let same = (0..self.names.len()).filter(|&other| self.names[other].0 == *address).collect();
+        Ok((address.to_string(), same))
+    }
+
+    /// The weight that workers go by.
+    fn weight(&self, at: usize) -> u16 {
+        if self.drained[at] { 0 } else { self.weights[at] }
+    }
+
+    fn pass_weight(&self, at: usize) {
+        self.table.set_weight(at, self.weight(at));
+    }
+
+    /// # Errors
+    /// Without `force`, when only this address takes connections.
+    fn may_lose(&self, at: usize, force: Force) -> Result<(), String> {
+        let address = &self.names[at].0;
+        if force == Force::Yes || self.weight(at) == 0 || self.in_use().any(|other| self.names[other].0 != *address) {
+            return Ok(());
+        }
+        Err(format!("{address} is the last upstream that takes connections; to do it all the same: --force"))
     }
 
     fn remember(&mut self, name: Name, counts: UpstreamCounts, errors: u64) {
@@ -193,8 +256,8 @@ impl Upstreams {
                 let (counts, errors) = past.map_or_else(Default::default, |(_, counts, errors)| (*counts, *errors));
                 let mut health = self.table.health(at);
                 health.errors = health.errors.saturating_add(errors);
-                let (weight, backup) = (self.weights[at], self.configured[at].backup);
-                State { address: self.names[at].0.to_string(), health, counts, weight, backup }
+                let (weight, drain, backup) = (self.weights[at], self.drained[at], self.configured[at].backup);
+                State { address: self.names[at].0.to_string(), health, counts, weight, drain, backup }
             })
             .collect();
         for worker in &self.workers {
@@ -245,7 +308,7 @@ impl Upstreams {
 
     /// Those that may get a connection while they are up.
     fn in_use(&self) -> impl Iterator<Item = usize> {
-        (0..self.names.len()).filter(|&at| self.weights[at] > 0)
+        (0..self.names.len()).filter(|&at| self.weight(at) > 0)
     }
 
     fn all_down(&self) -> bool {

@@ -4,6 +4,7 @@ use tracing::info;
 
 use super::draining::Force;
 use super::operations::{Operations, Progress, Ticket, Workers};
+use super::upstreams::Upstreams;
 use crate::accept::policy::Policy;
 use crate::config::Backend;
 
@@ -59,8 +60,14 @@ impl Workers<'_> {
     }
 
     fn weigh_upstream(&mut self, at: usize, weight: u16, force: Force) -> Result<String, String> {
-        let upstreams = self.upstreams.as_mut().ok_or("the state of upstreams is not shared: out of memory")?;
-        let (address, before) = upstreams.set_weight(at, weight, force)?;
-        Ok(format!("upstream {address}: weight {weight}, before {before}"))
+        let (address, before, drain) = self.upstreams()?.set_weight(at, weight, force)?;
+        let drained = if drain { "; it is drained" } else { "" };
+        Ok(format!("upstream {address}: weight {weight}, before {before}{drained}"))
+    }
+
+    /// # Errors
+    /// When there was no memory for them.
+    pub(super) fn upstreams(&mut self) -> Result<&mut Upstreams, String> {
+        self.upstreams.as_mut().ok_or_else(|| "the state of upstreams is not shared: out of memory".to_owned())
     }
 }

@@ -152,7 +152,7 @@ class Upstreams {
   show(upstreams) {
     this.node.hidden = !upstreams.length;
     fillTable(this.body, upstreams.map((one) => [
-      [one.addr, 'text'], [(one.up ? 'up' : 'down') + (one.backup ? ', backup' : '') + (one.weight === 1 || one.weight === undefined ? '' : ', weight ' + one.weight), one.up ? 'text' : 'text bad'], quiet(one.open, number(one.open)),
+      [one.addr, 'text'], [(one.up ? one.drain ? 'drained' : 'up' : 'down') + (one.backup ? ', backup' : '') + (one.weight === 1 || one.weight === undefined ? '' : ', weight ' + one.weight), one.up ? 'text' : 'text bad'], quiet(one.open, number(one.open)),
       [number(one.connections), 'less'], [bytes(one.bytes_in), 'less'], [bytes(one.bytes_out), 'less'], quiet(one.errors, number(one.errors)),
       [one.last_error ? one.last_error + ', ' + duration(one.last_error_s) + ' ago' : '', 'text'],
     ]));

@@ -15,6 +15,7 @@ use super::Service;
 use super::draining::Force;
 use super::operations::{News, Operation, Progress, Ticket};
 use super::pausing::Paused;
+use super::weights::Of;
 use crate::accept::Orders;
 use crate::config::sources::{COMMAND, Origin, Setting};
 use crate::config::{Inherited, ServiceConfig, merge};
@@ -226,7 +227,7 @@ impl Simulation {
         let (gentle, asked) = match random.below(11) {
             9 => (
                 self.gentle,
-                self.service.begin(Operation::Drain(random.below(slots) as u32, Force::Yes), context, now),
+                self.service.begin(Operation::Drain(Of::Slot(random.below(slots) as u32), Force::Yes), context, now),
             ),
             10 => (self.gentle, self.service.begin(Operation::Undrain(None), context, now)),
             7 => (calm, self.service.begin(Operation::ReloadSlot(random.below(slots) as u32), context, now)),

@@ -134,6 +134,34 @@ fn draining_the_last_one_needs_force_and_its_clients_wait_for_undrain() {
 }
 
 #[test]
+fn undrain_restores_the_weight_that_was_set() {
+    let dir = install_dir();
+    app(dir.path(), "one", "");
+    let daemon = daemon(dir.path(), "2", "direct", &["-n", "web", "--slow-start", "500ms"]);
+    let share = || (0..60).filter(|_| slot_of(&get(daemon.port).unwrap()) == 1).count();
+    let warm = |least: usize| {
+        eventually("its share is that of its weight", seconds(20), || (least..=54).contains(&share()).then_some(()))
+    };
+    done(&daemon, &["weight", "web/1", "5"], "slot 1: weight 5, before 1");
+    for again in [None, Some("reload"), Some("restart")] {
+        done(&daemon, &["drain", "web/1"], "draining");
+        assert_eq!((share(), daemon.slot(1, "weight")), (0, 5.into()));
+        if let Some(verb) = again {
+            done(&daemon, &[verb], "2 slots");
+            assert_eq!((share(), daemon.slot(1, "weight")), (0, 5.into()), "{verb}");
+        }
+        done(&daemon, &["undrain", "web/1"], "slot 1 takes connections again");
+        warm(46);
+        assert_eq!(daemon.slot(1, "weight"), 5);
+    }
+    // Without a weight there is nothing to restore.
+    done(&daemon, &["weight", "web/1", "0"], "weight 0");
+    done(&daemon, &["drain", "web/1"], "draining");
+    done(&daemon, &["undrain"], "slot 1 takes connections again");
+    assert_eq!(share(), 0);
+}
+
+#[test]
 fn what_cannot_be_drained_is_refused_with_the_reason() {
     let upstream = Upstream::echo();
     let none = Daemon::start(&["-n", "web", "-i", "2", "--policy", "none", "-u", &upstream.arg()]);
@@ -146,7 +174,12 @@ fn what_cannot_be_drained_is_refused_with_the_reason() {
         (&none, vec!["drain", "web/0"], 1, "with --policy none the workers of web take connections themselves"),
         (&job, vec!["drain", "web/0"], 1, "web serves no port"),
         (&rr, vec!["drain"], 2, "NAME/SLOT"),
-        (&rr, vec!["drain", "web"], 2, "say which slot: web/0; to stop all workers: roundsman stop web"),
+        (
+            &rr,
+            vec!["drain", "web"],
+            2,
+            "say which slot: web/0; or which upstream: web@10.0.0.5:6379; to stop all workers: roundsman stop web",
+        ),
         (&rr, vec!["drain", "web/2"], 1, "web has no slot 2; it has slots 0 to 1"),
         (&rr, vec!["undrain", "web/99"], 1, "web has no slot 99; it has slots 0 to 1"),
         (&rr, vec!["drain", "web/x"], 2, "'x' is not a slot of web: web/0"),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod drained;
+mod drained_upstreams;
 mod in_circles;
 mod jobs;
 mod long;
