@@ -9,8 +9,11 @@ fn named(name: &'static str) -> Upstream {
     Upstream::start(move |mut stream| stream.write_all(name.as_bytes()))
 }
 
+/// The client's end comes first: where it came after the server's, a worker that runs late would have the connection open while
+/// the next ones go elsewhere.
 fn ask(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
     stream.set_read_timeout(Some(seconds(20))).unwrap();
     String::from_utf8_lossy(&read_all(&mut stream).unwrap()).into_owned()
 }
@@ -21,11 +24,9 @@ fn counts<const N: usize>(all: &[Upstream; N]) -> [usize; N] {
 
 #[test]
 fn short_connections_go_by_the_weights() {
-    for (weights, total, bounds) in [
-        ([1, 3, 0], 200, [40..=60, 140..=160, 0..=0]),
-        ([1, 256, 0], 514, [1..=4, 510..=513, 0..=0]),
-        ([2, 1, 1], 200, [85..=115, 35..=65, 35..=65]),
-    ] {
+    for (weights, total, expected) in
+        [([1, 3, 0], 200, [50, 150, 0]), ([1, 256, 0], 514, [2, 512, 0]), ([2, 1, 1], 200, [100, 50, 50])]
+    {
         let all = [named("a"), named("b"), named("c")];
         let words: Vec<_> =
             all.iter().zip(weights).map(|(one, weight)| format!("{},weight={weight}", one.arg())).collect();
@@ -36,7 +37,9 @@ fn short_connections_go_by_the_weights() {
         }
         let counts = counts(&all);
         assert_eq!(counts.iter().sum::<usize>(), total);
-        assert!(counts.iter().zip(&bounds).all(|(count, bounds)| bounds.contains(count)), "{weights:?}: {counts:?}");
+        // One that was passed over once has its turn later, the last one perhaps not any more.
+        let close = counts.iter().zip(expected).all(|(count, expected)| count.abs_diff(expected) <= 2);
+        assert!(close, "{weights:?}: {counts:?}");
     }
 }
 
