@@ -1,14 +1,6 @@
 //! A worker never has more than its limit, and no place in it stays empty while somebody waits.
 
-use std::io::Read;
-
-use super::{ask, start, wait_held};
-
-fn body(mut stream: std::net::TcpStream) -> String {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("cut answer: {text:?}")).1.to_owned()
-}
+use super::{ask, body, start, wait_held};
 
 #[test]
 fn a_worker_has_no_more_connections_than_its_limit() {

@@ -1,11 +1,12 @@
 //! The line: its order, its limits, and those who leave it.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-use super::{ask, held, start, wait_held};
-use crate::support::{App, eventually, get, is_closed, millis, reset, seconds};
+use super::{ask, body, held, start, start_also, wait_held};
+use crate::support::{App, eventually, free_port, get, is_closed, millis, reset, seconds};
 
 const LONG: u32 = 600_000;
 
@@ -49,6 +50,42 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
         }
         assert!(answered(last), "{via}");
         assert_eq!((held(&app), app.daemon.total("connections")), (0, 6), "{via}");
+    }
+}
+
+#[test]
+fn one_line_for_all_listeners() {
+    for via in ["direct", "relay"] {
+        let other = free_port();
+        let listen = format!("127.0.0.1:{other}");
+        let also = if via == "direct" { other.to_string() } else { String::new() };
+        let app = start_also(&also, &["-i", "1", "--worker-conns", "1", "--via", via, "-l", &listen]);
+        let first = ask(app.port, LONG);
+        eventually("it is taken", seconds(10), || (app.daemon.total("connections") == 1).then_some(()));
+        let mut waiting = Vec::new();
+        for (n, port) in [other, app.port, app.port, other, other, app.port].into_iter().enumerate() {
+            waiting.push(ask(port, 0));
+            wait_held(&app, n as u64 + 1);
+        }
+        reset(first);
+        for (n, client) in waiting.into_iter().enumerate() {
+            let body = body(client);
+            assert_eq!(body.rsplit(' ').next(), Some(n.to_string().as_str()), "{via}: client {n}: {body}");
+        }
+    }
+}
+
+/// A bell that did not ring would cost each of them up to a second.
+#[test]
+fn room_is_known_as_soon_as_a_connection_is_closed() {
+    for via in ["direct", "relay"] {
+        let (app, first) = occupied(&["--via", via]);
+        let waiting: Vec<_> = (0..40).map(|_| ask(app.port, 0)).collect();
+        wait_held(&app, 40);
+        let begin = Instant::now();
+        reset(first);
+        assert!(waiting.into_iter().all(answered), "{via}");
+        assert!(begin.elapsed() < seconds(10), "{via}: {:?}", begin.elapsed());
     }
 }
 
@@ -156,47 +193,4 @@ fn a_reload_a_crash_and_a_stop_leave_nobody_hanging() {
         }
         assert_eq!(app.daemon.finish(seconds(20)).code(), 0);
     }
-}
-
-#[test]
-fn it_is_refused_where_it_cannot_be_had() {
-    let refused = |options: &[&str]| {
-        let output =
-            crate::support::roundsman().arg("check").args(options).args(["--", "sleep", "1"]).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{options:?}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let none = refused(&["-l", "8080", "-p", "none", "--worker-conns", "2"]);
-    assert!(none.contains("--worker-conns cannot be kept with --policy none: workers accept by themselves"), "{none}");
-    for options in [["--max-queue", "5"].as_slice(), &["--abort-on-close"]] {
-        let text = refused(options);
-        assert!(text.contains(&format!("{} needs --worker-conns", options[0])), "{text}");
-    }
-    assert!(refused(&["--no-listen", "--worker-conns", "2"]).contains("cannot be combined with --no-listen"));
-    assert!(refused(&["--worker-conns", "0"]).contains("1 or more"));
-}
-
-/// nginx has processes of its own: one that dies is neither a worker of ours nor a child.
-#[test]
-fn what_a_process_of_a_server_had_open_makes_room_when_it_is_killed() {
-    use nix::sys::signal::{Signal, kill};
-    let (dir, port) = (crate::support::install_dir(), crate::support::free_port());
-    let text = format!(
-        "worker_processes 1; daemon off; error_log stderr; pid {0}/nginx.pid; events {{}}
-http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok'; }} }} }}",
-        dir.path().display()
-    );
-    let conf = crate::support::write_file(dir.path(), "nginx.conf", &text);
-    let command = ["nginx", "-c", conf.to_str().unwrap()].map(str::to_owned);
-    let daemon = crate::support::direct::start_with(port, "1", &["--worker-conns", "2"], &command);
-    let idle: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
-    eventually("both are open", seconds(10), || (daemon.slot(0, "open") == 2).then_some(()));
-    let next = ask(port, 0);
-    eventually("one waits", seconds(10), || (daemon.ls()["services"][0]["held"] == 1).then_some(()));
-    let master = daemon.slot(0, "pid").as_i64().unwrap();
-    let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
-    let child: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
-    kill(nix::unistd::Pid::from_raw(child), Signal::SIGKILL).unwrap();
-    assert!(answered(next));
-    drop(idle);
 }

@@ -2,33 +2,44 @@
 
 mod limit;
 mod line;
+mod refused;
+mod servers;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::support::{App, Daemon, eventually, free_port, install_dir, roundsman, seconds, write_file};
 
-/// Answers after as many milliseconds as the path says, with the most connections that it had at a time and its slot. (Node
-/// reports a close to the program after it may have accepted the next one; its own count is exact.)
-const SERVER: &str = "let most = 0
+/// Answers after as many milliseconds as the path says, with the most connections that it had at a time, its slot, and how
+/// many it answered before. (Node reports a close to the program after it may have accepted the next one; its own count is
+/// exact.) It listens on the port in ALSO, too, if there is one.
+const SERVER: &str = "let most = 0, answered = 0
 const server = require('http').createServer((request, response) => {
-  const answer = () => response.end(`${most} ${process.env.ROUNDSMAN_SLOT}`)
+  const answer = () => response.end(`${most} ${process.env.ROUNDSMAN_SLOT} ${answered++}`)
   setTimeout(answer, Number(request.url.slice(1)))
 })
 server.on('connection', () => most = Math.max(most, server._connections))
 server.httpAllowHalfOpen = true
-server.listen(process.env.PORT, '127.0.0.1')";
+server.listen(process.env.PORT, '127.0.0.1')
+const also = process.env.ALSO
+if (also) require('net').createServer(client => server.emit('connection', client)).listen(also, '127.0.0.1')";
 
 /// Two workers in Node, unless the options say otherwise.
 fn start(options: &[&str]) -> App {
+    start_also("", options)
+}
+
+/// The same, listening on a second port, too.
+fn start_also(also: &str, options: &[&str]) -> App {
     let (dir, port) = (install_dir(), free_port());
     write_file(dir.path(), "app.js", SERVER);
     let mut command = roundsman();
-    command.current_dir(dir.path());
+    command.current_dir(dir.path()).env("ALSO", also);
     let listen = format!("127.0.0.1:{port}");
     let mut all = if options.contains(&"-i") { vec![] } else { vec!["-i", "2"] };
+    all.extend(["-l", &listen]);
     all.extend(options);
-    all.extend(["-l", &listen, "--", "node", "app.js"]);
+    all.extend(["--", "node", "app.js"]);
     let workers = all.iter().position(|&option| option == "-i").map_or(0, |at| all[at + 1].parse().unwrap());
     App { daemon: Daemon::launch(command, &all, port), port, dir }.online(workers)
 }
@@ -39,6 +50,13 @@ fn ask(port: u16, ms: u32) -> TcpStream {
     stream.set_read_timeout(Some(seconds(30))).unwrap();
     write!(stream, "GET /{ms} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     stream
+}
+
+/// The body of the answer.
+fn body(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("cut answer: {text:?}")).1.to_owned()
 }
 
 /// Clients that wait in the master.
