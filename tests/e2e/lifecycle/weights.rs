@@ -1,4 +1,5 @@
 //! `weight` of slots and of upstreams.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -54,7 +55,8 @@ fn under_load(port: u16, clients: usize, act: impl FnOnce()) {
 
 fn three(policy: &str) -> Daemon {
     let server = env!("CARGO_BIN_EXE_roundsman");
-    let daemon = Daemon::start(&["-i", "3", "-p", policy, "-n", "web", "--", server, "demo-server"]);
+    let daemon =
+        Daemon::start(&["-i", "3", "-p", policy, "-n", "web", "--min-uptime", "0s", "--", server, "demo-server"]);
     daemon.wait_online(3);
     daemon
 }
@@ -142,7 +144,12 @@ fn named(name: &'static str) -> Upstream {
 
 /// How many of 100 connections, one after the other, the upstream of that name gets.
 fn share(port: u16, name: &str) -> usize {
-    let one = || String::from_utf8(read_all(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap()).unwrap();
+    let one = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // Its end first: otherwise a worker that runs late would still have the connection open at the next one.
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        String::from_utf8(read_all(&mut stream).unwrap()).unwrap()
+    };
     (0..100).filter(|_| one() == name).count()
 }
 
@@ -153,7 +160,9 @@ fn an_upstreams_weight_holds_until_the_file_has_another_one() {
     let [a, b] = all.each_ref().map(Upstream::arg);
     let write = |of_a: u32, of_b: u32| {
         let upstreams = format!("[{{ addr = '{a}', weight = {of_a} }}, {{ addr = '{b}', weight = {of_b} }}]");
-        let text = format!("[service.px]\nlisten = '127.0.0.1:{port}'\ninstances = 2\nupstream = {upstreams}\n");
+        let text = format!(
+            "[service.px]\nlisten = '127.0.0.1:{port}'\ninstances = 2\nmin-uptime = '0s'\nupstream = {upstreams}\n"
+        );
         write_file(dir.path(), "px.toml", &text)
     };
     let file = write(1, 1);
