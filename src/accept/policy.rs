@@ -73,23 +73,81 @@ pub struct Turn {
     last: Option<usize>,
     /// Whether the workers' shares differ.
     pub uneven: bool,
+    /// Under `rr`: what the comparison of all loads found, kept up to date since; `None` where they have to be compared.
+    least: Option<Least>,
+}
+
+/// The least load of all workers that keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Least {
+    /// None has less.
+    load: u64,
+    /// The most that a worker may have to get one more.
+    most: u64,
+    /// No more workers than this have just that load.
+    count: usize,
+}
+
+impl Least {
+    fn new(load: u64, count: usize) -> Self {
+        Self { load, most: load + load.isqrt(), count }
+    }
 }
 
 impl Turn {
+    /// Loads fell, or workers may get connections again, in a way that [`Turn::fell`] was not called for.
+    pub fn loads_changed(&mut self) {
+        self.least = None;
+    }
+
+    /// The load of a worker fell, or it may get connections again.
+    pub fn fell(&mut self, worker: &Candidate) {
+        if let Some(least) = &mut self.least
+            && worker.keeps_up()
+        {
+            let load = worker.load();
+            if worker.newcomer {
+                self.least = None;
+            } else if load < least.load {
+                *least = Least::new(load, 1);
+            } else if load == least.load {
+                least.count = least.count.saturating_add(1);
+            }
+        }
+    }
+
+    /// A worker with this load gets a connection.
+    fn rises(&mut self, from: u64) {
+        if let Some(least) = &mut self.least
+            && from == least.load
+        {
+            least.count = least.count.saturating_sub(1);
+            if least.count == 0 {
+                // How many have that is not known.
+                *least = Least::new(from + 1, usize::MAX);
+            }
+        }
+    }
+
     /// A worker was inserted at `at`; the next turn stays with the same worker.
     pub fn inserted(&mut self, at: usize) {
         self.next += usize::from(at < self.next);
-        self.last = None;
+        (self.last, self.least) = (None, None);
     }
 
     /// The worker at `at` was removed.
     pub fn removed(&mut self, at: usize) {
         self.next -= usize::from(at < self.next);
-        self.last = None;
+        (self.last, self.least) = (None, None);
     }
 
     /// The worker whose turn it is, if any keeps up, whatever its load.
     pub fn due(&self, workers: &[Candidate]) -> Option<usize> {
+        // Nearly always the very next one.
+        let first = start(workers.len(), self.next);
+        if workers.get(first).is_some_and(Candidate::keeps_up) {
+            return Some(first);
+        }
         rotation(workers.len(), self.next).find(|&at| workers[at].keeps_up())
     }
 }
@@ -149,6 +207,7 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
         }
         (Policy::Rr | Policy::None | Policy::IpHash, _) => {
             let chosen = in_turn(workers, turn)?;
+            turn.rises(workers[chosen].load());
             pass_turn(workers, turn, chosen);
             chosen
         }
@@ -160,10 +219,13 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
 /// A worker that is passed over while it does not keep up is owed a turn. It is given back as a second turn in a row, never
 /// a third. One that is passed over for its load is owed nothing: it would be flooded as soon as it is done.
 fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
-    for at in rotation(workers.len(), turn.next).take_while(|&at| at != chosen) {
-        let worker = &mut workers[at];
-        if worker.weight > 0 && (worker.behind || worker.stalled) {
-            worker.owed = (worker.owed + 1).min(MAX_OWED);
+    let first = start(workers.len(), turn.next);
+    if first != chosen {
+        for at in rotation(workers.len(), first).take_while(|&at| at != chosen) {
+            let worker = &mut workers[at];
+            if worker.weight > 0 && (worker.behind || worker.stalled) {
+                worker.owed = (worker.owed + 1).min(MAX_OWED);
+            }
         }
     }
     let worker = &mut workers[chosen];
@@ -176,20 +238,34 @@ fn pass_turn(workers: &mut [Candidate], turn: &mut Turn, chosen: usize) {
 }
 
 fn rotation(len: usize, turn: usize) -> impl Iterator<Item = usize> {
-    let start = if turn < len { turn } else { 0 };
+    let start = start(len, turn);
     (start..len).chain(0..start)
+}
+
+/// Where a rotation begins.
+fn start(len: usize, turn: usize) -> usize {
+    if turn < len { turn } else { 0 }
 }
 
 /// The next worker in turn that has about as few in hand as the least loaded one. The difference that is allowed is the
 /// square root: many connections come and go by chance, and turns should not depend on that. A free worker goes before all
 /// that are not.
-fn in_turn(workers: &mut [Candidate], turn: &Turn) -> Option<usize> {
+fn in_turn(workers: &mut [Candidate], turn: &mut Turn) -> Option<usize> {
     let Some(due) = turn.due(workers) else {
         let eligible = rotation(workers.len(), turn.next).filter(|&at| workers[at].eligible());
         return eligible.min_by_key(|&at| workers[at].pending);
     };
-    let (mut least, mut least_settled, mut newcomers) = (u64::MAX, u64::MAX, false);
-    // Plain loops: with 256 workers this is what a choice costs.
+    if workers[due].load() == 0 {
+        return Some(due);
+    }
+    if let Some(least) = turn.least
+        && let Some(at) = first_with(workers, due, least.most)
+    {
+        return Some(at);
+    }
+    turn.least = None;
+    let (mut least, mut settled, mut count, mut newcomers) = (u64::MAX, u64::MAX, 0, false);
+    // Plain loops: with 256 workers this is what a choice costs where nothing is known of the loads.
     for (from, part) in [(due, &workers[due..]), (0, &workers[..due])] {
         for (at, worker) in part.iter().enumerate() {
             if !worker.keeps_up() {
@@ -197,22 +273,35 @@ fn in_turn(workers: &mut [Candidate], turn: &Turn) -> Option<usize> {
             }
             let load = worker.load();
             if load == 0 {
+                // The next search looks for another free one.
+                turn.least = Some(Least::new(0, usize::MAX));
                 return Some(from + at);
             }
             least = least.min(load);
             if worker.newcomer {
                 newcomers = true;
+            } else if load < settled {
+                (settled, count) = (load, 1);
             } else {
-                least_settled = least_settled.min(load);
+                count += usize::from(load == settled);
             }
         }
     }
-    let reached = if least_settled == u64::MAX { least } else { least_settled };
+    let reached = if settled == u64::MAX { least } else { settled };
+    let found = Least::new(reached, count);
     if newcomers {
         workers.iter_mut().filter(|worker| worker.load() >= reached).for_each(|worker| worker.newcomer = false);
+    } else {
+        turn.least = Some(found);
     }
-    let most = reached + reached.isqrt();
-    rotation(workers.len(), due).find(|&at| workers[at].keeps_up() && workers[at].load() <= most)
+    first_with(workers, due, found.most)
+}
+
+/// The first worker, from the one at `due` on, that keeps up and has no more than `most` in hand.
+fn first_with(workers: &[Candidate], due: usize, most: u64) -> Option<usize> {
+    let may = |worker: &Candidate| worker.load() <= most && worker.keeps_up();
+    let (before, from) = workers.split_at(due);
+    from.iter().position(may).map(|at| due + at).or_else(|| before.iter().position(may))
 }
 
 fn least_loaded(workers: &[Candidate], turn: usize) -> Option<usize> {

@@ -38,8 +38,10 @@ fn rr_takes_strict_turns() {
 /// The next choices of `rr` while every connection is over before the next one comes.
 fn over_at_once(workers: &mut [Candidate], turn: &mut Turn, count: usize) -> Vec<usize> {
     let one = |_| {
+        turn.loads_changed();
         let chosen = pick(Policy::Rr, workers, turn, None).unwrap_or(usize::MAX);
         workers[chosen].pending -= 1;
+        turn.fell(&workers[chosen]);
         chosen
     };
     (0..count).map(one).collect()
@@ -251,6 +253,7 @@ proptest! {
             if !comes {
                 let worker = &mut workers[which % n];
                 worker.open = worker.open.saturating_sub(1);
+                turn.fell(worker);
                 continue;
             }
             let chosen = pick(Policy::Rr, &mut workers, &mut turn, None).unwrap_or(usize::MAX);

@@ -129,6 +129,7 @@ impl WorkerSet {
         self.shares.set((&self.workers, &mut self.views), &mut self.turn, None);
         self.views.iter_mut().for_each(|view| view.credit = 0);
         self.read_at = None;
+        self.turn.loads_changed();
         self.trusted = true;
         let places = self.workers.iter().map(Worker::places).max().unwrap_or(0);
         let (workers, views) = (&self.workers, &self.views);
@@ -187,19 +188,21 @@ impl WorkerSet {
         if policy == Policy::LeastConn {
             self.all_busy();
         }
-        let Self { workers, views, busy, is_busy, trusted, .. } = self;
+        let Self { workers, views, busy, is_busy, trusted, turn, .. } = self;
         busy.retain(|&at| {
             let (worker, view) = (&mut workers[at], &mut views[at]);
             worker.refresh();
             *trusted &= !worker.is_estimate();
             let Candidate { owed, weight, share, credit, newcomer, .. } = *view;
             *view = Candidate { owed, weight, share, credit, newcomer, ..worker.candidate(now) };
+            turn.fell(view);
             // One that is full gets room without our doing.
             is_busy[at] = worker.is_busy() || view.room == 0;
             is_busy[at]
         });
         if !self.trusted && policy != Policy::LeastConn {
             self.views.iter_mut().for_each(|view| view.open = 0);
+            self.turn.loads_changed();
         }
     }
 
@@ -208,6 +211,7 @@ impl WorkerSet {
     fn read_loads(&mut self, now: Instant) {
         let Some(due) = self.turn.due(&self.views).filter(|_| self.trusted) else { return };
         self.views[due].open = self.workers[due].open();
+        self.turn.fell(&self.views[due]);
         if self.views[due].load() == 0 && !self.turn.uneven {
             return;
         }
@@ -222,6 +226,7 @@ impl WorkerSet {
         for (view, worker) in self.views.iter_mut().zip(&self.workers) {
             view.open = worker.open();
         }
+        self.turn.loads_changed();
     }
 
     /// Whether a worker has room for a connection.
@@ -275,6 +280,7 @@ impl WorkerSet {
             };
         }
         // Rare: some servers do not listen here. They count as stalled for this choice.
+        self.turn.loads_changed();
         let mut views = self.views.clone();
         for (view, worker) in views.iter_mut().zip(&self.workers) {
             view.stalled |= !worker.serves_at(place(listener));
@@ -285,7 +291,9 @@ impl WorkerSet {
         {
             return Choice::Waits(at);
         }
-        let Some(at) = pick(policy, &mut views, &mut self.turn, client) else { return Choice::NoWorker };
+        let chosen = pick(policy, &mut views, &mut self.turn, client);
+        self.turn.loads_changed();
+        let Some(at) = chosen else { return Choice::NoWorker };
         self.views.iter_mut().zip(&views).for_each(|(view, after)| view.credit = after.credit);
         self.views[at] = views[at];
         Choice::Gets(at)
