@@ -39,6 +39,7 @@ impl ServiceDispatcher {
     /// Whether the listener is ready and a connection could be placed or held.
     fn may_accept(&mut self, at: usize, served: bool, now: Instant) -> bool {
         let listener = &self.listeners[at];
+        let Some(id) = listener.id else { return false };
         if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
@@ -50,7 +51,7 @@ impl ServiceDispatcher {
         }
         // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
         // are held, too.
-        let free = served && self.blocked.is_none() && self.workers.any_free();
+        let free = served && !self.blocked.contains(&id) && self.workers.any_free();
         let hold = !served || self.ends() || self.rules.worker_conns.is_some();
         let room = free || (hold && self.waiting() < self.rules.max_held) || (served && self.queue_is_full());
         self.listeners[at].full = !room;
@@ -85,7 +86,7 @@ impl ServiceDispatcher {
                     self.pace.count(rate, now);
                 }
                 // Nobody overtakes those that wait.
-                let choice = if self.blocked.is_some() { Choice::NoWorker } else { self.choose(id, peer, now) };
+                let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, peer, now) };
                 let worker = match choice {
                     Choice::Gets(at) => return self.workers.push(at, id, socket, peer),
                     Choice::Waits(at) => Some(at),
@@ -101,7 +102,7 @@ impl ServiceDispatcher {
                     return;
                 }
                 if served && worker.is_none() {
-                    self.blocked.get_or_insert(id);
+                    self.block(id);
                 }
                 let ticket = self.line.ticket();
                 self.hold(ticket, held, worker, cx);

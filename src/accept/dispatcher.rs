@@ -73,8 +73,9 @@ pub struct ServiceDispatcher {
     /// Workers online.
     pub(super) workers: WorkerSet,
     pub(super) line: Line,
-    /// The first in the line, if its listener has workers: all of them are full. Nobody may overtake it.
-    pub(super) blocked: Option<ListenerId>,
+    /// Listeners whose workers are all full, with clients in the line. Nobody may overtake these; clients of other listeners
+    /// may have workers of their own.
+    pub(super) blocked: Vec<ListenerId>,
     /// Jobs that the rescue thread has not finished.
     pub(super) rescues: usize,
     /// Every worker is full: the next attempt is at this time.
@@ -98,7 +99,7 @@ impl ServiceDispatcher {
             listeners: Vec::new(),
             workers: WorkerSet::default(),
             line: Line::default(),
-            blocked: None,
+            blocked: Vec::new(),
             rescues: 0,
             paused: None,
             until_bell: false,
@@ -301,7 +302,7 @@ impl ServiceDispatcher {
         let refused = self.workers.flush(now, &mut returned);
         self.workers.take_served().for_each(|worker| cx.report(Report::Served(worker)));
         for (listener, socket, peer) in returned.into_iter().rev() {
-            self.blocked = Some(listener);
+            self.block(listener);
             let ticket = self.line.ticket_at_head();
             self.hold(ticket, Held { listener, socket, peer, since: now, watched: false }, None, cx);
         }
@@ -347,7 +348,7 @@ impl ServiceDispatcher {
         if let Some(oldest) = self.line.oldest() {
             at(oldest + self.rules.queue_timeout);
             // While no worker serves the listener, only an order changes anything.
-            if self.blocked.is_some() && !self.until_bell {
+            if !self.blocked.is_empty() && !self.until_bell {
                 at(self.paused.unwrap_or(now));
             }
         }

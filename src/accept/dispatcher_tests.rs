@@ -89,3 +89,44 @@ fn with_every_slot_at_weight_0_clients_are_held_without_polling_until_one_has_a_
     dispatcher.turn(&cx, now);
     assert_eq!((dispatcher.waiting(), queue.pending()), (0, 1));
 }
+
+/// Two listeners, of which one is served by the first worker alone: it is full, the second is free.
+#[test]
+fn who_waits_for_one_listener_holds_up_nobody_whom_another_worker_serves() {
+    let (mut dispatcher, cx, first) = dispatcher(16);
+    dispatcher.rules.worker_conns = Some(1);
+    let now = Instant::now();
+    let second = TcpListener::bind("127.0.0.1:0").unwrap();
+    second.set_nonblocking(true).unwrap();
+    let second = Arc::new(OwnedFd::from(second));
+    dispatcher.add_listener(&cx, 1, second.clone());
+    let (full, _full_end) = QueueTx::to_relay().unwrap();
+    let (free, _free_end) = QueueTx::to_relay().unwrap();
+    let (full, free) = (Arc::new(full), Arc::new(free));
+    let mut online = |slot, queues| {
+        let id = WorkerId { service: 0, slot, generation: 1 };
+        dispatcher.online(&cx, id, queues, Arc::new(CountersPage::create().unwrap().0), Arc::default(), now);
+    };
+    online(0, vec![(0, full.clone())]);
+    online(1, vec![(1, free.clone())]);
+    let ask = |socket: &Arc<OwnedFd>| {
+        let address = std::net::TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+        std::net::TcpStream::connect(address).unwrap()
+    };
+    let mut clients = vec![ask(&first), ask(&first), ask(&first)];
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.waiting(), full.pending()), (2, 1));
+    // Accepted while others wait; then out of the line, from behind them.
+    clients.extend([ask(&second), ask(&second)]);
+    dispatcher.readable(1);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.waiting(), full.pending(), free.pending()), (3, 1, 1));
+    let id = WorkerId { service: 0, slot: 2, generation: 1 };
+    let (third, _third_end) = QueueTx::to_relay().unwrap();
+    let third = Arc::new(third);
+    let page = Arc::new(CountersPage::create().unwrap().0);
+    dispatcher.online(&cx, id, vec![(1, third.clone())], page, Arc::default(), now);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.waiting(), full.pending(), third.pending()), (2, 1, 1));
+}

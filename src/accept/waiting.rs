@@ -33,7 +33,7 @@ impl ServiceDispatcher {
     /// While clients wait for room, workers ring the bell after a close.
     pub(super) fn want_room(&mut self, cx: &Context, now: Instant) {
         self.until_bell = false;
-        let waits = |it: &Self| it.blocked.is_some() || it.workers.in_line() > 0;
+        let waits = |it: &Self| !it.blocked.is_empty() || it.workers.in_line() > 0;
         if self.rules.worker_conns.is_none() || !waits(self) {
             return self.workers.want_no_room();
         }
@@ -45,7 +45,7 @@ impl ServiceDispatcher {
                 return;
             }
         }
-        self.until_bell = !self.workers.makes_room_silently(self.blocked);
+        self.until_bell = !self.workers.makes_room_silently(&self.blocked);
         self.paused = (!self.until_bell).then_some(now + RETRY);
     }
 
@@ -81,19 +81,28 @@ impl ServiceDispatcher {
         self.line.len() + self.workers.in_line()
     }
 
-    /// Places held connections, oldest first. Connections held for an unserved listener do not block the others.
+    /// No worker that serves the listener has room: clients that come to it wait.
+    pub(super) fn block(&mut self, listener: ListenerId) {
+        if !self.blocked.contains(&listener) {
+            self.blocked.push(listener);
+        }
+    }
+
+    /// Places held connections, oldest first. Those whose listener has no worker, or only full ones, do not block the others.
     pub(super) fn place_held(&mut self, now: Instant, cx: &Context) {
-        self.blocked = None;
+        self.blocked.clear();
         if self.workers.is_empty() {
             return;
         }
-        while let Some((ticket, held)) = self.line.next(|listener| self.workers.is_served(listener)) {
+        while let Some((ticket, held)) =
+            self.line.next(|listener| self.workers.is_served(listener) && !self.blocked.contains(&listener))
+        {
             let (listener, peer) = (held.listener, held.peer);
             let choice = self.choose(listener, peer, now);
             if choice == Choice::NoWorker {
                 self.paused = Some(now + RETRY);
-                self.blocked = Some(listener);
-                return;
+                self.block(listener);
+                continue;
             }
             let Some(held) = self.line.remove(ticket) else { return };
             match choice {

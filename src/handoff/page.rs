@@ -280,4 +280,31 @@ mod tests {
         let (_ours, fd) = CountersPage::create().unwrap();
         assert!(nix::unistd::ftruncate(&fd, 0).is_err());
     }
+
+    /// The master marks and then reads what was closed; a worker counts a close and then reads the mark. In whatever order
+    /// these happen, the master sees the close or the worker the mark.
+    #[test]
+    fn no_close_goes_unnoticed_in_any_order() {
+        for order in 0..16_u32 {
+            if order.count_ones() != 2 {
+                continue;
+            }
+            let (page, _) = CountersPage::create().unwrap();
+            page.add(row::PID, 1);
+            page.add(row::RECEIVED, 1);
+            let (mut masters, mut workers) = (0, 0);
+            let (mut seen, mut rings) = (false, false);
+            for step in 0..4 {
+                let master = order >> step & 1 == 1;
+                match (master, masters, workers) {
+                    (true, 0, _) => page.want_room(true),
+                    (true, ..) => seen = page.closed() == 1,
+                    (false, _, 0) => page.add(row::CLOSED, 1),
+                    (false, ..) => rings = page.is_room_wanted(),
+                }
+                *(if master { &mut masters } else { &mut workers }) += 1;
+            }
+            assert!(seen || rings, "{order:04b}");
+        }
+    }
 }

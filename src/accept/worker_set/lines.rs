@@ -125,11 +125,11 @@ impl WorkerSet {
         }
     }
 
-    /// Whether a worker without room for clients of this listener, or with a line of its own, can get room without a close:
+    /// Whether a worker without room for clients of these listeners, or with a line of its own, can get room without a close:
     /// by a receive, or by waking up.
-    pub fn makes_room_silently(&self, listener: Option<ListenerId>) -> bool {
+    pub fn makes_room_silently(&self, listeners: &[ListenerId]) -> bool {
         self.workers.iter().zip(&self.views).any(|(worker, view)| {
-            let wanted = !worker.line.is_empty() || listener.is_some_and(|id| worker.serves_at(place(id)));
+            let wanted = !worker.line.is_empty() || listeners.iter().any(|&id| worker.serves_at(place(id)));
             wanted && view.weight > 0 && view.room > 0
         })
     }
