@@ -339,9 +339,18 @@ pub fn children() -> Vec<u32> {
         return Vec::new();
     }
     let own = std::process::id();
-    let all = procfs::process::all_processes().into_iter().flatten().flatten();
-    let stats = all.filter_map(|process| process.stat().ok());
-    stats.filter(|stat| stat.ppid as u32 == own && stat.state != 'Z').map(|stat| stat.pid as u32).collect()
+    let stat = |pid: u32| procfs::process::Process::new(pid as i32).and_then(|process| process.stat());
+    // Twice: the list may lack a child while another one ends.
+    let (Some(mut listed), Some(again)) = (children_of(own), children_of(own)) else {
+        let all = procfs::process::all_processes().into_iter().flatten().flatten();
+        let stats = all.filter_map(|process| process.stat().ok());
+        return stats.filter(|stat| stat.ppid as u32 == own && stat.state != 'Z').map(|stat| stat.pid as u32).collect();
+    };
+    listed.extend(again);
+    listed.sort_unstable();
+    listed.dedup();
+    listed.retain(|&pid| stat(pid).is_ok_and(|stat| stat.state != 'Z'));
+    listed
 }
 
 #[cfg(test)]
