@@ -39,13 +39,15 @@ impl ServiceDispatcher {
     /// Whether the listener is ready and a connection could be placed or held.
     fn may_accept(&mut self, at: usize, served: bool, now: Instant) -> bool {
         let listener = &self.listeners[at];
-        let Some(id) = listener.id else { return false };
-        if !listener.ready || listener.socket.is_none() || listener.trouble.is_some_and(|(_, at)| now < at) {
+        let (Some(id), Some(socket)) = (listener.id, listener.socket.as_ref()) else { return false };
+        if !listener.ready || listener.trouble.is_some_and(|(_, at)| now < at) {
             return false;
         }
         // A stop takes the backlog whatever the rate.
         if self.rules.accept_rate.is_some() && !self.ends() && self.pace.is_reached(now) {
-            self.stats.paced.fetch_add(1, Relaxed);
+            if self.pace.makes_wait(|| sock::is_readable(socket.as_fd())) {
+                self.stats.paced.fetch_add(1, Relaxed);
+            }
             self.listeners[at].full = false;
             return false;
         }

@@ -12,34 +12,30 @@ use crate::sys::process;
 /// Token of every process that is watched.
 pub(super) const DEATH: Token = Token(usize::MAX - 1);
 
-/// The processes of a worker by pid; without a descriptor those that have ended.
+/// The processes of a worker by pid; without a descriptor those that have ended, had nothing open so far, or could not be
+/// watched.
 #[derive(Debug, Default)]
 pub(super) struct Processes(Vec<(u32, Option<OwnedFd>)>);
 
 impl Processes {
-    /// Watches all processes that have received connections.
+    /// Watches all processes that have connections open. To be called again: descriptors may run out, and pids come again.
     pub fn watch(&mut self, page: &CountersPage, cx: &Context) {
-        let pids = page.pids();
-        if pids.clone().eq(self.0.iter().map(|(pid, _)| *pid)) {
-            return;
+        let processes = page.processes();
+        if !processes.clone().map(|(pid, _)| pid).eq(self.0.iter().map(|(pid, _)| *pid)) {
+            let mut known = std::mem::take(&mut self.0);
+            let mut watched = |pid| known.iter_mut().find(|(other, _)| *other == pid)?.1.take();
+            self.0 = processes.clone().map(|(pid, _)| (pid, watched(pid))).collect();
         }
-        self.0.retain(|(pid, _)| pids.clone().any(|other| other == *pid));
-        for pid in pids {
-            if self.0.iter().any(|(other, _)| *other == pid) {
-                continue;
-            }
-            match process::pidfd_open(pid) {
+        let unwatched = self.0.iter_mut().zip(processes).filter(|((_, fd), (_, open))| fd.is_none() && *open);
+        for ((pid, watched), _) in unwatched {
+            match process::pidfd_open(*pid) {
                 Ok(fd) => {
                     // Unwatched, its end is seen at the next look in any case.
                     let _ = cx.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), DEATH, Interest::READABLE);
-                    self.0.push((pid, Some(fd)));
+                    *watched = Some(fd);
                 }
-                Err(error) => {
-                    if error.raw_os_error() == Some(libc::ESRCH) {
-                        page.settle(pid);
-                    }
-                    self.0.push((pid, None));
-                }
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => page.settle(*pid),
+                Err(_) => {}
             }
         }
     }
@@ -50,6 +46,32 @@ impl Processes {
             if fd.take_if(|fd| process::has_ended(fd)).is_some() {
                 page.settle(*pid);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::abi::page::row;
+
+    #[test]
+    fn what_a_process_that_is_gone_had_open_is_closed_whenever_it_is_seen() {
+        let (rescue, _rescues) = crossbeam_channel::unbounded();
+        let cx = Context { poll: mio::Poll::new().unwrap(), rescue, report: Box::new(|_| {}) };
+        let (page, _fd) = CountersPage::create().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        let mut processes = Processes::default();
+        page.add(row::PID, u64::from(pid));
+        processes.watch(&page, &cx);
+        // Another process of that number, or one that could not be watched before.
+        for received in 1..3 {
+            page.add(row::RECEIVED, 1);
+            processes.watch(&page, &cx);
+            assert_eq!((page.closed(), page.open()), (received, 0));
         }
     }
 }

@@ -9,6 +9,8 @@ const BURST: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     next: Option<Instant>,
+    /// This pause is counted.
+    counted: bool,
 }
 
 impl Pace {
@@ -22,9 +24,17 @@ impl Pace {
         self.next.map(|next| next - BURST)
     }
 
+    /// Whether a client waits in this pause, as `waits` says: true once.
+    pub fn makes_wait(&mut self, waits: impl FnOnce() -> bool) -> bool {
+        let new = !self.counted && waits();
+        self.counted |= new;
+        new
+    }
+
     /// A connection was accepted, where `rate` a second are allowed.
     pub fn count(&mut self, rate: u32, now: Instant) {
         let due = self.next.map_or(now, |next| next.max(now));
+        self.counted = false;
         self.next = Some(due + Duration::from_secs(1) / rate.max(1));
     }
 }
@@ -56,6 +66,16 @@ mod tests {
                 let whole = u64::from(rate) * 10;
                 assert!((whole..=whole + burst + 1).contains(&count), "{rate} {look} ms: {count}");
             }
+        }
+    }
+
+    #[test]
+    fn a_pause_counts_once_and_only_if_somebody_waits() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        for _ in 0..3 {
+            pace.count(1, now);
+            let looks = [false, true, true, false].map(|waits| pace.makes_wait(|| waits));
+            assert_eq!(looks, [false, true, false, false]);
         }
     }
 

@@ -81,4 +81,25 @@ mod tests {
             hears.recv_timeout(Duration::from_secs(20)).unwrap();
         }
     }
+
+    #[test]
+    fn somebody_else_who_waits_takes_no_ring() {
+        let (heard, hears) = channel();
+        let bell = Bell::hang(move || heard.send(()).unwrap()).unwrap();
+        let rope = BellRope::attach(bell.as_fd()).unwrap();
+        const RUNG: u64 = 100;
+        for _ in 0..8 {
+            let memory = BellRope::attach(bell.as_fd()).unwrap();
+            thread::spawn(move || {
+                let rings = &memory.0.words()[RINGS];
+                while let now @ ..RUNG = rings.load(SeqCst) {
+                    futex::wait(rings, now as u32);
+                }
+            });
+        }
+        for _ in 0..RUNG {
+            rope.ring();
+            hears.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+    }
 }

@@ -129,9 +129,10 @@ impl CountersPage {
         self.0.words()[header::ROOM_WANTED].load(Ordering::SeqCst) != 0
     }
 
-    /// The processes that have received connections.
-    pub fn pids(&self) -> impl Iterator<Item = u32> + Clone + '_ {
-        self.rows().map(|at| self.word(at, row::PID).load(Ordering::Relaxed) as u32)
+    /// The pids of the processes that have received connections, and whether they have some open.
+    pub fn processes(&self) -> impl Iterator<Item = (u32, bool)> + Clone + '_ {
+        let word = |at, place| self.word(at, place).load(Ordering::Acquire);
+        self.rows().map(move |at| (word(at, row::PID) as u32, word(at, row::CLOSED) < word(at, row::RECEIVED)))
     }
 
     /// Counts all that a process had open as closed: it has ended.

@@ -15,8 +15,8 @@ pub fn wait(counter: &AtomicU64, seen: u32) {
     unsafe { libc::syscall(libc::SYS_futex, address(counter), libc::FUTEX_WAIT, seen, forever) };
 }
 
-/// Wakes one process that waits on `counter`.
+/// Wakes all that wait on `counter`: one alone may be somebody else who has the memory.
 pub fn wake(counter: &AtomicU64) {
     // SAFETY: as above.
-    unsafe { libc::syscall(libc::SYS_futex, address(counter), libc::FUTEX_WAKE, 1) };
+    unsafe { libc::syscall(libc::SYS_futex, address(counter), libc::FUTEX_WAKE, libc::c_int::MAX) };
 }

@@ -138,6 +138,13 @@ pub fn has_left(socket: BorrowedFd<'_>, aborts: bool) -> bool {
     state.revents & libc::POLLERR != 0 || (ended && (aborts || empty()))
 }
 
+/// Whether something waits at a socket: for a listener, a client in its backlog.
+pub fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut watched = [PollFd::new(socket, PollFlags::POLLIN)];
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Bytes sent but not yet acknowledged by the peer (SIOCOUTQ, the same number as TIOCOUTQ).
 pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut n: libc::c_int = 0;

@@ -26,6 +26,8 @@ pub fn hang(fd: i32) {
 /// Wakes the master. Costs a system call.
 pub fn ring() {
     const FUTEX_WAKE: usize = 1;
+    // All that wait: one alone may be another server, which has the memory, too.
+    const ALL: usize = i32::MAX as usize;
     let page = PAGE.load(Acquire);
     if page != 0 {
         // SAFETY: the page is mapped, never unmapped, and sealed against shrinking; all accesses are atomic.
@@ -33,6 +35,6 @@ pub fn ring() {
         rings.fetch_add(1, SeqCst);
         // The lower half of the counter lies first on the machines that we serve.
         // SAFETY: the kernel does not write to the word.
-        unsafe { syscall6(nr::FUTEX, [rings as *const AtomicU64 as usize, FUTEX_WAKE, 1, 0, 0, 0]) };
+        unsafe { syscall6(nr::FUTEX, [rings as *const AtomicU64 as usize, FUTEX_WAKE, ALL, 0, 0, 0]) };
     }
 }

@@ -201,7 +201,9 @@ pub fn copy_timeouts(from: i32, to: i32) {
 pub fn receive_timeout(fd: i32) -> i32 {
     match timeout(fd, SO_RCVTIMEO) {
         [0, 0] => -1,
-        [seconds, micros] => i32::try_from(seconds.saturating_mul(1000) + micros.div_ceil(1000)).unwrap_or(i32::MAX),
+        [seconds, micros] => {
+            i32::try_from(seconds.saturating_mul(1000).saturating_add(micros.div_ceil(1000))).unwrap_or(i32::MAX)
+        }
     }
 }
 
