@@ -54,7 +54,6 @@ impl Processes {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::abi::page::row;
 
     #[test]
     fn what_a_process_that_is_gone_had_open_is_closed_whenever_it_is_seen() {
@@ -65,11 +64,11 @@ mod tests {
         let pid = child.id();
         child.wait().unwrap();
         let mut processes = Processes::default();
-        page.add(row::PID, u64::from(pid));
+        page.receives(pid, 0);
         processes.watch(&page, &cx);
         // Another process of that number, or one that could not be watched before.
         for received in 1..3 {
-            page.add(row::RECEIVED, 1);
+            page.receives(0, 1);
             processes.watch(&page, &cx);
             assert_eq!((page.closed(), page.open()), (received, 0));
         }

@@ -71,6 +71,13 @@ impl CountersPage {
         &self.0.words()[at]
     }
 
+    /// Adds to the pid and the received connections of the first row.
+    #[cfg(test)]
+    pub fn receives(&self, pid: u32, connections: u64) {
+        self.add(row::PID, u64::from(pid));
+        self.add(row::RECEIVED, connections);
+    }
+
     /// Adds to a word of the first row. Only for the relay worker, its single writer.
     pub fn add(&self, place: usize, n: u64) {
         add(self.word(0, place), n);

@@ -49,7 +49,12 @@ fn counted(pids: &[i32], connect: impl Fn()) -> BTreeMap<String, f64> {
 /// All calls together are at most that many per connection, and there were some.
 #[track_caller]
 fn at_most(what: &str, limit: f64, calls: &BTreeMap<String, f64>) {
-    let sum: f64 = calls.values().sum();
+    // The accept thread's alarm belongs to the time that a turn takes, not to a connection.
+    let sum: f64 = calls
+        .iter()
+        .filter(|(name, _)| !["rt_sigreturn", "timer_settime"].contains(&name.as_str()))
+        .map(|(_, n)| n)
+        .sum();
     println!("{what}: {sum:.2} calls per connection: {calls:.2?}");
     assert!(sum > 1.0, "{what}: nothing was counted");
     assert!(sum <= limit, "{what}: {sum:.2} calls per connection, not {limit}: {calls:.2?}");
