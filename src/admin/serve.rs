@@ -87,10 +87,14 @@ impl Shared {
         {
             return Some(daemon.clone());
         }
-        let answer = self.ask.state()?;
-        let daemon = Arc::new(tokio::time::timeout(CONTROL_TIMEOUT, answer).await.ok()?.ok()?);
+        let daemon = Arc::new(self.ask().await?);
         *last = Some((Instant::now(), daemon.clone()));
         Some(daemon)
+    }
+
+    async fn ask(&self) -> Option<Daemon> {
+        let answer = self.ask.state()?;
+        tokio::time::timeout(CONTROL_TIMEOUT, answer).await.ok()?.ok()
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
@@ -109,7 +113,8 @@ impl Shared {
     /// Adds to the history; never returns.
     async fn sample(&self) {
         loop {
-            if let Some(daemon) = self.state().await {
+            // Not kept: the first probe after the start would be told of a service that is not online yet.
+            if let Some(daemon) = self.ask().await {
                 self.series.store(series(&daemon), Relaxed);
                 self.history().sample(&daemon, Instant::now());
             }
