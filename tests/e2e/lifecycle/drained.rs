@@ -1,4 +1,5 @@
 //! `drain` and `undrain` of a slot.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
 //! Verbs for one slot: `reload web/2`, `restart web/2`; and verbs at the same time.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::path::Path;
 
