@@ -1,4 +1,4 @@
-//! Mostly waits: pages that listen, their limits, and the probes beside them.
+//! Pages that listen, their limits, and the probes beside them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
