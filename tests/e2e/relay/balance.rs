@@ -102,7 +102,8 @@ fn least_conn_fills_up_whoever_has_fewest() {
     eventually("all are received", seconds(5), || (open().iter().sum::<u64>() == 40).then_some(()));
     let spread = |open: &[u64]| open.iter().max().unwrap() - open.iter().min().unwrap();
     // A burst goes round whoever a busy machine holds up for 5 ms; what follows makes up for it.
-    assert!(spread(&open()) <= 10, "{:?}", open());
+    // (Or for 25 ms: then its whole queue goes to the others.)
+    assert!(spread(&open()) <= 10 + 2 * daemon.total("rescued"), "{:?}", open());
     let mut outside = 0;
     for _ in 0..40 {
         let before = open();
