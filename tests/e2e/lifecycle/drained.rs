@@ -7,20 +7,9 @@ use std::net::TcpStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::reload::{app, daemon, under_load, verb};
+use super::reload::{app, daemon, under_load};
+use super::verbs::{ask, done};
 use crate::support::{Daemon, Upstream, eventually, get, install_dir, millis, roundsman, seconds};
-
-fn ask(daemon: &Daemon, words: &[&str]) -> (i32, String) {
-    let output = verb(daemon, words);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), text)
-}
-
-#[track_caller]
-fn done(daemon: &Daemon, words: &[&str], says: &str) {
-    let (code, text) = ask(daemon, words);
-    assert!(code == 0 && text.contains(says), "{words:?}: {code} {text}");
-}
 
 /// The slot that answers on an open connection.
 fn answer(mut stream: &TcpStream) -> usize {

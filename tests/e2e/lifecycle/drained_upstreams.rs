@@ -6,26 +6,8 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::reload::verb;
+use super::verbs::{ask, done, refused};
 use crate::support::{Daemon, Upstream, eventually, free_port, install_dir, millis, roundsman, seconds, write_file};
-
-fn ask(daemon: &Daemon, words: &[&str]) -> (i32, String) {
-    let output = verb(daemon, words);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), text)
-}
-
-#[track_caller]
-fn done(daemon: &Daemon, words: &[&str], says: &str) {
-    let (code, text) = ask(daemon, words);
-    assert!(code == 0 && text.contains(says), "{words:?}: {code} {text}");
-}
-
-#[track_caller]
-fn refused(daemon: &Daemon, words: &[&str], code: i32, says: &str) {
-    let (got, text) = ask(daemon, words);
-    assert!(got == code && text.contains(says), "{words:?}: {got} {text}");
-}
 
 /// Says its name, a letter, to each byte.
 fn named(name: u8) -> Upstream {

@@ -16,4 +16,5 @@ mod slow_start;
 mod supervise;
 mod systemd;
 mod truth;
+mod verbs;
 mod weights;

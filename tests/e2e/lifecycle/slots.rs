@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::reload::{app, daemon, under_load, verb};
+use super::reload::{app, daemon, under_load};
+use super::verbs::ask;
 use crate::support::{Daemon, eventually, install_dir, roundsman, seconds, write_file};
 
 /// Workers without a port.
@@ -15,12 +16,6 @@ fn sleepers(dir: &Path, instances: &str, min_uptime: &str) -> Daemon {
     let mut command = roundsman();
     command.current_dir(dir);
     Daemon::launch(command, &words, 0)
-}
-
-fn ask(daemon: &Daemon, words: &[&str]) -> (i32, String) {
-    let output = verb(daemon, words);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), text)
 }
 
 fn pids(daemon: &Daemon) -> Vec<i64> {

@@ -8,28 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::reload::verb;
+use super::verbs::{ask, done, refused};
 use crate::support::{
     Daemon, Upstream, eventually, free_port, get, install_dir, read_all, roundsman, seconds, slot_of, write_file,
 };
-
-fn ask(daemon: &Daemon, words: &[&str]) -> (i32, String) {
-    let output = verb(daemon, words);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), text)
-}
-
-#[track_caller]
-fn done(daemon: &Daemon, words: &[&str], says: &str) {
-    let (code, text) = ask(daemon, words);
-    assert!(code == 0 && text.contains(says), "{words:?}: {code} {text}");
-}
-
-#[track_caller]
-fn refused(daemon: &Daemon, words: &[&str], code: i32, says: &str) {
-    let (got, text) = ask(daemon, words);
-    assert!(got == code && text.contains(says), "{words:?}: {got} {text}");
-}
 
 /// What each slot gets of 100 connections, one after the other.
 fn counts(daemon: &Daemon) -> [usize; 3] {
