@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Context;
 use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::line::Held;
-use super::orders::{Addresses, ListenerId, Report, place};
+use super::orders::{Addresses, LimitReached, ListenerId, Report, place};
 use super::waits::ShedReason;
 use super::worker_set::Choice;
 use crate::sys::sock::{self, PeerAddress};
@@ -48,7 +48,15 @@ impl ServiceDispatcher {
             if self.pace.makes_wait(|| sock::is_readable(socket.as_fd())) {
                 self.stats.paced.fetch_add(1, Relaxed);
             }
+            if self.pace.somebody_waits() {
+                self.limit.reached = Some(LimitReached::AcceptRate);
+            }
             self.listeners[at].full = false;
+            return false;
+        }
+        if self.is_full() {
+            self.listeners[at].full = true;
+            self.paused = Some(now + RETRY);
             return false;
         }
         // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
@@ -84,6 +92,7 @@ impl ServiceDispatcher {
                     cx.report(trouble(None));
                 }
                 self.stats.accepted.fetch_add(1, Relaxed);
+                self.limit.count();
                 if let Some(rate) = self.rules.accept_rate {
                     self.pace.count(rate, now);
                 }

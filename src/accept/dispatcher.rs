@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Context;
+use super::limit::Limit;
 use super::line::{Held, Line};
 use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
@@ -83,6 +84,7 @@ pub struct ServiceDispatcher {
     /// Every worker is full, and rings the bell when it has closed a connection.
     pub(super) until_bell: bool,
     pub(super) pace: Pace,
+    pub(super) limit: Limit,
     pub(super) phase: Phase,
     /// Clients reset because too many wait: those not reported yet, and the time of the last report.
     pub(super) overflow: (usize, Option<Instant>),
@@ -104,6 +106,7 @@ impl ServiceDispatcher {
             paused: None,
             until_bell: false,
             pace: Pace::default(),
+            limit: Limit::default(),
             phase: Phase::Serving,
             overflow: (0, None),
             waited: None,
@@ -240,6 +243,9 @@ impl ServiceDispatcher {
     /// A live worker leaves: its queues are emptied by the rescue thread, then closed.
     pub fn drain(&mut self, cx: &Context, id: WorkerId) {
         if let Some(worker) = self.remove(cx, id) {
+            if self.rules.max_conns.is_some() {
+                self.limit.leaves(&worker);
+            }
             let stats = worker.stats.clone();
             for (listener, queue) in worker.into_queues() {
                 self.rescue(RescueKey { worker: id, listener, stats: stats.clone() }, queue, Mark::None, cx);
@@ -255,6 +261,7 @@ impl ServiceDispatcher {
 
     /// A dead worker leaves. No other process reads its queues, so they can be emptied here without blocking.
     pub fn worker_died(&mut self, cx: &Context, id: WorkerId, now: Instant) {
+        self.limit.ended(id);
         if let Some(worker) = self.remove(cx, id) {
             let stats = worker.stats.clone();
             let mut count = 0;
@@ -281,12 +288,14 @@ impl ServiceDispatcher {
         self.workers.refresh(self.rules.policy, self.rules.slow_start(), now);
         self.paused = None;
         self.serve_line(cx, now);
+        self.count_connections(cx);
         self.accept_burst(now, cx);
         self.want_room(cx, now);
         self.flush(now, cx);
         self.shed_overdue(now, cx);
         self.rescue_stalled(now, cx);
         self.show_waiting();
+        self.show_limit();
         self.close_empty_listeners(cx);
         if self.phase == Phase::Pausing && self.workers.is_empty() {
             // No worker comes before the next start.

@@ -19,6 +19,7 @@ fn rules(max_held: usize) -> Rules {
         abort_on_close: false,
         slow_start: Duration::ZERO,
         accept_rate: None,
+        max_conns: None,
         max_held,
     }
 }
@@ -129,4 +130,32 @@ fn who_waits_for_one_listener_holds_up_nobody_whom_another_worker_serves() {
     dispatcher.online(&cx, id, vec![(1, third.clone())], page, Arc::default(), now);
     dispatcher.turn(&cx, now);
     assert_eq!((dispatcher.waiting(), full.pending(), third.pending()), (2, 1, 1));
+}
+
+#[test]
+fn a_service_with_as_many_connections_as_it_may_have_waits_for_the_bell_and_not_by_polling() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.rules.max_conns = Some(1);
+    let now = Instant::now();
+    let worker = |generation| WorkerId { service: 0, slot: 0, generation };
+    let (queue, _end) = QueueTx::to_relay().unwrap();
+    let queue = Arc::new(queue);
+    let page = Arc::new(CountersPage::create().unwrap().0);
+    dispatcher.online(&cx, worker(1), vec![(0, queue.clone())], page.clone(), Arc::default(), now);
+    let address = std::net::TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+    let _clients = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
+    dispatcher.readable(0);
+    // The first turn asks for the bell, and looks once more after that.
+    (0..2).for_each(|_| dispatcher.turn(&cx, now));
+    assert_eq!(dispatcher.all_connections(), 1);
+    assert!(page.is_room_wanted());
+    assert_eq!(dispatcher.stats.limit_reached(), Some("max-conns"));
+    let stall = now + dispatcher.rules.stall_timeout;
+    assert!(dispatcher.deadline(now).is_some_and(|at| at >= stall.min(now + BELL_LOST)), "no polling");
+    dispatcher.worker_died(&cx, worker(1), now);
+    assert_eq!(dispatcher.all_connections(), 1, "it waits for another worker");
+    dispatcher.rules.max_conns = Some(2);
+    dispatcher.turn(&cx, now);
+    dispatcher.turn(&cx, now);
+    assert_eq!(dispatcher.all_connections(), 2);
 }

@@ -6,6 +6,7 @@ mod deaths;
 mod dispatcher;
 mod ends;
 mod leavers;
+mod limit;
 mod line;
 pub mod orders;
 mod pace;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::policy::Policy;
@@ -63,6 +64,26 @@ pub struct ServiceStats {
     pub accepted: AtomicU64,
     /// Times that `--accept-rate` made clients wait in the backlog.
     pub paced: AtomicU64,
+    /// The [`LimitReached`] because of which no client is accepted now; 0: none (a gauge).
+    pub limit: AtomicU64,
+}
+
+/// A limit for which clients are left in the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitReached {
+    AcceptRate = 1,
+    MaxConns = 2,
+}
+
+impl ServiceStats {
+    /// The option because of which no client is accepted now.
+    pub fn limit_reached(&self) -> Option<&'static str> {
+        match self.limit.load(Relaxed) {
+            at if at == LimitReached::AcceptRate as u64 => Some("accept-rate"),
+            at if at == LimitReached::MaxConns as u64 => Some("max-conns"),
+            _ => None,
+        }
+    }
 }
 
 /// Whether the accept thread has accept(2) return clients' addresses.
@@ -109,6 +130,8 @@ pub struct Rules {
     pub slow_start: Duration,
     /// Connections accepted per second, at most.
     pub accept_rate: Option<u32>,
+    /// The most connections of the service, open, pending or waiting in the master; more wait in the backlog.
+    pub max_conns: Option<u64>,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
 }
@@ -208,6 +231,8 @@ pub enum Report {
     AcceptTrouble { service: ServiceId, listener: ListenerId, errno: Option<i32> },
     /// After [`Order::Forget`]: the accept thread's copy of the socket is closed.
     Forgotten { service: ServiceId, listener: ListenerId },
+    /// `max_conns` does not hold: a worker's number of open connections is an estimate.
+    Uncountable(ServiceId),
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
@@ -227,6 +252,7 @@ impl Report {
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }
             | Self::Forgotten { service, .. }
+            | Self::Uncountable(service)
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

@@ -31,6 +31,11 @@ impl Pace {
         new
     }
 
+    /// Whether a client was seen to wait in this pause.
+    pub fn somebody_waits(&self) -> bool {
+        self.counted
+    }
+
     /// A connection was accepted, where `rate` a second are allowed.
     pub fn count(&mut self, rate: u32, now: Instant) {
         let due = self.next.map_or(now, |next| next.max(now));

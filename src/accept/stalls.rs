@@ -26,6 +26,7 @@ impl ServiceDispatcher {
         self.count_rescued(from.worker, &from.stats, count, cx);
         self.hold_rescued(from.listener, sockets, now, cx);
         self.workers.rescued(from.worker, count);
+        self.limit.taken_back(from.worker, count);
         if self.phase == Phase::Stopped {
             // The stop timed out before this came back: no later turn would reset these clients.
             self.refuse(cx);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Context;
 use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::line::{Held, Ticket};
-use super::orders::{Addresses, ListenerId, Report};
+use super::orders::{Addresses, LimitReached, ListenerId, Report};
 use super::policy::Policy;
 use super::waits::ShedReason;
 use super::worker_set::Choice;
@@ -34,8 +34,18 @@ impl ServiceDispatcher {
     pub(super) fn want_room(&mut self, cx: &Context, now: Instant) {
         self.until_bell = false;
         let waits = |it: &Self| !it.blocked.is_empty() || it.workers.in_line() > 0;
+        if self.ring_for_service(cx, now) {
+            self.paused = Some(now);
+            return;
+        }
+        let full = self.limit.reached == Some(LimitReached::MaxConns);
         if self.rules.worker_conns.is_none() || !waits(self) {
-            return self.workers.want_no_room();
+            // With clients that wait, room may come without a close.
+            self.until_bell = full && !waits(self);
+            if !full {
+                self.workers.want_no_room();
+            }
+            return;
         }
         // What was closed before a worker knew of it was read after that.
         if self.workers.want_room(now, cx) {

@@ -115,9 +115,12 @@ const UPSTREAM_GAUGES: [Metric<UpstreamState>; 3] = [
     }),
 ];
 
-const SERVICE_GAUGES: [Metric<ServiceState>; 4] = [
+const SERVICE_GAUGES: [Metric<ServiceState>; 5] = [
     ("waiting_for_upstream", "Clients whose worker has no upstream for them", |service| service.waiting_for_upstream),
     ("held", "Clients that wait in the master for a worker", |service| service.held),
+    ("limit_reached", "Whether no client is accepted because of --max-conns or --accept-rate", |service| {
+        u64::from(service.limit_reached.is_some())
+    }),
     ("slots", "Slots", |service| service.slots.len() as u64),
     ("slots_online", "Slots with a worker online", |service| service.online() as u64),
 ];

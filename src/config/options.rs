@@ -188,6 +188,11 @@ pub struct Options {
     /// From a tenth, for --policy rr and least-conn; not when all are new. 0s: a new worker has its whole share at once.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_SLOW_START", default_value = "0s", value_parser = time)]
     pub slow_start: Duration,
+    /// Connections that the service has at a time, open, on their way or waiting; more clients wait in the backlog
+    ///
+    /// An idle keep-alive connection counts, too. Default: as many as come.
+    #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_MAX_CONNS", value_parser = |text: &str| number(text, 1..=u32::MAX))]
+    pub max_conns: Option<u32>,
     /// Connections to accept per second; more wait in the backlog: 1000/s [default: no limit]
     #[arg(long, hide_short_help = true, value_name = "RATE", env = "ROUNDSMAN_ACCEPT_RATE", value_parser = rate)]
     pub accept_rate: Option<u32>,

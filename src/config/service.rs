@@ -90,6 +90,8 @@ pub struct Limits {
     pub hang_timeout: Option<Duration>,
     /// Connections accepted per second, at most.
     pub accept_rate: Option<u32>,
+    /// Connections of the service at a time, at most.
+    pub max_conns: Option<u32>,
     pub drain_timeout: Duration,
     pub kill_timeout: Duration,
     pub max_surge: u32,
@@ -132,11 +134,13 @@ impl ServiceConfig {
                 return Err(Kind::Excludes(key).of("no-listen"));
             }
         }
-        if run.accept_rate.is_some() && run.no_listen {
-            return Err(Kind::Excludes("no-listen").of("accept-rate"));
-        }
-        if run.accept_rate.is_some() && run.policy == Policy::None {
-            return Err(Kind::WorkersAccept.of("accept-rate"));
+        for (key, given) in [("accept-rate", run.accept_rate.is_some()), ("max-conns", run.max_conns.is_some())] {
+            if given && run.no_listen {
+                return Err(Kind::Excludes("no-listen").of(key));
+            }
+            if given && run.policy == Policy::None {
+                return Err(Kind::WorkersAccept.of(key));
+            }
         }
         for (at, address) in run.listen.iter().enumerate() {
             let same = run.listen[..at].iter().any(|other| other.address == address.address);
@@ -213,6 +217,7 @@ impl ServiceConfig {
             recycle_jitter: run.recycle_jitter,
             hang_timeout: run.hang_timeout,
             accept_rate: run.accept_rate,
+            max_conns: run.max_conns,
             drain_timeout: run.drain_timeout,
             kill_timeout: run.kill_timeout,
             max_surge: run.max_surge,

@@ -53,6 +53,9 @@ pub struct ServiceState {
     /// How long clients waited that then got a worker.
     #[serde(skip)]
     pub waits: WaitState,
+    /// The option because of which no client is accepted now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_reached: Option<String>,
     /// Reloads that succeeded.
     #[serde(default)]
     pub reloads: u64,
@@ -235,6 +238,8 @@ pub struct LimitsState {
     pub hang_timeout_ms: Option<u64>,
     #[serde(default)]
     pub accept_rate: Option<u32>,
+    #[serde(default)]
+    pub max_conns: Option<u32>,
     pub max_memory_bytes: Option<u64>,
     #[serde(default)]
     pub max_age_ms: Option<u64>,

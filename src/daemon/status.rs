@@ -70,6 +70,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
             .into_iter()
             .collect(),
         waits: WaitState { buckets: service.stats.waits.buckets(), sum: service.stats.waits.sum().as_secs_f64() },
+        limit_reached: service.stats.limit_reached().map(str::to_owned),
         reloads: service.reloads,
         recycled: recycled(&service.config.limits, service.recycled),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
@@ -186,6 +187,7 @@ fn limits_state(limits: &Limits) -> LimitsState {
         queue_timeout_ms: ms(limits.queue_timeout),
         hang_timeout_ms: limits.hang_timeout.map(ms),
         accept_rate: limits.accept_rate,
+        max_conns: limits.max_conns,
         max_memory_bytes: limits.max_memory,
         max_age_ms: limits.max_age.map(ms),
         max_served: limits.max_served,

@@ -118,7 +118,7 @@ pub enum AttachReply {
         page: OwnedFd,
         /// The queue's sending end.
         keep: OwnedFd,
-        /// With `--worker-conns`: the doorbell.
+        /// With `--worker-conns` or `--max-conns`: the doorbell.
         bell: Option<OwnedFd>,
     },
     /// The listening socket takes its place: listener, socket, counters page.

@@ -55,6 +55,11 @@ impl Service {
                     info!(service = %name, slot = worker.slot, count, "connections rescued");
                 }
             }
+            Report::Uncountable(_) => warn!(
+                service = %name,
+                "--max-conns does not hold: the server closes connections in processes that did not accept them, so those \
+                 open cannot be counted"
+            ),
             Report::Shed { count, reason, .. } => match reason {
                 ShedReason::QueueTimeout => {
                     warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");

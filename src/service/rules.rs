@@ -53,6 +53,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         },
         slow_start: config.limits.slow_start,
         accept_rate: config.limits.accept_rate,
+        max_conns: config.limits.max_conns.map(u64::from),
     }
 }
 

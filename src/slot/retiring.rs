@@ -157,9 +157,7 @@ impl Slot {
         let (rest, ended) = worker.without(pid);
         let escaped = match ended? {
             Ended::Relay(_) => {
-                if serving {
-                    context.orders.send(Order::WorkerDied(id));
-                }
+                context.orders.send(Order::WorkerDied(id));
                 None
             }
             Ended::Server(server, attachment) => {

@@ -32,7 +32,7 @@ pub struct Attachment {
     pub page: Arc<CountersPage>,
     /// For its processes.
     pub page_fd: OwnedFd,
-    /// For its processes, with `--worker-conns`: the doorbell.
+    /// For its processes, with `--worker-conns` or `--max-conns`: the doorbell.
     pub bell: Option<OwnedFd>,
     /// Its queues.
     pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,

@@ -25,7 +25,7 @@ pub struct Relay {
     pub page: Arc<CountersPage>,
     /// The worker's ends of page and queues, until they are sent.
     ends: Vec<OwnedFd>,
-    /// For `--worker-conns`, until it is sent.
+    /// For `--worker-conns` and `--max-conns`, until it is sent.
     bell: Option<OwnedFd>,
     /// Whether it said that it is set up.
     pub readiness: Readiness,

@@ -133,9 +133,11 @@ impl Worker {
     }
 }
 
-/// The doorbell of a worker whose connections are limited.
+/// The doorbell of a worker whose connections, or whose service's, are limited.
 fn bell(config: &ServiceConfig, context: &Context) -> io::Result<Option<OwnedFd>> {
-    let Some(_) = config.limits.worker_conns else { return Ok(None) };
+    if config.limits.worker_conns.is_none() && config.limits.max_conns.is_none() {
+        return Ok(None);
+    }
     Ok(Some(context.orders.bell()?.as_fd().try_clone_to_owned()?))
 }
 

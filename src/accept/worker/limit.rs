@@ -1,9 +1,11 @@
 //! `--worker-conns`: how much room a worker has, and what makes room again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::accept::Context;
+use crate::handoff::page::CountersPage;
 
 /// How long a hand-off may be neither pending nor counted as received.
 const UNCOUNTED: Duration = Duration::from_millis(900);
@@ -13,9 +15,18 @@ impl Worker {
     /// together misses a connection between its receive and its count.
     pub fn room(&self) -> u32 {
         let Some(max) = self.max_connections else { return u32::MAX };
+        max.saturating_sub(u32::try_from(self.has()).unwrap_or(u32::MAX))
+    }
+
+    /// Connections handed out to it and not counted as closed, with those of this turn.
+    pub fn has(&self) -> u64 {
         let batched: usize = self.lanes.iter().flatten().map(|lane| lane.batch.len()).sum();
-        let has = (self.expected() + batched as u64).saturating_sub(self.page.closed());
-        max.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
+        (self.expected() + batched as u64).saturating_sub(self.page.closed())
+    }
+
+    /// Where it counts what it closes, and how many connections it got.
+    pub fn account(&self) -> (&Arc<CountersPage>, u64) {
+        (&self.page, self.expected())
     }
 
     /// A process that ends right after a receive has not counted it, and never will: what is neither pending nor counted for

@@ -105,6 +105,7 @@ impl WorkerSet {
             // Those that ring already were looked at since.
             if new {
                 view.room = worker.room();
+                self.turn.fell(view);
                 found |= view.eligible();
             }
         }
@@ -114,6 +115,24 @@ impl WorkerSet {
     /// Processes of a server have ended.
     pub fn settle(&mut self) {
         self.workers.iter_mut().for_each(Worker::settle);
+    }
+
+    /// Sets whether all workers ring the bell at each close. Whether that is new for one.
+    pub fn ring_at_every_close(&mut self, on: bool, now: Instant, cx: &Context) -> bool {
+        self.rings = on;
+        let mut any = false;
+        for worker in &mut self.workers {
+            any |= worker.ring_at_close(on);
+            if on {
+                worker.watch_ends(now, cx);
+            }
+        }
+        any
+    }
+
+    /// Connections of all workers, open or on their way.
+    pub fn connections(&self) -> u64 {
+        self.workers.iter().map(Worker::has).sum()
     }
 
     /// No client waits any more.

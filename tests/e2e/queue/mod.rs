@@ -1,9 +1,10 @@
-//! `--worker-conns`: a limit per worker, and one line for all who wait.
+//! `--worker-conns`: a limit per worker, and one line for all who wait. `--max-conns`: a limit per service.
 
 mod limit;
 mod line;
 mod refused;
 mod servers;
+mod service;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
