@@ -3,7 +3,6 @@
 
 mod actions;
 mod client;
-mod history;
 mod metrics;
 mod page;
 mod places;

@@ -23,10 +23,10 @@ use socket2::SockRef;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::client::Client;
-use super::history::{History, series, step};
 use super::places::Places;
 use super::token::Token;
 use super::{Ask, Open, actions, metrics, page, stream};
+use crate::control::history::{History, series, step};
 use crate::control::status::{Daemon, ServiceState};
 use crate::limited::Limited;
 use crate::output::recent::Recent;

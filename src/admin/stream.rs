@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::client::Client;
-use super::history::{Column, step};
 use super::serve::Shared;
 use super::token::{self, Claim};
 use super::view::{self, Viewer};
+use crate::control::history::{Column, step};
 
 /// Streams at once.
 pub const MAX_STREAMS: usize = 16;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::history::{Column, Point, Series};
+use crate::control::history::{Column, Point, Series};
 use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
 use crate::output::recent::Event;
 

@@ -1,6 +1,7 @@
 //! The control socket: newline-delimited JSON between the daemon and `roundsman ls`, `reload`, `scale` and the like.
 
 pub mod ask;
+pub mod history;
 pub mod requests;
 pub mod server;
 pub mod socket_path;

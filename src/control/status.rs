@@ -291,8 +291,8 @@ pub struct SlotState {
     pub connections: u64,
     /// Connections taken back for others.
     pub rescued: u64,
-    /// What its workers counted, for /metrics.
-    #[serde(skip)]
+    /// What its workers counted; of it, programs get how long hand-offs waited, by bucket.
+    #[serde(default, rename = "handoff_waits", with = "handoff_waits")]
     pub counts: Counts,
     /// Memory of the worker and its server.
     pub rss_bytes: u64,
@@ -313,4 +313,23 @@ pub struct SlotState {
     pub reason: Option<String>,
     /// How its last process ended.
     pub last_exit: Option<String>,
+}
+
+/// The buckets of [`Counts`], which are all of it that leaves the daemon.
+mod handoff_waits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Counts;
+
+    pub fn serialize<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Error> {
+        counts.latencies.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Counts, D::Error> {
+        let mut counts = Counts::default();
+        // Another version may have other buckets.
+        let given = Vec::<u64>::deserialize(deserializer)?;
+        counts.latencies.iter_mut().zip(given).for_each(|(bucket, count)| *bucket = count);
+        Ok(counts)
+    }
 }

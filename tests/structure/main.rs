@@ -45,7 +45,10 @@ const ALLOWED: Table<'_> = &[
     ),
     ("launch", &["codes", "output", "program", "sys"]),
     ("direct", &["abi", "events", "launch", "limited", "program", "sys"]),
-    ("control", &["config::instances::Change", "events", "handoff::page::Counts", "lines", "sys::reason"]),
+    (
+        "control",
+        &["abi::page::latency", "config::instances::Change", "events", "handoff::page::Counts", "lines", "sys::reason"],
+    ),
     ("admin", &["abi", "addr", "control", "limited", "listener::BACKLOG", "output::recent", "sys"]),
     (
         "worker",

@@ -91,3 +91,30 @@ fn many_slots_at_once_push_out_what_is_oldest() {
     assert!(after > before && history.points <= MAX_POINTS, "{}", history.points);
     assert_eq!(columns.last().unwrap().services[0].slots.len(), 1500);
 }
+
+#[test]
+fn with_a_fixed_step_many_slots_only_shorten_it() {
+    let mut history = History::every(Duration::from_secs(1));
+    let start = Instant::now();
+    for second in 0..200 {
+        history.sample(&daemon(1, 1000, second), start + Duration::from_secs(second));
+    }
+    let (columns, next) = history.since(0);
+    assert_eq!((columns.len(), next), (MAX_POINTS / 1010, 199));
+    let now = history.now(&daemon(1, 1000, 209), start + Duration::from_secs(200));
+    assert_eq!(now[0].slots[0].rate, 10.0);
+}
+
+#[test]
+fn waits_travel_with_the_state() {
+    let mut state = daemon(1, 1, 0);
+    state.services[0].slots[0].counts.latencies[17] = 7;
+    let text = serde_json::to_string(&state).unwrap();
+    let read: Daemon = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.services[0].slots[0].counts.latencies[17], 7);
+    // Of a version with fewer buckets, or none.
+    let text = text.replace(",0,7]", "]");
+    assert!(serde_json::from_str::<Daemon>(&text).is_ok());
+    assert_eq!((bound(0), bound(18)), (None, None));
+    assert_eq!(bound(1), Some(Duration::from_nanos(8192)));
+}

@@ -1,7 +1,8 @@
 //! The last 15 minutes of every service and slot, in bounded memory.
 //!
 //! A column has one point for each service and slot at one time. Columns are 5 s apart, and further apart where there are
-//! so many slots that 15 minutes of them would be more than [`MAX_POINTS`].
+//! so many slots that 15 minutes of them would be more than [`MAX_POINTS`]; or as far apart as [`History::every`] says, and
+//! then they reach back less far.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -79,14 +80,21 @@ pub struct History {
     first: u64,
     last: Option<Base>,
     before: Option<Base>,
+    /// The time from one column to the next, where it does not depend on their size.
+    fixed: Option<Duration>,
 }
 
 impl History {
+    /// With a column so often, however many slots there are.
+    pub fn every(step: Duration) -> Self {
+        Self { fixed: Some(step), ..Self::default() }
+    }
+
     /// Adds a column, unless the last one is too recent.
     pub fn sample(&mut self, daemon: &Daemon, now: Instant) {
-        let due = self.last.as_ref().map(|last| last.at + step(series(daemon)));
+        let step = self.fixed.unwrap_or_else(|| step(series(daemon)));
         // A timer may fire a little early.
-        if due.is_some_and(|due| now + MIN_STEP / 10 < due) {
+        if self.last.as_ref().is_some_and(|last| now + step / 10 < last.at + step) {
             return;
         }
         let base = Base::of(daemon, now);
@@ -104,9 +112,10 @@ impl History {
         }
     }
 
-    /// The points now: rates and waits of the last 5 to 10 seconds (one or two steps).
+    /// The points now: rates and waits of the last one or two steps.
     pub fn now(&self, daemon: &Daemon, now: Instant) -> Box<[Series]> {
-        let recent = self.last.as_ref().filter(|last| self.before.is_none() || last.at + MIN_STEP <= now);
+        let step = self.fixed.unwrap_or(MIN_STEP);
+        let recent = self.last.as_ref().filter(|last| self.before.is_none() || last.at + step <= now);
         points(daemon, recent.or(self.before.as_ref()), now)
     }
 
@@ -127,6 +136,12 @@ pub fn step(series: usize) -> Duration {
 /// The points of a column.
 pub fn series(daemon: &Daemon) -> usize {
     daemon.services.iter().map(|service| service.slots.len() + OF_SERVICE).sum()
+}
+
+/// What hand-offs of a [`Point`]'s bucket waited at most; `None` for bucket 0 (no hand-offs) and the last one (no bound).
+pub fn bound(bucket: u8) -> Option<Duration> {
+    let at = usize::from(bucket).checked_sub(1).filter(|&at| at + 1 < latency::BUCKETS)?;
+    Some(Duration::from_nanos(latency::bound(at)))
 }
 
 impl Base {
