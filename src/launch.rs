@@ -169,7 +169,7 @@ impl Launcher {
             _ => LaunchError::NotExecutable { command: name(), source },
         })?;
         // Before its pipes are read: this is the first that `logs` shows of it.
-        tracing::info!(service = %server.service, slot = server.slot, pid = child.id(), "server started");
+        tracing::info!(name: "server-started", service = %server.service, slot = server.slot, pid = child.id(), "server started");
         let files = server.files.clone().into();
         let origin = Origin { service: server.service.into(), slot: server.slot, pid: child.id(), files };
         self.outputs.add(origin.clone(), Stream::Out, out);
@@ -181,7 +181,7 @@ impl Launcher {
 #[cfg(test)]
 impl Launcher {
     pub fn to_test() -> io::Result<Self> {
-        Self::new(NoFile { soft: 1000, hard: 1000 }, Servers::start(None)?)
+        Self::new(NoFile { soft: 1000, hard: 1000 }, Servers::start(None, crate::output::recent::Recent::default())?)
     }
 
     pub fn again(&self) -> io::Result<Self> {

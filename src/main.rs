@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
         Some(Verb::Ls(options)) => cli::client::ls(&options).map(|()| 0),
         Some(Verb::Logs(options)) => cli::logs::show(&options.lines, LogKind::Lines, !options.no_events).map(|()| 0),
+        Some(Verb::Events(options)) => cli::events::show(&options).map(|()| 0),
         Some(Verb::Messages(options)) => cli::logs::show(&options, LogKind::Messages, false).map(|()| 0),
         Some(Verb::Send(options)) => cli::client::send(&options).map(|()| 0),
         Some(Verb::Health(targets)) => cli::client::health(&targets).map(|()| 0),
@@ -99,7 +100,8 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     if let (Greeting::Demo, Some(listener)) = (greeting, listeners.first().and_then(|listeners| listeners.first())) {
         println!("{}", demo::welcome(&listener.address));
     }
-    let servers = Servers::start(config.output).map_err(|error| Exit::os("cannot start a thread", &error))?;
+    let servers =
+        Servers::start(config.output, log.recent()).map_err(|error| Exit::os("cannot start a thread", &error))?;
     log.keep_in(&servers);
     let admin = admin.map(|listener| admin::Open { listener, token, recent: log.recent() });
     let result = daemon::main(config, listeners, &servers, admin);

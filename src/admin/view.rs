@@ -272,6 +272,7 @@ fn milliseconds(at: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::recent::Value as Field;
 
     #[test]
     fn strangers_see_known_words_and_numbers_of_an_event() {
@@ -279,10 +280,14 @@ mod tests {
             number: 0,
             at: SystemTime::now(),
             level: tracing::Level::WARN,
+            name: "worker-exited",
             service: "web".into(),
             slot: None,
             message: message.into(),
-            fields: Box::new([("status", "\"exit code 1\"".into()), ("reason", "/srv/key status=secret".into())]),
+            fields: Box::new([
+                ("status", Field::Text("exit code 1".into())),
+                ("reason", Field::Text("/srv/key status=secret".into())),
+            ]),
         };
         assert_eq!(public(&event("server exited")), "server exited status=\"exit code 1\"");
         let start = public(&event("worker not started: cannot execute /srv/app --secret"));

@@ -26,7 +26,7 @@ pub fn show(args: &Lines, of: LogKind, events: bool) -> Result<(), Exit> {
     let gone = |error: &dyn std::fmt::Display| Exit::new(NO_DAEMON, format!("{}: {error}", socket.display()));
     let (lines, follow) = (args.lines as usize, args.follow);
     let request = match of {
-        LogKind::Lines => Request::Logs { service, slot, lines, follow, events },
+        LogKind::Lines | LogKind::Events => Request::Logs { service, slot, lines, follow, events },
         LogKind::Messages => Request::Messages { service, slot, lines, follow },
     };
     let lines = ask(&socket, &request, TIMEOUT).map(BufReader::new).map_err(|error| unreachable(&socket, &error))?;

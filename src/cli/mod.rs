@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod drain;
+pub mod events;
 pub mod import;
 pub mod logs;
 pub mod manual;
@@ -66,6 +67,11 @@ pub enum Verb {
     Ls(Ls),
     /// Show output and events of servers: logs -f web/0
     Logs(Logs),
+    /// Show what happened: starts, exits, reloads; -f follows
+    ///
+    /// The last events of the daemon, and with -f those to come until it ends. With --json one object per line: number, time,
+    /// level, event (its kind), service, slot, pid, message, fields.
+    Events(Events),
     /// Show messages that servers in Node sent with process.send
     Messages(Lines),
     /// Send a message to servers in Node: send web '{"a":1}'
@@ -160,6 +166,25 @@ pub struct Lines {
     /// Show when each line was written
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH", env = "ROUNDSMAN_CONTROL")]
+    pub control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Service, or one slot of it [default: all services of the only daemon]
+    #[arg(value_name = "NAME[/SLOT]")]
+    pub of: Option<String>,
+    /// Follow new events until the daemon ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Show the last N events; 256 are kept
+    #[arg(short = 'n', long, value_name = "N", default_value = "50", value_parser = |text: &str| number(text, 0..=u32::MAX))]
+    pub lines: u32,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -303,11 +328,19 @@ impl Scale {
 pub fn parse() -> Result<(Cli, Given), clap::Error> {
     let short = std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h");
     // The short help fits a screen; --help names the variables and the rarer options.
-    let command = if short { Cli::command().mut_args(|arg| arg.hide_env(true)) } else { Cli::command() };
+    let command = if short { brief(Cli::command()) } else { Cli::command() };
     let words = slips::verb_first(std::env::args_os().collect(), &command);
     let matches = command.try_get_matches_from(&words).map_err(|error| slips::explain(error, &words))?;
     let given = Given::from(matches.subcommand_matches("check").unwrap_or(&matches));
     Ok((Cli::from_arg_matches(&matches)?, given))
+}
+
+/// Commands that the short help leaves out.
+const RARE: [&str; 4] = ["messages", "undrain", "completions", "man"];
+
+fn brief(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.hide_env(true));
+    RARE.iter().fold(command, |command, rare| command.mut_subcommand(rare, |rare| rare.hide(true)))
 }
 
 /// As [`parse`], for the given words.

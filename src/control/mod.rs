@@ -97,6 +97,17 @@ pub enum Request {
         #[serde(default)]
         events: bool,
     },
+    /// The daemon's events: starts, exits, reloads, upstreams; answered like [`Request::Logs`].
+    Events {
+        service: Option<String>,
+        slot: Option<u32>,
+        /// Number of past events.
+        #[serde(default)]
+        lines: usize,
+        /// Whether to continue with new events.
+        #[serde(default)]
+        follow: bool,
+    },
     /// Messages that workers in Node sent with `process.send`; answered like [`Request::Logs`].
     Messages {
         service: Option<String>,

@@ -32,7 +32,7 @@ impl Daemon {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     let why = reason(&error);
-                    warn!(service = %service.config().name, slot = at, pid, "killed: nonsense on its channel: {why}");
+                    warn!(name: "worker-killed", service = %service.config().name, slot = at, pid, "killed: nonsense on its channel: {why}");
                     process::kill_tree(pid);
                     return;
                 }

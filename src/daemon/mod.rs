@@ -250,7 +250,9 @@ impl Daemon {
         }
         self.drop_removed();
         if self.stopping.is_some() && self.services.iter().all(Service::is_over) {
-            self.services.iter().for_each(|service| info!(service = %service.config().name, "stopped"));
+            self.services
+                .iter()
+                .for_each(|service| info!(name: "stopped", service = %service.config().name, "stopped"));
             self.end_all();
             return Ok(Some(0));
         }
@@ -274,8 +276,8 @@ impl Daemon {
         let code = codes.iter().rev().copied().find(|&code| code != 0).or(codes.last().copied())?;
         let names: Vec<&str> = self.services.iter().map(|service| service.config().name.as_str()).collect();
         match code {
-            0 => info!(service = %names.join(", "), "finished"),
-            _ => error!(service = %names.join(", "), code, "given up: no slot is left"),
+            0 => info!(name: "finished", service = %names.join(", "), "finished"),
+            _ => error!(name: "given-up", service = %names.join(", "), code, "given up: no slot is left"),
         }
         Some(code)
     }

@@ -60,8 +60,7 @@ impl Daemon {
     /// Begins a service.
     pub(super) fn begin(&mut self, prepared: Prepared, listeners: Vec<Listener>) -> ServiceId {
         let (config, _) = &prepared.config;
-        info!(
-            service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
+        info!(name: "starting", service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
             instances = config.instances, why = config.instances_why, policy = %config.policy,
             via = config.backend.via(), via_reason = %config.via_reason,
             "starting"
@@ -195,7 +194,7 @@ impl Daemon {
     /// Services that are gone for good.
     pub(super) fn drop_removed(&mut self) {
         for service in self.services.iter_mut().filter(|service| service.view().removed && service.is_over()) {
-            info!(service = %service.config().name, "stopped: no longer in the configuration");
+            info!(name: "stopped", service = %service.config().name, "stopped: no longer in the configuration");
             service.news().push_back(News { of: None, progress: Progress::Done("removed".to_owned()) });
         }
         self.pass_on_progress();

@@ -46,6 +46,10 @@ impl Daemon {
                 return self
                     .show_logs(client, Query { of: LogKind::Messages, events: false, service, slot, lines, follow });
             }
+            Request::Events { service, slot, lines, follow } => {
+                return self
+                    .show_logs(client, Query { of: LogKind::Events, events: true, service, slot, lines, follow });
+            }
             Request::Send { service, slot, message } => {
                 let said = match self.send(service.as_deref(), slot, &message.to_string()) {
                     Ok(1) => Reply::Done("sent to 1 worker".to_owned()),

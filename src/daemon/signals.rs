@@ -82,7 +82,7 @@ impl Daemon {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now());
             for service in &mut self.services {
-                info!(service = %service.config().name, cause, "stopping");
+                info!(name: "stopping", service = %service.config().name, cause, "stopping");
                 service.begin_stop(Instant::now());
             }
         }

@@ -8,7 +8,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::recent::Recent;
+use super::recent::{New, Recent, UNNAMED, Value};
 use super::servers::Servers;
 
 /// Passes events that name a service to the thread that keeps its lines, once that runs.
@@ -33,9 +33,13 @@ impl<S: Subscriber> Layer<S> for Events {
         let Some(servers) = self.servers.get() else { return };
         let mut words = Words::default();
         event.record(&mut words);
+        let (level, name) = (*event.metadata().level(), event.metadata().name());
+        // Without a name of its own it is called after its place in the sources.
+        let name = if name.starts_with("event ") { UNNAMED } else { name };
+        let (message, fields) = (&words.message, &words.fields);
         // What concerns several services names them all.
         for service in words.services.split(", ").filter(|name| !name.is_empty()) {
-            self.recent.push(*event.metadata().level(), service, words.slot, &words.message, &words.fields);
+            self.recent.push(New { level, name, service, slot: words.slot, message, fields });
         }
         let fields = words.fields.iter().map(|(name, value)| format!(" {name}={value}"));
         let text: String = std::iter::once(words.message).chain(fields).collect();
@@ -52,7 +56,17 @@ struct Words {
     slot: Option<u32>,
     pid: Option<u32>,
     message: String,
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Words {
+    fn number(&mut self, name: &'static str, number: Option<i64>) {
+        match number {
+            Some(number) => self.fields.push((name, Value::Number(number))),
+            // No number of ours is that large.
+            None => self.fields.push((name, Value::Text("?".into()))),
+        }
+    }
 }
 
 impl Visit for Words {
@@ -62,7 +76,7 @@ impl Visit for Words {
             "message" => write!(self.message, "{value:?}"),
             "service" => write!(self.services, "{value:?}"),
             name => {
-                self.fields.push((name, format!("{value:?}")));
+                self.fields.push((name, Value::Plain(format!("{value:?}").into())));
                 Ok(())
             }
         };
@@ -72,8 +86,12 @@ impl Visit for Words {
         match field.name() {
             "service" => self.services.push_str(value),
             "message" => self.message.push_str(value),
-            _ => self.record_debug(field, &value),
+            name => self.fields.push((name, Value::Text(value.into()))),
         }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.number(field.name(), Some(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -83,7 +101,7 @@ impl Visit for Words {
                 if name == "pid" {
                     self.pid = u32::try_from(value).ok();
                 }
-                self.record_debug(field, &value);
+                self.number(name, i64::try_from(value).ok());
             }
         }
     }

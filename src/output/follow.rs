@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use mio::net::UnixStream;
 
 use super::line::{Line, Stream};
+use super::recent::Recent;
 
 /// What may wait for one reader, in bytes.
 const MAX_WAITING: usize = 4 << 20;
@@ -18,6 +19,8 @@ pub enum LogKind {
     Lines,
     /// What workers in Node sent.
     Messages,
+    /// The daemon's events, as objects of their own.
+    Events,
 }
 
 /// What is asked for.
@@ -54,6 +57,11 @@ impl Query {
     }
 }
 
+/// What a reader is told that missed something.
+fn dropped(count: u64) -> Vec<u8> {
+    format!("{{\"dropped\":{count}}}\n").into_bytes()
+}
+
 /// One reader.
 pub struct Follower {
     /// Its connection.
@@ -65,12 +73,15 @@ pub struct Follower {
     /// LogKind the first piece, so much is written.
     written: usize,
     dropped: u64,
+    /// Number of the next event for it.
+    next_event: Option<u64>,
 }
 
 impl Follower {
     /// Takes a connection over, with what is still to be written there.
     pub fn new(stream: UnixStream, query: Query, unwritten: Vec<u8>) -> Self {
-        let mut follower = Self { stream, query, waiting: VecDeque::new(), bytes: 0, written: 0, dropped: 0 };
+        let mut follower =
+            Self { stream, query, waiting: VecDeque::new(), bytes: 0, written: 0, dropped: 0, next_event: None };
         follower.push(unwritten);
         follower
     }
@@ -80,6 +91,30 @@ impl Follower {
         let mut bytes = serde_json::to_vec(line).unwrap_or_default();
         bytes.push(b'\n');
         self.push(bytes);
+    }
+
+    /// Adds the events that it has not had yet; at first the last ones that it asked for.
+    pub fn events(&mut self, recent: &Recent) {
+        let mut events = recent.since(self.next_event.unwrap_or(0));
+        let Some((first, last)) = events.first().map(|event| event.number).zip(events.last().map(|event| event.number))
+        else {
+            self.next_event.get_or_insert(0);
+            return;
+        };
+        let begins = self.next_event.is_none();
+        let missed = self.next_event.map_or(0, |next| first - next);
+        self.next_event = Some(last + 1);
+        let query = &self.query;
+        events
+            .retain(|event| query.wants_service(&event.service) && (query.slot.is_none() || query.slot == event.slot));
+        let skipped = if begins { events.len().saturating_sub(query.lines) } else { 0 };
+        // More came in one turn than are kept.
+        self.dropped += missed;
+        for event in &events[skipped..] {
+            let mut bytes = serde_json::to_vec(&event.entry()).unwrap_or_default();
+            bytes.push(b'\n');
+            self.push(bytes);
+        }
     }
 
     fn push(&mut self, bytes: Vec<u8>) {
@@ -108,7 +143,7 @@ impl Follower {
                 self.written = 0;
                 self.waiting.pop_front();
                 if self.dropped > 0 {
-                    let note = format!("{{\"dropped\":{}}}\n", std::mem::take(&mut self.dropped)).into_bytes();
+                    let note = dropped(std::mem::take(&mut self.dropped));
                     self.bytes += note.len();
                     self.waiting.push_front(note);
                 }

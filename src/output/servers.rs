@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::follow::{Follower, LogKind, Query};
 use super::line::{Line, Origin, Stream};
+use super::recent::Recent;
 use super::ring::Ring;
 use super::sinks::{Format, Sinks};
 
@@ -67,7 +68,7 @@ impl Servers {
     ///
     /// # Errors
     /// When epoll or a thread cannot be had.
-    pub fn start(format: Option<Format>) -> io::Result<Self> {
+    pub fn start(format: Option<Format>, recent: Recent) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, receiver) = unbounded();
@@ -82,6 +83,7 @@ impl Servers {
             next: 0,
             rings: BTreeMap::new(),
             messages: BTreeMap::new(),
+            recent,
         };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
         Ok(Self { orders, waker, under_way })
@@ -167,6 +169,8 @@ struct Reader {
     under_way: Arc<AtomicUsize>,
     /// The same for workers' messages.
     messages: BTreeMap<Arc<str>, Ring>,
+    /// The daemon's events.
+    recent: Recent,
 }
 
 impl Reader {
@@ -198,10 +202,22 @@ impl Reader {
                     ready.push_back(token);
                 }
             }
-            let done: Vec<usize> =
-                self.followers.iter_mut().filter_map(|(&token, follower)| follower.write().then_some(token)).collect();
-            done.into_iter().for_each(|token| self.dismiss(token));
+            self.write();
         }
+    }
+
+    /// Passes on to followers what they take.
+    fn write(&mut self) {
+        let mut done = Vec::new();
+        for (&token, follower) in &mut self.followers {
+            if follower.query.of == LogKind::Events {
+                follower.events(&self.recent);
+            }
+            if follower.write() {
+                done.push(token);
+            }
+        }
+        done.into_iter().for_each(|token| self.dismiss(token));
     }
 
     fn take_orders(&mut self, ready: &mut VecDeque<usize>) {
@@ -237,6 +253,7 @@ impl Reader {
                 Order::Reopen => self.sinks.reopen(),
                 Order::Finish(done) => {
                     self.read_all(|_| true);
+                    self.write();
                     self.sinks.finish();
                     let _ = done.try_send(());
                 }
@@ -248,8 +265,12 @@ impl Reader {
         self.read_all(|_| true);
         let query = follower.query.clone();
         let mut lines: Vec<Line> = Vec::new();
-        let rings = if query.of == LogKind::Messages { &self.messages } else { &self.rings };
-        for (service, ring) in rings.iter().filter(|(service, _)| query.wants_service(service)) {
+        let rings = match query.of {
+            LogKind::Lines => Some(&self.rings),
+            LogKind::Messages => Some(&self.messages),
+            LogKind::Events => None,
+        };
+        for (service, ring) in rings.into_iter().flatten().filter(|(service, _)| query.wants_service(service)) {
             lines.extend(ring.last(service, query.lines, |slot, _, stream| query.wants_line(slot, stream)));
         }
         // Of several services, what came last.

@@ -40,7 +40,7 @@ impl Operations {
                 let upstreams = workers.upstreams()?;
                 let (address, _) = upstreams.set_drain(at, true, force)?;
                 let open = upstreams.open(at);
-                info!(service = %workers.config.name, upstream = address, open, "upstream drained");
+                info!(name: "upstream-drained", service = %workers.config.name, upstream = address, open, "upstream drained");
                 format!("draining upstream {address}; connections open: {open}")
             }
         };
@@ -118,7 +118,7 @@ impl Workers<'_> {
     }
 
     fn undrained(&self, address: &str) -> String {
-        info!(service = %self.config.name, upstream = address, "upstream undrained");
+        info!(name: "upstream-undrained", service = %self.config.name, upstream = address, "upstream undrained");
         format!("upstream {address} takes connections again")
     }
 
@@ -142,8 +142,12 @@ impl Workers<'_> {
         if std::mem::replace(&mut slot.drain, drain) == drain {
             return;
         }
-        let (what, open) = (if drain { "slot drained" } else { "slot undrained" }, slot.open());
-        info!(service = %self.config.name, slot = at, open, "{what}");
+        let (name, open) = (&self.config.name, slot.open());
+        if drain {
+            info!(name: "slot-drained", service = %name, slot = at, open, "slot drained");
+        } else {
+            info!(name: "slot-undrained", service = %name, slot = at, open, "slot undrained");
+        }
         self.pass_weight(at);
     }
 

@@ -117,7 +117,7 @@ impl Service {
                 Step::Delay => {}
                 Step::Drain => {
                     let open: u64 = self.slots.iter().map(Slot::open).sum();
-                    info!(service = %name, open, "draining");
+                    info!(name: "draining", service = %name, open, "draining");
                     // The accept thread closes each when it has taken its backlog: nobody may come after that and wait in
                     // vain.
                     self.remove_files(false);
@@ -134,7 +134,7 @@ impl Service {
                     context.orders.send(Order::StopNow(self.id));
                     let open: u64 = self.slots.iter().map(Slot::open).sum();
                     if open > 0 {
-                        warn!(service = %name, open, "stop time is up: closing the connections that are left");
+                        warn!(name: "drain-timeout", service = %name, open, "stop time is up: closing the connections that are left");
                     }
                     let signal = self.config.limits.stop_signal;
                     self.slots.iter_mut().for_each(|slot| slot.stop_all(signal));
@@ -142,7 +142,7 @@ impl Service {
                 }
                 Step::Killed => {
                     for pid in self.pids() {
-                        warn!(service = %name, pid, "killed: it did not end within the stop time");
+                        warn!(name: "worker-killed", service = %name, pid, "killed: it did not end within the stop time");
                         process::kill_tree(pid);
                     }
                 }

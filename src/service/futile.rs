@@ -65,7 +65,7 @@ pub fn give_up_insisting(slots: &mut [Slot], at: usize, config: &ServiceConfig, 
     let pid = server.pid;
     let instead = listeners.serve_instead(&config.backend, port);
     let reason = format!("it listens on :{port}, which no -l serves; {instead}");
-    warn!(service = %config.name, slot = at, pid, "ending a server that serves nobody: {reason}");
+    warn!(name: "worker-killed", service = %config.name, slot = at, pid, "ending a server that serves nobody: {reason}");
     slot.history.insisted = Some(port);
     slot.history.kill_reason = Some(reason);
     process::kill_tree(pid);

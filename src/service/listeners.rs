@@ -129,7 +129,7 @@ impl Listeners {
         let Some(listener) = self.find(id).filter(|_| !self.listens(id)) else { return Ok(()) };
         listener.listen().map_err(|source| CannotListen { address: listener.address.clone(), source })?;
         context.orders.send(Order::Listener { service: self.service, id, socket: listener.socket.clone() });
-        info!(service = %self.name, address = %listener.address, %policy, "listening");
+        info!(name: "listening", service = %self.name, address = %listener.address, %policy, "listening");
         self.listening.insert(id);
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Listeners {
         if self.listening.is_empty() {
             return;
         }
-        error!(service = %self.name, "given up: no slot is left; clients are refused");
+        error!(name: "given-up", service = %self.name, "given up: no slot is left; clients are refused");
         for id in std::mem::take(&mut self.listening) {
             context.orders.send(Order::StopAccepting { service: self.service, id });
             if let Some(listener) = self.find(id) {
@@ -204,7 +204,7 @@ impl Listeners {
         self.spare.push(place(id));
         context.orders.send(Order::Forget { service: self.service, id });
         if listened {
-            info!(service = %self.name, %address, "no longer listening: the server has closed it");
+            info!(name: "closing", service = %self.name, %address, "no longer listening: the server has closed it");
         }
         true
     }
@@ -250,7 +250,7 @@ impl Listeners {
     /// All workers are new: what they do not serve is closed.
     pub fn close_leaving(&mut self, policy: Policy, context: &Context) {
         for (id, listener) in self.all.iter_mut().enumerate().filter(|(_, one)| one.origin == Origin::Leaving) {
-            info!(service = %self.name, address = %listener.address, "closing");
+            info!(name: "closing", service = %self.name, address = %listener.address, "closing");
             self.listening.remove(&id);
             context.orders.send(Order::CloseListener { service: self.service, id });
             if policy == Policy::None {

@@ -45,7 +45,7 @@ impl MemoryWatch {
             let reason = format!("memory {} MiB is above --max-memory {} MiB", megabytes(bytes), megabytes(limit));
             // A successor may grow as far; where both do not fit, the old one goes first.
             let fits = memory::limit().is_none_or(|container| all.saturating_add(limit) <= container);
-            warn!(service = %config.name, slot = at, successor_first = fits, "{reason}: replaced");
+            warn!(name: "recycling", service = %config.name, slot = at, successor_first = fits, "{reason}: replaced");
             slot.begin_replace(&Backoff::of(&config.limits), now);
             slot.history.replace_reason = Some(reason);
             if !fits {

@@ -254,10 +254,10 @@ impl Service {
             }
             FromWorker::UpstreamDown { .. } | FromWorker::UpstreamUp { .. } if self.upstreams.is_some() => {}
             FromWorker::UpstreamDown { address, error } => {
-                warn!(service = %name, slot = at, upstream = %address, "upstream down: {error}");
+                warn!(name: "upstream-down", service = %name, slot = at, upstream = %address, "upstream down: {error}");
             }
             FromWorker::UpstreamUp { address } => {
-                info!(service = %name, slot = at, upstream = %address, "upstream up again");
+                info!(name: "upstream-up", service = %name, slot = at, upstream = %address, "upstream up again");
             }
             FromWorker::Full(true) => {
                 warn!(service = %name, slot = at, "worker is at its file limit and takes no connections until some end");

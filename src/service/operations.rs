@@ -136,11 +136,11 @@ impl Operations {
             }
             (Operation::Reload | Operation::ReloadSlot(_), _) => self.begin_reload(ticket, one, workers),
             (Operation::Restart, _) => {
-                info!(service = %workers.config.name, "restarting");
+                info!(name: "restarting", service = %workers.config.name, "restarting");
                 self.begin_all_again(ticket, Verb::Restarted, workers);
             }
             (Operation::RestartSlot(slot), Some(at)) => {
-                info!(service = %workers.config.name, slot, "restarting");
+                info!(name: "restarting", service = %workers.config.name, slot, "restarting");
                 let (backoff, context, now) = (workers.backoff(), workers.context, workers.now);
                 workers.slots[at].begin_again(context, &backoff, now);
                 self.awaiting.push(workers.awaited(ticket, Verb::Restarted).of_slot(at));
@@ -208,7 +208,7 @@ impl Operations {
             ));
         }
         let (before, backoff, context, now) = (workers.slots.len(), workers.backoff(), workers.context, workers.now);
-        info!(service = %workers.config.name, from = before, to, "scaling");
+        info!(name: "scaling", service = %workers.config.name, from = before, to, "scaling");
         workers.config.instances = to;
         self.awaiting.push(workers.awaited(ticket, Verb::Scaled));
         let to = to as usize;

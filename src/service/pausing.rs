@@ -24,7 +24,7 @@ pub enum Paused {
 
 impl Operations {
     pub(super) fn pause(&mut self, ticket: Ticket, workers: &Workers) {
-        info!(service = %workers.config.name, "stopping all workers");
+        info!(name: "stopping-workers", service = %workers.config.name, "stopping all workers");
         self.give_up_awaited();
         self.paused = Paused::Stopping;
         self.stop = Some(ticket);
@@ -43,7 +43,7 @@ impl Operations {
 
     /// Starts what was stopped.
     pub(super) fn start(&mut self, ticket: Ticket, verb: Verb, workers: &mut Workers) {
-        info!(service = %workers.config.name, "starting all workers");
+        info!(name: "starting-workers", service = %workers.config.name, "starting all workers");
         if self.paused == Paused::Yes {
             // What the configuration had lost meanwhile.
             self.effects.push(Effect::CloseLeaving);

@@ -156,7 +156,7 @@ impl Recycling {
             }
             Cause::Served => format!("--max-served {}", limits.max_served.unwrap_or_default()),
         };
-        info!(service = %config.name, slot = at, pid, reason = why, "recycling worker");
+        info!(name: "recycling", service = %config.name, slot = at, pid, reason = why, "recycling worker");
         self.records[at].under_way = Some((generation, cause));
         slot.begin_replace(&Backoff::of(limits), now);
         slot.history.replace_reason = Some(format!("recycled: {why}"));
@@ -186,8 +186,7 @@ impl Recycling {
         let pause = longest.saturating_mul(1 << record.failures.min(10)).min(longest * LONGEST_PAUSE);
         if record.failures == 0 {
             let reason = slot.history.reason.as_deref().unwrap_or_default();
-            warn!(
-                service = %config.name, slot = at,
+            warn!(name: "recycling-failed", service = %config.name, slot = at,
                 "worker not recycled: {reason}; it stays, and the next attempt is in {}",
                 humantime::format_duration(pause)
             );

@@ -33,8 +33,8 @@ impl Operations {
         workers.slots.iter_mut().for_each(|slot| slot.history.reload_failed = None);
         let (slots, now) = (workers.slots.len(), workers.now);
         match only {
-            Some(slot) => info!(service = %workers.config.name, slot, "reloading"),
-            None => info!(service = %workers.config.name, slots, "reloading"),
+            Some(slot) => info!(name: "reloading", service = %workers.config.name, slot, "reloading"),
+            None => info!(name: "reloading", service = %workers.config.name, slots, "reloading"),
         }
         if workers.shared.is_some() && only.is_none() {
             self.begin_all_again(ticket, Verb::Reloaded, workers);
@@ -64,6 +64,7 @@ impl Operations {
                     let pid = workers.slots[at].pid();
                     let who = pid.map_or_else(|| "finished".to_owned(), |pid| format!("pid {pid}"));
                     let (done, of) = (reload.plan.done, reload.plan.of);
+                    info!(name: "reload-step", service = %workers.config.name, slot = at, pid, done, of, "worker replaced");
                     self.say(reload.ticket, Progress::Step(format!("slot {at}: {who} ({done} of {of})")));
                 }
                 RolloutAction::Failed(at, why) => {
@@ -88,14 +89,14 @@ impl Operations {
         self.effects.push(Effect::CloseLeaving);
         self.reloads += 1;
         let took = whole_millis(workers.now.duration_since(began));
-        info!(service = %workers.config.name, %took, "reloaded");
+        info!(name: "reloaded", service = %workers.config.name, %took, "reloaded");
         self.say(ticket, Progress::Done(format!("reloaded {} in {took}", count_of(slots))));
     }
 
     /// The others have the workers that they had.
     fn slot_reloaded(&mut self, reload: &Reloading, slot: usize, workers: &Workers) {
         let took = whole_millis(workers.now.duration_since(reload.began));
-        info!(service = %workers.config.name, slot, %took, "reloaded");
+        info!(name: "reloaded", service = %workers.config.name, slot, %took, "reloaded");
         self.say(reload.ticket, Progress::Done(format!("reloaded slot {slot} in {took}")));
     }
 
@@ -117,7 +118,7 @@ impl Operations {
                 (format!("the new worker failed: {how}"), slot.history.failed_successor.take(), REST_STAYS)
             }
         };
-        warn!(service = %workers.config.name, slot = at, "reload failed: {reason}; {end}");
+        warn!(name: "reload-failed", service = %workers.config.name, slot = at, "reload failed: {reason}; {end}");
         let last = |pid| workers.context.launcher.outputs.last(&workers.config.name, pid, LAST_LINES);
         let written = pid.map(last).unwrap_or_default();
         let lines: String = decisive(&written).iter().map(|line| format!("\n  | {line}")).collect();

@@ -26,7 +26,7 @@ impl Service {
                     && slot.history.stall_logged.is_none_or(|at| now.duration_since(at) >= STALL_LOG)
                 {
                     slot.history.stall_logged = Some(now);
-                    warn!(service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
+                    warn!(name: "worker-stalled", service = %name, slot = worker.slot, "worker stalled: its queue goes to the others");
                 }
             }
             Report::Drained(worker) => {
@@ -52,7 +52,7 @@ impl Service {
             Report::Rescued { worker, count } => {
                 let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.history.stall_logged);
                 if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
-                    info!(service = %name, slot = worker.slot, count, "connections rescued");
+                    info!(name: "rescued", service = %name, slot = worker.slot, count, "connections rescued");
                 }
             }
             Report::Uncountable(_) => warn!(
@@ -62,13 +62,13 @@ impl Service {
             ),
             Report::Shed { count, reason, .. } => match reason {
                 ShedReason::QueueTimeout => {
-                    warn!(service = %name, count, "connections reset: no worker took them within the queue timeout");
+                    warn!(name: "shed", service = %name, count, "connections reset: no worker took them within the queue timeout");
                 }
                 ShedReason::QueueFull => {
-                    warn!(service = %name, count, "connections reset: --max-queue clients were waiting already");
+                    warn!(name: "shed", service = %name, count, "connections reset: --max-queue clients were waiting already");
                 }
                 ShedReason::NoWorker | ShedReason::ClientLeft => {
-                    warn!(service = %name, count, "connections reset: no worker will take them");
+                    warn!(name: "shed", service = %name, count, "connections reset: no worker will take them");
                 }
             },
             Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
@@ -103,7 +103,7 @@ fn hung(slots: &mut [Slot], config: &ServiceConfig, worker: WorkerId) {
     let server = current.direct().map(|(server, _)| server.pid);
     let Some(pid) = current.relay().map(|relay| relay.pid).or(server) else { return };
     let reason = format!("hung: it took nothing for {seconds} s while connections waited");
-    warn!(service = %config.name, slot = worker.slot, pid, "worker {reason}: killed");
+    warn!(name: "worker-killed", service = %config.name, slot = worker.slot, pid, "worker {reason}: killed");
     slot.history.replace_reason = Some(reason.clone());
     slot.history.kill_reason = Some(reason);
     process::kill_tree(pid);

@@ -119,7 +119,7 @@ impl SharedServer {
             }
             Turn::Stopping(since) if now >= since + limits.kill_timeout => {
                 let pid = server.pid;
-                warn!(service = %config.name, pid, "killed: it did not end within the kill timeout");
+                warn!(name: "worker-killed", service = %config.name, pid, "killed: it did not end within the kill timeout");
                 process::kill_tree(pid);
                 self.turn = Turn::Killed;
                 None
@@ -155,7 +155,7 @@ impl SharedServer {
                 self.lifecycle.apply(Event::Started, now, &backoff);
             }
             Err(error) => {
-                warn!(service = %config.name, "server not started: {error}");
+                warn!(name: "worker-failed", service = %config.name, "server not started: {error}");
                 self.lifecycle.apply(Event::Died, now, &backoff);
             }
         }
@@ -201,13 +201,13 @@ impl SharedServer {
         let (name, backoff) = (&config.name, Backoff::of(&config.limits));
         if told {
             // That its code is 0 does not mean that its work is done.
-            info!(service = %name, pid, status = exit.text, "server stopped");
+            info!(name: "worker-stopped", service = %name, pid, status = exit.text, "server stopped");
             self.lifecycle.apply(Event::Replace, now, &backoff);
             return false;
         }
         let finished = exit.code == 0 && config.limits.on_exit == OnExit::Ok;
         let (how, event) = if finished { ("finished", Event::Finish) } else { ("exited", Event::Died) };
-        warn!(service = %name, pid, status = exit.text, "server {how}");
+        warn!(name: "worker-exited", service = %name, pid, status = exit.text, "server {how}");
         self.lifecycle.apply(if turns { Event::Replace } else { event }, now, &backoff);
         self.failed = Some((pid, exit.text.clone()));
         true

@@ -44,7 +44,7 @@ impl Slot {
         self.history.reason = self.history.replace_reason.take();
         let took = humantime::format_duration(Duration::from_millis(took.as_millis() as u64));
         let (pid, server) = (worker.receiver(), worker.behind_relay());
-        info!(service = %name, slot = at, pid, server, %took, "worker online");
+        info!(name: "worker-online", service = %name, slot = at, pid, server, %took, "worker online");
     }
 }
 
@@ -56,7 +56,7 @@ impl Service {
         let told = told_address(&self.listeners);
         let seat = Seat { config: &self.config, id, listeners: self.listeners.all().len(), told, now };
         if let Err(error) = slot.start(&seat, &self.delivery, context) {
-            warn!(service = %self.config.name, slot = at, "worker not started: {error}");
+            warn!(name: "worker-failed", service = %self.config.name, slot = at, "worker not started: {error}");
             slot.history.last_exit = Some(LastExit { text: error.to_string(), code: error.exit_code() });
             slot.history.reason = Some(error.to_string());
             slot.lifecycle.apply(Event::Died, now, &backoff);

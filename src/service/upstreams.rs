@@ -291,13 +291,13 @@ impl Upstreams {
             self.down[at] = health.down;
             if health.down {
                 let error = health.error().unwrap_or_default();
-                warn!(%service, %upstream, %error, "upstream down");
+                warn!(name: "upstream-down", %service, %upstream, %error, "upstream down");
             } else {
-                info!(%service, %upstream, "upstream up again");
+                info!(name: "upstream-up", %service, %upstream, "upstream up again");
             }
         }
         if self.all_down() && !before {
-            warn!(%service, waiting = self.waiting(), "all upstreams are down");
+            warn!(name: "upstreams-down", %service, waiting = self.waiting(), "all upstreams are down");
         }
         if self.all_down() {
             self.probe.get_or_insert(now + PROBE.0);

@@ -32,7 +32,7 @@ impl Operations {
             Of::Slot(number) => workers.weigh_slot(number, weight, force)?,
             Of::Upstream(at) => workers.weigh_upstream(at, weight, force)?,
         };
-        info!(service = %workers.config.name, "{text}");
+        info!(name: "weight", service = %workers.config.name, "{text}");
         self.say(ticket, Progress::Done(text));
         Ok(())
     }

@@ -130,7 +130,7 @@ impl Slot {
             (history.reason, reason) = (Some(text.clone()), Some(text));
             event = Event::GiveUp;
         } else if exit.code == 0 && config.limits.on_exit == OnExit::Ok {
-            info!(service = %name, slot = at, pid, status = exit.text, "server finished");
+            info!(name: "worker-finished", service = %name, slot = at, pid, status = exit.text, "server finished");
             history.reason = Some(format!("finished: {}", exit.text));
             event = Event::Finish;
         } else {
@@ -164,16 +164,16 @@ impl Slot {
             _ if scene.stopping => {}
             Phase::Waiting { until } if !restored => {
                 let restart_in = Duration::from_millis(until.saturating_duration_since(scene.now).as_millis() as u64);
-                warn!(service = %name, slot = at, pid, status, open, reason, ?restart_in, "{who} exited");
+                warn!(name: "worker-exited", service = %name, slot = at, pid, status, open, reason, ?restart_in, "{who} exited");
             }
             Phase::Errored if !restored => {
                 let why = match event {
                     Event::GiveUp => "another start would not help",
                     _ => "it exited too often in a row",
                 };
-                error!(service = %name, slot = at, pid, status, open, reason, "slot given up: {why}");
+                error!(name: "slot-given-up", service = %name, slot = at, pid, status, open, reason, "slot given up: {why}");
             }
-            _ => warn!(service = %name, slot = at, pid, status, open, reason, "{who} exited"),
+            _ => warn!(name: "worker-exited", service = %name, slot = at, pid, status, open, reason, "{who} exited"),
         }
         if self.lifecycle.phase == Phase::Errored && !restored {
             // A server without a relay worker, or the reverse, is of no use.

@@ -19,7 +19,7 @@ impl Slot {
         let own = process::children();
         let fit = |pid: &&u32| **pid != server.pid && attachment.leased.contains(pid) && own.contains(pid);
         let Some(&pid) = attachment.adopted.iter().find(fit) else { return false };
-        info!(service, slot = at, pid, before = server.pid, "the server goes on in another process");
+        info!(name: "server-moved", service, slot = at, pid, before = server.pid, "the server goes on in another process");
         server.pid = pid;
         // In a stop this one has to be asked, too.
         server.stop_request = StopRequest::NotSent;
@@ -32,7 +32,7 @@ impl Slot {
         let (server, attachment) = self.direct_mut()?;
         if attachment.abandoned.take_if(|until| *until <= now).is_some() {
             let pid = server.pid;
-            warn!(service, slot = at, pid, "the server exited but its launcher did not; launcher killed");
+            warn!(name: "worker-killed", service, slot = at, pid, "the server exited but its launcher did not; launcher killed");
             process::kill_tree(pid);
         }
         attachment.abandoned

@@ -125,11 +125,11 @@ impl Slot {
                     debug!(service = %name, slot = at, "the old worker gets no more connections");
                 }
                 RetireAction::SendStop { timed_out: true } => {
-                    warn!(service = %name, slot = at, open, "drain time is up: closing the connections that are left");
+                    warn!(name: "drain-timeout", service = %name, slot = at, open, "drain time is up: closing the connections that are left");
                 }
                 RetireAction::Kill => {
                     for pid in old.worker.pids() {
-                        warn!(service = %name, slot = at, pid, "killed: it did not end within the kill timeout");
+                        warn!(name: "worker-killed", service = %name, slot = at, pid, "killed: it did not end within the kill timeout");
                     }
                 }
                 RetireAction::GiveUpSuccessor => late = true,
@@ -174,7 +174,7 @@ impl Slot {
             }
         };
         let how = if serving { "exited before its successor was online" } else { "stopped" };
-        info!(service = %name, slot = at, pid, status = exit.text, "old worker {how}");
+        info!(name: "worker-stopped", service = %name, slot = at, pid, status = exit.text, "old worker {how}");
         self.retiring.extend(rest.map(|worker| Retiring { worker, stage, online, out_of_rotation }));
         Some(escaped)
     }

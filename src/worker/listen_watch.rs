@@ -82,7 +82,7 @@ pub fn look(
         }
         None => return None,
     };
-    warn!(service, slot, pid, "{text}; still waiting");
+    warn!(name: "not-listening", service, slot, pid, "{text}; still waiting");
     // Where it listens says more than that it does not.
     if server.trouble.is_none() {
         server.trouble = Some(text);

@@ -52,7 +52,7 @@ impl Handler<'_> {
             }
         }
         if let Some(why) = nonsense {
-            warn!(service = %name, slot = at, pid, "killed: nonsense on its IPC channel: {why}");
+            warn!(name: "worker-killed", service = %name, slot = at, pid, "killed: nonsense on its IPC channel: {why}");
             crate::sys::process::kill_tree(pid);
             return Some(false);
         }

@@ -283,3 +283,29 @@ fn the_table_of_modules_is_the_one_that_is_guarded() {
     }
     assert!(!wanted.contains("| ? |"), "a module without a subject: {wanted}");
 }
+
+/// The table of events: names, and fields of each.
+pub fn table_of_events() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = rows(&document("docs/reference.md"), "| event | fields | when |");
+    let named = rows.iter().flat_map(|row| quoted(&row[0]).into_iter().map(|name| (name, &row[1])));
+    named.map(|(name, fields)| (name, quoted(fields).into_iter().collect())).collect()
+}
+
+#[test]
+fn the_table_of_events_has_all_names_of_the_sources() {
+    let mut sources: Vec<_> = vec![Path::new(ROOT).join("src")];
+    let mut names = BTreeSet::from(["note".to_owned()]);
+    while let Some(path) = sources.pop() {
+        if path.is_dir() {
+            sources.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        for level in ["info!(", "warn!(", "error!("] {
+            let calls = text.split(level).skip(1).filter_map(|call| call.trim_start().strip_prefix("name: \""));
+            names.extend(calls.map(|call| call.split('"').next().unwrap().to_owned()));
+        }
+    }
+    assert!(names.len() > 30, "{names:?}");
+    assert_eq!(table_of_events().into_keys().collect::<BTreeSet<_>>(), names);
+}

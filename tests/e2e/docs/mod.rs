@@ -1,7 +1,7 @@
 //! README.md and docs/: every command is typed as it stands there, every table is held against the program.
 
 mod commands;
-mod facts;
+pub mod facts;
 
 use std::path::{Path, PathBuf};
 
