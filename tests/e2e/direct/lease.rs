@@ -1,4 +1,5 @@
 //! The lease: a server's connection to the daemon, by which it gets its stop signal when the daemon is gone. And only then.
+//! Mostly waits: tests/run runs it beside others.
 
 use crate::support::{Daemon, eventually, free_port, install_dir, listener_programs, roundsman, seconds};
 

@@ -1,4 +1,5 @@
 //! Time that has passed and nothing that follows from it: no thread of the daemon may run in circles then.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::path::Path;
 use std::time::Duration;

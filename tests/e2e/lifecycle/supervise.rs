@@ -1,4 +1,5 @@
 //! Readiness that a server tells, commands without a port, memory, hanging workers, servers that do not end.
+//! Mostly waits: tests/run runs it beside others.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,4 +1,5 @@
 //! `roundsman logs` on terminals and pipes: the daemon's events, stderr, times. And the daemon's own log on a terminal.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

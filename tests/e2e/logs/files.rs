@@ -1,4 +1,5 @@
 //! Log files in directories that the servers' user can write to, and FIFOs: nothing is written elsewhere, nothing hangs.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};

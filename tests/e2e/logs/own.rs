@@ -1,4 +1,5 @@
 //! What the daemon says of itself.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
