@@ -42,12 +42,24 @@ pub mod header {
     /// Direct: not 0 once the process that bound a stand-in has closed it; from then on those that inherited it report their
     /// closes, too. Written by the master.
     pub const CLOSES: usize = 2;
-    /// Not 0 while clients wait in the master for room in this worker: whoever counts a close rings the bell. Written by the
-    /// master.
+    /// Not 0 while clients wait in the master for room in this worker: whoever counts a close rings the bell; with
+    /// [`AFTER_RECEIVES`], so does whoever receives from a queue. Written by the master.
+    ///
+    /// [`AFTER_RECEIVES`]: super::room::AFTER_RECEIVES
     pub const ROOM_WANTED: usize = 3;
     /// Relay: connections since the start whose upstream has ended, or that are closed: at most the client's end is missing.
     /// Written by the worker.
     pub const FINISHED: usize = 4;
+}
+
+/// Values of [`header::ROOM_WANTED`].
+pub mod room {
+    /// Nobody waits.
+    pub const NOT_WANTED: u64 = 0;
+    /// The bell is rung after each close.
+    pub const AFTER_CLOSES: u64 = 1;
+    /// The bell is rung after each close and each receive.
+    pub const AFTER_RECEIVES: u64 = 2;
 }
 
 /// The doorbell's page, which all workers of a master share.

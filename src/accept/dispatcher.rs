@@ -13,10 +13,10 @@ use super::orders::{
 };
 use super::pace::Pace;
 use super::waits::ShedReason;
-use super::worker::{Returned, Worker};
+use super::worker::{Returned, Worker, WorkerLimits};
 use super::worker_set::WorkerSet;
 use crate::handoff::QueueTx;
-use crate::handoff::page::CountersPage;
+use crate::handoff::page::{CountersPage, Rings};
 use crate::handoff::rescue::Mark;
 use crate::sys::interrupt::impatiently;
 
@@ -215,7 +215,8 @@ impl ServiceDispatcher {
         stats: Arc<SlotStats>,
         now: Instant,
     ) {
-        let limits = (self.rules.cap, self.rules.worker_conns);
+        let bell = self.rules.worker_conns.is_some() || self.rules.max_conns.is_some();
+        let limits = WorkerLimits { cap: self.rules.cap, connections: self.rules.worker_conns, bell };
         let worker = Worker::new(id, queues, page, stats, limits, now);
         self.workers.insert(worker, self.rules.slow_start(), now);
         self.paused = None;
@@ -277,11 +278,12 @@ impl ServiceDispatcher {
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, cx: &Context, now: Instant) {
         let idle = self.waiting() == 0 && !self.has_ready();
-        let waiting = self.workers.busy().any(|worker| {
-            worker.waits_since().is_some()
-                || worker.first_receive_due().is_some_and(|at| at <= now)
-                || (self.rules.hang_timeout.is_some() && worker.stuck_since().is_some())
-        });
+        let waiting = self.workers.ring()
+            || self.workers.busy().any(|worker| {
+                worker.waits_since().is_some()
+                    || worker.first_receive_due().is_some_and(|at| at <= now)
+                    || (self.rules.hang_timeout.is_some() && worker.stuck_since().is_some())
+            });
         if self.phase == Phase::Stopped || (idle && !waiting && self.phase == Phase::Serving) {
             return;
         }
@@ -370,10 +372,15 @@ impl ServiceDispatcher {
             at(due.max(now));
         }
         if self.workers.len() > 1 {
-            for since in self.workers.busy().filter_map(Worker::waits_since) {
-                // An overdue worker without a free one to take over is checked again at the stall timeout's interval.
+            for (worker, since) in self.workers.busy().filter_map(|worker| Some((worker, worker.waits_since()?))) {
                 let due = since + self.rules.rescue_after();
-                at(if due > now { due } else { now + self.rules.stall_timeout.max(RETRY) });
+                // An overdue worker without a free one to take over is checked again at the stall timeout's interval, unless
+                // all ring when that may change.
+                if due > now {
+                    at(due);
+                } else if !self.until_bell || worker.rings() < Rings::AfterReceives {
+                    at(now + self.rules.stall_timeout.max(RETRY));
+                }
             }
         }
         // A worker that receives makes room without an event.

@@ -159,3 +159,37 @@ fn a_service_with_as_many_connections_as_it_may_have_waits_for_the_bell_and_not_
     dispatcher.turn(&cx, now);
     assert_eq!(dispatcher.all_connections(), 2);
 }
+
+/// Two workers with as much pending as they may have, and both too late to take over from each other.
+#[test]
+fn workers_that_lag_are_waited_for_by_the_bell_and_not_by_polling() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    (dispatcher.rules.worker_conns, dispatcher.rules.cap) = (Some(3), 2);
+    dispatcher.rules.stall_timeout = Duration::from_millis(10);
+    let now = Instant::now();
+    let workers: Vec<_> = (0..2)
+        .map(|slot| {
+            let ((queue, end), (page, _)) = (QueueTx::to_relay().unwrap(), CountersPage::create().unwrap());
+            let (queues, page) = (vec![(0, Arc::new(queue))], Arc::new(page));
+            let id = WorkerId { service: 0, slot, generation: 1 };
+            dispatcher.online(&cx, id, queues, page.clone(), Arc::default(), now);
+            (crate::handoff::QueueRx::new(end), page)
+        })
+        .collect();
+    let address = std::net::TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+    let _clients = [(); 6].map(|()| std::net::TcpStream::connect(address).unwrap());
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    assert_eq!(dispatcher.waiting(), 2);
+    let due = now + dispatcher.rules.stall_timeout;
+    assert_eq!(dispatcher.deadline(now), Some(due));
+    dispatcher.turn(&cx, due);
+    assert_eq!(dispatcher.deadline(due), Some(due + BELL_LOST));
+    assert!(workers.iter().all(|(_, page)| page.is_receive_awaited()));
+    let (queue, page) = &workers[0];
+    let mut sockets = Vec::new();
+    queue.receive(&mut sockets).unwrap();
+    page.receives(1, sockets.len() as u64);
+    dispatcher.turn(&cx, due);
+    assert_eq!((sockets.len(), dispatcher.waiting()), (2, 1));
+}

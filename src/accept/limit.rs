@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use super::Context;
 use super::dispatcher::ServiceDispatcher;
 use super::orders::{LimitReached, Report, WorkerId};
 use super::worker::Worker;
-use crate::handoff::page::CountersPage;
+use crate::handoff::page::{CountersPage, Rings};
 
 /// A worker that gets nothing new and still has connections.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ pub(super) struct Limit {
     pub(super) reached: Option<LimitReached>,
     /// Open connections cannot be counted: the limit does not hold.
     uncountable: bool,
-    /// Workers may have been asked to ring the bell at every close.
+    /// Workers that leave may have been asked to ring the bell.
     rings: bool,
 }
 
@@ -57,6 +56,16 @@ impl Limit {
     /// A worker has ended, and its connections with it.
     pub fn ended(&mut self, id: WorkerId) {
         self.leaving.retain(|one| one.id != id);
+    }
+
+    /// Sets whether workers that leave ring the bell after a close. Whether one may have done so before it was asked to.
+    pub fn ring(&mut self, on: bool) -> bool {
+        let new = std::mem::replace(&mut self.rings, on) != on;
+        if new {
+            let rings = if on { Rings::AfterCloses } else { Rings::Never };
+            self.leaving.iter().for_each(|one| one.page.want_room(rings));
+        }
+        new && on && !self.leaving.is_empty()
     }
 
     /// One more connection.
@@ -96,24 +105,9 @@ impl ServiceDispatcher {
         full
     }
 
-    /// While the service has no room for more, every worker rings the bell after a close. Whether to look again: there may be
-    /// room by now, and what was closed before a worker knew of it is read after that.
-    pub(super) fn ring_for_service(&mut self, cx: &Context, now: Instant) -> bool {
-        let wanted = self.limit.reached == Some(LimitReached::MaxConns);
-        if !wanted && !self.limit.rings {
-            return false;
-        }
-        let new = self.workers.ring_at_every_close(wanted, now, cx);
-        let turned = new || self.limit.rings != wanted;
-        if turned {
-            self.limit.leaving.iter().for_each(|one| one.page.want_room(wanted));
-        }
-        self.limit.rings = wanted;
-        // With a limit per worker, a place in one may be free, too.
-        let look = |it: &mut Self| {
-            it.rules.worker_conns.is_some() || it.rules.max_conns.is_some_and(|max| it.all_connections() < max)
-        };
-        wanted && turned && look(self)
+    /// Whether there is room for one more by now.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.rules.max_conns.is_none_or(|max| self.all_connections() < max)
     }
 
     /// Has status show the limit reached.

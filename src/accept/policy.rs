@@ -163,6 +163,11 @@ impl Candidate {
         self.pending < self.cap && self.room > 0
     }
 
+    /// Whether it gets nothing, or less than others, until it receives.
+    pub fn lags(&self) -> bool {
+        self.stalled || self.behind || self.pending >= self.cap
+    }
+
     /// Counts a connection for it.
     pub fn gets_one(&mut self) {
         self.pending += 1;

@@ -54,7 +54,7 @@ impl ServiceDispatcher {
             }
         });
         let timeout = self.rules.rescue_after();
-        let overdue = |worker: &Worker| worker.waits_since().is_some_and(|since| now.duration_since(since) >= timeout);
+        let overdue = |worker: &Worker| worker.is_overdue(timeout, now);
         let clients_wait = self.rules.worker_conns.is_some() && self.waiting() > 0;
         for (id, stats, queues) in self.workers.stall(clients_wait, overdue) {
             cx.report(Report::Stalled(id));

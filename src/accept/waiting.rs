@@ -10,6 +10,7 @@ use super::line::{Held, Ticket};
 use super::orders::{Addresses, LimitReached, ListenerId, Report};
 use super::policy::Policy;
 use super::waits::ShedReason;
+use super::worker::Worker;
 use super::worker_set::Choice;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::closer::Foreign;
@@ -30,32 +31,26 @@ impl ServiceDispatcher {
         self.place_held(now, cx);
     }
 
-    /// While clients wait for room, workers ring the bell after a close.
+    /// While clients wait for room, workers ring the bell when they may have some.
     pub(super) fn want_room(&mut self, cx: &Context, now: Instant) {
         self.until_bell = false;
-        let waits = |it: &Self| !it.blocked.is_empty() || it.workers.in_line() > 0;
-        if self.ring_for_service(cx, now) {
-            self.paused = Some(now);
-            return;
-        }
         let full = self.limit.reached == Some(LimitReached::MaxConns);
-        if self.rules.worker_conns.is_none() || !waits(self) {
-            // With clients that wait, room may come without a close.
-            self.until_bell = full && !waits(self);
-            if !full {
-                self.workers.want_no_room();
-            }
-            return;
+        let waits = |it: &Self| it.rules.worker_conns.is_some() && (!it.blocked.is_empty() || it.workers.in_line() > 0);
+        let leaving = self.limit.ring(full);
+        if !full && !waits(self) {
+            return self.workers.want_no_room();
         }
-        // What was closed before a worker knew of it was read after that.
-        if self.workers.want_room(now, cx) {
+        // What was closed or received before a worker knew of it was read after that.
+        if self.workers.want_room(&self.rules, full, now, cx) || leaving {
             self.serve_line(cx, now);
-            if !waits(self) || self.workers.want_room(now, cx) {
+            let room = if full { self.has_room() } else { !waits(self) };
+            if room || self.workers.want_room(&self.rules, full, now, cx) {
                 self.paused = Some(now);
                 return;
             }
         }
-        self.until_bell = !self.workers.makes_room_silently(&self.blocked);
+        // Workers that came before a reload set a limit have no bell.
+        self.until_bell = self.workers.iter().all(Worker::has_bell);
         self.paused = (!self.until_bell).then_some(now + RETRY);
     }
 

@@ -15,7 +15,7 @@ use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::Candidate;
 use super::weighted::FULL;
 use crate::handoff::QueueTx;
-use crate::handoff::page::CountersPage;
+use crate::handoff::page::{CountersPage, Rings};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock::PeerAddress;
 
@@ -67,6 +67,17 @@ impl Lane {
     }
 }
 
+/// What was in force when a worker came.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerLimits {
+    /// The most hand-offs that may be pending.
+    pub cap: u32,
+    /// `--worker-conns`.
+    pub connections: Option<u32>,
+    /// Whether it has the bell.
+    pub bell: bool,
+}
+
 /// A worker that is online.
 #[derive(Debug)]
 pub struct Worker {
@@ -80,7 +91,7 @@ pub struct Worker {
     taken_back: u64,
     page: Arc<CountersPage>,
     since: Instant,
-    cap: u32,
+    limits: WorkerLimits,
     stalled: bool,
     /// Its number of open connections is an estimate.
     estimated: bool,
@@ -89,10 +100,8 @@ pub struct Worker {
     first_receive: FirstReceive,
     /// Something has been pending since then without interruption.
     stuck: Option<Instant>,
-    /// `--worker-conns`.
-    max_connections: Option<u32>,
-    /// It rings the bell after each close.
-    rings: bool,
+    /// When it rings the bell.
+    rings: Rings,
     processes: Processes,
     /// With nothing pending, so many are counted as received since then, and more were sent.
     uncounted: Option<(u64, Instant)>,
@@ -113,7 +122,7 @@ impl Worker {
         queues: Vec<(ListenerId, Arc<QueueTx>)>,
         page: Arc<CountersPage>,
         stats: Arc<SlotStats>,
-        (cap, max_connections): (u32, Option<u32>),
+        limits: WorkerLimits,
         now: Instant,
     ) -> Self {
         let mut worker = Self {
@@ -124,15 +133,14 @@ impl Worker {
             taken_back: 0,
             page,
             since: now,
-            cap,
+            limits,
             stalled: false,
             estimated: false,
             rescues: 0,
             first_receive: FirstReceive::NothingSent,
             stuck: None,
             served_limit: u64::MAX,
-            max_connections,
-            rings: false,
+            rings: Rings::Never,
             processes: Processes::default(),
             uncounted: None,
             estimate_reported: false,
@@ -204,8 +212,8 @@ impl Worker {
     pub fn candidate(&self, now: Instant) -> Candidate {
         Candidate {
             slot: self.id.slot,
-            pending: u32::try_from(self.pending()).unwrap_or(u32::MAX),
-            cap: self.cap,
+            pending: u32::try_from(self.pending() + self.batched()).unwrap_or(u32::MAX),
+            cap: self.limits.cap,
             open: self.open(),
             room: self.room(),
             behind: self.oldest().is_some_and(|since| now.duration_since(since) > BEHIND),
@@ -258,7 +266,12 @@ impl Worker {
     /// counted as received is in flight.
     fn in_flight(&self, received: u64) -> u64 {
         // A server's process that died in between never counts what it received: hence the bound.
-        self.expected().saturating_sub(received).min(u64::from(self.cap))
+        self.expected().saturating_sub(received).min(u64::from(self.limits.cap))
+    }
+
+    /// Sockets of this turn.
+    fn batched(&self) -> usize {
+        self.lanes.iter().flatten().map(|lane| lane.batch.len()).sum()
     }
 
     fn pending(&self) -> usize {
@@ -273,6 +286,11 @@ impl Worker {
     /// Time of the oldest hand-off that may have to be rescued; `None` for a worker already known to be stalled.
     pub fn waits_since(&self) -> Option<Instant> {
         if self.stalled || self.rescues > 0 { None } else { self.oldest() }
+    }
+
+    /// Whether it has a hand-off that may have to be rescued and is as old as that.
+    pub fn is_overdue(&self, timeout: Duration, now: Instant) -> bool {
+        self.waits_since().is_some_and(|since| now.duration_since(since) >= timeout)
     }
 
     /// Whether it has received nothing for `timeout` while something waited; true once.

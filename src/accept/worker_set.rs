@@ -188,22 +188,33 @@ impl WorkerSet {
         if policy == Policy::LeastConn {
             self.all_busy();
         }
-        let Self { workers, views, busy, is_busy, trusted, turn, .. } = self;
+        let mut busy = std::mem::take(&mut self.busy);
         busy.retain(|&at| {
-            let (worker, view) = (&mut workers[at], &mut views[at]);
-            worker.refresh();
-            *trusted &= !worker.is_estimate();
-            let Candidate { owed, weight, share, credit, newcomer, .. } = *view;
-            *view = Candidate { owed, weight, share, credit, newcomer, ..worker.candidate(now) };
-            turn.fell(view);
+            self.look_at(at, now);
             // One that is full gets room without our doing.
-            is_busy[at] = worker.is_busy() || view.room == 0;
-            is_busy[at]
+            self.is_busy[at] = self.workers[at].is_busy() || self.views[at].room == 0;
+            self.is_busy[at]
         });
+        self.busy = busy;
+        self.distrust(policy);
+    }
+
+    /// Under `rr`: no open connections count once the number of any worker is an estimate.
+    fn distrust(&mut self, policy: Policy) {
         if !self.trusted && policy != Policy::LeastConn {
             self.views.iter_mut().for_each(|view| view.open = 0);
             self.turn.loads_changed();
         }
+    }
+
+    /// Brings the policy's view of the worker at an index up to date.
+    fn look_at(&mut self, at: usize, now: Instant) {
+        let (worker, view) = (&mut self.workers[at], &mut self.views[at]);
+        worker.refresh();
+        self.trusted &= !worker.is_estimate();
+        let Candidate { owed, weight, share, credit, newcomer, .. } = *view;
+        *view = Candidate { owed, weight, share, credit, newcomer, ..worker.candidate(now) };
+        self.turn.fell(view);
     }
 
     /// Reads the loads that a choice in turn depends on: that of the worker whose turn it is and, unless it has nothing in

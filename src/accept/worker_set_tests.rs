@@ -1,4 +1,5 @@
 use super::*;
+use crate::accept::worker::WorkerLimits;
 use crate::handoff::page::CountersPage;
 
 const WHOLE: Duration = Duration::from_secs(10);
@@ -9,7 +10,8 @@ fn seconds(n: u64) -> Duration {
 
 fn worker(slot: u32, generation: u64, now: Instant) -> Worker {
     let id = WorkerId { service: 0, slot, generation };
-    Worker::new(id, Vec::new(), Arc::new(CountersPage::create().unwrap().0), Arc::default(), (16, None), now)
+    let limits = WorkerLimits { cap: 16, connections: None, bell: false };
+    Worker::new(id, Vec::new(), Arc::new(CountersPage::create().unwrap().0), Arc::default(), limits, now)
 }
 
 fn shares(set: &mut WorkerSet, now: Instant) -> Vec<u32> {

@@ -117,7 +117,7 @@ impl Daemon {
         for (config, settings) in wanted {
             let known = self.in_config().find(|service| service.config().name == config.name);
             if let Some(service) = known {
-                service.may_reload()?;
+                service.may_reload(&config)?;
             }
             let id = known.map(|service| service.id());
             let has = |listen: &&Listen| {

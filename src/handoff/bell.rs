@@ -1,5 +1,5 @@
-//! The doorbell: a worker rings it when it has closed a connection while clients wait for room in a worker. It is a futex
-//! in shared memory and no descriptor, because servers close descriptors that they do not know.
+//! The doorbell: a worker rings it when it has closed or received a connection while clients wait for room in a worker. It is
+//! a futex in shared memory and no descriptor, because servers close descriptors that they do not know.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,40 +66,5 @@ impl BellRope {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::channel;
-    use std::time::Duration;
-
-    #[test]
-    fn every_ring_is_heard() {
-        let (heard, hears) = channel();
-        let bell = Bell::hang(move || heard.send(()).unwrap()).unwrap();
-        let rope = BellRope::attach(bell.as_fd()).unwrap();
-        for _ in 0..100 {
-            rope.ring();
-            hears.recv_timeout(Duration::from_secs(20)).unwrap();
-        }
-    }
-
-    #[test]
-    fn somebody_else_who_waits_takes_no_ring() {
-        let (heard, hears) = channel();
-        let bell = Bell::hang(move || heard.send(()).unwrap()).unwrap();
-        let rope = BellRope::attach(bell.as_fd()).unwrap();
-        const RUNG: u64 = 100;
-        for _ in 0..8 {
-            let memory = BellRope::attach(bell.as_fd()).unwrap();
-            thread::spawn(move || {
-                let rings = &memory.0.words()[RINGS];
-                while let now @ ..RUNG = rings.load(SeqCst) {
-                    futex::wait(rings, now as u32);
-                }
-            });
-        }
-        for _ in 0..RUNG {
-            rope.ring();
-            hears.recv_timeout(Duration::from_secs(20)).unwrap();
-        }
-    }
-}
+#[path = "bell_tests.rs"]
+mod tests;

@@ -5,12 +5,23 @@ use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::abi::page::{ROW_WORDS, ROWS, header, latency, row, upstream};
+use crate::abi::page::{ROW_WORDS, ROWS, header, latency, room, row, upstream};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
 /// claims more is not believed.
 pub(super) const MAX_OPEN: u64 = 1 << 30;
+
+/// When a worker rings the doorbell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u64)]
+pub enum Rings {
+    #[default]
+    Never = room::NOT_WANTED,
+    AfterCloses = room::AFTER_CLOSES,
+    /// After each close, and after each message that it receives.
+    AfterReceives = room::AFTER_RECEIVES,
+}
 
 /// A worker's counters, written by its processes, each checked for range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -123,17 +134,26 @@ impl CountersPage {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
     }
 
-    /// Whether workers ring the bell when they have counted a close.
-    pub fn want_room(&self, on: bool) {
-        self.0.words()[header::ROOM_WANTED].store(u64::from(on), Ordering::SeqCst);
-        // What was closed is read after this, as workers read this after they have counted a close.
+    /// Says when the worker rings the bell.
+    pub fn want_room(&self, rings: Rings) {
+        self.0.words()[header::ROOM_WANTED].store(rings as u64, Ordering::SeqCst);
+        // What was closed and received is read after this, as workers read this after they have counted a close.
         fence(Ordering::SeqCst);
     }
 
-    /// Whether clients wait for room, asked after all closes so far were counted.
+    /// Whether the bell is to be rung after a close, asked after all closes so far were counted.
     pub fn is_room_wanted(&self) -> bool {
+        self.room_wanted() >= room::AFTER_CLOSES
+    }
+
+    /// Whether the bell is to be rung after a receive, asked after the receive.
+    pub fn is_receive_awaited(&self) -> bool {
+        self.room_wanted() >= room::AFTER_RECEIVES
+    }
+
+    fn room_wanted(&self) -> u64 {
         fence(Ordering::SeqCst);
-        self.0.words()[header::ROOM_WANTED].load(Ordering::SeqCst) != 0
+        self.0.words()[header::ROOM_WANTED].load(Ordering::SeqCst)
     }
 
     /// The pids of the processes that have received connections, and whether they have some open.
@@ -305,7 +325,7 @@ mod tests {
             for step in 0..4 {
                 let master = order >> step & 1 == 1;
                 match (master, masters, workers) {
-                    (true, 0, _) => page.want_room(true),
+                    (true, 0, _) => page.want_room(Rings::AfterCloses),
                     (true, ..) => seen = page.closed() == 1,
                     (false, _, 0) => page.add(row::CLOSED, 1),
                     (false, ..) => rings = page.is_room_wanted(),

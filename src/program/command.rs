@@ -12,7 +12,7 @@ use crate::codes::{NOT_EXECUTABLE, NOT_FOUND, USAGE};
 use crate::sys::reason;
 
 /// A program and its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     /// As the user wrote it: `argv[0]`.
     words: Vec<OsString>,
@@ -20,7 +20,7 @@ pub struct CommandLine {
 }
 
 /// From where a program is looked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lookup {
     /// The working directory; `None` is ours.
     pub cwd: Option<PathBuf>,

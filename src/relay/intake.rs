@@ -142,20 +142,21 @@ impl Intake {
         sessions.len() + self.batch <= self.capacity
     }
 
-    /// Takes new connections while there is room.
+    /// Takes new connections while there is room. Whether there was a message in a queue.
     ///
     /// # Errors
     /// When a queue cannot be read or a listener cannot be watched: the worker is useless then.
-    pub fn take(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant) -> io::Result<()> {
+    pub fn take(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant) -> io::Result<bool> {
         if self.retry.is_some_and(|at| at <= now) && self.room(sessions) {
             self.retry = None;
             self.serve(poll)?;
         }
-        let mut budget = BUDGET;
+        let (mut budget, mut received) = (BUDGET, false);
         for at in 0..self.queues.len() {
             while budget > 0 && self.queues[at].ready && self.room(sessions) {
                 match self.queues[at].rx.receive(&mut self.received)? {
                     Reception::Message { lost, accepted } => {
+                        received = true;
                         if lost > 0 {
                             sessions.count_lost(lost);
                         }
@@ -181,7 +182,7 @@ impl Intake {
             false => !self.room(sessions),
             true => sessions.len() > self.capacity / 2,
         };
-        Ok(())
+        Ok(received)
     }
 
     fn accept(&mut self, poll: &Poll, sessions: &mut Sessions, now: Instant, mut budget: usize) -> io::Result<()> {

@@ -148,11 +148,11 @@ impl Worker {
             if ordered && !self.take_orders(now)? {
                 return Ok(());
             }
-            self.intake.take(&self.poll, &mut self.sessions, now)?;
+            let received = self.intake.take(&self.poll, &mut self.sessions, now)?;
             self.sessions.run_timers(&self.poll, now);
             self.send_reports();
             if let Some(bell) = &self.bell
-                && self.sessions.room_is_wanted()
+                && self.sessions.room_is_wanted(received)
             {
                 bell.ring();
             }

@@ -137,10 +137,10 @@ impl Sessions {
         self.page.record_latency(n as u64, monotonic_ns().saturating_sub(accepted));
     }
 
-    /// Whether clients wait in the master for what has ended since the last call.
-    pub fn room_is_wanted(&mut self) -> bool {
+    /// Whether clients wait in the master for what has ended since the last call, or because something was `received`.
+    pub fn room_is_wanted(&mut self, received: bool) -> bool {
         let before = std::mem::replace(&mut self.closed, self.page.closed());
-        before != self.closed && self.page.is_room_wanted()
+        (before != self.closed && self.page.is_room_wanted()) || (received && self.page.is_receive_awaited())
     }
 
     pub(super) fn tick(&self, now: Instant) -> u32 {

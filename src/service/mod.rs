@@ -195,8 +195,10 @@ impl Service {
     ///
     /// # Errors
     /// Why not.
-    pub fn may_reload(&self) -> Result<(), String> {
-        self.operations.is_free(self.stop.is_some()).map_err(|why| format!("{}: {why}", self.config.name))
+    pub fn may_reload(&self, wanted: &ServiceConfig) -> Result<(), String> {
+        let free = self.operations.is_free(self.stop.is_some());
+        free.and_then(|()| reconfigure::countable(&self.config, wanted, &self.slots))
+            .map_err(|why| format!("{}: {why}", self.config.name))
     }
 
     /// Lets operations go on, and does to the listeners what follows.

@@ -11,6 +11,7 @@ use crate::accept::policy::Policy;
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, ServiceConfig};
 use crate::listener::Listener;
+use crate::slot::Slot;
 use crate::sys::reason;
 use crate::worker::Delivery;
 
@@ -102,6 +103,31 @@ impl Service {
         }
         notes
     }
+}
+
+/// Whether the limits of connections that a configuration adds can be kept: not for a server that was seen to close
+/// connections in processes that did not accept them.
+///
+/// # Errors
+/// Why not.
+pub(super) fn countable(now: &ServiceConfig, wanted: &ServiceConfig, slots: &[Slot]) -> Result<(), String> {
+    let keys = [
+        ("worker-conns", now.limits.worker_conns, wanted.limits.worker_conns),
+        ("max-conns", now.limits.max_conns, wanted.limits.max_conns),
+    ];
+    let added = keys.into_iter().find(|(_, now, wanted)| now.is_none() && wanted.is_some());
+    let Some((key, ..)) = added else { return Ok(()) };
+    let same = match (&now.backend, &wanted.backend) {
+        (Backend::Direct(now), Backend::Direct(wanted)) => now == wanted,
+        _ => false,
+    };
+    if same && slots.iter().filter_map(Slot::attachment).any(|server| server.page.is_estimate()) {
+        return Err(format!(
+            "{key}: the server closes connections in processes that did not accept them, so those open cannot be \
+             counted; take {key} out, or set via = \"relay\" and restart the daemon"
+        ));
+    }
+    Ok(())
 }
 
 /// What about the way to the servers cannot change while the service runs.

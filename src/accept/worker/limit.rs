@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::accept::Context;
-use crate::handoff::page::CountersPage;
+use crate::handoff::page::{CountersPage, Rings};
 
 /// How long a hand-off may be neither pending nor counted as received.
 const UNCOUNTED: Duration = Duration::from_millis(900);
@@ -14,14 +14,13 @@ impl Worker {
     /// How many more connections it may have; `u32::MAX` without a limit. By our own count: what the queue and the page say
     /// together misses a connection between its receive and its count.
     pub fn room(&self) -> u32 {
-        let Some(max) = self.max_connections else { return u32::MAX };
+        let Some(max) = self.limits.connections else { return u32::MAX };
         max.saturating_sub(u32::try_from(self.has()).unwrap_or(u32::MAX))
     }
 
     /// Connections handed out to it and not counted as closed, with those of this turn.
     pub fn has(&self) -> u64 {
-        let batched: usize = self.lanes.iter().flatten().map(|lane| lane.batch.len()).sum();
-        (self.expected() + batched as u64).saturating_sub(self.page.closed())
+        (self.expected() + self.batched() as u64).saturating_sub(self.page.closed())
     }
 
     /// Where it counts what it closes, and how many connections it got.
@@ -63,18 +62,26 @@ impl Worker {
 
     /// Whether its limit cannot be kept exactly: what is open is an estimate. True once.
     pub fn exceeds_limit(&mut self) -> bool {
-        let new = self.estimated && self.max_connections.is_some() && !self.estimate_reported;
+        let new = self.estimated && self.limits.connections.is_some() && !self.estimate_reported;
         self.estimate_reported |= new;
         new
     }
 
-    /// Sets whether it rings the bell after each close. Whether that is new.
-    pub fn ring_at_close(&mut self, on: bool) -> bool {
-        let new = self.rings != on;
-        if new {
-            self.rings = on;
-            self.page.want_room(on);
+    pub fn has_bell(&self) -> bool {
+        self.limits.bell
+    }
+
+    /// When it rings the bell.
+    pub fn rings(&self) -> Rings {
+        self.rings
+    }
+
+    /// Sets when it rings the bell. Whether it did not ring as often before.
+    pub fn ring(&mut self, rings: Rings) -> bool {
+        let before = std::mem::replace(&mut self.rings, rings);
+        if rings != before {
+            self.page.want_room(rings);
         }
-        new
+        rings > before
     }
 }

@@ -6,9 +6,10 @@ use std::time::Instant;
 use super::{Choice, WorkerSet};
 use crate::accept::Context;
 use crate::accept::line::{Held, Part, Ticket};
-use crate::accept::orders::{ListenerId, Rules, place};
+use crate::accept::orders::{Rules, place};
 use crate::accept::policy::Policy;
 use crate::accept::worker::Worker;
+use crate::handoff::page::Rings;
 
 impl WorkerSet {
     /// Connections that wait in the workers' lines.
@@ -95,21 +96,34 @@ impl WorkerSet {
         Some(held)
     }
 
-    /// Has workers without room ring the bell at each close from now on. Whether one has room by now.
-    pub fn want_room(&mut self, now: Instant, cx: &Context) -> bool {
+    /// Has workers ring the bell when they may have room again: after a close, all where `everybody` is set, else those without
+    /// room; after a receive, too, those that are behind or stalled or have as much pending as they may. Whether to look again:
+    /// one that did not ring before may have room by now.
+    pub fn want_room(&mut self, rules: &Rules, everybody: bool, now: Instant, cx: &Context) -> bool {
         self.rings = true;
-        let mut found = false;
-        for (worker, view) in self.workers.iter_mut().zip(&mut self.views).filter(|(_, view)| view.room == 0) {
-            let new = worker.ring_at_close(true);
-            worker.watch_ends(now, cx);
-            // Those that ring already were looked at since.
+        let mut look = false;
+        for at in 0..self.workers.len() {
+            let (worker, view) = (&mut self.workers[at], &self.views[at]);
+            let rings = if worker.is_overdue(rules.rescue_after(), now) || view.lags() {
+                Rings::AfterReceives
+            } else if everybody || view.room == 0 {
+                Rings::AfterCloses
+            } else {
+                // Some that had none may still be found without: no need to have them start again.
+                worker.rings().min(Rings::AfterCloses)
+            };
+            let new = worker.ring(rings);
+            if everybody || view.room == 0 {
+                worker.watch_ends(now, cx);
+            }
+            // The others were looked at since they ring.
             if new {
-                view.room = worker.room();
-                self.turn.fell(view);
-                found |= view.eligible();
+                self.look_at(at, now);
+                self.distrust(rules.policy);
+                look |= everybody || self.views[at].eligible();
             }
         }
-        found
+        look
     }
 
     /// Processes of a server have ended.
@@ -117,39 +131,22 @@ impl WorkerSet {
         self.workers.iter_mut().for_each(Worker::settle);
     }
 
-    /// Sets whether all workers ring the bell at each close. Whether that is new for one.
-    pub fn ring_at_every_close(&mut self, on: bool, now: Instant, cx: &Context) -> bool {
-        self.rings = on;
-        let mut any = false;
-        for worker in &mut self.workers {
-            any |= worker.ring_at_close(on);
-            if on {
-                worker.watch_ends(now, cx);
-            }
-        }
-        any
-    }
-
     /// Connections of all workers, open or on their way.
     pub fn connections(&self) -> u64 {
         self.workers.iter().map(Worker::has).sum()
+    }
+
+    /// Whether workers may have been asked to ring the bell.
+    pub fn ring(&self) -> bool {
+        self.rings
     }
 
     /// No client waits any more.
     pub fn want_no_room(&mut self) {
         if std::mem::take(&mut self.rings) {
             for worker in &mut self.workers {
-                worker.ring_at_close(false);
+                worker.ring(Rings::Never);
             }
         }
-    }
-
-    /// Whether a worker without room for clients of these listeners, or with a line of its own, can get room without a close:
-    /// by a receive, or by waking up.
-    pub fn makes_room_silently(&self, listeners: &[ListenerId]) -> bool {
-        self.workers.iter().zip(&self.views).any(|(worker, view)| {
-            let wanted = !worker.line.is_empty() || listeners.iter().any(|&id| worker.serves_at(place(id)));
-            wanted && view.weight > 0 && view.room > 0
-        })
     }
 }

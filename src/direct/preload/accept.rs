@@ -9,7 +9,7 @@ use super::bind::recognize;
 use super::message::{self, RecvVia};
 use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd};
 use super::table::{StandIn, Stands};
-use super::{close, counts, errno, fail, libc_result, next, table};
+use super::{bell, close, counts, errno, fail, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -132,6 +132,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         if n < 0 {
             return Err(libc_result(n));
         }
+        bell::received();
         if socket < 0 {
             if stand_in.is_shut() {
                 return Err(fail(EINVAL));

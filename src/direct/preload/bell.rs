@@ -1,5 +1,5 @@
-//! The doorbell: tells the master, while clients wait for room in this worker, that a connection was closed. A futex in
-//! shared memory: a descriptor could be closed by the server.
+//! The doorbell: tells the master, while clients wait for room in this worker, that a connection was closed or received. A
+//! futex in shared memory: a descriptor could be closed by the server.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
@@ -21,6 +21,13 @@ pub fn hang(fd: i32) {
         PAGE.store(at, Release);
     }
     raw::close(fd);
+}
+
+/// A message was received from a queue.
+pub fn received() {
+    if PAGE.load(Relaxed) != 0 && counts::is_receive_awaited() {
+        ring();
+    }
 }
 
 /// Wakes the master. Costs a system call.

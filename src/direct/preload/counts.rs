@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
-use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, row};
+use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, room, row};
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
 use super::{next, raw};
@@ -210,7 +210,17 @@ pub fn closed() -> bool {
         estimate();
     }
     count(row, row::CLOSED);
-    word(0, header::ROOM_WANTED).is_some_and(|word| word.load(SeqCst) != 0)
+    room_wanted() >= room::AFTER_CLOSES
+}
+
+/// Whether the master waits for this worker to receive, asked after the receive: the kernel's lock on the queue orders that
+/// and what the master does, which sets the mark and then asks what is queued.
+pub fn is_receive_awaited() -> bool {
+    room_wanted() >= room::AFTER_RECEIVES
+}
+
+fn room_wanted() -> u64 {
+    word(0, header::ROOM_WANTED).map_or(room::NOT_WANTED, |word| word.load(SeqCst))
 }
 
 /// Says that what is open is an estimate.

@@ -279,7 +279,8 @@ impl Simulation {
             let given_up = |slot: &&Slot| slot.lifecycle.phase == Phase::Errored;
             let given_up = self.service.slots.iter().filter(given_up).count();
             let full = self.service.operations.paused != Paused::No || wanted + given_up == self.service.slots.len();
-            let over = self.service.may_reload().is_ok() && self.service.operations.awaiting.is_empty();
+            let over =
+                self.service.may_reload(&self.service.config).is_ok() && self.service.operations.awaiting.is_empty();
             if full && over && self.world.processes.len() == wanted {
                 return;
             }

@@ -1,32 +1,14 @@
 //! The line: its order, its limits, and those who leave it.
 //! Mostly waits: tests/run runs it beside others.
 
-use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-use super::{ask, body, held, start, start_also, wait_held};
-use crate::support::{App, eventually, free_port, get, is_closed, millis, reset, seconds};
-
-const LONG: u32 = 600_000;
+use super::{LONG, answered, ask, body, held, occupied, start, start_also, wait_held};
+use crate::support::{App, eventually, free_port, get, is_closed, reset, seconds};
 
 fn shed(app: &App, reason: &str) -> u64 {
     app.daemon.ls()["services"][0]["shed_by"][reason].as_u64().unwrap()
-}
-
-fn answered(mut stream: TcpStream) -> bool {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).is_ok() && text.contains("200 OK")
-}
-
-/// One worker with room for one, and somebody in it until the returned connection is closed.
-fn occupied(options: &[&str]) -> (App, TcpStream) {
-    let mut all = vec!["-i", "1", "--worker-conns", "1"];
-    all.extend(options);
-    let app = start(&all);
-    let first = ask(app.port, LONG);
-    eventually("it is taken", seconds(10), || (app.daemon.total("connections") == 1).then_some(()));
-    (app, first)
 }
 
 #[test]
@@ -72,20 +54,6 @@ fn one_line_for_all_listeners() {
             let body = body(client);
             assert_eq!(body.rsplit(' ').next(), Some(n.to_string().as_str()), "{via}: client {n}: {body}");
         }
-    }
-}
-
-/// A bell that did not ring would cost each of them up to a second.
-#[test]
-fn room_is_known_as_soon_as_a_connection_is_closed() {
-    for via in ["direct", "relay"] {
-        let (app, first) = occupied(&["--via", via]);
-        let waiting: Vec<_> = (0..40).map(|_| ask(app.port, 0)).collect();
-        wait_held(&app, 40);
-        let begin = Instant::now();
-        reset(first);
-        assert!(waiting.into_iter().all(answered), "{via}");
-        assert!(begin.elapsed() < seconds(10), "{via}: {:?}", begin.elapsed());
     }
 }
 
@@ -139,30 +107,6 @@ fn a_client_that_leaves_is_dropped_and_one_that_ended_its_side_is_served() {
         assert!(answered(stays));
         assert_eq!(app.daemon.total("connections"), 5 - left);
     }
-}
-
-/// The accept thread and the thread that hears the bell sleep until something happens.
-#[test]
-fn who_waits_costs_nothing() {
-    let (app, first) = occupied(&["--via", "direct"]);
-    let waiting = ask(app.port, 0);
-    wait_held(&app, 1);
-    let switches = || {
-        let of = |task: std::fs::DirEntry| {
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            ["accept\n", "bell\n", "rescue\n"].contains(&name.as_str()).then(|| line.trim().parse::<u64>().unwrap())
-        };
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", app.daemon.pid())).unwrap();
-        tasks.filter_map(|task| of(task.unwrap())).sum::<u64>()
-    };
-    let before = switches();
-    std::thread::sleep(millis(2500));
-    let woken = switches() - before;
-    assert!(woken <= 8, "{woken} wake-ups in 2.5 s");
-    reset(first);
-    assert!(answered(waiting));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `--worker-conns`: a limit per worker, and one line for all who wait. `--max-conns`: a limit per service.
 
+mod bell;
 mod limit;
 mod line;
 mod refused;
+mod reload;
 mod servers;
 mod service;
 
@@ -53,6 +55,9 @@ fn ask(port: u16, ms: u32) -> TcpStream {
     stream
 }
 
+/// Milliseconds for a request that is not to end by itself.
+const LONG: u32 = 600_000;
+
 /// The body of the answer.
 fn body(mut stream: TcpStream) -> String {
     let mut text = String::new();
@@ -68,4 +73,19 @@ fn held(app: &App) -> u64 {
 #[track_caller]
 fn wait_held(app: &App, count: u64) {
     eventually(&format!("{count} clients wait"), seconds(20), || (held(app) == count).then_some(()));
+}
+
+fn answered(mut stream: TcpStream) -> bool {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).is_ok() && text.contains("200 OK")
+}
+
+/// One worker with room for one, and somebody in it until the returned connection is closed.
+fn occupied(options: &[&str]) -> (App, TcpStream) {
+    let mut all = vec!["-i", "1", "--worker-conns", "1"];
+    all.extend(options);
+    let app = start(&all);
+    let first = ask(app.port, LONG);
+    eventually("it is taken", seconds(10), || (app.daemon.total("connections") == 1).then_some(()));
+    (app, first)
 }
