@@ -39,6 +39,8 @@ pub mod op {
     pub const BOUND: u16 = 10;
     /// shutdown(2) on a stand-in: UNLISTEN for all processes that have it.
     pub const SHUT: u16 = 11;
+    /// A server that was asked to stop connects to `address`, while a thread of it waits in accept(2) of this listener.
+    pub const CONNECTS: u16 = 12;
 }
 
 #[repr(C)]

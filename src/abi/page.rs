@@ -50,6 +50,8 @@ pub mod header {
     /// Relay: connections since the start whose upstream has ended, or that are closed: at most the client's end is missing.
     /// Written by the worker.
     pub const FINISHED: usize = 4;
+    /// Direct: not 0 once the server was asked to stop. Written by the master.
+    pub const STOPPING: usize = 5;
 }
 
 /// Values of [`header::ROOM_WANTED`].

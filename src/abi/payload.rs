@@ -16,6 +16,8 @@ pub const NOTHING: [u8; TAG_BYTES] = [0; TAG_BYTES];
 pub const SOCKET: u8 = 1;
 /// Tag of a message without a socket, left in a stalled worker's queue: it is gone once the worker receives again.
 pub const EMPTY: u8 = 0;
+/// Tag of a socket that never was connected: it ends the wait of a thread in accept(2), and is not counted.
+pub const WAKE: u8 = 2;
 
 /// Size of a direct message's payload in bytes.
 pub const DIRECT_BYTES: usize = core::mem::size_of::<Direct>();
@@ -26,7 +28,7 @@ pub const DIRECT_BYTES: usize = core::mem::size_of::<Direct>();
 pub struct Direct {
     /// [`VERSION`].
     pub version: u8,
-    /// [`SOCKET`] or [`EMPTY`].
+    /// [`SOCKET`], [`EMPTY`] or [`WAKE`].
     pub tag: u8,
     /// Length of `address` in bytes; 0 when the client has none (a Unix socket).
     pub address_len: u16,

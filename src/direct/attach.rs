@@ -84,6 +84,8 @@ pub enum RequestKind {
     GiveBack(usize),
     /// The server listens on this socket, which another process bound: is it ours?
     Recognize(OwnedFd),
+    /// The server, asked to stop, connects to this address while it waits in accept(2) at the same port.
+    Connects(usize, SocketAddr),
 }
 
 /// How a stand-in ended.

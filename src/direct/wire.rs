@@ -37,6 +37,7 @@ pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, 
         (op::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
         (op::GIVE_BACK, None) => RequestKind::GiveBack(number),
         (op::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
+        (op::CONNECTS, None) => RequestKind::Connects(number, decode(address).ok_or("an address of no family")?),
         (what, _) => return Err(format!("request {what}")),
     })
 }

@@ -134,6 +134,11 @@ impl CountersPage {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
     }
 
+    /// The server was asked to stop: from now on it says when it connects to itself.
+    pub fn stops(&self) {
+        self.0.words()[header::STOPPING].store(1, Ordering::Release);
+    }
+
     /// Says when the worker rings the bell.
     pub fn want_room(&self, rings: Rings) {
         self.0.words()[header::ROOM_WANTED].store(rings as u64, Ordering::SeqCst);

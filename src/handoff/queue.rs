@@ -2,7 +2,10 @@
 
 use std::io;
 use std::mem::offset_of;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::abi::attach::QUEUE_NAME;
 use crate::abi::payload;
@@ -131,6 +134,27 @@ impl QueueTx {
         }
     }
 
+    /// To a server that connects to itself at `address`: has an accept(2) that waits return with a socket that was never
+    /// connected, as after a client's reset.
+    ///
+    /// # Errors
+    /// As socket(2), bind(2), sendmsg(2). EADDRNOTAVAIL where the address is not one of this machine's.
+    pub fn send_wake(&self, mut address: SocketAddr) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+        // As the source of such a connection. The port differs each time: a server may take two clients with the same address,
+        // one after the other, for a defect of accept.
+        match address {
+            SocketAddr::V4(to) if to.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            SocketAddr::V6(to) if to.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        address.set_port(0);
+        socket.bind(&address.into())?;
+        let peer = PeerAddress::own(socket.as_fd());
+        let payload = direct_payload(payload::WAKE, &peer, 0, 0);
+        scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket.as_fd()))
+    }
+
     /// Hand-offs (and empty messages) not yet received by the worker.
     pub fn pending(&self) -> usize {
         let bytes = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
@@ -174,7 +198,10 @@ impl QueueTx {
                 let tags = bytes.chunks(payload::TAG_BYTES).filter(|&tag| tag != payload::NOTHING).count();
                 bytes.len().is_multiple_of(payload::TAG_BYTES) && (fds == tags || (truncated && fds < tags))
             }
-            Framing::Single => bytes.len() == payload::DIRECT_BYTES && fds <= 1,
+            Framing::Single => {
+                let wakes = bytes.get(offset_of!(payload::Direct, tag)) == Some(&payload::WAKE);
+                bytes.len() == payload::DIRECT_BYTES && fds <= 1 && !wakes
+            }
         }
     }
 }
@@ -304,6 +331,35 @@ mod tests {
             done.store(true, Relaxed);
             assert!((1..=pending + 8).contains(&back.len()), "{} of {pending}", back.len());
         });
+    }
+
+    #[test]
+    fn a_wake_comes_with_a_socket_and_is_not_taken_back() {
+        let queue = QueueTx::to_server(0).unwrap();
+        let (theirs, _) = queue.ends().unwrap();
+        for (to, family) in
+            [("127.0.0.1:80", libc::AF_INET), ("0.0.0.0:80", libc::AF_INET), ("[::1]:80", libc::AF_INET6)]
+        {
+            queue.send_wake(to.parse().unwrap()).unwrap();
+            let (mut bytes, mut sockets) = ([0; payload::DIRECT_BYTES], Vec::new());
+            scm::recv_fds(theirs.as_fd(), &mut bytes, &mut sockets).unwrap();
+            assert_eq!(bytes[offset_of!(payload::Direct, tag)], payload::WAKE, "{to}");
+            let own = PeerAddress::own(sockets[0].as_fd());
+            let at = offset_of!(payload::Direct, address);
+            assert_eq!(bytes[at..at + own.bytes.len()], own.bytes, "{to}");
+            assert_eq!(i32::from(u16::from_ne_bytes([own.bytes[0], own.bytes[1]])), family, "{to}");
+        }
+        // Documentation's own: no machine has it.
+        let error = queue.send_wake("192.0.2.1:80".parse().unwrap()).unwrap_err();
+        assert_eq!((error.raw_os_error(), queue.pending()), (Some(libc::EADDRNOTAVAIL), 0));
+        // Its worker ends before it has received all of them: only the client goes to another one.
+        let (_client, socket) = UnixStream::pair().unwrap();
+        queue.send_wake("127.0.0.1:80".parse().unwrap()).unwrap();
+        queue.send_batch(&[(socket.into(), PeerAddress::default())], 1, 1).unwrap();
+        queue.send_wake("127.0.0.1:80".parse().unwrap()).unwrap();
+        let back = queue.take_back();
+        assert_eq!((back.len(), queue.pending()), (1, 0));
+        assert!(UnixStream::from(back.into_iter().next().unwrap()).peer_addr().is_ok());
     }
 
     #[test]

@@ -70,6 +70,15 @@ impl PeerAddress {
         address.finish(if result == 0 { len } else { 0 })
     }
 
+    /// The address that a socket itself has.
+    pub fn own(socket: BorrowedFd<'_>) -> Self {
+        let mut address = Self::default();
+        let mut len = ADDRESS_BYTES as libc::socklen_t;
+        // SAFETY: the buffer is `len` bytes long; the kernel writes no more and puts the true length into `len`.
+        let result = unsafe { libc::getsockname(socket.as_raw_fd(), address.bytes.as_mut_ptr().cast(), &raw mut len) };
+        address.finish(if result == 0 { len } else { 0 })
+    }
+
     fn finish(mut self, len: libc::socklen_t) -> Self {
         let family = i32::from(u16::from_ne_bytes([self.bytes[0], self.bytes[1]]));
         let tcp = matches!(family, libc::AF_INET | libc::AF_INET6) && (16..=ADDRESS_BYTES).contains(&(len as usize));

@@ -17,6 +17,7 @@ pub mod stand_ins;
 pub mod start;
 pub mod totals;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -28,12 +29,15 @@ pub use self::delivery::Delivery;
 use self::relay::{Readiness, Relay};
 use self::server::{Server, StopRequest};
 pub use self::start::Seat;
-use crate::accept::orders::{Order, SlotStats, WorkerId};
+use crate::accept::orders::{ListenerId, Order, SlotStats, WorkerId};
 use crate::accept::policy::Policy;
 use crate::config::{Limits, ServiceConfig};
 use crate::handoff::QueueTx;
 use crate::relay::protocol::ToWorker;
 use crate::sys::process;
+
+/// The most messages that may be pending where a server that connects to itself gets another one.
+const MAX_WAKES: usize = 16;
 
 /// A worker, from its start until the last of its processes is reaped.
 #[derive(Debug)]
@@ -221,10 +225,24 @@ impl Worker {
         self.server().is_some_and(|server| server.stop_request != StopRequest::NotSent)
     }
 
+    /// A server that was asked to stop connects to itself, to end the wait of its own accept(2). That connection is refused
+    /// by now, or another worker gets it.
+    pub fn wake_acceptor(&self, listener: ListenerId, address: SocketAddr) {
+        let queue = self.attachment().and_then(|attachment| attachment.queues.get(&listener));
+        // Where so much is pending nobody waits, and it could go on for ever.
+        if let Some(queue) = queue.filter(|queue| self.was_asked_to_stop() && queue.pending() < MAX_WAKES) {
+            // Fails where the address is another machine's. The server stops without it, too, only later.
+            let _ = queue.send_wake(address);
+        }
+    }
+
     /// Asks its server to stop: the process that attached, which is not always the one that we started (a shell, npm).
     /// Where several did, what we started is their manager.
     pub fn request_stop(&mut self, signal: Signal) {
         let attached = self.attachment().and_then(Attachment::only_process);
+        if let Some(attachment) = self.attachment() {
+            attachment.page.stops();
+        }
         if let Some(server) = self.server_mut() {
             server.request_stop(attached, signal);
         }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::abi::payload::{Direct, EMPTY, VERSION};
+use super::abi::payload::{Direct, EMPTY, VERSION, WAKE};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
 use super::message::{self, RecvVia};
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     match taken {
         Ok(taken) if negative => {
             // As the kernel does, which looks at the length last.
-            table::received(taken.socket, taken.number, None);
+            taken.count(None);
             close::close(taken.socket);
             fail(EINVAL)
         }
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
             let peer = shown.map_or(taken.peer, |family| taken.peer.shown_as(family));
             // SAFETY: as accept4(2).
             unsafe { peer.write_to(address, len) };
-            table::received(taken.socket, taken.number, shown);
+            taken.count(shown);
             taken.socket
         }
         // SAFETY: as accept4(2).
@@ -98,6 +98,16 @@ struct Taken {
     socket: i32,
     peer: Address,
     number: u32,
+    /// It came to end the wait: nobody counts it.
+    wakes: bool,
+}
+
+impl Taken {
+    fn count(&self, shown: Option<u16>) {
+        if !self.wakes {
+            table::received(self.socket, self.number, shown);
+        }
+    }
 }
 
 /// The family of the server's own socket, where a client's is another.
@@ -148,9 +158,17 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
             // The master accepts non-blocking; this server wants it blocking.
             raw::set_status_flags(socket, O_RDWR);
         }
-        counts::took(payload.accepted);
+        let wakes = payload.tag == WAKE;
+        if !wakes {
+            counts::took(payload.accepted);
+        }
         let len = u32::from(payload.address_len);
-        return Ok(Taken { socket, peer: Address { bytes: payload.address, len }, number: payload.number as u32 });
+        return Ok(Taken {
+            socket,
+            peer: Address { bytes: payload.address, len },
+            number: payload.number as u32,
+            wakes,
+        });
     }
 }
 
@@ -198,7 +216,7 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         // SAFETY: the address goes into the local.
         let socket = unsafe { next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags) };
         if socket >= 0 {
-            return Ok(Taken { socket, peer, number: counts::released() });
+            return Ok(Taken { socket, peer, number: counts::released(), wakes: false });
         }
         if stand_in.nonblock() || errno() != EAGAIN {
             return Err(socket);

@@ -1,15 +1,15 @@
-//! bind, listen, connect: where a stand-in comes from.
+//! bind, listen: where a stand-in comes from.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::abi::attach::{ADDRESS_BYTES, BACK, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, STATUS, YOURSELF, op};
+use super::abi::attach::{ADDRESS_BYTES, LATER, LISTENER, PASS, QUEUE_NAME, SHARED, STATUS, YOURSELF, op};
 use super::address::{AF_UNIX, Address};
 use super::client::{self, Answer};
-use super::close::{close, genuine, genuine_or_marked};
+use super::close::{close, genuine};
 use super::counts::Page;
 use super::lease::take_lease;
 use super::raw::{
-    self, EADDRINUSE, EINVAL, EISCONN, EMFILE, NAME_BYTES, O_NONBLOCK, O_RDWR, SHUT_RD, is_stream, set_status_flags,
+    self, EADDRINUSE, EINVAL, EMFILE, NAME_BYTES, O_NONBLOCK, O_RDWR, SHUT_RD, is_stream, set_status_flags,
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
@@ -345,45 +345,4 @@ fn end_copy(socket: i32) -> i32 {
     table::forget(socket);
     raw::close(socket);
     0
-}
-
-/// connect(2): on a socket that was bound to a port first, as a client does that wants a source port of its own. One that
-/// listens cannot be connected.
-///
-/// # Safety
-/// As connect(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn connect(fd: i32, address: *const u8, len: u32) -> i32 {
-    if let Some(stand_in) = genuine_or_marked(fd).filter(|_| counts::ours()) {
-        if !stand_in.is_shut() {
-            return fail(EISCONN);
-        }
-        if !restore_socket(fd, stand_in) {
-            return fail(EADDRINUSE);
-        }
-    }
-    // SAFETY: as connect(2).
-    unsafe { next::connect(fd, address, len) }
-}
-
-/// Puts the server's own socket back at all descriptors of a stand-in.
-fn restore_socket(fd: i32, stand_in: &'static StandIn) -> bool {
-    let nonblock = match stand_in.stands() {
-        Stands::Queue => status_flags(fd) & O_NONBLOCK,
-        Stands::Listener => usize::from(stand_in.nonblock()) * O_NONBLOCK,
-    };
-    let Some(answer) = client::request(op::GIVE_BACK, stand_in.listener.load(Relaxed)) else { return false };
-    let socket = answer.fds[0];
-    if answer.reply.kind != BACK || socket < 0 {
-        return false;
-    }
-    set_status_flags(socket, O_RDWR | nonblock);
-    raw::copy_timeouts(fd, socket);
-    table::each_fd(stand_in, |fd| {
-        idle::put(fd, socket);
-        table::forget(fd);
-    });
-    table::release(stand_in);
-    raw::close(socket);
-    true
 }

@@ -119,6 +119,11 @@ pub fn closes_matter() -> bool {
     word(0, header::CLOSES).is_some_and(|word| word.load(SeqCst) != 0)
 }
 
+/// Whether the master has asked this process's worker to stop.
+pub fn is_stopping() -> bool {
+    word(0, header::STOPPING).is_some_and(|word| word.load(Acquire) != 0)
+}
+
 /// This process's row, if it has one.
 fn own_row() -> Option<usize> {
     let cell = process(ROW);

@@ -16,6 +16,7 @@ mod bell;
 mod bind;
 mod client;
 mod close;
+mod connect;
 mod counts;
 mod epolls;
 mod identity;

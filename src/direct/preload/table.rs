@@ -287,6 +287,16 @@ pub fn release(stand_in: &StandIn) {
     stand_in.page.store(0, Release);
 }
 
+/// The listener at a port where a thread of this process waits in accept(2) of a queue.
+pub fn awaited_at(port: u16) -> Option<u32> {
+    let awaited = |place: &&StandIn| {
+        place.is_used() && place.waiting.load(Acquire) > 0 && place.stands() == Stands::Queue && !place.is_shut()
+    };
+    let is_there = |address: Address| address.is_ip() && address.port() == port;
+    let at = PLACES.iter().filter(awaited).find(|place| is_there(place.address()))?;
+    Some(at.listener.load(Relaxed))
+}
+
 /// The first descriptor in `from..=to` of which anything is known.
 pub fn first_known(from: u32, to: u32) -> Option<i32> {
     let end = (to as usize).saturating_add(1).min(TRACKED);

@@ -103,6 +103,12 @@ impl Handler<'_> {
 
     fn reply(&mut self, request: AttachRequest) -> Option<AttachReply> {
         let known = |direct: &Attachment| direct.secret == request.secret;
+        if let RequestKind::Connects(listener, address) = request.kind {
+            // Of a worker on its way out, too.
+            let asks = |worker: &&Worker| worker.attachment().is_some_and(known);
+            self.slots.iter().flat_map(Slot::workers).find(asks)?.wake_acceptor(listener, address);
+            return Some(AttachReply::Errno(0));
+        }
         let old = |slot: &Slot| slot.retiring.iter().any(|old| old.worker.attachment().is_some_and(known));
         if self.slots.iter().any(old) {
             return Some(self.request_of_old(&request));
@@ -121,13 +127,14 @@ impl Handler<'_> {
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(listener), &option),
             RequestKind::GiveBack(listener) => self.give_back(at, listener),
             RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),
+            RequestKind::Connects(..) => AttachReply::Errno(0),
         })
     }
 
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
     fn request_of_old(&self, request: &AttachRequest) -> AttachReply {
         match &request.kind {
-            RequestKind::Unlisten(..) | RequestKind::Listen(_) => AttachReply::Errno(0),
+            RequestKind::Unlisten(..) | RequestKind::Listen(_) | RequestKind::Connects(..) => AttachReply::Errno(0),
             RequestKind::Lease => AttachReply::Errno(self.config.limits.stop_signal as i32),
             RequestKind::SetOption(listener, option) => {
                 options::set(self.listeners.find(*listener), option, request.uid)

@@ -15,6 +15,7 @@ mod listening_socket;
 mod master_killed;
 mod model;
 mod modes;
+mod own_accept;
 mod own_ports;
 mod probe;
 mod shared;
