@@ -42,6 +42,8 @@ pub struct Attachment {
     pub bound: BTreeMap<ListenerId, BTreeSet<u32>>,
     /// The addresses that they gave for a `--listen`, which is one listener for all of its port.
     pub addresses: BTreeMap<ListenerId, BTreeSet<SocketAddr>>,
+    /// Where one of its sockets lacks SO_REUSEADDR.
+    pub exclusive: BTreeSet<ListenerId>,
     /// The ports that it listens on.
     pub ports: BTreeSet<u16>,
     /// Ports, no `--listen`'s, that were left to the kernel.
@@ -75,6 +77,7 @@ impl Attachment {
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            exclusive: BTreeSet::new(),
             ports: BTreeSet::new(),
             passed: BTreeSet::new(),
             pid: None,
@@ -104,6 +107,14 @@ impl Attachment {
     /// Whether one of its processes has a listener.
     pub fn has(&self, id: ListenerId) -> bool {
         self.bound.contains_key(&id)
+    }
+
+    /// None of its processes has that listener any more.
+    pub fn forget(&mut self, id: ListenerId) {
+        self.bound.remove(&id);
+        self.addresses.remove(&id);
+        self.exclusive.remove(&id);
+        self.queues.remove(&id);
     }
 
     /// Whether the master hands it connections: not under none (no queues), nor when it has closed its listeners.

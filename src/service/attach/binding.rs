@@ -84,7 +84,7 @@ impl Handler<'_> {
         if self.takes_too_much(at, socket, FOR_SHARED) {
             return AttachReply::Errno(libc::EMFILE);
         }
-        self.note_address(at, listener, address);
+        self.note_address(at, listener, address, reuses_address(socket));
         self.share(at, listener, pid)
     }
 
@@ -130,7 +130,7 @@ impl Handler<'_> {
             return false;
         }
         let ports = asks.reuse_port().unwrap_or(false) && (!by_server || first.reuse_port().unwrap_or(false));
-        let addresses = asks.reuse_address().unwrap_or(false) && !direct.listening.contains(&id);
+        let addresses = reuses_address(socket) && !direct.exclusive.contains(&id) && !direct.listening.contains(&id);
         if ports || addresses {
             return false;
         }
@@ -140,10 +140,15 @@ impl Handler<'_> {
         !process::holders(&process::descendants(server.pid), &inodes).is_empty()
     }
 
-    /// Remembers what a server binds that a `--listen` stands for.
-    fn note_address(&mut self, at: usize, id: ListenerId, address: SocketAddr) {
+    /// Remembers what a server binds: with what options, and what a `--listen` stands for.
+    fn note_address(&mut self, at: usize, id: ListenerId, address: SocketAddr, reuses_address: bool) {
         let Some(direct) = self.slots[at].attachment_mut() else { return };
         let fresh = !direct.has(id);
+        if !reuses_address {
+            direct.exclusive.insert(id);
+        } else if fresh {
+            direct.exclusive.remove(&id);
+        }
         let known = direct.addresses.entry(id).or_default();
         if fresh {
             known.clear();
@@ -193,8 +198,12 @@ impl Handler<'_> {
                 return AttachReply::Errno(errno);
             }
         };
+        let reuses_address = reuses_address(&socket);
         match self.listeners.bound_to(address).map_or_else(|| self.listeners.take(socket), Ok) {
-            Ok(listener) => self.share(at, listener, pid),
+            Ok(listener) => {
+                self.note_address(at, listener, address, reuses_address);
+                self.share(at, listener, pid)
+            }
             Err(error) => errno(&error, libc::ENOBUFS),
         }
     }
@@ -214,6 +223,10 @@ impl Handler<'_> {
             server.trouble = Some(format!("it {text}"));
         }
     }
+}
+
+fn reuses_address(socket: &OwnedFd) -> bool {
+    SockRef::from(socket).reuse_address().unwrap_or(false)
 }
 
 /// Whether it is what a server says: a TCP socket, bound there, and no connection.

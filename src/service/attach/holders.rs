@@ -109,8 +109,7 @@ impl Handler<'_> {
         let Some(worker) = &mut self.slots[at].current else { return };
         let worker_id = worker.id;
         let Some(direct) = worker.attachment_mut() else { return };
-        direct.bound.remove(&id);
-        direct.queues.remove(&id);
+        direct.forget(id);
         if direct.listening.remove(&id) {
             self.context.orders.send(Order::Unlistens { worker: worker_id, listener: id });
         }

@@ -121,9 +121,7 @@ impl Handler<'_> {
             RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid),
             RequestKind::Adopt(listener) => self.adopt(at, listener, request.pid),
             RequestKind::Lease => self.lease(at, request.pid),
-            RequestKind::SetOption(listener, option) => {
-                options::set(self.listeners.find(listener), &option, request.uid)
-            }
+            RequestKind::SetOption(listener, option) => self.set_option(at, listener, &option, request.uid),
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(listener), &option),
             RequestKind::GiveBack(listener) => self.give_back(at, listener),
             RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),

@@ -2,13 +2,26 @@
 
 use std::os::fd::AsFd;
 
-use super::errno;
+use super::{Handler, errno};
 use crate::abi::attach::{OPTION_BYTES, SocketOption};
+use crate::accept::orders::ListenerId;
 use crate::direct::attach::AttachReply;
 use crate::direct::options;
 use crate::listener::Listener;
 use crate::sys::process::Credentials;
 use crate::sys::{rights, sock};
+
+impl Handler<'_> {
+    pub(super) fn set_option(&mut self, at: usize, id: ListenerId, option: &SocketOption, uid: u32) -> AttachReply {
+        let reply = set(self.listeners.find(id), option, uid);
+        let is_reuse = (option.level, option.name) == (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        if let (AttachReply::Errno(0), true, Some(direct)) = (&reply, is_reuse, self.slots[at].attachment_mut()) {
+            let on = option.value.iter().take(size_of::<i32>()).any(|&byte| byte != 0);
+            let _ = if on { direct.exclusive.remove(&id) } else { direct.exclusive.insert(id) };
+        }
+        reply
+    }
+}
 
 /// Our rights are not lent to a server that has less of them.
 pub fn set(listener: Option<&Listener>, option: &SocketOption, uid: u32) -> AttachReply {

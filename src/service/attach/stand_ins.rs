@@ -135,8 +135,7 @@ impl Handler<'_> {
             Err(error) => return errno(&error, libc::EADDRINUSE),
         };
         if let Some(direct) = self.slots[at].attachment_mut() {
-            direct.queues.remove(&id);
-            direct.bound.remove(&id);
+            direct.forget(id);
         }
         AttachReply::Back(Foreign::received(socket))
     }
