@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::TcpState;
 use procfs::process::{FDTarget, all_processes};
 
-use crate::sys::{process, sock_diag};
+use crate::sys::sock_diag::Found;
+use crate::sys::{process, sock_diag, sockets};
 
 /// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
 pub fn port_holder(port: u16) -> Option<String> {
@@ -23,14 +24,18 @@ pub fn port_holder(port: u16) -> Option<String> {
     None
 }
 
-/// Whether a process or a descendant has a connection on one of these local ports.
-pub fn has_connections(root: u32, ports: &BTreeSet<u16>) -> bool {
-    let open = |entry: &TcpNetEntry| {
-        ports.contains(&entry.local_address.port()) && entry.inode != 0 && entry.state != TcpState::Listen
-    };
+/// The inodes of all connections on these local ports.
+pub fn connections_on(ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+    let only = if ports.len() == 1 { ports.first().copied() } else { None };
+    let all = sock_diag::connections(only.unwrap_or(0)).unwrap_or_else(|_| connections());
+    all.into_iter().filter(|socket| ports.contains(&socket.port)).map(|socket| socket.inode).collect()
+}
+
+/// All connections, from the tables of /proc.
+fn connections() -> Vec<Found> {
     let (v4, v6) = (procfs::net::tcp().unwrap_or_default(), procfs::net::tcp6().unwrap_or_default());
-    let inodes: Vec<u64> = v4.iter().chain(&v6).filter(|entry| open(entry)).map(|entry| entry.inode).collect();
-    !process::holders(&process::tree(root), &inodes).is_empty()
+    let connected = v4.into_iter().chain(v6).filter(|entry| entry.state != TcpState::Listen);
+    connected.map(|entry| Found { port: entry.local_address.port(), inode: entry.inode }).collect()
 }
 
 /// The ports on which a process or its descendants listen.
@@ -40,7 +45,7 @@ pub fn ports_of(root: u32) -> BTreeSet<u16> {
 
 /// The same, each with one of the processes that have it.
 pub fn listeners_of(root: u32) -> BTreeMap<u16, u32> {
-    let inodes = |pid| process::sockets(pid).map(move |inode| (inode, pid));
+    let inodes = |pid| sockets::sockets(pid).map(move |inode| (inode, pid));
     let holders: BTreeMap<u64, u32> = process::descendants(root).into_iter().flat_map(inodes).collect();
     let held = |(port, inode)| Some((port, *holders.get(&inode)?));
     if holders.is_empty() { BTreeMap::new() } else { listening().into_iter().filter_map(held).collect() }
@@ -72,7 +77,7 @@ fn listening_in(table: &str) -> Vec<(u16, u64)> {
 pub fn unix_sockets_of(pids: &[u32]) -> Vec<String> {
     /// Among the flags of a socket: it listens.
     const LISTENS: u32 = 0x1_0000;
-    let own: Vec<u64> = pids.iter().copied().flat_map(process::sockets).collect();
+    let own: Vec<u64> = pids.iter().copied().flat_map(sockets::sockets).collect();
     let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // Num RefCount Protocol Flags Type St Inode Path
     let listening = |line: &str| {

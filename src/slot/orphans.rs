@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Slot;
-use crate::sys::process;
+use crate::sys::{process, sockets};
 use crate::worker::attachment::Attachment;
 use crate::worker::instead;
 use crate::worker::server::{Server, StopRequest};
@@ -61,7 +61,7 @@ pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachmen
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
     };
-    let holders = process::holders(&orphans, &inodes);
+    let holders = sockets::holders(&orphans, &inodes);
     let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
     // Those in its session may only not have ended yet.
     let escaped = ours.iter().filter(|&&pid| process::session_and_name(pid).is_some_and(|(own, _)| own != server.pid));

@@ -18,6 +18,7 @@ pub mod rights;
 pub mod scm;
 pub mod sock;
 pub mod sock_diag;
+pub mod sockets;
 pub mod splice;
 
 /// Turns a C return value into a `Result`: `-1` becomes the thread's `errno`.

@@ -312,20 +312,6 @@ pub fn has_attribute(path: &std::path::Path, name: &std::ffi::CStr) -> bool {
     unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
 }
 
-/// The processes among `pids` that have one of these sockets open.
-pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
-    pids.iter().copied().filter(|&pid| sockets(pid).any(|inode| inodes.contains(&inode))).collect()
-}
-
-/// The inodes of a process's sockets.
-pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    links.filter_map(|link| {
-        let target = std::fs::read_link(link.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
-}
-
 /// The session of a process and the name of its program, also when it has ended and is not reaped.
 pub fn session_and_name(pid: u32) -> Option<(u32, String)> {
     let stat = procfs::process::Process::new(pid as i32).and_then(|process| process.stat()).ok()?;

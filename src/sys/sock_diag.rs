@@ -1,7 +1,8 @@
-//! The listening TCP sockets of this network namespace, from the kernel's socket diagnostics (sock_diag(7)).
+//! TCP sockets of this network namespace, from the kernel's socket diagnostics (sock_diag(7)).
 //!
 //! /proc/net/tcp walks the table of all connections, which takes milliseconds on a machine with much memory even when it
-//! is empty; a dump that asks for listening sockets alone does not look at that table.
+//! is empty; a dump that asks for listening sockets alone does not look at that table. It also has a line for each connection
+//! in TIME_WAIT, of which there are tens of thousands on a busy machine: half a second of reading.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -13,13 +14,16 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const REQUEST_DUMP: u16 = 0x301;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const TCP_LISTEN: u32 = 10;
+/// Of `enum` in linux/tcp.h, as a set of bits.
+const LISTEN: u32 = 1 << 10;
+/// TCP_ESTABLISHED, TCP_SYN_SENT, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING
+const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 const HEADER: usize = 16;
 const REQUEST: usize = HEADER + 56;
 
-/// A listening socket.
+/// A socket, by its local port; the inode of one that no process has is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listening {
+pub struct Found {
     pub port: u16,
     pub inode: u64,
 }
@@ -28,20 +32,32 @@ pub struct Listening {
 ///
 /// # Errors
 /// When the kernel has no socket diagnostics, or refuses them.
-pub fn listening() -> io::Result<Vec<Listening>> {
+pub fn listening() -> io::Result<Vec<Found>> {
+    both_families(LISTEN, 0)
+}
+
+/// All TCP connections with this local port, IPv4 and IPv6, except those in TIME_WAIT; with all ports if it is 0.
+///
+/// # Errors
+/// As [`listening`].
+pub fn connections(port: u16) -> io::Result<Vec<Found>> {
+    both_families(CONNECTED, port)
+}
+
+fn both_families(states: u32, port: u16) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        dump(family as u8, &mut found)?;
+        dump(&request(family as u8, states, port), &mut found)?;
     }
     Ok(found)
 }
 
-fn dump(family: u8, found: &mut Vec<Listening>) -> io::Result<()> {
+fn dump(request: &[u8], found: &mut Vec<Found>) -> io::Result<()> {
     let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
     let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(protocol))?;
     // The kernel answers at once; should it not, the control thread must not block.
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    socket.send(&request(family))?;
+    socket.send(request)?;
     // A dump comes in parts of at most 32 KiB.
     let mut buffer = vec![0; 32 * 1024];
     loop {
@@ -53,19 +69,20 @@ fn dump(family: u8, found: &mut Vec<Listening>) -> io::Result<()> {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn request(family: u8) -> [u8; REQUEST] {
+fn request(family: u8, states: u32, port: u16) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
     request[..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&REQUEST_DUMP.to_ne_bytes());
     request[HEADER] = family;
     request[HEADER + 1] = libc::IPPROTO_TCP as u8;
-    request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << TCP_LISTEN).to_ne_bytes());
+    request[HEADER + 4..HEADER + 8].copy_from_slice(&states.to_ne_bytes());
+    request[HEADER + 8..HEADER + 10].copy_from_slice(&port.to_be_bytes());
     request
 }
 
 /// Appends the entries of one part of a dump to `found`. Returns whether it was the last part.
-fn parse(mut part: &[u8], found: &mut Vec<Listening>) -> io::Result<bool> {
+fn parse(mut part: &[u8], found: &mut Vec<Found>) -> io::Result<bool> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     while !part.is_empty() {
         let length = u32_at(part, 0).ok_or_else(malformed)? as usize;
@@ -81,7 +98,7 @@ fn parse(mut part: &[u8], found: &mut Vec<Listening>) -> io::Result<bool> {
                 let body = &message[HEADER..];
                 let port = body.get(4..6).ok_or_else(malformed)?;
                 let inode = u32_at(body, 68).ok_or_else(malformed)?;
-                found.push(Listening { port: u16::from_be_bytes([port[0], port[1]]), inode: inode.into() });
+                found.push(Found { port: u16::from_be_bytes([port[0], port[1]]), inode: inode.into() });
             }
         }
         // Messages are aligned to 4 bytes.
@@ -107,9 +124,31 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let _connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
-            let expected = Listening { port: listener.local_addr().unwrap().port(), inode };
+            let expected = Found { port: listener.local_addr().unwrap().port(), inode };
             let found = listening().unwrap();
             assert_eq!(found.iter().filter(|socket| socket.port == expected.port).collect::<Vec<_>>(), [&expected]);
+        }
+    }
+
+    #[test]
+    fn connections_are_found_by_their_local_port_but_not_in_time_wait() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let of_port = |asked| {
+                let found = connections(asked).unwrap();
+                found.into_iter().filter(|socket| socket.port == port).map(|socket| socket.inode).collect::<Vec<_>>()
+            };
+            let inode = nix::sys::stat::fstat(&server).unwrap().st_ino;
+            assert_eq!((of_port(port), of_port(0)), (vec![inode], vec![inode]));
+            assert!(of_port(client.local_addr().unwrap().port()).is_empty());
+            // The side that ends first keeps the connection in TIME_WAIT.
+            server.shutdown(std::net::Shutdown::Both).unwrap();
+            drop(client);
+            drop(server);
+            assert!(of_port(port).is_empty() && of_port(0).is_empty());
         }
     }
 

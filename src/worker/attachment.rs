@@ -11,14 +11,12 @@ use super::delivery::Library;
 use super::ipc::Ipc;
 use super::server::Server;
 use super::stand_ins::Left;
+use super::uncounted::Uncounted;
 use crate::accept::orders::ListenerId;
 use crate::direct::attach::Secret;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
-use crate::sys::process;
 
-/// The same where /proc has to be asked.
-const DRAIN_LOOK_PROC: Duration = Duration::from_millis(100);
 /// Between a receive and its count a connection is neither pending nor open. Where the counts cannot tell that there is no
 /// such one (some were taken back, or a process died) a worker has to be seen empty for so long.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -58,7 +56,7 @@ pub struct Attachment {
     pub abandoned: Option<Instant>,
     /// What its processes have closed.
     pub left: Left,
-    looked: Option<(Instant, bool)>,
+    uncounted: Uncounted,
     /// Since when nothing is pending or open.
     empty: Option<Instant>,
     /// Its processes may start others with it.
@@ -85,7 +83,7 @@ impl Attachment {
             adopted: BTreeSet::new(),
             abandoned: None,
             left: Left::default(),
-            looked: None,
+            uncounted: Uncounted::default(),
             empty: None,
             _library: library,
         }
@@ -134,7 +132,14 @@ impl Attachment {
         let pending = self.queues.values().any(|queue| queue.pending() > 0);
         // In this order: what was received is counted before it can be closed.
         let all_counted = self.page.all_received();
-        if pending || self.has_open(server.pid, now) {
+        let estimate = self.page.is_estimate();
+        if pending || (!estimate && self.page.open_alive() > 0) {
+            self.empty = None;
+            self.uncounted.expire();
+            return false;
+        }
+        // A child that serves what its parent received and closed is seen by the page only when it closes its first one.
+        if (estimate || !self.ports.is_empty()) && self.uncounted.any(server.pid, &self.ports, estimate, now) {
             self.empty = None;
             return false;
         }
@@ -145,26 +150,5 @@ impl Attachment {
     /// The process that attached, where it is the only one.
     pub fn only_process(&self) -> Option<u32> {
         self.pid.filter(|_| self.leased.len() == 1)
-    }
-
-    /// Whether connections are open: by its page, or, where that may not know of all, by /proc: a child that serves what its
-    /// parent received and closed is seen by the page only when it closes its first one.
-    fn has_open(&mut self, root: u32, now: Instant) -> bool {
-        if !self.page.is_estimate() {
-            if self.page.open_alive() > 0 {
-                return true;
-            }
-            if self.ports.is_empty() || process::tree(root).len() < 2 {
-                return false;
-            }
-        }
-        if let Some((at, open)) = self.looked
-            && now.duration_since(at) < DRAIN_LOOK_PROC
-        {
-            return open;
-        }
-        let open = crate::proc_net::has_connections(root, &self.ports);
-        self.looked = Some((now, open));
-        open
     }
 }

@@ -16,6 +16,7 @@ pub mod server;
 pub mod stand_ins;
 pub mod start;
 pub mod totals;
+mod uncounted;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};

@@ -17,7 +17,7 @@ use crate::accept::orders::ListenerId;
 use crate::direct::attach::AttachReply;
 use crate::listener::Origin;
 use crate::slot::lifecycle::Phase;
-use crate::sys::{process, sock};
+use crate::sys::{process, sock, sockets};
 
 /// A process that was told to bind an address has so long to do it; then others may try.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -137,7 +137,7 @@ impl Handler<'_> {
         // What was closed where nobody saw it (by exec, for one) is in nobody's way.
         let inode = direct.queues.get(&id).map_or_else(|| sock::inode(listener.socket.as_fd()), |queue| queue.inode());
         let inodes: Vec<u64> = inode.into_iter().collect();
-        !process::holders(&process::descendants(server.pid), &inodes).is_empty()
+        !sockets::holders(&process::descendants(server.pid), &inodes).is_empty()
     }
 
     /// Remembers what a server binds: with what options, and what a `--listen` stands for.

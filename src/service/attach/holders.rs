@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Handler;
 use crate::accept::orders::{ListenerId, Order};
 use crate::direct::attach::Secret;
-use crate::sys::{process, sock};
+use crate::sys::{process, sock, sockets};
 use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
 use crate::worker::stand_ins::Look;
@@ -77,7 +77,7 @@ impl Handler<'_> {
             if wanted.iter().all(|&(_, _, closer)| closer == pid) {
                 continue;
             }
-            for open in process::sockets(pid) {
+            for open in sockets::sockets(pid) {
                 wanted.retain(|&(inode, id, closer)| {
                     let has = inode == open && closer != pid;
                     if has {

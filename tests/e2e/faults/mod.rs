@@ -3,4 +3,5 @@
 mod fifo;
 mod full;
 mod held;
+mod recycling;
 mod scene;

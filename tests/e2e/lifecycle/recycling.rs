@@ -1,27 +1,22 @@
 //! `--max-age` and `--max-served`: workers are replaced in time, and nobody notices.
 //! Mostly waits: tests/run runs it beside others.
 
-use std::path::Path;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::reload::verb;
 use crate::support::recycle::{Connections, served_meanwhile, wait_recycled};
-use crate::support::{Daemon, eventually, free_port, get, install_dir, roundsman, seconds, write_file};
+use crate::support::{Daemon, eventually, free_port, get, install_dir, roundsman, seconds, servers, write_file};
 
-const APP: &str = "require('http').createServer((q, r) => r.end('slot ' + process.env.ROUNDSMAN_SLOT + '\\n'))
+const NODE: &str = "require('http').createServer((q, r) => r.end('slot ' + process.env.ROUNDSMAN_SLOT + '\\n'))
     .listen(Number(process.env.PORT), '127.0.0.1');";
-/// It listens a moment after its start.
-const SLOW: &str = "setTimeout(() => require('http').createServer((q, r) => r.end('ok\\n'))
-    .listen(Number(process.env.PORT), '127.0.0.1'), 700);";
+/// A server that starts quickly.
+const QUICK: &[&str] = &[env!("CARGO_BIN_EXE_roundsman"), "demo-server"];
+/// One that listens a moment after its start.
+const SLOW: &[&str] = &["sh", "-c", concat!("sleep 0.3; exec ", env!("CARGO_BIN_EXE_roundsman"), " demo-server")];
 
-fn start(dir: &Path, app: &str, options: &[&str]) -> Daemon {
-    let script = write_file(dir, "app.js", app);
-    launch(free_port(), options, &["node", script.to_str().unwrap()])
-}
-
-fn launch(port: u16, options: &[&str], command: &[&str]) -> Daemon {
+fn launch(options: &[&str], command: &[&str]) -> Daemon {
+    let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let mut all = vec!["-n", "web", "-l", &listen, "--min-uptime", "100ms", "--backoff", "20ms..50ms"];
     all.extend(options);
@@ -36,7 +31,7 @@ type Case = (&'static str, &'static str, Connections, u64);
 fn nothing_is_lost(command: &[&str], clients: u8, (via, policy, connections, count): Case) {
     let case = format!("{via} {policy} {connections:?}");
     let options = ["-i", "4", "--via", via, "--policy", policy, "--max-served", "150", "--max-surge", "2"];
-    let daemon = launch(free_port(), &options, command);
+    let daemon = launch(&options, command);
     daemon.wait_online(4);
     let served = served_meanwhile(daemon.port, clients, connections, || wait_recycled(&daemon, count));
     assert!(served > 100, "{case}: {served}");
@@ -47,36 +42,58 @@ fn nothing_is_lost(command: &[&str], clients: u8, (via, policy, connections, cou
 
 #[test]
 fn fifty_clients_lose_nothing_while_workers_are_recycled_by_what_they_served() {
-    let dir = install_dir();
-    let script = write_file(dir.path(), "app.js", APP);
     for case in [
         ("direct", "rr", Connections::KeepAlive(5), 12),
         ("relay", "ip-hash", Connections::Short, 8),
         ("direct", "least-conn", Connections::Short, 8),
     ] {
-        nothing_is_lost(&["node", script.to_str().unwrap()], 50, case);
+        nothing_is_lost(QUICK, 50, case);
+    }
+}
+
+#[test]
+#[ignore = "takes a minute; tests/run --all"]
+fn fifty_clients_lose_nothing_by_any_delivery_and_policy() {
+    let dir = install_dir();
+    let script = write_file(dir.path(), "app.js", NODE);
+    for via in ["direct", "relay"] {
+        for policy in ["rr", "least-conn", "ip-hash"] {
+            for connections in [Connections::Short, Connections::KeepAlive(5)] {
+                nothing_is_lost(&["node", script.to_str().unwrap()], 50, (via, policy, connections, 12));
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes a minute; tests/run --all"]
+fn fifty_clients_lose_nothing_while_gunicorn_is_recycled() {
+    let dir = install_dir();
+    let text = "def app(env, start):\n    start('200 OK', [('Content-Length', '3')])\n    return [b'ok\\n']\n";
+    write_file(dir.path(), "app.py", text);
+    let (gunicorn, at) = (servers().join("venv/bin/gunicorn"), dir.path().display());
+    let gunicorn = gunicorn.display();
+    for class in ["-k sync", "-k gthread --threads 4"] {
+        for via in ["direct", "relay"] {
+            let line = format!("exec {gunicorn} --chdir {at} -b 127.0.0.1:$PORT --log-level warning {class} app:app");
+            nothing_is_lost(&["sh", "-c", &line], 50, (via, "rr", Connections::Short, 8));
+        }
     }
 }
 
 #[test]
 fn a_worker_is_recycled_when_it_is_old_and_one_slot_after_the_other() {
-    let dir = install_dir();
-    let daemon = start(
-        dir.path(),
-        APP,
-        &["-i", "3", "--max-age", "1500ms", "--recycle-jitter", "60%", "--admin", "127.0.0.1:0"],
-    );
+    let daemon = launch(&["-i", "3", "--max-age", "900ms", "--recycle-jitter", "60%"], QUICK);
     daemon.wait_online(3);
     served_meanwhile(daemon.port, 5, Connections::KeepAlive(3), || wait_recycled(&daemon, 4));
     let log = daemon.log();
-    assert!(log.contains("recycling worker") && log.contains("reason=\"--max-age 1s 500ms\""), "{log}");
+    assert!(log.contains("recycling worker") && log.contains("reason=\"--max-age 900ms\""), "{log}");
     assert_eq!(daemon.total("restarts"), 0);
 }
 
 #[test]
 fn a_successor_that_fails_or_is_killed_leaves_the_worker_and_is_tried_again() {
-    let dir = install_dir();
-    let daemon = start(dir.path(), SLOW, &["-i", "1", "--max-served", "3", "--recycle-jitter", "0%"]);
+    let daemon = launch(&["-i", "1", "--max-served", "3", "--recycle-jitter", "0%"], SLOW);
     daemon.wait_online(1);
     let first = daemon.slot(0, "pid").as_i64().unwrap();
     let launching = |seen: &[i64]| {
@@ -101,8 +118,7 @@ fn a_successor_that_fails_or_is_killed_leaves_the_worker_and_is_tried_again() {
 
 #[test]
 fn verbs_and_a_stop_come_through_while_a_worker_is_recycled() {
-    let dir = install_dir();
-    let mut daemon = start(dir.path(), SLOW, &["-i", "2", "--max-served", "4", "--recycle-jitter", "0%"]);
+    let mut daemon = launch(&["-i", "2", "--max-served", "4", "--recycle-jitter", "0%"], SLOW);
     daemon.wait_online(2);
     let recycling = |count: usize| {
         served_meanwhile(daemon.port, 4, Connections::Short, || daemon.wait_for_count("recycling worker", count));

@@ -1,0 +1,40 @@
+//! The sockets of a process, by the links in /proc/PID/fd.
+#![allow(unsafe_code)]
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The processes among `pids` that have one of these sockets open.
+pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
+    pids.iter().copied().filter(|&pid| sockets(pid).any(|inode| inodes.contains(&inode))).collect()
+}
+
+/// The inodes of a process's sockets.
+pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
+    links(pid).filter_map(|link| inode(&link))
+}
+
+/// The same of its TCP sockets alone; of all where the kernel does not say which those are.
+pub fn tcp_sockets(pid: u32) -> impl Iterator<Item = u64> {
+    links(pid).filter_map(|link| inode(&link).filter(|_| may_be_tcp(&link)))
+}
+
+fn links(pid: u32) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|link| link.path())
+}
+
+fn inode(link: &Path) -> Option<u64> {
+    let target = std::fs::read_link(link).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// By the extended attribute that all sockets have: the name of the protocol, `TCP` or `TCPv6`.
+fn may_be_tcp(link: &Path) -> bool {
+    let Ok(path) = std::ffi::CString::new(link.as_os_str().as_bytes()) else { return true };
+    // The kernel's names have at most 31 bytes.
+    let mut name = [0u8; 32];
+    let (attribute, buffer) = (c"system.sockprotoname", name.as_mut_ptr().cast());
+    // SAFETY: both strings end with NUL, and the buffer is as long as is said.
+    let length = unsafe { libc::getxattr(path.as_ptr(), attribute.as_ptr(), buffer, name.len()) };
+    length < 0 || name.starts_with(b"TCP")
+}
