@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use super::streams::{Page, ask, daemon};
-use crate::support::{eventually, free_port, roundsman, seconds};
+use crate::support::{Daemon, eventually, free_port, roundsman, seconds};
 
 const TOKEN: &str = "correct-horse-battery";
 const RELOAD: &str = r#"{"cmd":"reload","service":"shop"}"#;
@@ -116,5 +117,46 @@ fn a_client_of_a_proxy_sees_no_commands_and_paths_without_the_token() {
         let state = page.next("state", |state| Some(state.to_string()));
         assert_eq!(state.contains(program), sees, "{headers}: {state}");
         assert_eq!(state.contains("\"cwd\""), sees, "{headers}: {state}");
+    }
+}
+
+#[test]
+fn a_client_from_another_address_sees_no_commands_and_paths_without_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, TOKEN, 0o600);
+    let mut command = Command::new("unshare");
+    // A network of its own, with an address that is not a loopback address.
+    let line = "ip link set lo up && ip addr add 192.0.2.1/32 dev lo && exec \"$0\" \"$@\"";
+    let program = env!("CARGO_BIN_EXE_roundsman");
+    command.args(["-n", "sh", "-c", line, program]);
+    let options = ["-l", "8080", "--via", "relay", "-i", "1", "--admin", "0.0.0.0:9090", "--admin-token-file"];
+    let daemon =
+        Daemon::launch(command, &[&options[..], &[path.to_str().unwrap(), "--", program, "demo-server"]].concat(), 0);
+    daemon.wait_for("worker online");
+    // What a page gets first: up to its first state.
+    let page = |address: &str, headers: &str| {
+        let script = "import socket, sys
+stream = socket.create_connection((sys.argv[1], 9090), 10)
+stream.sendall(('GET /events HTTP/1.1\\r\\nHost: %s:9090\\r\\n%s\\r\\n' % (sys.argv[1], sys.argv[2])).encode())
+text = b''
+while b'\\n\\n' not in text.partition(b'event: state')[2]: text += stream.recv(65536) or sys.exit('ended: %r' % text)
+print(text.decode())";
+        let target = format!("--target={}", daemon.pid());
+        let output = Command::new("nsenter")
+            .args([&target, "--net", "python3", "-c", script, address, headers])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    for (address, headers, sees) in
+        [("127.0.0.1", "", true), ("192.0.2.1", "", false), ("192.0.2.1", right.as_str(), true)]
+    {
+        let text = page(address, headers);
+        assert_eq!(text.contains(program), sees, "{address} {headers}: {text}");
+        assert_eq!(text.contains("\"cwd\""), sees, "{address} {headers}: {text}");
+        assert!(text.contains(&format!("\"trusted\":{sees}")), "{address} {headers}: {text}");
     }
 }
