@@ -69,6 +69,8 @@ impl Model {
                 changes && elsewhere || file.ended || file.shut && self.files.iter().any(|file| file.connected)
             }
             "connect" if file.shut || file.ended || file.tried && elsewhere => true,
+            // What was reported as hung up is so once more.
+            "bind" if file.reported => true,
             // The other process keeps the socket itself.
             "bind" => {
                 self.in_child && self.parent.iter().flatten().any(|other| std::ptr::eq(&self.files[other.file], file))

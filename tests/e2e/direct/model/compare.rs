@@ -32,14 +32,14 @@ impl Difference {
 pub fn compare(program: &str, policy: &str, sequences: &[Vec<Step>]) -> BTreeMap<usize, Difference> {
     let mut found = BTreeMap::new();
     for (batch, part) in sequences.chunks(BATCH).enumerate() {
-        let mut differing = once(program, policy, part);
+        let mut differing = once(program, policy, part, Of::Whole);
         for _ in 0..2 {
             let places: Vec<usize> = differing.keys().copied().collect();
             if places.is_empty() {
                 break;
             }
             let again: Vec<_> = places.iter().map(|&at| part[at].clone()).collect();
-            let seen = once(program, policy, &again);
+            let seen = once(program, policy, &again, Of::Whole);
             differing = seen.into_iter().map(|(at, difference)| (places[at], difference)).collect();
         }
         found.extend(differing.into_iter().map(|(at, difference)| (batch * BATCH + at, difference)));
@@ -47,7 +47,15 @@ pub fn compare(program: &str, policy: &str, sequences: &[Vec<Step>]) -> BTreeMap
     found
 }
 
-fn once(program: &str, policy: &str, sequences: &[Vec<Step>]) -> BTreeMap<usize, Difference> {
+/// What is compared.
+#[derive(PartialEq, Eq)]
+enum Of {
+    Whole,
+    /// Sequences that may have lost what makes them listen.
+    Shorter,
+}
+
+fn once(program: &str, policy: &str, sequences: &[Vec<Step>], of: Of) -> BTreeMap<usize, Difference> {
     let dir = install_dir();
     let mut text = String::new();
     for (at, sequence) in sequences.iter().enumerate() {
@@ -75,6 +83,9 @@ fn once(program: &str, policy: &str, sequences: &[Vec<Step>]) -> BTreeMap<usize,
         let what = || format!("{file}\n{}", daemon.log());
         eventually(&what(), limit, whole)
     });
+    if of == Of::Shorter {
+        return differences(&native, &direct);
+    }
     // Not the kernel's: else the comparison says nothing.
     let listens = sequences.iter().filter(|steps| steps.iter().any(|step| step.0 == "listen")).count();
     let listening = || (daemon.log().matches(" listening ").count() > listens / 2).then_some(());
@@ -120,7 +131,7 @@ pub fn shrink(program: &str, policy: &str, sequence: &[Step], difference: &Diffe
     let mut best = sequence.to_vec();
     loop {
         let shorter: Vec<Vec<Step>> = (0..best.len()).rev().filter_map(|at| without(&best, at)).collect();
-        let same = once(program, policy, &shorter);
+        let same = once(program, policy, &shorter, Of::Shorter);
         let found = same.iter().find(|(_, other)| other.kind() == difference.kind());
         let Some((&at, _)) = found else { return best };
         best = shorter[at].clone();

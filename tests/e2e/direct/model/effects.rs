@@ -128,6 +128,16 @@ impl Model {
                 {
                     self.files[epoll].watched.push(watched);
                 }
+                if let Some(watched) = file(self, c) {
+                    // EPOLLET, EPOLLONESHOT, both.
+                    self.files[watched].edge |= b < 2 && matches!(step.1[3] >> 8, 1..=3);
+                }
+            }
+            "wait" => {
+                let Some(epoll) = file(self, a) else { return };
+                for watched in self.files[epoll].watched.clone() {
+                    self.files[watched].reported |= self.files[watched].edge;
+                }
             }
             "setfl" => {
                 if let Some(at) = file(self, a) {

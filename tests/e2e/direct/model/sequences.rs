@@ -60,6 +60,10 @@ pub struct File {
     pub spoiled: bool,
     /// Files that an epoll watches.
     pub watched: Vec<usize>,
+    /// An epoll reports each of its events only once.
+    pub edge: bool,
+    /// Such an epoll has been waited for.
+    pub reported: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
