@@ -17,7 +17,7 @@ mod unsaid;
 
 pub use app::App;
 pub use browser::{Browser, Key};
-pub use crowd::{Crowd, Exit, Manner};
+pub use crowd::{Crowd, Exit, Manner, Tally};
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use gate::Gate;
 pub use install::{
