@@ -245,6 +245,8 @@ pub struct LimitsState {
     pub max_age_ms: Option<u64>,
     #[serde(default)]
     pub max_served: Option<u32>,
+    #[serde(default)]
+    pub slow_start_ms: Option<u64>,
     pub max_restarts: u32,
     pub max_surge: u32,
     pub min_uptime_ms: u64,

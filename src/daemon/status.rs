@@ -191,6 +191,7 @@ fn limits_state(limits: &Limits) -> LimitsState {
         max_memory_bytes: limits.max_memory,
         max_age_ms: limits.max_age.map(ms),
         max_served: limits.max_served,
+        slow_start_ms: (!limits.slow_start.is_zero()).then(|| ms(limits.slow_start)),
         max_restarts: limits.max_restarts,
         max_surge: limits.max_surge,
         min_uptime_ms: ms(limits.min_uptime),

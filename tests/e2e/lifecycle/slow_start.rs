@@ -23,6 +23,7 @@ fn a_new_worker_beside_a_warm_one_gets_a_growing_share() {
         .concat(),
     );
     daemon.wait_online(2);
+    assert_eq!(daemon.ls()["services"][0]["limits"]["slow_start_ms"], 1000 * SLOW_START);
     assert!((45..=55).contains(&share(&daemon)), "not applied when all are new");
     eventually("slot 0 is warm", seconds(20), || {
         (daemon.slot(0, "uptime_s").as_u64().unwrap() > SLOW_START).then_some(())
