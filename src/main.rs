@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         None => run(given, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
+        Some(Verb::Ls(options)) if options.watch.is_some() => cli::watch::watch(&options).map(|()| 0),
+        Some(Verb::Top(target)) => cli::top::run(&target).map(|()| 0),
         Some(Verb::Ls(options)) => cli::client::ls(&options).map(|()| 0),
         Some(Verb::Logs(options)) => cli::logs::show(&options.lines, LogKind::Lines, !options.no_events).map(|()| 0),
         Some(Verb::Events(options)) => cli::events::show(&options).map(|()| 0),

@@ -20,16 +20,31 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// `roundsman ls`: prints all daemons (or the one at `--control`), or all that is known of one service.
 ///
 /// # Errors
-/// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
+/// As [`shown`].
 pub fn ls(args: &Ls) -> Result<(), Exit> {
-    let mut daemons: Vec<Daemon> = match &args.target.control {
+    let mut out = anstream::stdout().lock();
+    for text in shown(&args.target, args.json)? {
+        // A closed pipe (`ls | head`) is no error.
+        if writeln!(out, "{text}").is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What `ls` prints.
+///
+/// # Errors
+/// [`NO_DAEMON`] when there is none, [`USAGE`] when it has no such service.
+pub(super) fn shown(target: &Target, json: bool) -> Result<Vec<String>, Exit> {
+    let mut daemons: Vec<Daemon> = match &target.control {
         Some(path) => vec![ls_of(path, TIMEOUT).map_err(|error| unreachable(path, &error))?],
         None => live()?.into_iter().map(|(_, daemon)| daemon).collect(),
     };
     if daemons.is_empty() {
         return Err(nobody());
     }
-    if let Some(name) = &args.target.name {
+    if let Some(name) = &target.name {
         let all = names(&daemons);
         daemons.iter_mut().for_each(|daemon| daemon.services.retain(|service| service.name == *name));
         daemons.retain(|daemon| !daemon.services.is_empty());
@@ -38,22 +53,14 @@ pub fn ls(args: &Ls) -> Result<(), Exit> {
         }
     }
     let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-    let texts: Vec<String> = match &args.target.name {
-        _ if args.json => daemons.iter().map(|daemon| serde_json::to_string(daemon).unwrap_or_default()).collect(),
+    Ok(match &target.name {
+        _ if json => daemons.iter().map(|daemon| serde_json::to_string(daemon).unwrap_or_default()).collect(),
         None => vec![render::overview(&daemons, width)],
         Some(_) => {
             let services = daemons.iter().flat_map(|daemon| daemon.services.iter().map(move |one| (daemon, one)));
             services.map(|(daemon, service)| render::detail(daemon, service, width)).collect()
         }
-    };
-    let mut out = anstream::stdout().lock();
-    for text in texts {
-        // A closed pipe (`ls | head`) is no error.
-        if writeln!(out, "{text}").is_err() {
-            break;
-        }
-    }
-    Ok(())
+    })
 }
 
 /// `roundsman health`: whether every service (or those that are named) has a worker online, and an upstream up if it has any.

@@ -18,7 +18,7 @@ use crate::sys::reason;
 /// A line of the answer to [`Request::Events`].
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
-enum Shown<'a> {
+pub(super) enum Shown<'a> {
     Event(Entry<'a>),
     Dropped { dropped: u64 },
     Reply(Reply),
@@ -64,10 +64,19 @@ fn text(event: &Entry<'_>, terminal: bool) -> String {
         Ok(at) if terminal => time::date_and_time(at),
         _ => event.time.to_string(),
     };
-    let place = event.slot.map_or_else(|| event.service.to_string(), |slot| format!("{}/{slot}", event.service));
+    format!("{time} {} {style}{}{style:#}{}", place(event), event.message, fields(event))
+}
+
+/// `web/1`
+pub(super) fn place(event: &Entry<'_>) -> String {
+    event.slot.map_or_else(|| event.service.to_string(), |slot| format!("{}/{slot}", event.service))
+}
+
+/// The process that it is about and the fields, each after a space.
+pub(super) fn fields(event: &Entry<'_>) -> String {
     let pid = event.pid.map(|pid| format!(" pid={pid}")).unwrap_or_default();
-    let fields: String = event.fields.iter().map(|(name, value)| format!(" {name}={}", word(value))).collect();
-    format!("{time} {place} {style}{}{style:#}{pid}{fields}", event.message)
+    let fields = event.fields.iter().map(|(name, value)| format!(" {name}={}", word(value)));
+    std::iter::once(pid).chain(fields).collect()
 }
 
 /// What is more than one word is quoted.

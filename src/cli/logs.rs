@@ -54,7 +54,7 @@ pub fn show(args: &Lines, of: LogKind, events: bool) -> Result<(), Exit> {
 /// A line of the answer to [`Request::Logs`].
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
-enum Shown {
+pub(super) enum Shown {
     Line(Line),
     Dropped { dropped: u64 },
     Reply(Reply),

@@ -12,6 +12,8 @@ pub mod place;
 mod render;
 mod slips;
 mod table;
+pub mod top;
+pub mod watch;
 pub mod weight;
 mod which;
 
@@ -65,6 +67,12 @@ pub enum Verb {
     /// Show services and slots of the running daemons
     #[command(aliases = ["list", "status", "ps"])]
     Ls(Ls),
+    /// Show them on a full screen, with keys to act
+    ///
+    /// Services, slots and upstreams with their rates, waits, CPU and memory, asked once a second. Keys reload, restart,
+    /// drain, scale, stop and show logs; ? lists them.
+    #[command(alias = "monit")]
+    Top(Target),
     /// Show output and events of servers: logs -f web/0
     Logs(Logs),
     /// Show what happened: starts, exits, reloads; -f follows
@@ -138,6 +146,11 @@ pub struct Ls {
     /// Print one JSON object per daemon and line
     #[arg(long)]
     pub json: bool,
+    /// Print it again every 2 seconds, or every SECONDS
+    ///
+    /// A terminal shows the latest; anything else gets one after the other.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "")]
+    pub watch: Option<String>,
     #[command(flatten)]
     pub target: Target,
 }

@@ -65,7 +65,7 @@ fn slot_rows(service: &ServiceState) -> Vec<Vec<Cell>> {
 }
 
 /// Reasons, clients that wait, upstreams that are down: a line for each. Slots with the same reason share one.
-fn notes(service: &ServiceState) -> Vec<String> {
+pub fn notes(service: &ServiceState) -> Vec<String> {
     let name = printable(&service.name);
     let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for slot in &service.slots {
@@ -212,14 +212,9 @@ fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
     let ago = upstream.last_error_s.map(|seconds| format!(", {} ago", uptime(seconds))).unwrap_or_default();
     let weight = if upstream.weight == 1 { String::new() } else { format!(" weight={}", upstream.weight) };
     let backup = if upstream.backup { " backup" } else { "" };
-    let state = match (upstream.is_up(), upstream.drain) {
-        (true, true) if upstream.open > 0 => "draining",
-        (true, true) => "drained",
-        _ => upstream.state.as_str(),
-    };
     vec![
         format!("{}{weight}{backup}", printable(&upstream.addr)).into(),
-        state_cell(state),
+        state_cell(upstream_state(upstream)),
         upstream.open.to_string().into(),
         upstream.connections.to_string().into(),
         size(upstream.bytes_in).into(),
@@ -227,6 +222,15 @@ fn upstream_row(upstream: &UpstreamState) -> Vec<Cell> {
         upstream.errors.to_string().into(),
         upstream.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| format!("{error}{ago}")).into(),
     ]
+}
+
+/// The state of an upstream in the words of the verbs.
+pub fn upstream_state(upstream: &UpstreamState) -> &str {
+    match (upstream.is_up(), upstream.drain) {
+        (true, true) if upstream.open > 0 => "draining",
+        (true, true) => "drained",
+        _ => &upstream.state,
+    }
 }
 
 fn upstreams_line(service: &ServiceState, up: &str) -> String {
@@ -290,7 +294,7 @@ fn state_cell(state: &str) -> Cell {
 }
 
 /// The state of a slot in the words of the verbs.
-fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
+pub fn state<'a>(service: &ServiceState, slot: &'a SlotState) -> &'a str {
     match slot.state.as_str() {
         "gone" if slot.finished => "finished",
         "gone" if service.stopped => "stopped",
@@ -309,17 +313,17 @@ fn alive(slot: &SlotState, text: String) -> Cell {
     if slot.pid.or(slot.server_pid).is_some() { text.into() } else { "-".into() }
 }
 
-fn open(slot: &SlotState) -> String {
+pub fn open(slot: &SlotState) -> String {
     if slot.open_is_estimate { format!("~{}", slot.open) } else { slot.open.to_string() }
 }
 
-fn megabytes(bytes: u64) -> String {
+pub fn megabytes(bytes: u64) -> String {
     let megabytes = bytes as f64 / (1024.0 * 1024.0);
     if megabytes < 10.0 { format!("{megabytes:.1}M") } else { format!("{megabytes:.0}M") }
 }
 
 /// In the largest unit that gives at least 1.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = [("G", 30), ("M", 20), ("K", 10)];
     match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
         Some((unit, shift)) => format!("{:.1}{unit}", bytes as f64 / f64::from(1u32 << shift)),
@@ -328,7 +332,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// The two largest units.
-fn uptime(seconds: u64) -> String {
+pub fn uptime(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),

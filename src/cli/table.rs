@@ -49,19 +49,19 @@ pub fn table(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> St
         let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| columns_of(&cell.text));
         cells.chain([column.title.len()]).max().unwrap_or(0)
     });
-    let widths = fit(columns, natural.collect(), width);
+    let widths = fit(columns, natural.collect(), width, GAP);
     let header: Vec<Cell> =
         columns.iter().map(|column| Cell { text: column.title.to_owned(), style: Style::new().dimmed() }).collect();
     let line = |row: &Vec<Cell>| line(columns, &widths, row, width);
     std::iter::once(&header).chain(rows).map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The width of each column; `None`: it is dropped.
-fn fit(columns: &[Column], natural: Vec<usize>, width: Option<usize>) -> Vec<Option<usize>> {
+/// The width of each column, with `gap` spaces between them; `None`: it is dropped.
+pub fn fit(columns: &[Column], natural: Vec<usize>, width: Option<usize>, gap: usize) -> Vec<Option<usize>> {
     let mut widths: Vec<_> = natural.into_iter().map(Some).collect();
     let Some(width) = width else { return widths };
     loop {
-        let total: usize = widths.iter().flatten().map(|width| width + GAP).sum::<usize>().saturating_sub(GAP);
+        let total: usize = widths.iter().flatten().map(|width| width + gap).sum::<usize>().saturating_sub(gap);
         let Some(excess) = total.checked_sub(width).filter(|&excess| excess > 0) else { return widths };
         let spare = |at: usize| Some(widths[at]?.saturating_sub(columns[at].least?));
         let spares: Vec<_> = (0..columns.len()).map(|at| spare(at).unwrap_or(0)).collect();
@@ -152,9 +152,10 @@ pub fn wrap(label: &str, text: &str, indent: usize, width: Option<usize>) -> Str
     lines.join("\n")
 }
 
-/// A text from elsewhere without characters that would move the cursor or colour what follows.
+/// A text from elsewhere without characters that would move the cursor, colour what follows or change its direction.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

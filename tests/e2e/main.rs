@@ -17,3 +17,4 @@ mod logs;
 mod node;
 mod queue;
 mod relay;
+mod top;

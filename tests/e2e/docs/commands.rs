@@ -27,8 +27,9 @@ const ASKS: [(&str, &str); 10] = [
     ("health", "online"),
 ];
 
-/// Commands that need a registry, a cluster or systemd: the test that does the same, and words of it.
-const ELSEWHERE: [(&str, &str, &str); 5] = [
+/// Commands that need a registry, a cluster, systemd or a terminal: the test that does the same, and words of it.
+const ELSEWHERE: [(&str, &str, &str); 6] = [
+    ("roundsman top", "tests/e2e/top/shows.rs", "&[\"top\"]"),
     ("docker build -t roundsman .", "tests/container/podman.rs", "\"localhost/roundsman\", ROOT"),
     ("docker run --rm -p 8080:8080 roundsman", "tests/container/image.rs", "&[\"localhost/roundsman\"]"),
     ("kubectl apply -k config/kubernetes", "tests/container/orchestrators.rs", "config/kubernetes"),

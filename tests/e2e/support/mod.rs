@@ -10,6 +10,7 @@ mod install;
 mod net;
 mod random;
 pub mod recycle;
+mod screen;
 mod server;
 pub mod table;
 mod terminal;
@@ -25,6 +26,7 @@ pub use install::{
 };
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use random::Random;
+pub use screen::Screen;
 pub use server::{Killed, Process, Upstream, freeze, install_dir, write_file};
 pub use terminal::{on_terminal, start_on_terminal};
 pub use unsaid::unsaid;
