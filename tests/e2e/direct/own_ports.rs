@@ -47,6 +47,8 @@ threading.Thread(target=serve, args=(main, act), daemon=True).start()
 for port in sys.argv[3:]:
     time.sleep(float(sys.argv[2]))
     s = listens(int(port)); threading.Thread(target=serve, args=(s, act), daemon=True).start()
+name = os.environ.get('NOTIFY_SOCKET', '')
+if name: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', name.replace('@', '\\0', 1))
 time.sleep(10000)
 ";
 
@@ -165,6 +167,24 @@ fn ports_that_servers_open_as_they_start_are_shared() {
     all(&daemon, 4);
     assert_eq!(daemon.total("restarts"), 1, "{}", daemon.log());
     unsaid(&daemon.stop().log, &["no -l serves", "for itself"]);
+}
+
+/// Until then its first start lasts, however long that takes; and so does that of one that comes later.
+#[test]
+fn what_a_server_opens_before_it_says_that_it_is_ready_is_shared() {
+    let (dir, second) = (install_dir(), free_port());
+    let daemon = start(dir.path(), "2", &["--wait-ready", "--min-uptime", "100ms"], "1", &[second]);
+    let all = |daemon: &Daemon| {
+        let shared = [daemon.port, second].map(|port| (format!("127.0.0.1:{port}"), 2));
+        eventually("both serve both", seconds(20), || (listeners(daemon) == shared).then_some(()));
+    };
+    all(&daemon);
+    replace(&daemon, 1);
+    all(&daemon);
+    let own = free_port();
+    assert_eq!((tell(&daemon, 0, own, "open"), get(own).unwrap()), (format!("port {own}"), "own of 0".to_owned()));
+    assert_eq!(tell(&daemon, 1, own, "open"), "EADDRINUSE");
+    all(&daemon);
 }
 
 #[test]
