@@ -10,6 +10,7 @@
 //! | [`accept`] | the accept thread: listeners → policy → hand-off |
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
 //! | [`abi`] | what two processes must agree on |
+//! | [`access`] | the access log: a line for each connection |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
 //! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
 //! | [`node`] | Node's IPC: its channel, cluster messages |
@@ -31,6 +32,7 @@
 
 pub mod abi;
 pub mod accept;
+pub mod access;
 pub mod addr;
 pub mod admin;
 pub mod cli;

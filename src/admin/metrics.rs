@@ -186,6 +186,8 @@ impl Collector for State {
                 .map(|(reason, count)| (OfReason { service: service.clone(), reason: reason.to_owned() }, count))
         });
         family(to, Kind::Counter, "recycled", "Workers replaced by --max-age and --max-served", recycled)?;
+        let lost = services.iter().filter_map(|(labels, state)| Some((labels.clone(), state.access_lost?)));
+        family(to, Kind::Counter, "access_lost", "Connections without their line in the access log", lost)?;
         let uptime =
             to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
         Kind::Gauge.encode(uptime, self.0.uptime_s)

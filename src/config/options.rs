@@ -14,6 +14,7 @@ use super::instances::Instances;
 use super::memory::{MaxMemory, size};
 use super::upstream::Word;
 use crate::accept::policy::Policy;
+use crate::access::settings::{AccessFormat, Sample, Target, target};
 use crate::addr::{AdminAddr, Listen, ListenAddr};
 use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
@@ -260,12 +261,29 @@ pub struct Options {
     /// File for the servers' stderr; may be the same as --out [default: the daemon's]
     #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_ERROR")]
     pub error: Option<PathBuf>,
-    /// Rename a file of --out or --error to FILE.1 before it grows beyond this
+    /// Rename a file of --out, --error or --access-log to FILE.1 before it grows beyond this
     #[arg(long, hide_short_help = true, value_name = "SIZE", env = "ROUNDSMAN_ROTATE_SIZE", default_value = "10MiB", value_parser = size)]
     pub rotate_size: u64,
     /// Number of renamed files to keep; FILE.1 is the newest
     #[arg(long, hide_short_help = true, value_name = "N", env = "ROUNDSMAN_ROTATE_KEEP", default_value = "5", value_parser = |text: &str| number(text, 0..=1000))]
     pub rotate_keep: u32,
+    /// File for one line per connection, - for stdout; {slot} and {service} are filled in
+    ///
+    /// Written when the connection is over. Renamed and opened again like a file of --out.
+    #[arg(long, hide_short_help = true, value_name = "FILE", env = "ROUNDSMAN_ACCESS_LOG", allow_hyphen_values = true, value_parser = target)]
+    pub access_log: Option<Target>,
+    /// Form of the lines of --access-log: text or json [default: text]
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "FORMAT",
+        env = "ROUNDSMAN_ACCESS_FORMAT",
+        hide_possible_values = true
+    )]
+    pub access_format: Option<AccessFormat>,
+    /// Share of the connections in --access-log, drawn at random: 0.1% to 100% [default: 100%]
+    #[arg(long, hide_short_help = true, value_name = "PERCENT", env = "ROUNDSMAN_ACCESS_SAMPLE")]
+    pub access_sample: Option<Sample>,
     /// Begin each of the servers' lines with the time
     #[arg(long, hide_short_help = true, env = "ROUNDSMAN_TIMESTAMPS")]
     pub timestamps: bool,

@@ -12,6 +12,7 @@ use super::sources::COMMAND;
 use super::upstream::{self, WeightedUpstream};
 use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
+use crate::access::settings::{AccessFormat, AccessLog, Sample};
 use crate::addr::{Listen, ListenAddr};
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
@@ -39,6 +40,7 @@ pub struct ServiceConfig {
     /// Variables for servers, from files and options.
     pub environment: Vec<(String, String)>,
     pub files: Files,
+    pub access: Option<AccessLog>,
     pub node_ipc: NodeIpc,
     pub stop_message: Option<String>,
     pub limits: Limits,
@@ -239,6 +241,17 @@ impl ServiceConfig {
             on_errored: run.on_errored,
             on_exit: run.on_exit,
         };
+        let (format, sample) = (run.access_format, run.access_sample);
+        let access = match run.access_log {
+            Some(_) if run.no_listen => return Err(Kind::Excludes("no-listen").of("access-log")),
+            Some(to) => {
+                let (format, sample) = (format.unwrap_or(AccessFormat::Text), sample.unwrap_or(Sample::ALL));
+                Some(AccessLog { to, format, sample })
+            }
+            None if format.is_some() => return Err(Kind::Needs("access-log").of("access-format")),
+            None if sample.is_some() => return Err(Kind::Needs("access-log").of("access-sample")),
+            None => None,
+        };
         let files = Files {
             out: run.out,
             error: run.error,
@@ -260,6 +273,7 @@ impl ServiceConfig {
             cwd,
             environment,
             files,
+            access,
             node_ipc: run.node_ipc,
             stop_message: run.stop_message,
             limits,

@@ -62,6 +62,9 @@ pub struct ServiceState {
     /// Workers replaced by `--max-age` and `--max-served`, where one of them is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycled: Option<RecycledState>,
+    /// Connections without their line in the access log, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_lost: Option<u64>,
     /// Clients of relay workers that have no upstream for them now.
     #[serde(default)]
     pub waiting_for_upstream: u64,

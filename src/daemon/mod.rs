@@ -29,6 +29,7 @@ use crate::accept::{
     self,
     orders::{Report, ServiceId},
 };
+use crate::access::Access;
 use crate::admin::{self, Ask, token::Token};
 use crate::config::Config;
 use crate::control::server::ControlServer;
@@ -130,7 +131,9 @@ impl Daemon {
         let registry = Registry::new(poll.registry()).map_err(os("cannot share an epoll"))?;
         let ports = probe::PrivatePorts::default();
         let children = Children::default();
-        let context = Context { launcher, orders, attach: None, ports, nofile: nofile.hard, registry, children };
+        let access = Access::new(servers.outlet());
+        let context =
+            Context { launcher, orders, access, attach: None, ports, nofile: nofile.hard, registry, children };
         let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
         let control = ControlServer::open(&context.registry, &config.name, &names, config.control.as_deref())?;
         let token = admin.as_ref().map(|admin| admin.token.clone()).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Daemon;
 use crate::accept::policy::Policy;
 use crate::accept::waits::ShedReason;
+use crate::access::Access;
 use crate::config::Backend;
 use crate::config::service::Limits;
 use crate::control::status::{
@@ -31,12 +32,13 @@ impl Daemon {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             stopping: self.stopping.is_some(),
-            services: self.services.iter().map(|service| state(service, &mut self.cpu)).collect(),
+            services: self.services.iter().map(|service| state(service, &self.context.access, &mut self.cpu)).collect(),
         }
     }
 }
 
-fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
+fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState {
+    let id = service.id();
     let online = crate::slot::online(service.slots());
     let service = service.view();
     let command = service.config.command().map(ToString::to_string);
@@ -73,6 +75,7 @@ fn state(service: &Service, cpu: &mut CpuMeter) -> ServiceState {
         limit_reached: service.stats.limit_reached().map(str::to_owned),
         reloads: service.reloads,
         recycled: recycled(&service.config.limits, service.recycled),
+        access_lost: service.config.access.as_ref().map(|_| access.lost(id)),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.stopped,

@@ -1,5 +1,6 @@
 //! Hand-off: accepted sockets travel over a Unix socket pair, one queue per worker and listener.
 
+pub mod access;
 pub mod bell;
 pub mod page;
 mod queue;

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::log_path::{self, Opened};
-use super::queue::{Chunk, Queue};
+use super::queue::{Chunk, Queue, lines};
 use crate::sys::process::Credentials;
 use crate::sys::reason;
 
@@ -44,8 +45,7 @@ impl Files {
             super::line::Stream::Err => self.error.as_ref(),
             super::line::Stream::Message | super::line::Stream::Event => None,
         };
-        let slot = slot.unwrap_or(0).to_string();
-        path.map(|path| path.to_string_lossy().replace("{slot}", &slot).replace("{service}", service).into())
+        path.map(|path| filled_in(path, service, slot))
     }
 
     /// Whether the files of a service can be written to: makes their directories and opens them once.
@@ -55,12 +55,26 @@ impl Files {
     pub fn try_open(&self, service: &str) -> Result<(), String> {
         for stream in [super::line::Stream::Out, super::line::Stream::Err] {
             if let Some(path) = self.of(stream, service, Some(0)) {
-                log_path::open(&path, self.user.as_ref())
-                    .map_err(|error| format!("cannot write to {}: {}", path.display(), reason(&error)))?;
+                self.try_path(&path)?;
             }
         }
         Ok(())
     }
+
+    /// The same for one file.
+    ///
+    /// # Errors
+    /// Why it cannot be written to.
+    pub fn try_path(&self, path: &Path) -> Result<(), String> {
+        let opened = log_path::open(path, self.user.as_ref());
+        opened.map(drop).map_err(|error| format!("cannot write to {}: {}", path.display(), reason(&error)))
+    }
+}
+
+/// A path with `{slot}` and `{service}` filled in.
+pub fn filled_in(path: &Path, service: &str, slot: Option<u32>) -> PathBuf {
+    let slot = slot.unwrap_or(0).to_string();
+    path.to_string_lossy().replace("{slot}", &slot).replace("{service}", service).into()
 }
 
 /// A piece for a file, or word that all are to be opened anew.
@@ -83,9 +97,9 @@ pub fn write_on(queue: &Queue<LogTarget>) {
     queue.write_on(|chunk: Option<Chunk<LogTarget>>| {
         match chunk {
             Some(Chunk { to: LogTarget::Reopen, .. }) => logs.iter_mut().for_each(|(path, log)| log.reopen(path)),
-            Some(Chunk { to: LogTarget::File { path, files }, bytes, .. }) => {
+            Some(Chunk { to: LogTarget::File { path, files }, bytes, lost, .. }) => {
                 let log = logs.entry(path.clone()).or_insert_with(|| LogFile::new(&files));
-                log.files = files;
+                (log.files, log.lost) = (files, lost);
                 log.write(&path, &bytes);
             }
             None => {}
@@ -102,7 +116,9 @@ struct LogFile {
     /// What a FIFO or a pipe did not take yet, from the start of a line or from where the last write ended.
     waiting: Vec<u8>,
     /// Lines that were too many for it.
-    dropped: usize,
+    dropped: u64,
+    /// Counts these instead, where somebody wants to know.
+    lost: Option<Arc<AtomicU64>>,
     /// When something last went wrong.
     failed: Option<Instant>,
     files: Arc<Files>,
@@ -110,7 +126,7 @@ struct LogFile {
 
 impl LogFile {
     fn new(files: &Arc<Files>) -> Self {
-        Self { open: None, size: 0, waiting: Vec::new(), dropped: 0, failed: None, files: files.clone() }
+        Self { open: None, size: 0, waiting: Vec::new(), dropped: 0, lost: None, failed: None, files: files.clone() }
     }
 
     fn may_try(&self) -> bool {
@@ -120,7 +136,7 @@ impl LogFile {
     fn write(&mut self, path: &Path, bytes: &[u8]) {
         if self.open.is_none() {
             if !self.may_try() {
-                return;
+                return self.count_lost(bytes);
             }
             self.reopen(path);
         }
@@ -135,14 +151,22 @@ impl LogFile {
             }
         }
         if self.open.is_none() {
-            return;
+            return self.count_lost(bytes);
         }
         if self.waiting.len() + bytes.len() > MAX_WAITING && !self.waiting.is_empty() {
-            self.dropped += bytes.iter().filter(|&&byte| byte == b'\n').count();
-            return;
+            return match self.lost {
+                Some(_) => self.count_lost(bytes),
+                None => self.dropped += lines(bytes),
+            };
         }
         self.waiting.extend_from_slice(bytes);
         self.is_flushed(path);
+    }
+
+    fn count_lost(&self, bytes: &[u8]) {
+        if let Some(lost) = self.lost.as_ref().filter(|_| !bytes.is_empty()) {
+            lost.fetch_add(lines(bytes), Relaxed);
+        }
     }
 
     /// Opens the file, or opens it again. One that is open stays so until there is another.
@@ -169,6 +193,7 @@ impl LogFile {
     fn lost(&mut self, path: &Path, error: &io::Error) {
         tracing::warn!("cannot write to {}: {}; lines are lost until it works again", path.display(), reason(error));
         (self.open, self.failed) = (None, Some(Instant::now()));
+        self.count_lost(&self.waiting);
         self.waiting.clear();
     }
 

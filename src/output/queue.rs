@@ -2,6 +2,7 @@
 //! bound its oldest is dropped and counted.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,13 @@ pub struct Chunk<T> {
     pub to: T,
     /// What.
     pub bytes: Vec<u8>,
+    /// Counts its lines if they are dropped, in place of a warning.
+    pub lost: Option<Arc<AtomicU64>>,
+}
+
+/// The number of lines in these bytes, at least one.
+pub(super) fn lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count().max(1) as u64
 }
 
 #[derive(Default)]
@@ -62,7 +70,11 @@ impl<T> Queue<T> {
             let Some(at) = chunks.iter().position(|chunk| chunk.service == service) else { break };
             let Some(oldest) = chunks.remove(at) else { break };
             share.bytes -= oldest.bytes.len();
-            share.dropped += oldest.bytes.iter().filter(|&&byte| byte == b'\n').count().max(1) as u64;
+            let lines = lines(&oldest.bytes);
+            match oldest.lost {
+                Some(lost) => drop(lost.fetch_add(lines, Relaxed)),
+                None => share.dropped += lines,
+            }
         }
         self.changed.notify_all();
     }

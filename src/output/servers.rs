@@ -20,7 +20,7 @@ use super::follow::{Follower, LogKind, Query};
 use super::line::{Line, Origin, Stream};
 use super::recent::Recent;
 use super::ring::Ring;
-use super::sinks::{Format, Sinks};
+use super::sinks::{Format, Outlet, Sinks};
 
 /// Bytes read from one server before others have their turn.
 const BUDGET: usize = 64 * 1024;
@@ -55,6 +55,7 @@ pub struct Servers {
     waker: Arc<Waker>,
     /// Bytes of messages that wait for the thread.
     under_way: Arc<AtomicUsize>,
+    outlet: Outlet,
 }
 
 impl std::fmt::Debug for Order {
@@ -73,11 +74,13 @@ impl Servers {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, receiver) = unbounded();
         let under_way = Arc::new(AtomicUsize::new(0));
+        let sinks = Sinks::start(format)?;
+        let outlet = sinks.outlet();
         let mut reader = Reader {
             under_way: under_way.clone(),
             poll,
             orders: receiver,
-            sinks: Sinks::start(format)?,
+            sinks,
             sources: HashMap::new(),
             followers: BTreeMap::new(),
             next: 0,
@@ -86,7 +89,12 @@ impl Servers {
             recent,
         };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
-        Ok(Self { orders, waker, under_way })
+        Ok(Self { orders, waker, under_way, outlet })
+    }
+
+    /// The way to our own stdout and to log files for lines that are not the servers'.
+    pub fn outlet(&self) -> Outlet {
+        self.outlet.clone()
     }
 
     fn send(&self, order: Order) {

@@ -1,11 +1,13 @@
 //! Sinks the servers' output on: to our own stdout and stderr, or to files. A bounded queue and a thread for each.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::files::{self, LogTarget};
+use super::files::{self, Files, LogTarget};
 pub use super::line::Format;
 use super::line::{self, Origin, Stream};
 use super::queue::{Chunk, Queue};
@@ -19,6 +21,42 @@ fn usual() -> Format {
 fn write(to: &mut (impl io::Write + std::os::fd::AsFd), chunk: Option<Chunk<()>>) -> Option<Duration> {
     chunk.iter().for_each(|chunk| super::write_all(to, &chunk.bytes));
     None
+}
+
+/// Where lines go that are not the servers'.
+#[derive(Debug, Clone)]
+pub enum To {
+    Stdout,
+    /// This file, with its service's settings.
+    File(PathBuf, Arc<Files>),
+}
+
+/// The way out for lines that are not the servers'.
+#[derive(Clone)]
+pub struct Outlet {
+    out: Arc<Queue<()>>,
+    files: Arc<Queue<LogTarget>>,
+}
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outlet")
+    }
+}
+
+impl Outlet {
+    /// Writes whole lines; never waits. `lost` counts those that are dropped because nobody takes them. `whose` has a share
+    /// of what may wait, apart from the servers'.
+    pub fn write(&self, whose: &Arc<str>, to: &To, bytes: Vec<u8>, lost: &Arc<AtomicU64>) {
+        let (service, lost) = (whose.clone(), Some(lost.clone()));
+        match to {
+            To::Stdout => self.out.push(Chunk { service, to: (), bytes, lost }),
+            To::File(path, files) => {
+                let to = LogTarget::File { path: path.clone(), files: files.clone() };
+                self.files.push(Chunk { service, to, bytes, lost });
+            }
+        }
+    }
 }
 
 /// The way out.
@@ -56,6 +94,10 @@ impl Sinks {
         start("stderr", Box::new(move || err.write_on(|chunk| write(&mut io::stderr(), chunk))))?;
         start("files", Box::new(move || files::write_on(&to_files)))?;
         Ok(sinks)
+    }
+
+    pub fn outlet(&self) -> Outlet {
+        Outlet { out: self.out.clone(), files: self.to_files.clone() }
     }
 
     /// Bytes as they came; whether that is all that is to be done with them.
@@ -124,7 +166,7 @@ impl Sinks {
             _ if bytes.is_empty() => {}
             Some(path) => {
                 let to = LogTarget::File { path, files: origin.files.clone() };
-                self.to_files.push(Chunk { service: origin.service.clone(), to, bytes });
+                self.to_files.push(Chunk { service: origin.service.clone(), to, bytes, lost: None });
             }
             None => self.push(origin, stream, bytes),
         }
@@ -135,12 +177,12 @@ impl Sinks {
             Stream::Out => &self.out,
             Stream::Err | Stream::Message | Stream::Event => &self.err,
         };
-        queue.push(Chunk { service: origin.service.clone(), to: (), bytes });
+        queue.push(Chunk { service: origin.service.clone(), to: (), bytes, lost: None });
     }
 
     /// Opens all files anew.
     pub fn reopen(&self) {
-        self.to_files.push(Chunk { service: "".into(), to: LogTarget::Reopen, bytes: Vec::new() });
+        self.to_files.push(Chunk { service: "".into(), to: LogTarget::Reopen, bytes: Vec::new(), lost: None });
     }
 
     /// Waits a moment until all is written.

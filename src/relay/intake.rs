@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
+use super::journal::Origin;
 use super::sessions::Sessions;
 use crate::handoff::{QueueRx, Reception};
 use crate::sys::{epoll, sock};
@@ -165,7 +166,7 @@ impl Intake {
                         }
                         budget = budget.saturating_sub(self.received.len().max(1));
                         for socket in self.received.drain(..) {
-                            sessions.open(poll, socket, now);
+                            sessions.open(poll, socket, Origin { listener: at, accepted }, now);
                         }
                     }
                     Reception::Empty => self.queues[at].ready = false,
@@ -196,7 +197,7 @@ impl Intake {
                 match accepted {
                     Ok(socket) => {
                         listener.accepts += 1;
-                        sessions.open(poll, socket, now);
+                        sessions.open(poll, socket, Origin { listener: at, accepted: 0 }, now);
                     }
                     Err(error) => match (error.kind(), error.raw_os_error()) {
                         (io::ErrorKind::WouldBlock, _) => listener.ready = false,

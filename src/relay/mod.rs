@@ -5,6 +5,7 @@
 
 mod connect;
 pub mod intake;
+mod journal;
 mod opening;
 mod pipes;
 mod probe;
@@ -23,6 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use thiserror::Error;
 
+use crate::handoff::access::AccessWriter;
 use crate::handoff::bell::BellRope;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
@@ -92,12 +94,24 @@ impl Worker {
         let setup = protocol::receive::<Setup>(channel.as_fd(), &mut fds).map_err(unusable("unreadable setup"))?;
         let setup = setup.ok_or(RelayError::NoMaster)?;
         let listeners = if setup.source == Source::Listeners { setup.listeners } else { 0 };
-        if fds.len() != 1 + setup.listeners + listeners + usize::from(setup.shared) + usize::from(setup.bell) {
+        if fds.len()
+            != 1 + setup.listeners
+                + listeners
+                + usize::from(setup.shared)
+                + usize::from(setup.bell)
+                + 2 * usize::from(setup.log)
+        {
             return Err(RelayError::Descriptors(fds.len()));
         }
         let table = match fds.pop_if(|_| setup.shared) {
             Some(table) => UpstreamTable::attach(table.as_fd()).map_err(unusable("table of upstreams"))?,
             None => UpstreamTable::own(),
+        };
+        let log = match (fds.pop_if(|_| setup.log), fds.pop_if(|_| setup.log)) {
+            (Some(bell), Some(file)) => {
+                Some(AccessWriter::attach(file.as_fd(), bell.as_fd()).map_err(unusable("access log"))?)
+            }
+            _ => None,
         };
         let bell = match fds.pop_if(|_| setup.bell) {
             Some(bell) => Some(BellRope::attach(bell.as_fd()).map_err(unusable("doorbell"))?),
@@ -113,7 +127,7 @@ impl Worker {
         poll.registry().register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)?;
         let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
         let resolver = Resolver::new(&poll, RESOLVER)?;
-        let sessions = Sessions::new(&setup, page, table, Instant::now());
+        let sessions = Sessions::new(&setup, page, table, log, Instant::now());
         Ok(Self { poll, channel, intake, sessions, resolver, bell, phase: Phase::Serving, reported_full: false })
     }
 

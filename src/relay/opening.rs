@@ -9,7 +9,7 @@ use mio::event::Event;
 use super::connect::Started;
 use super::protocol::FromWorker;
 use super::pump::{End, Nodelay};
-use super::session::{Fate, Side, Stage};
+use super::session::{Fate, Moved, Side, Stage};
 use super::sessions::{RETRY, Sessions, token};
 use super::upstreams::{Address, Change, Upstreams};
 use crate::abi::page::row;
@@ -27,6 +27,9 @@ impl Sessions {
                 Address::Tcp(..) => Nodelay::AtSecondWrite,
                 Address::Unix(..) => Nodelay::Set,
             };
+            if let Some(entry) = &mut session.entry {
+                entry.connects();
+            }
             let error = match self.sources.connect(address) {
                 Ok(Started::Going(socket)) => {
                     let mut end = End::new(socket, nodelay);
@@ -45,6 +48,10 @@ impl Sessions {
                             if written > 0 {
                                 self.page.add(row::BYTES_IN, written as u64);
                                 self.upstreams.moved(target, written as u64, 0);
+                                if let Some(entry) = &mut session.entry {
+                                    entry.moved(Moved { forth: written as u64, back: 0 }, None);
+                                    entry.connected();
+                                }
                                 end.readable = false;
                                 session.upstream = Stage::Established(end);
                                 self.established(target);
@@ -115,6 +122,9 @@ impl Sessions {
         if event.is_writable() {
             let target = session.target;
             session.established();
+            if let Some(entry) = &mut session.entry {
+                entry.connected();
+            }
             self.connecting -= 1;
             self.established(target);
             self.advance(poll, index, now);

@@ -35,7 +35,8 @@ pub enum Source {
 }
 
 /// The first message to a worker. Its descriptors: the counters page, one queue per listener, with
-/// [`Source::Listeners`] the listeners, the doorbell if the worker has one, and the table of upstreams if the service has
+/// [`Source::Listeners`] the listeners, the doorbell if the worker has one, the access log's memory file and
+/// its doorbell, if connections are logged, and the table of upstreams if the service has
 /// one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
@@ -49,6 +50,8 @@ pub struct Setup {
     pub shared: bool,
     /// Whether it rings a doorbell while clients wait for room in it.
     pub bell: bool,
+    /// Whether it records its connections for the access log.
+    pub log: bool,
     /// The most sockets in one hand-off message.
     pub batch: usize,
     /// The most connections and pipes that the worker's file limit allows.

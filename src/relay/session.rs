@@ -3,8 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::journal::Entry;
 use super::pipes::Pipes;
 use super::pump::{End, Flow, Nodelay, Step};
+use crate::abi::access::end;
 use crate::sys::sock;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Session {
     broken: Option<Side>,
     /// The upstream has ended, and all its bytes are written: only the client's end is missing.
     pub finished: bool,
+    /// If the connection is logged.
+    pub entry: Option<Box<Entry>>,
 }
 
 /// Whether the upstream's socket has TCP keep-alive, which is set only once a session has lasted for a while.
@@ -89,6 +93,7 @@ impl Session {
             back: Flow::default(),
             broken: None,
             finished: false,
+            entry: None,
         }
     }
 
@@ -115,6 +120,17 @@ impl Session {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Which side has ended or broken, one of [`end`]; both in one turn: the client.
+    pub fn ended_by(&self) -> Option<u8> {
+        match self.broken {
+            Some(Side::Client) => Some(end::RESET),
+            Some(Side::Upstream) => Some(end::SERVER),
+            None if self.forth.ended => Some(end::CLIENT),
+            None if self.back.ended => Some(end::SERVER),
+            None => None,
         }
     }
 

@@ -12,12 +12,15 @@ use mio::{Interest, Poll, Token};
 use slab::Slab;
 
 use super::connect::Sources;
+use super::journal::{Entry, Origin};
 use super::pipes::Pipes;
 use super::protocol::{FromWorker, Setup};
 use super::pump::{BUFFER_BYTES, Watched};
 use super::session::{Fate, Keepalive, Moved, Session, Side, Stage};
 use super::upstreams::{Change, Upstreams};
+use crate::abi::access::end;
 use crate::abi::page::row;
+use crate::handoff::access::AccessWriter;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
 use crate::sys::clock::monotonic_ns;
@@ -65,6 +68,7 @@ pub struct Sessions {
     pub(super) stale: Vec<(usize, String, u16)>,
     /// An attempt without a client: target, socket, begin.
     pub(super) probe: Option<(usize, OwnedFd, Instant)>,
+    log: Option<AccessWriter>,
 }
 
 pub(super) fn token(index: usize, generation: u32, side: Side) -> Token {
@@ -77,7 +81,13 @@ fn parts(Token(token): Token) -> (usize, u32, Side) {
 }
 
 impl Sessions {
-    pub fn new(setup: &Setup, page: CountersPage, table: UpstreamTable, start: Instant) -> Self {
+    pub fn new(
+        setup: &Setup,
+        page: CountersPage,
+        table: UpstreamTable,
+        log: Option<AccessWriter>,
+        start: Instant,
+    ) -> Self {
         let page = Rc::new(page);
         let upstreams = Upstreams::new(setup.upstreams.clone(), table, page.clone(), (start, monotonic_ns()));
         let mut sessions = Self {
@@ -102,6 +112,7 @@ impl Sessions {
             reports: Vec::new(),
             stale: Vec::new(),
             probe: None,
+            log,
         };
         sessions.stale = sessions.upstreams.unresolved();
         for (group, host, port) in &sessions.stale {
@@ -148,11 +159,13 @@ impl Sessions {
     }
 
     /// Begins a session: reads the client's first bytes, connects to an upstream, writes them, and watches both.
-    pub fn open(&mut self, poll: &Poll, client: OwnedFd, now: Instant) {
+    pub fn open(&mut self, poll: &Poll, client: OwnedFd, origin: Origin, now: Instant) {
         self.page.add(row::RECEIVED, 1);
         self.generation = (self.generation + 1) % GENERATIONS;
         let mut session = Session::new(client, self.generation, self.tick(now));
+        session.entry = self.log.as_ref().and_then(|log| Entry::begin(log, session.client.socket.as_fd(), origin));
         let Ok(first) = session.first_read(&mut self.buffer) else {
+            self.record_end(&mut session, Some(end::RESET));
             self.page.add(row::CLOSED, 1);
             self.page.add_finished();
             return;
@@ -185,6 +198,10 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index) else { return };
         let mut moved = Moved::default();
         let fate = session.advance(&mut self.buffer, &mut self.pipes, &mut moved);
+        let ended = session.ended_by();
+        if let Some(entry) = &mut session.entry {
+            entry.moved(moved, ended);
+        }
         if moved.forth + moved.back > 0 {
             session.active = tick;
             self.page.add(row::BYTES_IN, moved.forth);
@@ -228,6 +245,7 @@ impl Sessions {
     pub(super) fn close(&mut self, index: usize) {
         let Some(mut session) = self.slab.try_remove(index) else { return };
         session.dispose(&mut self.pipes);
+        self.record_end(&mut session, None);
         if matches!(session.upstream, Stage::Connecting(..)) {
             self.connecting -= 1;
         }
@@ -238,6 +256,14 @@ impl Sessions {
         self.page.add(row::CLOSED, 1);
         if !session.finished {
             self.page.add_finished();
+        }
+    }
+
+    /// Logs the end of a session, if it is logged. `ended`: how, where the session cannot know.
+    fn record_end(&self, session: &mut Session, ended: Option<u8>) {
+        if let (Some(log), Some(mut entry)) = (&self.log, session.entry.take()) {
+            entry.moved(Moved::default(), ended);
+            entry.finish(log, session, &self.upstreams);
         }
     }
 

@@ -155,6 +155,11 @@ impl Upstreams {
         self.group_name(self.targets.get(at)?.group)
     }
 
+    /// A target's place in the configuration.
+    pub fn group(&self, at: usize) -> Option<usize> {
+        self.targets.get(at).map(|target| target.group)
+    }
+
     fn group_name(&self, group: usize) -> Option<(usize, String, u16)> {
         match &self.groups.get(group)?.upstream {
             Upstream::Host { host, port } if host.parse::<std::net::IpAddr>().is_err() => {

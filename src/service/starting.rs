@@ -167,6 +167,7 @@ impl Service {
             upstreams,
             shared: self.upstreams.is_some(),
             bell: relay.has_bell(),
+            log: relay.log.is_some(),
             batch: self.cap.min(scm::MAX_FDS),
             capacity: self.capacity,
             pipes: self.pipes,
@@ -175,6 +176,12 @@ impl Service {
         };
         let listeners = self.listeners.all().iter().take(setup.listeners);
         let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();
+        if let Some(log) = &relay.log {
+            for (id, listener) in self.listeners.all().iter().take(setup.listeners).enumerate() {
+                log.name_listener(id, listener.address.clone());
+            }
+            log.name_upstreams(setup.upstreams.iter().map(|resolved| resolved.upstream.to_string()).collect());
+        }
         let table = self.upstreams.as_mut().map(|upstreams| upstreams.joined(relay.pid, relay.page.clone()));
         if let Err(error) = relay.set_up(&setup, &listeners, table) {
             // It sees the end of its channel, exits, and is replaced.

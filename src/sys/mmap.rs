@@ -33,10 +33,12 @@ pub fn forget_start_up_code() {
     }
 }
 
-/// A mapping of [`PAGE_BYTES`] bytes as atomic 64-bit words, shared with every process that has the memfd.
+/// A mapping as atomic 64-bit words, shared with every process that has the memfd: of [`PAGE_BYTES`] bytes, unless another
+/// size is named.
 #[derive(Debug)]
 pub struct SharedPage {
     at: NonNull<c_void>,
+    bytes: NonZeroUsize,
 }
 
 // SAFETY: the mapping is only reachable as atomics.
@@ -48,11 +50,16 @@ impl SharedPage {
     /// Creates a page of zeroes and the memfd that shares it. Its size is sealed, so that no process can truncate it and so
     /// raise SIGBUS in the others.
     pub fn create() -> io::Result<(Self, OwnedFd)> {
-        let fd = memfd_create(c"roundsman-counters", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&fd, PAGE_BYTES as i64)?;
+        Self::create_sized(c"roundsman-counters", PAGE_BYTES)
+    }
+
+    /// The same with a name and a size in bytes.
+    pub fn create_sized(name: &std::ffi::CStr, bytes: usize) -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, bytes as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok((Self::map(fd.as_fd())?, fd))
+        Ok((Self::map_sized(fd.as_fd(), bytes)?, fd))
     }
 
     /// Maps the page behind a memfd made by [`SharedPage::create`] in another process.
@@ -60,22 +67,29 @@ impl SharedPage {
     /// # Errors
     /// As mmap(2); `EINVAL` when the file is shorter than a page.
     pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        if nix::sys::stat::fstat(fd)?.st_size < PAGE_BYTES as i64 {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        Self::map_sized(fd, PAGE_BYTES)
+    }
+
+    /// The same for a file of [`SharedPage::create_sized`].
+    ///
+    /// # Errors
+    /// As [`SharedPage::map`].
+    pub fn map_sized(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        let short = || io::Error::from_raw_os_error(libc::EINVAL);
+        let bytes = NonZeroUsize::new(bytes).ok_or_else(short)?;
+        if nix::sys::stat::fstat(fd)?.st_size < bytes.get() as i64 {
+            return Err(short());
         }
-        let Some(len) = NonZeroUsize::new(PAGE_BYTES) else {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice disturbs nothing.
-        let at = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Self { at })
+        let at = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self { at, bytes })
     }
 
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is PAGE_BYTES long, page-aligned, lives as long as `self` (sealed against
-        // shrinking), and every access on all sides is atomic.
-        unsafe { std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>(), PAGE_BYTES / 8) }
+        // SAFETY: the mapping is so long, page-aligned, lives as long as `self` (sealed against shrinking), and every access
+        // on all sides is atomic.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>(), self.bytes.get() / 8) }
     }
 }
 
@@ -92,7 +106,7 @@ pub fn sealed_file(name: &std::ffi::CStr, contents: &[u8]) -> io::Result<OwnedFd
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        // SAFETY: `at` is our mapping of PAGE_BYTES; no reference outlives `self`.
-        let _ = unsafe { munmap(self.at, PAGE_BYTES) };
+        // SAFETY: `at` is our mapping of that size; no reference outlives `self`.
+        let _ = unsafe { munmap(self.at, self.bytes.get()) };
     }
 }

@@ -162,6 +162,17 @@ pub fn unacked_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(n.max(0) as usize)
 }
 
+/// Round-trip time in microseconds and segments that were sent again of a TCP connection; `None` for another socket.
+pub fn rtt_and_retransmits(socket: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    // SAFETY: all-zero bytes are a valid `tcp_info`, which has integers only.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let (at, room) = ((&raw mut info).cast(), &raw mut len);
+    // SAFETY: the kernel writes at most `len` bytes into the local, and the length.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, room) };
+    (result == 0).then_some((info.tcpi_rtt, info.tcpi_total_retrans))
+}
+
 /// A connected pair of SOCK_SEQPACKET sockets, non-blocking and close-on-exec.
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};

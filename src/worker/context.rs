@@ -1,6 +1,7 @@
 //! What all services share: the ways to processes, to the accept thread and to epoll.
 
 use crate::accept::Orders;
+use crate::access::Access;
 use crate::direct::attach::AttachServer;
 use crate::events::Registry;
 use crate::launch::Launcher;
@@ -12,6 +13,7 @@ use crate::worker::probe::PrivatePorts;
 pub struct Context {
     pub launcher: Launcher,
     pub orders: Orders,
+    pub access: Access,
     /// Where preload libraries ask; opened with the first direct service.
     pub attach: Option<AttachServer>,
     pub ports: PrivatePorts,

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::access::WorkerLog;
 use crate::config::ServiceConfig;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
@@ -27,6 +28,8 @@ pub struct Relay {
     ends: Vec<OwnedFd>,
     /// For `--worker-conns` and `--max-conns`, until it is sent.
     bell: Option<OwnedFd>,
+    /// With `--access-log`: its memory file.
+    pub log: Option<WorkerLog>,
     /// Whether it said that it is set up.
     pub readiness: Readiness,
 }
@@ -53,6 +56,7 @@ impl Relay {
         slot: u32,
         listeners: usize,
         bell: Option<OwnedFd>,
+        log: Option<WorkerLog>,
     ) -> io::Result<Self> {
         let (channel, theirs) = sock::seqpacket_pair()?;
         let (page, page_fd) = CountersPage::create()?;
@@ -66,7 +70,7 @@ impl Relay {
         let pid = launcher.relay(&service.name, slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         let channel = Foreign::socket(channel);
-        Ok(Self { pid, channel, queues, page, ends, bell, readiness: Readiness::NotSetUp })
+        Ok(Self { pid, channel, queues, page, ends, bell, log, readiness: Readiness::NotSetUp })
     }
 
     pub fn has_bell(&self) -> bool {
@@ -90,6 +94,7 @@ impl Relay {
             fds.extend_from_slice(listeners);
         }
         fds.extend(bell.as_ref().map(AsFd::as_fd));
+        fds.extend(self.log.iter().flat_map(WorkerLog::ends));
         fds.extend(table);
         self.readiness = Readiness::Awaited;
         protocol::send(self.channel.as_fd(), setup, &fds)

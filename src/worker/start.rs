@@ -22,6 +22,7 @@ use super::totals::Totals;
 use super::{Kind, Worker};
 use crate::abi::attach::VARIABLE;
 use crate::accept::orders::WorkerId;
+use crate::access::{Logged, WorkerLog};
 use crate::codes::OS;
 use crate::config::ServiceConfig;
 use crate::direct::attach::secret;
@@ -117,8 +118,9 @@ impl Worker {
         let Kind::Relay { relay: relay @ None, .. } = &mut self.kind else { return Ok(()) };
         let refused = os("cannot start a relay worker");
         let bell = bell(seat.config, context).map_err(refused)?;
+        let log = log(seat, true, context).map_err(refused)?;
         let started =
-            Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners, bell).map_err(refused)?;
+            Relay::start(&context.launcher, seat.config, seat.id.slot, seat.listeners, bell, log).map_err(refused)?;
         debug!(service = %seat.config.name, slot = seat.id.slot, pid = started.pid, "relay worker started");
         // Without the watch the worker never becomes ready, and its death is still seen.
         if let Err(error) = context.registry.watch(Source::Relay(started.pid), &started.channel) {
@@ -139,6 +141,14 @@ fn bell(config: &ServiceConfig, context: &Context) -> io::Result<Option<OwnedFd>
         return Ok(None);
     }
     Ok(Some(context.orders.bell()?.as_fd().try_clone_to_owned()?))
+}
+
+/// Where a worker's connections are recorded, if they are to be logged.
+fn log(seat: &Seat, relays: bool, context: &Context) -> io::Result<Option<WorkerLog>> {
+    let Some(log) = &seat.config.access else { return Ok(None) };
+    let (files, service) = (&seat.config.files, seat.config.name.as_str());
+    let (service_id, slot, generation) = (seat.id.service, seat.id.slot, seat.id.generation);
+    context.access.open(&Logged { log, files, service, service_id, slot, generation, relays }).map(Some)
 }
 
 fn start_direct(

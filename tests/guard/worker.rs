@@ -30,6 +30,7 @@ fn carried(tool: &str, connections: usize) -> String {
         source: Source::Queues,
         upstreams: vec![Resolved { upstream: host, addresses: vec![upstream.address], weight: 1, backup: false }],
         shared: false,
+        log: false,
         bell: false,
         batch: 16,
         capacity: 1000,

@@ -26,6 +26,7 @@ const ALLOWED: Table<'_> = &[
     ("program", &["codes", "sys"]),
     ("listener", &["addr", "proc_net", "sys"]),
     ("handoff", &["abi", "sys"]),
+    ("access", &["abi", "handoff", "limited", "output", "sys"]),
     ("accept", &["handoff", "sys"]),
     ("relay", &["abi", "addr", "handoff", "sys"]),
     ("node", &["lines", "sys"]),
@@ -34,6 +35,7 @@ const ALLOWED: Table<'_> = &[
         &[
             "abi::page::upstream::MAX_WEIGHT",
             "accept::policy::Policy",
+            "access::settings",
             "addr",
             "output::LogFormat",
             "output::files::Files",
@@ -55,6 +57,7 @@ const ALLOWED: Table<'_> = &[
         &[
             "abi",
             "accept",
+            "access",
             "addr",
             "codes",
             "config",
@@ -73,15 +76,15 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "addr", "config", "direct", "events", "handoff", "launch", "limited", "listener", "node",
-            "proc_net", "relay", "slot", "sys", "worker",
+            "abi", "accept", "access", "addr", "config", "direct", "events", "handoff", "launch", "limited", "listener",
+            "node", "proc_net", "relay", "slot", "sys", "worker",
         ],
     ),
     (
         "daemon",
         &[
-            "accept", "addr", "admin", "config", "control", "direct", "events", "launch", "limited", "listener",
-            "output", "program", "relay", "service", "slot", "sys", "worker",
+            "accept", "access", "addr", "admin", "config", "control", "direct", "events", "launch", "limited",
+            "listener", "output", "program", "relay", "service", "slot", "sys", "worker",
         ],
     ),
     (

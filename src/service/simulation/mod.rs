@@ -17,6 +17,7 @@ use super::operations::{News, Operation, Progress, Ticket};
 use super::pausing::Paused;
 use super::weights::Of;
 use crate::accept::Orders;
+use crate::access::Access;
 use crate::config::sources::{COMMAND, Origin, Setting};
 use crate::config::{Inherited, ServiceConfig, merge};
 use crate::events::Registry;
@@ -88,7 +89,8 @@ impl Simulation {
         let now = Instant::now();
         fake::begin(now);
         let (ports, children) = (PrivatePorts::default(), Children::default());
-        let context = Context { launcher, orders, attach: None, ports, nofile: 1000, registry, children };
+        let access = Access::new(launcher.outputs.outlet());
+        let context = Context { launcher, orders, access, attach: None, ports, nofile: 1000, registry, children };
         let (mut config, settings) = config(&mut world.random);
         let delivery = Delivery::prepare(&mut config, false, || unreachable!("nothing is direct")).unwrap();
         let service = Service::new(0, (config, settings), Vec::new(), delivery, &context, now);
