@@ -256,13 +256,17 @@ impl<'a> Ring<'a> {
             to.store(*word, Relaxed);
         }
         check.store(checksum(ticket, &words), Release);
+        self.wakes() || ticket.wrapping_sub(self.load(header::TAIL)) == RECORDS / 2
+    }
+
+    /// Whether the bell is to be rung for what was written, or was lost, before. (A ring that is full while the reader sleeps has
+    /// been spoilt by somebody.)
+    #[must_use]
+    pub fn wakes(self) -> bool {
         // The reader says that it sleeps and then looks for records: one of the two sees the other's.
         fence(SeqCst);
-        let Some(sleeps) = self.word(header::SLEEPS) else { return false };
-        if sleeps.load(Relaxed) != 0 {
-            return sleeps.swap(0, SeqCst) != 0;
-        }
-        ticket.wrapping_sub(self.load(header::TAIL)) == RECORDS / 2
+        let sleeps = self.word(header::SLEEPS);
+        sleeps.is_some_and(|sleeps| sleeps.load(Relaxed) != 0 && sleeps.swap(0, SeqCst) != 0)
     }
 
     /// The contents of a record, if it is finished.

@@ -41,6 +41,8 @@ pub mod op {
     pub const SHUT: u16 = 11;
     /// A server that was asked to stop connects to `address`, while a thread of it waits in accept(2) of this listener.
     pub const CONNECTS: u16 = 12;
+    /// The process wants the access log's ring, where the counters page says that there is one.
+    pub const LOG: u16 = 13;
 }
 
 #[repr(C)]
@@ -98,6 +100,9 @@ pub const YOURSELF: u16 = 6;
 /// Another process is binding that address, or it is being closed: the request is to be repeated soon.
 pub const LATER: u16 = 7;
 
+/// With the access log's memory file and its doorbell.
+pub const LOG: u16 = 8;
+
 /// The most descriptors in a reply.
 pub const MAX_FDS: usize = 4;
 
@@ -106,7 +111,7 @@ pub const MAX_FDS: usize = 4;
 pub struct Reply {
     /// [`VERSION`].
     pub version: u16,
-    /// [`STATUS`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`] or [`LATER`].
+    /// [`STATUS`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`], [`LATER`] or [`LOG`].
     pub kind: u16,
     /// The errno, the listener, or the signal.
     pub number: u32,

@@ -47,6 +47,9 @@ pub mod header {
     ///
     /// [`AFTER_RECEIVES`]: super::room::AFTER_RECEIVES
     pub const ROOM_WANTED: usize = 3;
+    /// Direct: not 0 where connections are logged: each process gets the ring for that from the master. Written by the master
+    /// before the worker starts.
+    pub const LOGS: usize = 6;
     /// Relay: connections since the start whose upstream has ended, or that are closed: at most the client's end is missing.
     /// Written by the worker.
     pub const FINISHED: usize = 4;

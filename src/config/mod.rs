@@ -14,6 +14,7 @@ pub mod service;
 pub mod sources;
 pub mod upstream;
 mod user;
+mod values;
 
 use std::path::{Path, PathBuf};
 

@@ -86,6 +86,8 @@ pub enum RequestKind {
     Recognize(OwnedFd),
     /// The server, asked to stop, connects to this address while it waits in accept(2) at the same port.
     Connects(usize, SocketAddr),
+    /// The access log's ring.
+    Log,
 }
 
 /// How a stand-in ended.
@@ -125,6 +127,8 @@ pub enum AttachReply {
     },
     /// The listening socket takes its place: listener, socket, counters page.
     Listener(usize, OwnedFd, OwnedFd),
+    /// The access log's memory file, and its doorbell.
+    Log(OwnedFd, OwnedFd),
     /// The server's own socket.
     Back(Foreign),
     /// The value of a listener's option.

@@ -30,22 +30,22 @@ impl AccessWriter {
     /// Records that a connection came, unless it is not drawn; its number, with which its end is recorded.
     pub fn received(&self, now: u64, record: impl FnOnce(u32) -> abi::Received) -> Option<u32> {
         let ring = Ring(self.memory.words());
-        let ticket = if ring.draws(now) { ring.claim()? } else { return None };
-        self.write(ring, ticket, Record::Received(record(id(ticket))));
-        Some(id(ticket))
+        if !ring.draws(now) {
+            return None;
+        }
+        self.write(ring, |ticket| Record::Received(record(id(ticket)))).map(id)
     }
 
     pub fn closed(&self, record: abi::Closed) {
-        let ring = Ring(self.memory.words());
-        if let Some(ticket) = ring.claim() {
-            self.write(ring, ticket, Record::Closed(record));
-        }
+        self.write(Ring(self.memory.words()), |_| Record::Closed(record));
     }
 
-    fn write(&self, ring: Ring<'_>, ticket: u64, record: Record) {
-        if ring.write(ticket, &record) {
+    fn write(&self, ring: Ring<'_>, record: impl FnOnce(u64) -> Record) -> Option<u64> {
+        let ticket = ring.claim();
+        if ticket.map_or_else(|| ring.wakes(), |ticket| ring.write(ticket, &record(ticket))) {
             self.bell.ring();
         }
+        ticket
     }
 }
 

@@ -134,6 +134,11 @@ impl CountersPage {
         self.0.words()[header::CLOSES].store(u64::from(on), Ordering::SeqCst);
     }
 
+    /// Whether the worker's processes record their connections for the access log.
+    pub fn set_logs(&self, on: bool) {
+        self.0.words()[header::LOGS].store(u64::from(on), Ordering::Release);
+    }
+
     /// The server was asked to stop: from now on it says when it connects to itself.
     pub fn stops(&self) {
         self.0.words()[header::STOPPING].store(1, Ordering::Release);

@@ -13,6 +13,7 @@ use super::server::Server;
 use super::stand_ins::Left;
 use super::uncounted::Uncounted;
 use crate::accept::orders::ListenerId;
+use crate::access::WorkerLog;
 use crate::direct::attach::Secret;
 use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
@@ -32,6 +33,8 @@ pub struct Attachment {
     pub page_fd: OwnedFd,
     /// For its processes, with `--worker-conns` or `--max-conns`: the doorbell.
     pub bell: Option<OwnedFd>,
+    /// With `--access-log`: where its processes record their connections.
+    pub log: Option<WorkerLog>,
     /// Its queues.
     pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,
     /// Where it listens.
@@ -71,6 +74,7 @@ impl Attachment {
             page,
             page_fd,
             bell: None,
+            log: None,
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),

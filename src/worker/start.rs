@@ -162,11 +162,13 @@ fn start_direct(
     let secret = secret().map_err(refused)?;
     let (page, page_fd) = CountersPage::create().map(|(page, fd)| (Arc::new(page), fd)).map_err(refused)?;
     let bell = bell(seat.config, context).map_err(refused)?;
+    let log = log(seat, false, context).map_err(refused)?;
+    page.set_logs(log.is_some());
     let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));
-    attachment.bell = bell;
+    (attachment.bell, attachment.log) = (bell, log);
     Ok(Kind::Direct { server, attachment })
 }
 

@@ -76,8 +76,8 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "access", "addr", "config", "direct", "events", "handoff", "launch", "limited", "listener",
-            "node", "proc_net", "relay", "slot", "sys", "worker",
+            "abi", "accept", "access", "addr", "config", "direct", "events", "handoff", "launch", "limited",
+            "listener", "node", "proc_net", "relay", "slot", "sys", "worker",
         ],
     ),
     (

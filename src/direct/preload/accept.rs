@@ -1,6 +1,6 @@
 //! accept: one message of the queue is one connection.
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use super::abi::attach::ADDRESS_BYTES;
 use super::abi::payload::{Direct, EMPTY, VERSION, WAKE};
@@ -9,7 +9,7 @@ use super::bind::recognize;
 use super::message::{self, RecvVia};
 use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd};
 use super::table::{StandIn, Stands};
-use super::{bell, close, counts, errno, fail, libc_result, next, table};
+use super::{bell, close, counts, errno, fail, journal, libc_result, next, table};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     match taken {
         Ok(taken) if negative => {
             // As the kernel does, which looks at the length last.
-            taken.count(None);
+            taken.count(None, stand_in);
             close::close(taken.socket);
             fail(EINVAL)
         }
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
             let peer = shown.map_or(taken.peer, |family| taken.peer.shown_as(family));
             // SAFETY: as accept4(2).
             unsafe { peer.write_to(address, len) };
-            taken.count(shown);
+            taken.count(shown, stand_in);
             taken.socket
         }
         // SAFETY: as accept4(2).
@@ -100,12 +100,15 @@ struct Taken {
     number: u32,
     /// It came to end the wait: nobody counts it.
     wakes: bool,
+    /// When the master accepted it; 0: this process did.
+    accepted: u64,
 }
 
 impl Taken {
-    fn count(&self, shown: Option<u16>) {
+    fn count(&self, shown: Option<u16>, from: &StandIn) {
         if !self.wakes {
             table::received(self.socket, self.number, shown);
+            journal::received(self.socket, from.listener.load(Relaxed), self.accepted, &self.peer);
         }
     }
 }
@@ -142,7 +145,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
         if n < 0 {
             return Err(libc_result(n));
         }
-        bell::received();
+        bell::ROOM.received();
         if socket < 0 {
             if stand_in.is_shut() {
                 return Err(fail(EINVAL));
@@ -168,6 +171,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
             peer: Address { bytes: payload.address, len },
             number: payload.number as u32,
             wakes,
+            accepted: payload.accepted,
         });
     }
 }
@@ -216,7 +220,7 @@ fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> 
         // SAFETY: the address goes into the local.
         let socket = unsafe { next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags) };
         if socket >= 0 {
-            return Ok(Taken { socket, peer, number: counts::released(), wakes: false });
+            return Ok(Taken { socket, peer, number: counts::released(), wakes: false, accepted: 0 });
         }
         if stand_in.nonblock() || errno() != EAGAIN {
             return Err(socket);

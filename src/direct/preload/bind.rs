@@ -13,7 +13,7 @@ use super::raw::{
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
-use super::{counts, epolls, errno, fail, idle, next, table};
+use super::{counts, epolls, errno, fail, idle, journal, next, table};
 
 /// How long to wait before an answer is asked for once more.
 const RETRY_AFTER_MS: u64 = 2;
@@ -133,6 +133,7 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     let Some(page) = page.filter(|_| placed) else { return fail(EMFILE) };
     let new = New { listener, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
     let Some(stand_in) = table::put_stand_in(fd, &new) else { return fail(EMFILE) };
+    journal::begin();
     if stands == Stands::Queue {
         stand_in.park(raw::move_to_high_fd(place));
     }
@@ -197,6 +198,7 @@ fn adopt(fd: i32, listener: u32, listens: bool) -> Option<(i32, &'static StandIn
     if stand_in.is_none() {
         close_those_that_came([queue, keep]);
     }
+    journal::begin();
     take_lease();
     Some((queue, stand_in?))
 }
@@ -235,6 +237,7 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
         address: &own,
     };
     table::put_stand_in(fd, &new)?;
+    journal::begin();
     take_lease();
     table::stand_in(fd)
 }

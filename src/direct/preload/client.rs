@@ -184,7 +184,7 @@ fn receive(socket: i32) -> Option<Answer> {
             return None;
         }
         let [fds @ .., bell] = fds;
-        bell::hang(bell);
+        bell::ROOM.hang(bell);
         return Some(Answer { reply, fds });
     }
 }

@@ -8,7 +8,7 @@ use super::raw::{
     EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, SHUT_RDWR, SHUT_WR, is_open,
 };
 use super::table::{StandIn, Stands};
-use super::{accept, bell, client, counts, epolls, fail, idle, next, raw, table};
+use super::{accept, bell, client, counts, epolls, fail, idle, journal, next, raw, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
@@ -47,7 +47,7 @@ impl AfterClose {
     fn act(self) {
         unlisten(self.unlisten);
         if self.ring {
-            bell::ring();
+            bell::ROOM.ring();
         }
     }
 }
@@ -215,7 +215,10 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
 /// whoever waits in accept, poll, select or epoll_wait, and what is there from then on is a socket that is only bound.
 #[unsafe(no_mangle)]
 pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
-    let Some(stand_in) = genuine_or_marked(fd) else { return next::shutdown(fd, how) };
+    let Some(stand_in) = genuine_or_marked(fd) else {
+        journal::shuts(fd, how);
+        return next::shutdown(fd, how);
+    };
     if !(0..=SHUT_RDWR).contains(&how) {
         return fail(EINVAL);
     }

@@ -35,15 +35,15 @@ pub fn map(fd: i32) -> Option<Page> {
     if known != 0 && FILE.is_at(fd) {
         return Some(Page(known));
     }
-    let at = map_shared(fd)?;
+    let at = map_shared(fd, PAGE_BYTES)?;
     FILE.remember(fd);
     Some(Page(at))
 }
 
-/// The address of a new mapping of a page that processes share.
-pub fn map_shared(fd: i32) -> Option<usize> {
+/// The address of a new mapping of so many bytes that processes share.
+pub fn map_shared(fd: i32, bytes: usize) -> Option<usize> {
     // SAFETY: a new shared mapping (read and write) at an address of the kernel's choice disturbs nothing.
-    let at = unsafe { syscall6(nr::MMAP, [0, PAGE_BYTES, 3, 1, fd as usize, 0]) };
+    let at = unsafe { syscall6(nr::MMAP, [0, bytes, 3, 1, fd as usize, 0]) };
     if (-4095..=0).contains(&at) { None } else { Some(at as usize) }
 }
 
@@ -124,6 +124,11 @@ pub fn is_stopping() -> bool {
     word(0, header::STOPPING).is_some_and(|word| word.load(Acquire) != 0)
 }
 
+/// Whether this worker's connections are logged.
+pub fn logs() -> bool {
+    word(0, header::LOGS).is_some_and(|word| word.load(Acquire) != 0)
+}
+
 /// This process's row, if it has one.
 fn own_row() -> Option<usize> {
     let cell = process(ROW);
@@ -178,15 +183,18 @@ fn count(row_at: Option<usize>, place: usize) {
     }
 }
 
-/// A hand-off came that the master accepted at that time.
-pub fn took(accepted: u64) {
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn now() -> u64 {
     let mut now = [0u64; 2];
     const CLOCK_MONOTONIC: i32 = 1;
-    // SAFETY: the time goes into the local.
-    if unsafe { next::clock_gettime(CLOCK_MONOTONIC, now.as_mut_ptr()) } != 0 {
-        return;
-    }
-    let ns = (now[0].wrapping_mul(1_000_000_000).wrapping_add(now[1])).saturating_sub(accepted);
+    // SAFETY: the time goes into the local; it cannot fail.
+    unsafe { next::clock_gettime(CLOCK_MONOTONIC, now.as_mut_ptr()) };
+    now[0].wrapping_mul(1_000_000_000).wrapping_add(now[1])
+}
+
+/// A hand-off came that the master accepted at that time.
+pub fn took(accepted: u64) {
+    let ns = now().saturating_sub(accepted);
     let page = PAGE.load(Acquire);
     if page != 0 {
         for (place, n) in [(latency::FIRST + latency::bucket(ns), 1), (latency::SUM, ns)] {

@@ -22,6 +22,7 @@ mod epolls;
 mod identity;
 mod idle;
 mod inherited;
+mod journal;
 mod lease;
 mod message;
 mod next;

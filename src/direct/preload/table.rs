@@ -7,7 +7,7 @@ use super::address::{AF_INET, AF_INET6, Address};
 use super::arch::pid;
 use super::counts::{self, Page};
 use super::identity::Identity;
-use super::{bell, raw};
+use super::{bell, journal, raw};
 
 #[path = "marks.rs"]
 mod marks;
@@ -348,7 +348,7 @@ pub fn received(fd: i32, number: u32, shown: Option<u16>) {
     };
     // Still marked: it was closed where we could not see it.
     if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 && counts::closed() {
-        bell::ring();
+        bell::ROOM.ring();
     }
 }
 
@@ -381,6 +381,7 @@ pub fn closing(fd: i32) -> bool {
         }
         raw::yield_now();
     }
+    journal::closing(fd);
     counts::closed()
 }
 

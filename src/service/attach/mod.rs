@@ -109,9 +109,10 @@ impl Handler<'_> {
             self.slots.iter().flat_map(Slot::workers).find(asks)?.wake_acceptor(listener, address);
             return Some(AttachReply::Errno(0));
         }
-        let old = |slot: &Slot| slot.retiring.iter().any(|old| old.worker.attachment().is_some_and(known));
-        if self.slots.iter().any(old) {
-            return Some(self.request_of_old(&request));
+        let retiring = self.slots.iter().flat_map(|slot| &slot.retiring);
+        let old = retiring.filter_map(|old| old.worker.attachment()).find(|&direct| known(direct));
+        if let Some(old) = old {
+            return Some(self.request_of_old(&request, old));
         }
         let at = self.slots.iter().position(|slot| slot.attachment().is_some_and(known))?;
         Some(match request.kind {
@@ -126,11 +127,12 @@ impl Handler<'_> {
             RequestKind::GiveBack(listener) => self.give_back(at, listener),
             RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),
             RequestKind::Connects(..) => AttachReply::Errno(0),
+            RequestKind::Log => self.slots[at].attachment().map_or(AttachReply::Errno(libc::EINVAL), ring),
         })
     }
 
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
-    fn request_of_old(&self, request: &AttachRequest) -> AttachReply {
+    fn request_of_old(&self, request: &AttachRequest, old: &Attachment) -> AttachReply {
         match &request.kind {
             RequestKind::Unlisten(..) | RequestKind::Listen(_) | RequestKind::Connects(..) => AttachReply::Errno(0),
             RequestKind::Lease => AttachReply::Errno(self.config.limits.stop_signal as i32),
@@ -139,6 +141,7 @@ impl Handler<'_> {
             }
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(*listener), option),
             RequestKind::Recognize(_) => AttachReply::Pass,
+            RequestKind::Log => ring(old),
             // For the clients that it still has.
             RequestKind::Bind(_, address) if self.listener_for(*address).is_none() => AttachReply::Pass,
             RequestKind::Bind(..) | RequestKind::Bound(..) | RequestKind::Adopt(_) | RequestKind::GiveBack(_) => {
@@ -151,6 +154,15 @@ impl Handler<'_> {
     pub fn step(&mut self, now: Instant) -> Option<Instant> {
         self.state.note_started(self.slots, self.config.limits.listen_timeout, now);
         [self.step_unused(now), self.step_queries(now), self.step_holders(now)].into_iter().flatten().min()
+    }
+}
+
+/// Where a worker's processes record their connections.
+fn ring(worker: &Attachment) -> AttachReply {
+    let ends = worker.log.as_ref().map(|log| log.ends().map(|fd| fd.try_clone_to_owned()));
+    match ends {
+        Some([Ok(file), Ok(bell)]) => AttachReply::Log(file, bell),
+        _ => AttachReply::Errno(libc::ENOBUFS),
     }
 }
 

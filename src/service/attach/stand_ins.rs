@@ -35,6 +35,9 @@ impl Handler<'_> {
             let bell = direct.bell.as_ref().map(OwnedFd::try_clone).transpose()?;
             AttachReply::Shared { listener: id, address, queue, page, keep, bell }
         };
+        if let Some(log) = &direct.log {
+            log.name_listener(id, listener.address.clone());
+        }
         direct.bound.entry(id).or_default().insert(pid);
         direct.left.has(id);
         self.state.uses(id);

@@ -1,6 +1,9 @@
 //! The access log: a line for each connection.
 
+mod direct;
+mod ends;
 mod relay;
+mod sinks;
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -9,7 +12,23 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Daemon, eventually, free_port, read_all, roundsman, seconds, servers};
+use crate::support::{Daemon, Random, eventually, free_port, read_all, roundsman, seconds, servers};
+
+/// Sends back what comes, and closes after "stop".
+const SERVER: &str = "
+import os, socket, threading
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(os.environ['PORT']))); s.listen(100)
+def serve(c):
+    try:
+        while got := c.recv(4096):
+            c.sendall(got)
+            if got == b'stop': break
+    except OSError: pass
+    c.close()
+while True:
+    c, _ = s.accept(); threading.Thread(target=serve, args=[c]).start()
+";
 
 /// A daemon whose connections are logged as JSON.
 struct Logged {
@@ -29,7 +48,10 @@ struct Seen {
 impl Logged {
     /// On a free port of 127.0.0.1, with these options and words.
     fn in_dir(dir: TempDir, options: &[&str]) -> Self {
-        let port = free_port();
+        Self::at(dir, free_port(), options)
+    }
+
+    fn at(dir: TempDir, port: u16, options: &[&str]) -> Self {
         let (listen, log) = (format!("127.0.0.1:{port}"), dir.path().join("access.log"));
         let mut all = vec!["-l", &listen, "--access-log", log.to_str().unwrap(), "--access-format", "json"];
         all.extend(["--name", "web"]);
@@ -43,6 +65,12 @@ impl Logged {
 
     fn path(&self) -> PathBuf {
         self.dir.path().join("access.log")
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(seconds(20))).unwrap();
+        stream
     }
 
     /// All lines, once there are so many.
@@ -73,6 +101,12 @@ impl Logged {
         let received = read_all(&mut stream)?.len() as u64;
         Ok(Seen { port, sent: request.len() as u64, received })
     }
+}
+
+/// The same bytes each time.
+fn random_bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..count).map(|_| random.below(256) as u8).collect()
 }
 
 /// A field of a line as a number.
