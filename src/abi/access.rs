@@ -139,17 +139,17 @@ fn place(words: &[u64], len: u16) -> Place {
 }
 
 impl Record {
-    pub fn to_words(&self) -> [u64; WORDS] {
+    pub fn to_words(self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
         let [kind, ids, first, second, third, fourth, fifth, sixth, address @ ..] = &mut words;
         match self {
             Self::Received(Received { pid, fd, id, listener, accepted, received, client }) => {
                 *kind = RECEIVED | u64::from(client.len) << 16;
-                *ids = pair(*id, *fd);
-                *first = *accepted;
-                *second = *received;
-                *third = pair(*listener, *pid);
-                put_place(address, client);
+                *ids = pair(id, fd);
+                *first = accepted;
+                *second = received;
+                *third = pair(listener, pid);
+                put_place(address, &client);
             }
             Self::Closed(closed) => {
                 *kind = CLOSED | u64::from(closed.end) << 8 | u64::from(closed.address.len) << 16;

@@ -65,6 +65,7 @@ fn each_end(via: &str, policy: &str) {
     logged.daemon.wait_for_count("worker online", 2);
     let (mut stream, port) = connect();
     talk(&mut stream, &["stop"]);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);
     let lines = logged.lines(5);
     is_line(&lines[4], &case, port, "server", Some(4));
