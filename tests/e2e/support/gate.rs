@@ -23,7 +23,11 @@ def serve(c):
             c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok')
     except OSError: pass
     c.close()
-while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+while True:
+    try: c = s.accept()[0]
+    # Its first accept may come after its queue was rescued.
+    except ConnectionAbortedError: continue
+    threading.Thread(target=serve, args=(c,), daemon=True).start()
 ";
 
 /// The gate, which opens once.
