@@ -83,15 +83,15 @@ class App:
         return peers.roundsman(bench, name, arguments, port, {"PYTHONPATH": bench.tmp})
 
 
-def gunicorn(bench, threads=1, keep=False):
-    """gthread: one thread serves, another accepts."""
+def gunicorn(bench, threads=1, keep=False, kind="gthread"):
+    """gthread: one thread serves, another accepts. sync: one process does one thing at a time."""
     write(bench, "wsgi.py", WSGI)
     more = ["--keep-alive", "75", "--worker-connections", "2000"] if keep else []
 
     def command(port, workers):
-        return [system.python("gunicorn"), "--log-level", "error", "-k", "gthread", "--threads", str(threads), "-w", str(workers), *more,
+        return [system.python("gunicorn"), "--log-level", "error", "-k", kind, "--threads", str(threads), "-w", str(workers), *more,
                 "-b", f"127.0.0.1:{port}", "wsgi:app"]
-    return App("gunicorn gthread", command, lambda port: command(port, 1), "-w {n}")
+    return App(f"gunicorn {kind}", command, lambda port: command(port, 1), "-w {n}")
 
 
 def uvicorn(bench):

@@ -67,21 +67,22 @@ pub fn beside(target: SocketAddr, slow: usize, fast: usize, seconds: f64) -> io:
     Ok(())
 }
 
-/// How many connections each worker got, by the answers, which name it. With `keep` they stay open until all are there.
+/// How many connections each worker got, by the answers, which name it, and how long they took. With `keep` they stay open
+/// until all are there.
 pub fn who(target: SocketAddr, connections: usize, clients: usize, keep: bool) -> io::Result<()> {
     let next = AtomicUsize::new(0);
     let one = || {
-        let (mut names, mut kept, mut errors) = (Vec::new(), Vec::new(), 0);
+        let (mut names, mut kept, mut times) = (Vec::new(), Vec::new(), Vec::new());
         while next.fetch_add(1, Relaxed) < connections {
-            match ask(target, "/", keep) {
-                Ok((stream, name)) => {
-                    names.push(name);
-                    kept.extend(keep.then_some(stream));
-                }
-                Err(_) => errors += 1,
+            let begin = Instant::now();
+            // Those that fail are not among the served.
+            if let Ok((stream, name)) = ask(target, "/", keep) {
+                times.push(begin.elapsed().as_micros() as u64);
+                names.push(name);
+                kept.extend(keep.then_some(stream));
             }
         }
-        (names, kept, errors)
+        (names, kept, times)
     };
     let all: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..clients).map(|_| scope.spawn(one)).collect();
@@ -90,7 +91,12 @@ pub fn who(target: SocketAddr, connections: usize, clients: usize, keep: bool) -
     let mut counts = BTreeMap::new();
     all.iter().flat_map(|(names, ..)| names).for_each(|name| *counts.entry(name).or_insert(0_usize) += 1);
     let served: usize = counts.values().sum();
-    let line = json!({ "served": served, "errors": connections - served, "counts": counts });
+    let mut times: Vec<u64> = all.iter().flat_map(|(.., times)| times.iter().copied()).collect();
+    times.sort_unstable();
+    let line = json!({
+        "served": served, "errors": connections - served, "counts": counts,
+        "p50_us": quantile(&times, 0.5), "p99_us": quantile(&times, 0.99), "max_us": times.last(),
+    });
     println!("{line}");
     Ok(())
 }
