@@ -49,9 +49,13 @@ fn rests(via: &str, scene: Scene) {
         AllBehind => ("2", "1", 0..2, 0, 5, 3),
     };
     let app = start(&["-i", workers, "--via", via, "--worker-conns", limit]);
-    let pids = app.daemon.workers();
+    let mut pids = app.daemon.workers();
     let busy: Vec<_> = (0..long).map(|_| ask(app.port, LONG)).collect();
     eventually("they are taken", seconds(10), || (app.daemon.total("open") == long).then_some(()));
+    if app.daemon.slot(0, "open") == 0 {
+        // A worker that is late on a busy machine loses its first client to the other one.
+        pids.reverse();
+    }
     pids[stopped.clone()].iter().for_each(|&pid| freeze(pid));
     let waiting: Vec<_> = (0..short).map(|_| ask(app.port, 0)).collect();
     // One more where a worker was late before the other had anything.
