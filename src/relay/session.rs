@@ -123,6 +123,14 @@ impl Session {
         }
     }
 
+    /// For the log: what has moved, and who has ended.
+    pub fn note(&mut self, moved: Moved) {
+        let ended = self.ended_by();
+        if let Some(entry) = &mut self.entry {
+            entry.moved(moved, ended);
+        }
+    }
+
     /// Which side has ended or broken, one of [`end`]; both in one turn: the client.
     pub fn ended_by(&self) -> Option<u8> {
         match self.broken {

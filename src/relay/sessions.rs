@@ -198,9 +198,8 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index) else { return };
         let mut moved = Moved::default();
         let fate = session.advance(&mut self.buffer, &mut self.pipes, &mut moved);
-        let ended = session.ended_by();
-        if let Some(entry) = &mut session.entry {
-            entry.moved(moved, ended);
+        if session.entry.is_some() {
+            session.note(moved);
         }
         if moved.forth + moved.back > 0 {
             session.active = tick;
@@ -261,7 +260,8 @@ impl Sessions {
 
     /// Logs the end of a session, if it is logged. `ended`: how, where the session cannot know.
     fn record_end(&self, session: &mut Session, ended: Option<u8>) {
-        if let (Some(log), Some(mut entry)) = (&self.log, session.entry.take()) {
+        let Some(log) = &self.log else { return };
+        if let Some(mut entry) = session.entry.take() {
             entry.moved(Moved::default(), ended);
             entry.finish(log, session, &self.upstreams);
         }

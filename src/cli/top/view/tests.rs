@@ -23,12 +23,12 @@ fn slot(at: usize, connections: u64) -> Value {
     json!({"slot": at, "state": state, "pid": 4_194_000 + at, "server_pid": null, "generation": 3, "restarts": at % 3,
         "uptime_s": 90_000, "open": 33 + at, "pending": 2, "connections": connections, "rescued": 0,
         "rss_bytes": 123 << 20, "cpu": 12.34, "reason": (at >= 40).then_some("it does not listen"),
-        "last_exit": (at % 3 > 0).then_some("signal 11"), "handoff_waits": [connections, 0, 0, 0, 0, connections / 50]})
+        "last_exit": (!at.is_multiple_of(3)).then_some("signal 11"), "handoff_waits": [connections, 0, 0, 0, 0, connections / 50]})
 }
 
 fn service(name: &str, slots: usize, upstreams: usize, connections: u64) -> Value {
     let upstream = |at: usize| {
-        json!({"addr": format!("10.0.0.{at}:6379"), "state": if at % 2 == 0 { "up" } else { "down" }, "open": 5,
+        json!({"addr": format!("10.0.0.{at}:6379"), "state": if at.is_multiple_of(2) { "up" } else { "down" }, "open": 5,
             "connections": connections, "bytes_in": 1 << 30, "bytes_out": 1, "errors": at, "last_error": "refused",
             "last_error_s": 7, "weight": 2, "backup": at > 2})
     };
@@ -275,7 +275,7 @@ fn the_latest_events_are_shown_in_the_order_of_their_times() {
         let text = format!("event {at}\u{1b}[2J");
         seen.happened(Happened {
             at: start + Duration::from_secs(at),
-            bad: at % 2 == 0,
+            bad: at.is_multiple_of(2),
             place: "web/1".to_owned(),
             text: text.clone(),
         });
