@@ -6,6 +6,7 @@ mod client;
 mod metrics;
 mod page;
 mod places;
+mod plain;
 mod serve;
 mod stream;
 pub mod token;

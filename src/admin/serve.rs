@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::client::Client;
 use super::places::Places;
 use super::token::Token;
-use super::{Ask, Open, actions, metrics, page, stream};
+use super::{Ask, Open, actions, metrics, page, plain, stream};
 use crate::control::history::{History, series, step};
 use crate::control::status::{Daemon, ServiceState};
 use crate::limited::Limited;
@@ -219,9 +219,13 @@ fn verdict(sick: &[String]) -> Response {
     }
 }
 
-async fn all_metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn all_metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let Some(daemon) = shared.state().await else { return SILENT.into_response() };
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     match metrics::text(&daemon) {
+        Ok(text) if plain::is_wanted(accept) => {
+            ([(header::CONTENT_TYPE, plain::CONTENT_TYPE)], plain::from(&text)).into_response()
+        }
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

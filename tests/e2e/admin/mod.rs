@@ -4,5 +4,6 @@ mod flood;
 mod health;
 mod page;
 mod pictures;
+mod prometheus;
 mod streams;
 mod token;

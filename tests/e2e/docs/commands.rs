@@ -14,7 +14,7 @@ const LONG: [&str; 4] = ["-- puma ", "-- java ", "-- php ", "-- uvicorn "];
 const PREPARES: [&str; 1] = ["(umask 077 && openssl rand -hex 32 > admin-token)"];
 
 /// What asks a running daemon, and a word of its answer.
-const ASKS: [(&str, &str); 10] = [
+const ASKS: [(&str, &str); 11] = [
     ("ls", "web"),
     ("reload", "reloaded 2 slots"),
     ("restart", "restarted"),
@@ -22,18 +22,29 @@ const ASKS: [(&str, &str); 10] = [
     ("stop", "stopped"),
     ("start", "started"),
     ("logs", " a word"),
+    ("events", "worker-online"),
     ("messages", "another word"),
     ("send", "sent to"),
     ("health", "online"),
 ];
 
 /// Commands that need a registry, a cluster, systemd or a terminal: the test that does the same, and words of it.
-const ELSEWHERE: [(&str, &str, &str); 6] = [
+const ELSEWHERE: [(&str, &str, &str); 8] = [
     ("roundsman top", "tests/e2e/top/shows.rs", "&[\"top\"]"),
     ("docker build -t roundsman .", "tests/container/podman.rs", "\"localhost/roundsman\", ROOT"),
     ("docker run --rm -p 8080:8080 roundsman", "tests/container/image.rs", "&[\"localhost/roundsman\"]"),
     ("kubectl apply -k config/kubernetes", "tests/container/orchestrators.rs", "config/kubernetes"),
     ("systemctl enable --now roundsman", "tests/e2e/lifecycle/systemd.rs", "config/roundsman.service"),
+    (
+        "promtool check rules config/prometheus/alerts.yaml",
+        "tests/e2e/admin/prometheus.rs",
+        "\"config/prometheus/alerts.yaml\"",
+    ),
+    (
+        "curl -sH 'Accept: text/plain' http://127.0.0.1:9900/metrics | promtool check metrics",
+        "tests/e2e/admin/prometheus.rs",
+        "[\"check\", \"metrics\"]",
+    ),
     ("systemctl reload roundsman", "tests/e2e/lifecycle/systemd.rs", "RELOADING=1"),
 ];
 
