@@ -25,6 +25,9 @@ fn main() -> ExitCode {
     }
     let (cli, given) = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
     let result = match cli.verb {
+        None if cli.detach => {
+            Config::load(given, daemon::inherited()).map_err(Exit::from).and_then(|config| cli::detach::start(&config))
+        }
         None => run(given, Greeting::None),
         Some(Verb::Demo(options)) => demo::options(&options).and_then(|given| run(given, Greeting::Demo)),
         Some(Verb::Check(_)) => cli::check::check(given).map(|()| 0),
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
         Some(Verb::Weight(options)) => cli::weight::set(&options).map(|()| 0),
         Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
         Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
+        Some(Verb::Quit(targets)) => cli::quit::quit(&targets).map(|()| 0),
+        Some(Verb::Unit(options)) => cli::unit::print(&options).map(|()| 0),
         Some(Verb::Scale(scale)) => scale
             .meant()
             .and_then(|(to, target)| cli::client::order(&target, |service| Request::Scale { service, to }).map(|()| 0)),

@@ -72,7 +72,7 @@ pub fn health(targets: &Targets) -> Result<(), Exit> {
 }
 
 /// Acts on every target, also after a failure; `act` is told whether there are several.
-fn for_each(
+pub(super) fn for_each(
     targets: &Targets,
     mut act: impl FnMut(PathBuf, Option<String>, bool) -> Result<(), Exit>,
 ) -> Result<(), Exit> {

@@ -3,16 +3,19 @@
 pub mod check;
 pub mod client;
 pub mod demo;
+pub mod detach;
 pub mod drain;
 pub mod events;
 pub mod import;
 pub mod logs;
 pub mod manual;
 pub mod place;
+pub mod quit;
 mod render;
 mod slips;
 mod table;
 pub mod top;
+pub mod unit;
 pub mod watch;
 pub mod weight;
 mod which;
@@ -52,6 +55,12 @@ pub struct Cli {
     /// A control command, instead of running a service.
     #[command(subcommand)]
     pub verb: Option<Verb>,
+    /// Run in the background; return when online
+    ///
+    /// When every service is, or with the daemon's error and exit code. Its log is NAME.log in $XDG_STATE_HOME/roundsman, ~/.local/state/roundsman, or
+    /// for root /var/log/roundsman.
+    #[arg(short, long, alias = "daemon")]
+    pub detach: bool,
     /// The options of a service.
     #[command(flatten)]
     pub run: Options,
@@ -65,7 +74,7 @@ pub enum Verb {
     /// Validate options; print them with their origins
     Check(Box<Options>),
     /// Show services and slots of the running daemons
-    #[command(aliases = ["list", "status", "ps"])]
+    #[command(aliases = ["list", "status", "ps", "describe", "desc", "show", "info"])]
     Ls(Ls),
     /// Show them on a full screen, with keys to act
     ///
@@ -115,6 +124,13 @@ pub enum Verb {
     Stop(Targets),
     /// Start services that were stopped
     Start(Targets),
+    /// End the daemon and everything that it runs
+    ///
+    /// Gracefully, as with SIGTERM; returns when it is gone.
+    #[command(alias = "kill")]
+    Quit(Targets),
+    /// Print a systemd unit for a daemon that runs, or a file
+    Unit(Unit),
     /// Set the number of slots: 4, +1, -1
     #[command(override_usage = "roundsman scale [NAME] N")]
     Scale(Scale),
@@ -224,6 +240,18 @@ pub struct Import {
     /// Use the variables of env_NAME, like pm2 start --env NAME
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unit {
+    /// For systemd --user: yours, without root
+    #[arg(long)]
+    pub user: bool,
+    /// Run this file, instead of what a daemon runs now
+    #[arg(short, long, value_name = "FILE", conflicts_with = "name")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -349,7 +377,7 @@ pub fn parse() -> Result<(Cli, Given), clap::Error> {
 }
 
 /// Commands that the short help leaves out.
-const RARE: [&str; 4] = ["messages", "undrain", "completions", "man"];
+const RARE: [&str; 5] = ["messages", "send", "undrain", "completions", "man"];
 
 fn brief(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| arg.hide_env(true));

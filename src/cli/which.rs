@@ -89,9 +89,9 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
         return Ok((socket.clone(), Some(name.clone())));
     }
     // A daemon of several services has a name, too.
-    let socket = socket_path::socket(name, None);
-    if live.iter().any(|(path, _)| *path == socket) {
-        return Ok((socket, None));
+    if let Some((socket, _)) = live.iter().find(|(path, _)| path.file_stem().is_some_and(|stem| stem == name.as_str()))
+    {
+        return Ok((socket.clone(), None));
     }
     let slot = name.rsplit_once('/').filter(|(_, slot)| slot.parse::<u32>().is_ok());
     if let Some((service, _)) = slot.filter(|(service, _)| live.iter().any(|(_, daemon)| has(daemon, service))) {

@@ -93,6 +93,15 @@ pub enum Kind {
     NoServerInSlot,
     /// A limit of connections, where the master does not hand them out.
     NotCounted,
+    /// `after`, without a file.
+    NeedsFile,
+    /// `after` names a service that is not there.
+    NoService {
+        name: String,
+        known: String,
+    },
+    /// `after` leads back: the way.
+    Circle(String),
     /// What the parser of the options says.
     Unparsed(String),
 }
@@ -212,6 +221,11 @@ impl Kind {
                 form.set("policy", &"none"),
                 form.name("max-age")
             ),
+            Self::NeedsFile => format!("{key_name} names other services of a file; use it there, with --config"),
+            Self::NoService { name, known } => {
+                format!("{key_name}: there is no service {name:?} in the file; here are {known}")
+            }
+            Self::Circle(way) => format!("{key_name} goes in a circle, so that none could start: {way}"),
             Self::Unparsed(why) => format!("{key_name}: {why}"),
         }
     }

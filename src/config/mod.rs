@@ -1,5 +1,6 @@
 //! The validated configuration.
 
+mod after;
 pub mod delivery;
 pub mod diagnostics;
 pub mod error;
@@ -32,7 +33,7 @@ use sources::{COMMAND, Given, Origin, Setting};
 /// Listeners of a service, and upstreams: a worker's setup has to fit into one message with 253 descriptors.
 const MAX_ADDRESSES: usize = 100;
 /// Keys that cannot come from a flag or variable when a file has several services.
-const OF_ONE: [&str; 4] = ["listen", "upstream", "no-listen", COMMAND];
+const OF_ONE: [&str; 5] = ["listen", "upstream", "no-listen", "after", COMMAND];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -71,6 +72,9 @@ impl Config {
                 let settings = merge::lay(&given, None);
                 let run = merge::run(&settings)?;
                 fits(&run)?;
+                if !run.after.is_empty() {
+                    return Err(Kind::NeedsFile.of("after").into());
+                }
                 let service = ServiceConfig::new(run.clone(), inherited)?;
                 Ok(Self::new(given, run, settings.clone(), vec![(service, settings)]))
             }
@@ -121,6 +125,7 @@ impl Config {
             }
         }
         twice(&file, &loaded, &mut problems);
+        after::check(&file, &loaded, &mut problems);
         let settings = merge::lay(&of_daemon(&given), Some((&file, &daemon)));
         let run = merge::run(&settings);
         if let Err(error) = run.as_ref().map_or(Ok(()), fits) {

@@ -116,6 +116,11 @@ pub struct Options {
     /// File of KEY=VALUE lines for servers; repeatable; --env wins over it
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+    /// Services of the file that must be ready before this one starts
+    ///
+    /// A job (no-listen, on-exit = "ok") is ready when it is done. They stop in the opposite order.
+    #[arg(long, hide_short_help = true, value_name = "NAME", value_delimiter = ',')]
+    pub after: Vec<String>,
     /// Time for a server to get ready before reload, restart, start or scale fails
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_LISTEN_TIMEOUT", default_value = "30s", value_parser = time)]
     pub listen_timeout: Duration,

@@ -1,9 +1,8 @@
 //! Commands, options and keys of other programs (PM2, HAProxy, nginx) and their equivalents here.
 
 /// Commands of PM2 and similar programs.
-const VERBS: [(&[&str], &str); 22] = [
+const VERBS: [(&[&str], &str); 21] = [
     (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
-    (&["describe", "show", "info", "desc"], "use: roundsman ls NAME"),
     (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
     (&["pid", "id"], "use: roundsman ls --json"),
     (&["ping"], "use: roundsman health"),
@@ -11,18 +10,15 @@ const VERBS: [(&[&str], &str); 22] = [
     (&["flush"], "not available; files of --out and --error are rotated by size (--rotate-size, --rotate-keep)"),
     (&["reloadLogs", "reload-logs", "reopen"], "use: kill -USR1 PID of the daemon; it opens its log files again"),
     (&["delete", "del", "rm", "remove"], "use: roundsman stop NAME, or take it out of the file and: roundsman reload"),
-    (
-        &["kill", "quit", "exit", "shutdown"],
-        "roundsman stop ends the workers; kill PID ends the daemon (roundsman ls shows it)",
-    ),
+    (&["exit", "shutdown"], "roundsman stop ends the workers; roundsman quit ends the daemon"),
     (&["sendSignal"], "use: kill -SIGNAL PID (roundsman ls shows the pids)"),
     (&["trigger"], "use: roundsman send NAME JSON"),
-    (&["save", "dump", "resurrect", "cleardump"], "not needed; services are in a file: roundsman -c roundsman.toml"),
     (
-        &["startup", "unstartup"],
-        "not available; let systemd start it: config/roundsman.service, systemctl enable --now roundsman",
+        &["save", "dump", "resurrect", "cleardump"],
+        "not needed; services are in a file: roundsman -c roundsman.toml; at boot: roundsman unit",
     ),
-    (&["enable", "disable"], "use: roundsman start NAME, roundsman stop NAME; at boot: systemctl enable roundsman"),
+    (&["startup", "unstartup"], "use: roundsman unit NAME; it prints a unit for systemd, and how to enable that"),
+    (&["enable", "disable"], "use: roundsman start NAME, roundsman stop NAME; at boot: roundsman unit NAME"),
     (&["deploy"], "not available; deploy with another program and end with: roundsman reload"),
     (&["install", "uninstall", "module:install"], "not available; rotation of logs is built in (--rotate-size)"),
     (
@@ -37,12 +33,9 @@ const VERBS: [(&[&str], &str); 22] = [
 
 /// Options of PM2 and daemons, by their long or short form.
 const FLAGS: [(&[&str], &str); 8] = [
-    (
-        &["--daemon", "--daemonize", "--background", "--detach", "-d", "-D"],
-        "not available; it stays in the foreground: let systemd run it (config/roundsman.service), or: nohup roundsman … &",
-    ),
-    (&["--no-daemon", "--foreground"], "not needed; it always stays in the foreground"),
-    (&["-f"], "a configuration file is given by -c FILE; it always stays in the foreground"),
+    (&["--daemonize", "--background", "-D"], "did you mean -d (--detach)? To start it at boot: roundsman unit"),
+    (&["--no-daemon", "--foreground"], "not needed; without -d it stays in the foreground"),
+    (&["-f"], "a configuration file is given by -c FILE; without -d it stays in the foreground"),
     (&["-t", "--test"], "use: roundsman check -c FILE"),
     (&["--watch", "-w"], "not available; for a server in Node: roundsman -- node --watch app.js"),
     (&["--cron", "--cron-restart"], "not available; add to crontab: 0 3 * * * roundsman restart NAME"),
@@ -85,7 +78,7 @@ const MISSING: [(&[&str], &str); 13] = [
         &["rewrite", "location", "route", "path", "headers"],
         "not available: connections are passed on, HTTP is not looked at",
     ),
-    (&["daemon", "daemonize"], "not available: it stays in the foreground; let systemd run it"),
+    (&["daemon", "daemonize", "detach"], "is no key: roundsman -d -c FILE, or let systemd run it (roundsman unit)"),
 ];
 
 /// Keys of other programs that have another name here.

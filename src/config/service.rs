@@ -43,6 +43,8 @@ pub struct ServiceConfig {
     pub access: Option<AccessLog>,
     pub node_ipc: NodeIpc,
     pub stop_message: Option<String>,
+    /// Names of the services that must be ready before it starts.
+    pub after: Vec<String>,
     pub limits: Limits,
 }
 
@@ -275,6 +277,7 @@ impl ServiceConfig {
             files,
             access,
             node_ipc: run.node_ipc,
+            after: run.after,
             stop_message: run.stop_message,
             limits,
         })

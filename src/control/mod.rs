@@ -42,6 +42,10 @@ pub enum Request {
     Start {
         service: Option<String>,
     },
+    /// Ends the daemon, gracefully. It closes the connection when it is gone. A service is meant to be its only one.
+    Quit {
+        service: Option<String>,
+    },
     /// New connections go to the other slots, or to the other upstreams.
     Drain {
         service: Option<String>,

@@ -92,14 +92,33 @@ pub fn is_ours(uid: u32) -> bool {
 /// # Errors
 /// When the directory is somebody else's. A missing one has no sockets.
 pub fn all() -> Result<Vec<PathBuf>, Unusable> {
-    let directory = directory();
-    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(Vec::new()) };
-    check(&directory, false)?;
+    let own = directory();
+    let mut sockets = sockets_in(&own)?;
+    let usual = usual();
+    if usual.contains(&own) {
+        // What is in another place and cannot be trusted is not ours.
+        let others = usual.iter().filter(|place| **place != own).filter_map(|place| sockets_in(place).ok());
+        sockets.extend(others.flatten());
+    }
+    sockets.sort();
+    Ok(sockets)
+}
+
+/// Where daemons of this user are, whether they were started in a session, by cron, by sudo or by systemd. Any other
+/// directory has been chosen, and is looked at alone.
+fn usual() -> [PathBuf; 3] {
+    let uid = nix::unistd::geteuid();
+    [format!("/run/user/{uid}/roundsman").into(), OF_ROOT.into(), format!("/tmp/roundsman-{uid}").into()]
+}
+
+/// # Errors
+/// As [`all`].
+fn sockets_in(directory: &Path) -> Result<Vec<PathBuf>, Unusable> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(Vec::new()) };
+    check(directory, false)?;
     let is_socket = |path: &PathBuf| {
         path.extension().is_some_and(|end| end == "sock")
             && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() && is_ours(meta.uid()))
     };
-    let mut sockets: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_socket).collect();
-    sockets.sort();
-    Ok(sockets)
+    Ok(entries.flatten().map(|entry| entry.path()).filter(is_socket).collect())
 }

@@ -6,6 +6,7 @@ mod channels;
 mod children;
 mod error;
 mod listen_fds;
+mod order;
 mod reconfigure;
 mod requests;
 mod signals;
@@ -237,7 +238,8 @@ impl Daemon {
 
     fn next_due(&self) -> Option<Instant> {
         let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
-        self.services.iter().filter_map(|service| service.next_due()).chain(watchdog).min()
+        let own = watchdog.into_iter().chain(self.next_stop());
+        self.services.iter().filter_map(|service| service.next_due()).chain(own).min()
     }
 
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
@@ -248,6 +250,8 @@ impl Daemon {
             self.end_all();
             return Ok(Some(code));
         }
+        self.start_in_order(now);
+        self.stop_in_order(now);
         for service in &mut self.services {
             service.step_stop(&self.context, now);
         }

@@ -58,6 +58,15 @@ impl Daemon {
                 };
                 return self.tell(client, &said);
             }
+            Request::Quit { service } => {
+                return match self.may_quit(service.as_deref()) {
+                    Ok(()) => {
+                        self.note(client, format!("{}: stopping", self.names()));
+                        self.begin_stop("quit");
+                    }
+                    Err(why) => self.tell(client, &Reply::Error(why)),
+                };
+            }
             Request::Reload { service, slot: None } => self.reload(service.as_deref(), now),
             Request::Reload { service, slot: Some(slot) } => {
                 self.on_slot(service.as_deref(), Operation::ReloadSlot(slot), now)
@@ -214,6 +223,20 @@ impl Daemon {
         match only {
             None if self.in_config().count() > 1 => Err(format!("several services; say which: {}", self.names())),
             _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// When a service is named, and the daemon has others.
+    fn may_quit(&self, only: Option<&str>) -> Result<(), String> {
+        self.is_known(only)?;
+        match only.filter(|_| self.in_config().count() > 1) {
+            Some(name) => Err(format!(
+                "{name} is one of several services of {}; to end them all: roundsman quit {}; only {name}: roundsman stop \
+                 {name}",
+                self.config.name, self.config.name
+            )),
+            None => Ok(()),
         }
     }
 

@@ -78,16 +78,6 @@ impl Daemon {
         }
     }
 
-    fn begin_stop(&mut self, cause: &str) {
-        if self.stopping.is_none() {
-            self.stopping = Some(Instant::now());
-            for service in &mut self.services {
-                info!(name: "stopping", service = %service.config().name, cause, "stopping");
-                service.begin_stop(Instant::now());
-            }
-        }
-    }
-
     fn end_at_once(&mut self, signal: i32) -> u8 {
         warn!(signal, "stopping at once");
         self.end_all();

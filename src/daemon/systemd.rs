@@ -6,7 +6,6 @@ use sd_notify::NotifyState;
 use tracing::debug;
 
 use crate::service::Service;
-use crate::slot::lifecycle::Wanted;
 use crate::slot::online;
 use crate::sys::reason;
 
@@ -38,7 +37,7 @@ impl Systemd {
     /// Sends what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
         let reloading = services.iter().any(|service| service.view().reloading);
-        let is_online = |service: &Service| online(service.slots()) > 0 || service.wanted() == Wanted::Stopped;
+        let is_online = |service: &Service| online(service.slots()) > 0 || service.view().stopped;
         let state = match self.state {
             _ if stopping => State::Stopping,
             State::Starting if !services.iter().all(is_online) => State::Starting,

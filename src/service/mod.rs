@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod awaited;
+pub mod awaiting;
 pub mod draining;
 pub mod ending;
 mod futile;
@@ -47,7 +48,6 @@ use crate::listener::Listener;
 use crate::relay::intake;
 use crate::relay::protocol::{FromWorker, Resolved};
 use crate::slot::Slot;
-use crate::slot::lifecycle::Wanted;
 use crate::worker::relay::Readiness;
 use crate::worker::{Context, Delivery};
 
@@ -125,7 +125,7 @@ impl Service {
         let cap = cap(&config, capacity);
         let listeners = Listeners::new(id, &config.name, listeners);
         context.orders.send(Order::Service { rules: rules(&config, cap, context.nofile), stats: stats.clone() });
-        Self {
+        let mut service = Self {
             id,
             config,
             settings,
@@ -147,7 +147,11 @@ impl Service {
             pipes,
             resolved,
             upstreams,
+        };
+        if !service.config.after.is_empty() {
+            awaiting::Others::NotYet.settle(&mut service, now);
         }
+        service
     }
 
     pub fn id(&self) -> ServiceId {
@@ -173,7 +177,7 @@ impl Service {
             reloads: self.operations.reloads,
             recycled: self.recycling.recycled,
             reloading: self.operations.is_reloading(),
-            stopped: self.operations.paused != Paused::No,
+            stopped: matches!(self.operations.paused, Paused::Stopping | Paused::Yes),
             removed: self.removed,
         }
     }
@@ -233,11 +237,6 @@ impl Service {
     pub fn remove(&mut self, now: Instant) {
         self.removed = true;
         self.begin_stop(now);
-    }
-
-    /// What the service shall be now.
-    pub fn wanted(&self) -> Wanted {
-        if self.stop.is_some() || self.operations.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
     }
 
     /// What a relay worker says.

@@ -131,7 +131,14 @@ impl Operations {
         let ticket = Ticket(self.tickets);
         match (operation, one) {
             (Operation::FirstStart, _) => self.awaiting.push(workers.awaited(ticket, Verb::Started)),
-            (Operation::Reload | Operation::Restart, _) if self.paused == Paused::Yes => {
+            // It has no workers to replace, and starts in its turn.
+            (Operation::Reload, _) if self.paused == Paused::After => {
+                self.awaiting.push(workers.awaited(ticket, Verb::Started));
+            }
+            (Operation::Reload, _) if self.paused == Paused::Yes => {
+                self.start(ticket, Verb::StartedStopped, workers);
+            }
+            (Operation::Restart, _) if matches!(self.paused, Paused::Yes | Paused::After) => {
                 self.start(ticket, Verb::StartedStopped, workers);
             }
             (Operation::Reload | Operation::ReloadSlot(_), _) => self.begin_reload(ticket, one, workers),
@@ -163,7 +170,7 @@ impl Operations {
             (true, _, _) => Err("the daemon is stopping".to_owned()),
             (_, true, _) => Err("a reload is under way".to_owned()),
             (_, _, Paused::Stopping) => Err("it is being stopped".to_owned()),
-            (false, false, Paused::Yes | Paused::No) => Ok(()),
+            (false, false, Paused::Yes | Paused::No | Paused::After) => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use super::awaited::Verb;
 use super::operations::{Effect, Operations, Progress, Ticket, Workers, count_of};
 use crate::accept::orders::Order;
 use crate::slot::Slot;
-use crate::slot::lifecycle::{Event, Phase};
+use crate::slot::lifecycle::{Event, Phase, Wanted};
 
 /// Whether somebody stopped the service, and the daemon goes on.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Paused {
     #[default]
     /// No.
     No,
+    /// It was not started yet: it comes after others.
+    After,
     /// Its workers are ending.
     Stopping,
     /// Yes.
@@ -23,6 +25,11 @@ pub enum Paused {
 }
 
 impl Operations {
+    /// What the workers shall be now.
+    pub(super) fn wanted(&self, stopping: bool) -> Wanted {
+        if stopping || self.paused != Paused::No { Wanted::Stopped } else { Wanted::Running }
+    }
+
     pub(super) fn pause(&mut self, ticket: Ticket, workers: &Workers) {
         info!(name: "stopping-workers", service = %workers.config.name, "stopping all workers");
         self.give_up_awaited();

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// Of the stop time, connections have this part to end; the rest is for the servers' own ends.
 const DRAIN_SHARE: f64 = 0.75;
+/// Services that come after this one have this part of the stop time to end before it.
+pub const OTHERS_SHARE: f64 = 0.5;
 
 /// The steps of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

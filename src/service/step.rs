@@ -68,7 +68,8 @@ impl Service {
     }
 
     fn step_shared(&mut self, context: &Context, now: Instant) -> Option<Instant> {
-        let (wanted, stopping) = (self.wanted(), self.stop.is_some());
+        let stopping = self.stop.is_some();
+        let wanted = self.operations.wanted(stopping);
         let shared = self.shared.as_mut()?;
         let start = match wanted {
             Wanted::Running => shared.start((self.id, &self.config), self.resolved.first(), context, now),
@@ -81,7 +82,7 @@ impl Service {
 
     fn step_starts(&mut self, context: &Context, now: Instant) -> Option<Instant> {
         let lives: Vec<_> = self.slots.iter().map(Slot::due_lifecycle).collect();
-        let (starts, due) = due_starts(now, self.wanted(), &lives);
+        let (starts, due) = due_starts(now, self.operations.wanted(self.stop.is_some()), &lives);
         let started = !starts.is_empty();
         starts.into_iter().for_each(|at| self.start_slot(at, context, now));
         if started { Some(now) } else { due }

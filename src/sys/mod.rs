@@ -16,6 +16,7 @@ pub mod process;
 pub mod random;
 pub mod rights;
 pub mod scm;
+pub mod session;
 pub mod sock;
 pub mod sock_diag;
 pub mod sockets;

@@ -101,7 +101,18 @@ const ALLOWED: Table<'_> = &[
     ),
     (
         "cli",
-        &["accept::policy::Policy", "addr", "codes", "config", "control", "exit", "output", "program", "sys::reason"],
+        &[
+            "accept::policy::Policy",
+            "addr",
+            "codes",
+            "config",
+            "control",
+            "exit",
+            "output",
+            "program",
+            "sys::reason",
+            "sys::session",
+        ],
     ),
     ("main", &["admin", "cli", "codes", "config", "control", "daemon", "exit", "output", "relay"]),
 ];

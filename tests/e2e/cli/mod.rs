@@ -1,5 +1,6 @@
 //! What people type, and what they are told.
 
+mod detach;
 mod hints;
 mod import;
 mod import_options;

@@ -25,15 +25,13 @@ fn verbs_of_pm2_are_answered_with_what_to_type() {
     for (verb, wanted) in [
         ("top", "watch -n1 roundsman ls"),
         ("monit", "watch -n1 roundsman ls"),
-        ("describe", "roundsman ls NAME"),
-        ("show", "roundsman ls NAME"),
         ("jlist", "roundsman ls --json"),
         ("env", "check -c FILE"),
         ("flush", "--rotate-size"),
         ("delete", "roundsman stop NAME"),
-        ("kill", "kill PID ends the daemon"),
+        ("shutdown", "roundsman quit ends the daemon"),
         ("save", "roundsman -c roundsman.toml"),
-        ("startup", "systemctl enable"),
+        ("startup", "roundsman unit NAME"),
         ("deploy", "not available"),
         ("reloadLogs", "USR1"),
         ("disable", "roundsman stop NAME"),
@@ -78,9 +76,11 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["-f", "haproxy.cfg"], 2, "-c FILE");
     says(&["-t"], 2, "roundsman check -c FILE");
     says(&["--config-file", "a.toml"], 2, "did you mean --config a.toml?");
-    for flag in ["--daemon", "-d", "--background"] {
-        says(&[flag, "--", "true"], 2, "it stays in the foreground");
+    for flag in ["--daemonize", "-D", "--background"] {
+        says(&[flag, "--", "true"], 2, "did you mean -d (--detach)?");
     }
+    says(&["app.js"], 2, "to run it as the server: roundsman -- node app.js");
+    says(&["node", "app.js", "--port", "80"], 2, "to run it as the server: roundsman -- node app.js --port 80");
     for flag in ["--maxconn", "--ssl", "--send-proxy", "--acl"] {
         says(&["-l", "1", "-u", "a:1", flag], 2, "not available in this version");
     }

@@ -1,5 +1,6 @@
 //! How workers and the daemon begin, are replaced, fail and end.
 
+mod after;
 mod crash;
 mod drained;
 mod drained_upstreams;
