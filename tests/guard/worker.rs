@@ -92,5 +92,5 @@ fn a_relayed_connection_takes_few_instructions_of_our_own() {
     let instructions = per_connection("--tool=callgrind", "Collected");
     println!("relay worker: {instructions:.0} instructions per connection");
     assert!(instructions > 500.0, "nothing was counted");
-    assert!(instructions <= 9_900.0, "{instructions}");
+    assert!(instructions <= 10_100.0, "{instructions}");
 }
