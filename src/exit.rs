@@ -1,6 +1,7 @@
 //! How the program ends when it fails: an exit code and the line that goes with it.
 
-use std::{fmt, io};
+use std::fmt;
+use std::io::{self, Write};
 
 use crate::codes::{CONFIG, OS, USAGE};
 use crate::config::error::{ConfigError, Kind, LoadError};
@@ -27,6 +28,11 @@ impl Exit {
     pub fn os(doing: &str, error: &io::Error) -> Self {
         Self::new(OS, format!("{doing}: {}", reason(error)))
     }
+}
+
+/// A line for stderr. Nothing happens where it cannot be written, as on a terminal that has gone.
+pub fn tell(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "roundsman: {text}");
 }
 
 impl fmt::Display for Exit {

@@ -9,7 +9,7 @@ use roundsman::codes::{CONFIG, OS, USAGE};
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
-use roundsman::exit::Exit;
+use roundsman::exit::{Exit, tell};
 use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
 use roundsman::{admin, config, daemon, output, relay};
@@ -62,7 +62,7 @@ fn end(result: Result<u8, Exit>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {
-            eprintln!("roundsman: {}", exit.message);
+            tell(&exit);
             ExitCode::from(exit.code)
         }
     }

@@ -17,7 +17,7 @@ use crate::exit::Exit;
 pub fn check(given: Given) -> Result<(), Exit> {
     let config = Config::load(given, Inherited::None)?;
     for warning in crate::config::sources::unknown_variables() {
-        eprintln!("roundsman: warning: {warning}");
+        crate::exit::tell(format_args!("warning: {warning}"));
     }
     let mut out = std::io::stdout().lock();
     // A closed pipe (`check | head`) is no error.

@@ -88,7 +88,7 @@ fn all<T>(meant: Vec<T>, mut act: impl FnMut(T) -> Result<(), Exit>) -> Result<(
         if let Err(exit) = act(one)
             && let Some(earlier) = failed.replace(exit)
         {
-            eprintln!("roundsman: {}", earlier.message);
+            crate::exit::tell(&earlier);
         }
     }
     failed.map_or(Ok(()), Err)

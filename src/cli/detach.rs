@@ -51,11 +51,11 @@ pub fn start(config: &Config) -> Result<u8, Exit> {
             Ok(0)
         }
         Outcome::Ended(status) => {
-            eprint!("{}", written(&path, from));
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), written(&path, from).as_bytes());
             Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) as u8)
         }
         Outcome::Late => {
-            eprint!("{}", written(&path, from));
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), written(&path, from).as_bytes());
             let seconds = longest.as_secs_f32();
             let name = &config.name;
             Err(Exit::new(

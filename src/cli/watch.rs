@@ -37,7 +37,7 @@ pub fn watch(args: &Ls) -> Result<(), Exit> {
             Ok(texts) => texts.join("\n"),
             Err(exit) if redraw => exit.message.clone(),
             Err(exit) => {
-                eprintln!("roundsman: {}", exit.message);
+                crate::exit::tell(exit);
                 String::new()
             }
         };

@@ -68,7 +68,7 @@ pub fn import(file: &Path, env: Option<&str>) -> Result<(), Exit> {
     let refused = |why: ImportError| Exit::new(USAGE, format!("cannot import {}: {why}", file.display()));
     let imported = convert(&read(file).map_err(refused)?, file, env).map_err(refused)?;
     for warning in &imported.warnings {
-        eprintln!("roundsman: warning: {warning}");
+        crate::exit::tell(format_args!("warning: {warning}"));
     }
     let mut out = std::io::stdout().lock();
     let _ = std::io::Write::write_all(&mut out, imported.text.as_bytes());

@@ -13,6 +13,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
@@ -97,7 +98,8 @@ fn check_terminal() -> Result<(), Exit> {
 }
 
 struct Top {
-    terminal: Terminal<CrosstermBackend<Output>>,
+    /// Never dropped: that would write to a terminal that may have gone, and panic. The guard gives it back.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Output>>>,
     seen: Seen,
     /// The only service that is shown.
     only: Option<String>,
@@ -113,7 +115,7 @@ struct Top {
 
 impl Top {
     fn new(seen: Seen, only: Option<String>, to: Sender<Message>) -> io::Result<Self> {
-        let terminal = Terminal::new(CrosstermBackend::new(Output::default()))?;
+        let terminal = ManuallyDrop::new(Terminal::new(CrosstermBackend::new(Output::default()))?);
         let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
         let theme = Theme { colours };
         Ok(Self {

@@ -42,7 +42,7 @@ fn services_slots_and_upstreams_with_their_numbers_at_80_columns_wide_and_resize
     // Larger, smaller, much too small, and back.
     screen.resize((200, 60));
     let text = screen.wait_until("all slots", |text| text.contains("job/29") && text.contains("WHY"));
-    assert!(line(&text, "web/0").join(" ").contains("last exit: signal 9"), "{text}");
+    assert!(line(&text, "web/0").join(" ").contains("last exit: killed by SIGKILL"), "{text}");
     screen.resize((20, 5));
     screen.wait_until("a tiny table", |text| text.lines().count() <= 5 && text.contains("NAME"));
     screen.resize((80, 24));
