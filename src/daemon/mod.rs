@@ -245,12 +245,12 @@ impl Daemon {
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
     fn step(&mut self, now: Instant) -> Result<Option<u8>, DaemonError> {
         self.reap(now);
+        self.start_in_order(now);
         if let Some(code) = self.given_up() {
             self.end_operations(now);
             self.end_all();
             return Ok(Some(code));
         }
-        self.start_in_order(now);
         self.stop_in_order(now);
         for service in &mut self.services {
             service.step_stop(&self.context, now);

@@ -9,8 +9,15 @@ use crate::service::Service;
 use crate::service::awaiting::{self, Others};
 
 impl Daemon {
-    /// Starts services whose others are ready by now; gives up those whose others were given up.
+    /// Starts services whose others are ready by now; gives up those whose others were given up, and so on: nothing else
+    /// happens afterwards that would be a reason to look again.
     pub(super) fn start_in_order(&mut self, now: Instant) {
+        while self.start_some(now) {}
+    }
+
+    /// Whether any was started or given up.
+    fn start_some(&mut self, now: Instant) -> bool {
+        let mut some = false;
         for at in 0..self.services.len() {
             if !awaiting::waits_for_others(&self.services[at]) {
                 continue;
@@ -24,8 +31,10 @@ impl Daemon {
                 None if others.iter().all(|other| awaiting::is_ready(other)) => Others::Ready,
                 None => Others::NotYet,
             };
+            some |= !matches!(state, Others::NotYet);
             state.settle(&mut self.services[at], now);
         }
+        some
     }
 
     /// Begins the stop of all services: first of those that no other one comes after.

@@ -23,8 +23,6 @@ fn says(words: &[&str], code: i32, wanted: &str) {
 #[test]
 fn verbs_of_pm2_are_answered_with_what_to_type() {
     for (verb, wanted) in [
-        ("top", "watch -n1 roundsman ls"),
-        ("monit", "watch -n1 roundsman ls"),
         ("jlist", "roundsman ls --json"),
         ("env", "check -c FILE"),
         ("flush", "--rotate-size"),

@@ -90,8 +90,8 @@ fn what_is_given_up_takes_those_after_it_along() {
     let dir = install_dir();
     let text = format!(
         "[service.db]\nlisten = \"127.0.0.1:{}\"\ninstances = 1\nmax-restarts = 1\nbackoff = \"1ms..2ms\"\ncommand = [\"sh\", \"-c\", \"exit 7\"]
-[service.mid]\nno-listen = true\nafter = [\"db\"]\ncommand = [\"sleep\", \"600\"]
-[service.web]\nno-listen = true\nafter = [\"mid\"]\ncommand = [\"sleep\", \"600\"]\n",
+[service.web]\nno-listen = true\nafter = [\"mid\"]\ncommand = [\"sleep\", \"600\"]
+[service.mid]\nno-listen = true\nafter = [\"db\"]\ncommand = [\"sleep\", \"600\"]\n",
         free_port()
     );
     let mut daemon = start(dir.path(), &text);
