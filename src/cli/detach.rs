@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
@@ -51,11 +51,11 @@ pub fn start(config: &Config) -> Result<u8, Exit> {
             Ok(0)
         }
         Outcome::Ended(status) => {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), written(&path, from).as_bytes());
+            show_written(&path, from);
             Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) as u8)
         }
         Outcome::Late => {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), written(&path, from).as_bytes());
+            show_written(&path, from);
             let seconds = longest.as_secs_f32();
             let name = &config.name;
             Err(Exit::new(
@@ -90,18 +90,19 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// What was logged since a place in the file, without what is too much for a terminal.
-fn written(path: &Path, from: u64) -> String {
+/// Shows on stderr what was logged since a place in the file, without what is too much for a terminal.
+fn show_written(path: &Path, from: u64) {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|mut log| {
         let from = from.max(log.metadata()?.len().saturating_sub(MAX_SHOWN));
         log.seek(SeekFrom::Start(from))?;
         log.take(MAX_SHOWN).read_to_end(&mut text)
     });
-    match read {
+    let text = match read {
         Ok(_) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) => format!("{}: {}\n", path.display(), reason(&error)),
-    }
+    };
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn spawn(log: &File, ready: &Path) -> io::Result<Child> {

@@ -2,7 +2,7 @@
 
 /// Commands of PM2 and similar programs.
 const VERBS: [(&[&str], &str); 21] = [
-    (&["top", "monit", "dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
+    (&["dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
     (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
     (&["pid", "id"], "use: roundsman ls --json"),
     (&["ping"], "use: roundsman health"),
