@@ -3,6 +3,7 @@
 //! smallest possible server. Where thousands are open at once, one thread and epoll. Results are one line of JSON.
 
 mod client;
+mod clock;
 mod fifo;
 mod hold;
 mod paths;

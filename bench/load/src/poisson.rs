@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::clock;
 use crate::fifo::{ideal_waits, mean_and_p99};
 use crate::hold::next;
 use crate::request::ask;
 
-/// One request: when it began after the start, how long the server took for it by its own clock, and how long it waited
-/// besides. Nanoseconds.
+/// One request: when it began, how long it waited until a server had it and no other one, and how long the server took for it.
+/// Nanoseconds of the clock that all processes share.
 struct Seen {
     began: u64,
     service: u64,
@@ -45,11 +46,12 @@ pub fn poisson(target: SocketAddr, plan: &Plan) -> io::Result<()> {
         let path = format!("/{:.0}", exponential(&mut seed, plan.mean_ms) * 1e3);
         thread::sleep((start + Duration::from_secs_f64(due)).saturating_duration_since(Instant::now()));
         let request = move || {
-            let began = start.elapsed().as_nanos() as u64;
+            let began = clock::now();
             let (_, body) = ask(target, &path, false)?;
-            let took = start.elapsed().as_nanos() as u64 - began;
-            let service = body.parse().map_err(io::Error::other)?;
-            io::Result::Ok(Seen { began, service, waited: took.saturating_sub(service) })
+            let (at, service) = body.split_once(' ').ok_or_else(|| io::Error::other(body.clone()))?;
+            let at: u64 = at.parse().map_err(io::Error::other)?;
+            let service = service.parse().map_err(io::Error::other)?;
+            io::Result::Ok(Seen { began, service, waited: at.saturating_sub(began) })
         };
         let sender = sender.clone();
         // Nobody joins it: its stack is free as soon as it ends.

@@ -5,36 +5,39 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock;
 use super::serve::listen;
 
 pub fn serve(port: Option<u16>) -> io::Result<()> {
     let listener = TcpListener::from(listen(port, false)?);
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        for stream in receiver {
+        let mut free = clock::now();
+        for (stream, accepted) in receiver {
             // A client that has left, or is none, is nobody's loss.
-            let _ = answer(stream);
+            let _ = answer(stream, free.max(accepted));
+            free = clock::now();
         }
     });
     loop {
         if let Ok((stream, _)) = listener.accept()
-            && sender.send(stream).is_err()
+            && sender.send((stream, clock::now())).is_err()
         {
             return Err(io::Error::other("the thread that serves has ended"));
         }
     }
 }
 
-/// Takes as long as the request says, and answers with the nanoseconds that it really took.
-fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let begin = Instant::now();
+/// Takes as long as the request says, and answers with the time at which it began, when the server had this connection and no
+/// other one before it (so that the wake-up of its own thread is its own time), and the nanoseconds that it really took.
+fn answer(mut stream: TcpStream, begin: u64) -> io::Result<()> {
     let mut buffer = [0; 1024];
     let length = stream.read(&mut buffer)?;
     let text = String::from_utf8_lossy(&buffer[..length]);
     let microseconds = text.strip_prefix("GET /").and_then(|rest| rest.split(' ').next()?.parse().ok());
     thread::sleep(Duration::from_micros(microseconds.unwrap_or(0)));
-    let took = begin.elapsed().as_nanos().to_string();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{took}", took.len())
+    let times = format!("{begin} {}", clock::now() - begin);
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{times}", times.len())
 }
