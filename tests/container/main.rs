@@ -5,6 +5,7 @@ mod apps;
 mod image;
 mod limits;
 mod orchestrators;
+mod package;
 mod podman;
 #[allow(dead_code, unused_imports)]
 #[path = "../e2e/support/mod.rs"]

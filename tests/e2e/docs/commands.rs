@@ -29,7 +29,7 @@ const ASKS: [(&str, &str); 11] = [
 ];
 
 /// Commands that need a registry, a cluster, systemd or a terminal: the test that does the same, and words of it.
-const ELSEWHERE: [(&str, &str, &str); 8] = [
+const ELSEWHERE: [(&str, &str, &str); 10] = [
     ("roundsman top", "tests/e2e/top/shows.rs", "&[\"top\"]"),
     ("docker build -t roundsman .", "tests/container/podman.rs", "\"localhost/roundsman\", ROOT"),
     ("docker run --rm -p 8080:8080 roundsman", "tests/container/image.rs", "&[\"localhost/roundsman\"]"),
@@ -45,6 +45,8 @@ const ELSEWHERE: [(&str, &str, &str); 8] = [
         "tests/e2e/admin/prometheus.rs",
         "[\"check\", \"metrics\"]",
     ),
+    ("sudo dpkg -i roundsman_*_amd64.deb", "tests/container/package.rs", "dpkg -i /dist/*.deb"),
+    ("tar xzf roundsman-*-x86_64-linux.tar.gz", "tests/e2e/docs/release.rs", "tar xzf *.tar.gz"),
     ("systemctl reload roundsman", "tests/e2e/lifecycle/systemd.rs", "RELOADING=1"),
 ];
 

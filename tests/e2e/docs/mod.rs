@@ -2,6 +2,7 @@
 
 mod commands;
 pub mod facts;
+mod release;
 
 use std::path::{Path, PathBuf};
 
