@@ -11,7 +11,7 @@ use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
 use crate::output::recent::Event;
 
 /// Events that everybody may see, by the beginning of their message.
-const PUBLIC: [&str; 30] = [
+const PUBLIC: [&str; 37] = [
     "starting",
     "server started",
     "server exited",
@@ -42,9 +42,17 @@ const PUBLIC: [&str; 30] = [
     "connections reset",
     "upstream down",
     "upstream up again",
+    "upstream drained",
+    "upstream undrained",
+    "slot drained",
+    "slot undrained",
+    "recycling worker",
+    "memory ",
+    "waiting until others are ready",
 ];
 /// Fields of events that everybody may see.
-const PUBLIC_FIELDS: [&str; 9] = ["pid", "status", "restart_in", "took", "open", "count", "from", "to", "slots"];
+const PUBLIC_FIELDS: [&str; 11] =
+    ["pid", "status", "restart_in", "took", "open", "count", "from", "to", "slots", "done", "of"];
 
 /// A service on the page.
 #[derive(Debug, Serialize)]

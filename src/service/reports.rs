@@ -13,7 +13,7 @@ use crate::slot::Slot;
 use crate::sys::process;
 use crate::sys::reason;
 
-/// Stalls of one worker are written to the log at most this often; `ls` counts them all.
+/// Stalls and rescues of one worker are written to the log at most this often; `ls` counts them all.
 const STALL_LOG: Duration = Duration::from_secs(10);
 
 impl Service {
@@ -50,8 +50,10 @@ impl Service {
                 );
             }
             Report::Rescued { worker, count } => {
-                let since = self.slots.get(worker.slot as usize).and_then(|slot| slot.history.stall_logged);
-                if since.is_none_or(|at| at == now || now.duration_since(at) >= STALL_LOG) {
+                let Some(slot) = self.slots.get_mut(worker.slot as usize) else { return };
+                let recent = |(of, at): (_, Instant)| of == *worker && at != now && now.duration_since(at) < STALL_LOG;
+                if !slot.history.rescue_logged.is_some_and(recent) {
+                    slot.history.rescue_logged = Some((*worker, now));
                     info!(name: "rescued", service = %name, slot = worker.slot, count, "connections rescued");
                 }
             }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use self::lifecycle::{Backoff, Event, Lifecycle, Phase};
 use self::retiring::Retiring;
 use self::rollout::{RetireStage, SlotView};
-use crate::accept::orders::{ListenerId, Order, SlotStats};
+use crate::accept::orders::{ListenerId, Order, SlotStats, WorkerId};
 use crate::worker::attachment::Attachment;
 use crate::worker::exit::LastExit;
 use crate::worker::relay::Relay;
@@ -64,6 +64,8 @@ pub struct History {
     pub insisted: Option<u16>,
     /// When a stall was last written to the log.
     pub stall_logged: Option<Instant>,
+    /// When a rescue was last written to the log, and from which worker.
+    pub rescue_logged: Option<(WorkerId, Instant)>,
 }
 
 /// How many of them have a worker online.

@@ -5,5 +5,5 @@ mod health;
 mod page;
 mod pictures;
 mod prometheus;
-mod streams;
+pub mod streams;
 mod token;
