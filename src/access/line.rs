@@ -1,5 +1,7 @@
 //! One line for one connection.
 
+use std::fmt;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
@@ -82,52 +84,72 @@ impl Line<'_> {
         match format {
             // A Vec takes everything.
             AccessFormat::Json => drop(serde_json::to_writer(&mut *to, self)),
-            AccessFormat::Text => to.extend_from_slice(self.text().as_bytes()),
+            AccessFormat::Text => drop(self.write_text(to)),
         }
         to.push(b'\n');
     }
 
     /// As HAProxy's `option tcplog`, as far as the fields are the same.
-    fn text(&self) -> String {
-        let ms = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), |us| format!("{:.3}", us as f64 / 1000.0));
+    fn write_text(&self, to: &mut Vec<u8>) -> io::Result<()> {
         let connect = self.relay.as_ref().and_then(|relay| relay.connect_us).map(u64::from);
         let upstream = self.relay.as_ref().map(|relay| relay.upstream.as_deref().unwrap_or("-"));
-        format!(
+        write!(
+            to,
             "{} [{}] {} {}/{}.{} {}/{}/{} {}/{} {} {}/{} {}",
-            or_dash(self.client),
-            date(self.time),
+            OrDash(self.client),
+            Date(self.time),
             self.listener.unwrap_or("-"),
             self.service,
             self.slot,
             self.generation,
-            ms(self.wait_us),
-            ms(connect),
-            ms(Some(self.duration_ms)),
-            or_dash(self.bytes_in),
-            or_dash(self.bytes_out),
+            OrDash(self.wait_us.map(Milliseconds)),
+            OrDash(connect.map(Milliseconds)),
+            Milliseconds(self.duration_ms),
+            OrDash(self.bytes_in),
+            OrDash(self.bytes_out),
             self.end.name(),
-            or_dash(self.rtt_us),
-            or_dash(self.retransmits),
+            OrDash(self.rtt_us),
+            OrDash(self.retransmits),
             upstream.unwrap_or("-"),
         )
     }
 }
 
-fn or_dash(value: Option<impl std::fmt::Display>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+struct OrDash<T>(Option<T>);
+
+impl<T: fmt::Display> fmt::Display for OrDash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// Of microseconds.
+struct Milliseconds(u64);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
 }
 
 /// `22/Nov/2026:00:32:09.123`, UTC.
-fn date(at: SystemTime) -> String {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let utc = utc(at);
-    let (Some(year), Some(month), Some(day), Some(time)) =
-        (utc.get(..4), utc.get(5..7), utc.get(8..10), utc.get(11..23))
-    else {
-        return utc;
-    };
-    let month = month.parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
-    format!("{day}/{}/{year}:{time}", month.unwrap_or(&"-"))
+struct Date(SystemTime);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let utc = utc(self.0);
+        let (Some(year), Some(month), Some(day), Some(time)) =
+            (utc.get(..4), utc.get(5..7), utc.get(8..10), utc.get(11..23))
+        else {
+            return f.write_str(&utc);
+        };
+        let month = month.parse::<usize>().ok().and_then(|month| MONTHS.get(month.wrapping_sub(1)));
+        write!(f, "{day}/{}/{year}:{time}", month.unwrap_or(&"-"))
+    }
 }
 
 /// The address in a record, if it is one; a v4-mapped one as IPv4.

@@ -99,6 +99,12 @@ pub fn ours() -> bool {
     }
 }
 
+/// This process's pid, without a system call where [`ours`] has looked since the last fork. For what only the process itself
+/// does: a child of vfork is taken for its parent.
+pub fn own_pid() -> u32 {
+    process(OWNER).map(|cell| cell.load(Relaxed)).filter(|&owner| owner != 0).unwrap_or_else(pid)
+}
+
 fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {
     let page = PAGE.load(Acquire);
     if page == 0 || row_at > ROWS || place >= ROW_WORDS {

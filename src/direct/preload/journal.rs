@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use super::abi::access::{self, Closed, FILE_BYTES, NONE, Place, Received, Record, Ring, end, id};
 use super::abi::attach::{LOG, op};
 use super::address::Address;
-use super::arch::{nr, pid, syscall6};
+use super::arch::{nr, syscall6};
 use super::bell::Bell;
 use super::table::TRACKED;
 use super::{client, counts, raw};
@@ -100,7 +100,7 @@ fn record_received(ring: Ring<'_>, fd: i32, listener: u32, accepted: u64, client
         return;
     }
     let client = Place { len: client.len as u16, bytes: client.bytes };
-    let own = pid();
+    let own = counts::own_pid();
     let received = |ticket| {
         Record::Received(Received {
             pid: own,
@@ -119,7 +119,7 @@ fn record_received(ring: Ring<'_>, fd: i32, listener: u32, accepted: u64, client
 
 /// The number of this process's own connection, with what happened to it.
 fn own(entry: u64) -> Option<u32> {
-    (entry != 0 && (entry >> 32) as u32 == pid()).then_some(entry as u32)
+    (entry != 0 && (entry >> 32) as u32 == counts::own_pid()).then_some(entry as u32)
 }
 
 /// shutdown(2) is about to be called: which side is the first to end is known now.
