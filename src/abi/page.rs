@@ -55,6 +55,8 @@ pub mod header {
     pub const FINISHED: usize = 4;
     /// Direct: not 0 once the server was asked to stop. Written by the master.
     pub const STOPPING: usize = 5;
+    /// Direct, policy none: not 0 once the worker's processes are to accept no more. Written by the master.
+    pub const LEAVING: usize = 7;
 }
 
 /// Values of [`header::ROOM_WANTED`].
@@ -91,6 +93,8 @@ pub mod row {
     pub const TRUNCATED: usize = 6;
     /// Relay: clients that wait for an upstream now.
     pub const WAITING: usize = 7;
+    /// Direct, policy none: threads that are accepting a connection just now, until it is counted.
+    pub const ACCEPTING: usize = 7;
 }
 
 /// A relay worker's counters for each upstream, in the order of the configuration.

@@ -144,6 +144,32 @@ impl CountersPage {
         self.0.words()[header::STOPPING].store(1, Ordering::Release);
     }
 
+    /// Policy none: the server's processes accept no more.
+    pub fn leave(&self) {
+        self.0.words()[header::LEAVING].store(1, Ordering::SeqCst);
+        // Who is accepting is read after this, as processes read this after they have said that they are.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the server's processes were told so.
+    pub fn is_leaving(&self) -> bool {
+        self.0.words()[header::LEAVING].load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether each process that receives connections has a row.
+    pub fn has_all(&self) -> bool {
+        self.rows().count() < ROWS
+    }
+
+    /// Policy none: whether a process that is alive is accepting a connection just now, which it has not counted yet.
+    pub fn is_accepting(&self) -> bool {
+        let accepting = |at: usize| {
+            let pid = self.word(at, row::PID).load(Ordering::Acquire);
+            self.word(at, row::ACCEPTING).load(Ordering::SeqCst) != 0 && is_alive(pid)
+        };
+        self.rows().any(accepting)
+    }
+
     /// Says when the worker rings the bell.
     pub fn want_room(&self, rings: Rings) {
         self.0.words()[header::ROOM_WANTED].store(rings as u64, Ordering::SeqCst);
@@ -238,10 +264,7 @@ impl CountersPage {
 
     /// Connections open in processes that are still alive.
     pub fn open_alive(&self) -> u64 {
-        let alive = |at: &usize| {
-            let pid = self.word(*at, row::PID).load(Ordering::Relaxed);
-            std::path::Path::new(&format!("/proc/{pid}")).exists()
-        };
+        let alive = |at: &usize| is_alive(self.word(*at, row::PID).load(Ordering::Relaxed));
         let word = |at, place| self.word(at, place).load(Ordering::Acquire);
         let open = |at| {
             let closed = word(at, row::CLOSED);
@@ -265,6 +288,10 @@ impl CountersPage {
             truncated: get(row::TRUNCATED),
         }
     }
+}
+
+fn is_alive(pid: u64) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn open_of(received: u64, closed: u64) -> u64 {

@@ -44,6 +44,7 @@ impl Retiring {
     pub fn drain(&mut self, context: &Context, since: Instant) {
         if self.stage == RetireStage::Serving {
             context.orders.send(Order::Drain(self.worker.id));
+            self.worker.stop_accepting();
             self.drain_in_stop(since);
         }
     }

@@ -127,15 +127,17 @@ impl Attachment {
     /// Whether a worker that is sent nothing more may get its stop signal: nothing is pending or open. One that has closed
     /// its listeners may still have connections.
     pub fn is_drained(&mut self, server: &Server, now: Instant) -> bool {
-        // Under none it goes on accepting until it is told; Node's own workers can be told to close their listeners first.
+        // Under none it accepts by itself. In a stop of all it goes on with that until it is told; Node's own workers can be told
+        // to close their listeners first.
         let accepts_itself = !self.listening.is_empty() && self.queues.is_empty();
         let can_close = server.ipc.as_ref().is_some_and(Ipc::can_disconnect);
-        if accepts_itself && !can_close {
+        if accepts_itself && !can_close && !self.page.is_leaving() {
             return true;
         }
-        let pending = self.queues.values().any(|queue| queue.pending() > 0);
+        let pending = self.queues.values().any(|queue| queue.pending() > 0) || self.page.is_accepting();
         // In this order: what was received is counted before it can be closed.
-        let all_counted = self.page.all_received();
+        let all_counted =
+            if self.page.is_leaving() && accepts_itself { self.page.has_all() } else { self.page.all_received() };
         let estimate = self.page.is_estimate();
         if pending || (!estimate && self.page.open_alive() > 0) {
             self.empty = None;

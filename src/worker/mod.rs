@@ -204,6 +204,13 @@ impl Worker {
         context.orders.send(Order::Online { worker: self.id, queues, page, stats });
     }
 
+    /// Its server accepts no more by itself (policy none); what the master hands out is the accept thread's.
+    pub fn stop_accepting(&self) {
+        if let Some(attachment) = self.attachment() {
+            attachment.page.leave();
+        }
+    }
+
     /// Its relay worker finishes what it has.
     pub fn drain_relay(&mut self) {
         if let Some(relay) = self.relay_mut() {

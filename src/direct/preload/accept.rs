@@ -6,6 +6,7 @@ use super::abi::attach::ADDRESS_BYTES;
 use super::abi::payload::{Direct, EMPTY, VERSION, WAKE};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
+use super::counts::Accepting;
 use super::message::{self, RecvVia};
 use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd};
 use super::table::{StandIn, Stands};
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn accept4(fd: i32, address: *mut u8, len: *mut u32, flags
     // SAFETY: as accept4(2): a length that is not null can be read.
     let negative = !address.is_null() && !len.is_null() && unsafe { *len } > i32::MAX as u32;
     let taken = match stand_in.stands() {
-        Stands::Queue => from_queue(fd, stand_in, flags),
+        Stands::Queue => from_queue(fd, stand_in, flags, false),
         Stands::Listener => from_listener(fd, stand_in, flags),
     };
     match taken {
@@ -102,6 +103,8 @@ struct Taken {
     wakes: bool,
     /// When the master accepted it; 0: this process did.
     accepted: u64,
+    /// This process accepts it: until it is counted.
+    _accepting: Option<Accepting>,
 }
 
 impl Taken {
@@ -119,9 +122,10 @@ fn other_family(stand_in: &StandIn, client: u16) -> Option<u16> {
     (own.family() != client && own.is_ip() && is_ip(client)).then_some(own.family())
 }
 
-fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
+/// `polled`: the server polls before it calls, and saw something.
+fn from_queue(fd: i32, stand_in: &StandIn, flags: i32, polled: bool) -> Result<Taken, i32> {
     let cloexec = if flags & SOCK_CLOEXEC != 0 { MSG_CMSG_CLOEXEC } else { 0 };
-    let mut saw_empty = false;
+    let mut saw_empty = polled;
     loop {
         // A receiver without a free descriptor would get the message without its socket: the connection would be lost.
         if !raw::has_free_fd(fd) {
@@ -172,6 +176,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
             number: payload.number as u32,
             wakes,
             accepted: payload.accepted,
+            _accepting: None,
         });
     }
 }
@@ -211,19 +216,40 @@ fn wake_one(stand_in: &StandIn) {
 }
 
 /// Policy none: the shared socket is always non-blocking, whatever this server wants.
-fn from_listener(fd: i32, stand_in: &StandIn, flags: i32) -> Result<Taken, i32> {
+fn from_listener(fd: i32, stand_in: &'static StandIn, flags: i32) -> Result<Taken, i32> {
     unsafe extern "C" {
         fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
     }
+    let mut waited = false;
     loop {
+        let accepting = Accepting::begin();
+        if accepting.is_none() {
+            if table::leave(stand_in) {
+                return from_queue(fd, stand_in, flags, !waited && !stand_in.waits());
+            }
+            // It cannot be left, and is ready again and again.
+            raw::sleep_ms(10);
+            return Err(fail(if stand_in.nonblock() { EAGAIN } else { ECONNABORTED }));
+        }
         let mut peer = Address::empty();
         // SAFETY: the address goes into the local.
         let socket = unsafe { next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags) };
         if socket >= 0 {
-            return Ok(Taken { socket, peer, number: counts::released(), wakes: false, accepted: 0 });
+            let number = counts::released();
+            return Ok(Taken { socket, peer, number, wakes: false, accepted: 0, _accepting: accepting });
+        }
+        drop(accepting);
+        if errno() != EAGAIN && stand_in.leaves() {
+            // Another thread has put the queue there, just before the call.
+            continue;
         }
         if stand_in.nonblock() || errno() != EAGAIN {
             return Err(socket);
+        }
+        if !waited {
+            // It calls with nothing there.
+            stand_in.waits_from_now();
+            waited = true;
         }
         let mut waits = PollFd { fd, events: 1, revents: 0 };
         // SAFETY: one entry, which lives through the call. libc's own poll: a thread can be cancelled in it.

@@ -7,6 +7,7 @@ use core::arch::{asm, naked_asm};
 pub mod nr {
     pub const CLOSE: usize = 3;
     pub const SOCKET: usize = 41;
+    pub const SOCKETPAIR: usize = 53;
     pub const CONNECT: usize = 42;
     pub const SENDMSG: usize = 46;
     pub const RECVMSG: usize = 47;
@@ -55,6 +56,7 @@ pub mod nr {
 pub mod nr {
     pub const CLOSE: usize = 57;
     pub const SOCKET: usize = 198;
+    pub const SOCKETPAIR: usize = 199;
     pub const CONNECT: usize = 203;
     pub const SENDMSG: usize = 211;
     pub const RECVMSG: usize = 212;

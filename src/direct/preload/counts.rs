@@ -130,6 +130,31 @@ pub fn is_stopping() -> bool {
     word(0, header::STOPPING).is_some_and(|word| word.load(Acquire) != 0)
 }
 
+/// A thread of this process that is accepting from a listener that all workers share, as the master sees it.
+pub struct Accepting(Option<&'static AtomicU64>);
+
+impl Accepting {
+    /// To be dropped when the connection, if there was one, is counted. `None`: this worker is to accept no more. (The master
+    /// says so and then looks who is accepting, so that it knows of each one that has not seen that.)
+    pub fn begin() -> Option<Self> {
+        let own = claim_row().and_then(|at| word(at, row::ACCEPTING));
+        if let Some(word) = own {
+            word.fetch_add(1, SeqCst);
+        }
+        let accepting = Self(own);
+        let leaves = word(0, header::LEAVING).is_some_and(|word| word.load(SeqCst) != 0);
+        (!leaves).then_some(accepting)
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        if let Some(word) = self.0 {
+            word.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
 /// Whether this worker's connections are logged.
 pub fn logs() -> bool {
     word(0, header::LOGS).is_some_and(|word| word.load(Acquire) != 0)
@@ -163,7 +188,12 @@ fn claim_row() -> Option<usize> {
             })
         };
         // A dead process's row only when there is no other: `received` is a total that never falls.
-        claim(&|owner| owner == 0).or_else(|| claim(&dead))
+        let claimed = claim(&|owner| owner == 0).or_else(|| claim(&dead));
+        if let Some(word) = claimed.and_then(|at| word(at, row::ACCEPTING)) {
+            // The one that is dead may have been accepting.
+            word.store(0, SeqCst);
+        }
+        claimed
     })
 }
 

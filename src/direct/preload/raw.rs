@@ -144,15 +144,35 @@ pub fn unix_seqpacket() -> Option<i32> {
     new_socket(usize::from(AF_UNIX), SEQPACKET_CLOEXEC).map(move_to_high_fd)
 }
 
+/// The two ends of a new AF_UNIX SOCK_SEQPACKET pair, as [`unix_seqpacket`].
+pub fn unix_seqpacket_pair() -> Option<[i32; 2]> {
+    const SEQPACKET_CLOEXEC: usize = 5 | O_CLOEXEC;
+    let mut ends = [-1i32; 2];
+    let arguments = [usize::from(AF_UNIX), SEQPACKET_CLOEXEC, 0, ends.as_mut_ptr() as usize, 0, 0];
+    // SAFETY: the kernel writes two numbers into the local.
+    let result = unsafe { syscall6(nr::SOCKETPAIR, arguments) };
+    (result == 0).then(|| ends.map(move_to_high_fd))
+}
+
+/// Makes the send buffer of a socket as small as the kernel has it.
+pub fn shrink_send_buffer(fd: i32) {
+    const SO_SNDBUF: i32 = 7;
+    set_option(fd, SO_SNDBUF, 1);
+}
+
 /// A new TCP socket, close-on-exec, that may be bound where a listener was closed a moment ago.
 pub fn tcp_socket(family: u16) -> Option<i32> {
-    const SO_REUSEADDR: usize = 2;
+    const SO_REUSEADDR: i32 = 2;
     let fd = new_socket(usize::from(family), SOCK_STREAM as usize | O_CLOEXEC)?;
-    let on = 1i32;
-    let arguments = [fd as usize, SOL_SOCKET as usize, SO_REUSEADDR, &raw const on as usize, 4, 0];
+    set_option(fd, SO_REUSEADDR, 1);
+    Some(fd)
+}
+
+/// Sets a whole-number option of level SOL_SOCKET.
+fn set_option(fd: i32, name: i32, value: i32) {
+    let arguments = [fd as usize, SOL_SOCKET as usize, name as usize, &raw const value as usize, 4, 0];
     // SAFETY: the kernel reads four bytes of the local.
     unsafe { syscall6(nr::SETSOCKOPT, arguments) };
-    Some(fd)
 }
 
 fn new_socket(family: usize, kind: usize) -> Option<i32> {

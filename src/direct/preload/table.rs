@@ -9,8 +9,11 @@ use super::counts::{self, Page};
 use super::identity::Identity;
 use super::{bell, journal, raw};
 
+#[path = "leave.rs"]
+mod leave;
 #[path = "marks.rs"]
 mod marks;
+pub use leave::leave;
 pub use marks::{has_shared, is_marked, join, join_marked, mark};
 
 /// Descriptors up to here are tracked; a server with more open files has its connections counted as long as it lives.
@@ -47,6 +50,8 @@ pub struct StandIn {
     waits: AtomicU32,
     /// 1: [`Stands::Listener`].
     shared: AtomicU32,
+    /// 1: it is about to become [`Stands::Queue`], or has become that.
+    leaving: AtomicU32,
     /// Under [`Stands::Listener`]: 1 when the server wants it non-blocking. The shared socket itself always is.
     nonblock: AtomicU32,
     /// Threads of this process that wait in accept(2).
@@ -78,6 +83,7 @@ static PLACES: [StandIn; STAND_INS] = [const {
         owner: AtomicU32::new(0),
         waits: AtomicU32::new(0),
         shared: AtomicU32::new(0),
+        leaving: AtomicU32::new(0),
         nonblock: AtomicU32::new(0),
         waiting: AtomicU32::new(0),
         shut: AtomicU32::new(0),
@@ -109,7 +115,7 @@ impl StandIn {
 
     /// After shutdown(2) always as for a queue: an idle socket is there.
     pub fn stands(&self) -> Stands {
-        if self.shared.load(Relaxed) != 0 && !self.has_ended() { Stands::Listener } else { Stands::Queue }
+        if self.shared.load(Acquire) != 0 && !self.has_ended() { Stands::Listener } else { Stands::Queue }
     }
 
     /// Whether the server wants its accept(2) not to wait; only for [`Stands::Listener`].
@@ -224,6 +230,7 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<&'static StandIn> {
             place.owner.store(pid(), Relaxed);
             place.waits.store(0, Relaxed);
             place.shared.store(u32::from(new.stands == Stands::Listener), Relaxed);
+            place.leaving.store(0, Relaxed);
             place.nonblock.store(u32::from(new.nonblock), Relaxed);
             place.shut.store(u32::from(!new.listens), Relaxed);
             place.ended.store(0, Relaxed);

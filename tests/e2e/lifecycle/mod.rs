@@ -11,6 +11,7 @@ mod not_listening;
 mod pid1;
 mod recycling;
 mod reload;
+mod reload_none;
 mod shutdown;
 mod slots;
 mod slots_matrix;
