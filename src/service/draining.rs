@@ -137,6 +137,23 @@ impl Workers<'_> {
         ))
     }
 
+    /// # Errors
+    /// When none of the slots that stay takes connections, and one of those that go does.
+    pub(super) fn may_shrink(&self, to: usize) -> Result<(), String> {
+        let stays = self.slots.len().min(to);
+        let (left, gone) = self.slots.split_at(stays);
+        let takes = |slots: &[Slot]| slots.iter().any(|slot| slot.weight() > 0);
+        if takes(left) || !takes(gone) {
+            return Ok(());
+        }
+        let name = &self.config.name;
+        let cure = match left.iter().position(|slot| slot.drain) {
+            Some(at) => format!("roundsman undrain {name}/{at}"),
+            None => format!("roundsman weight {name}/0 1"),
+        };
+        Err(format!("{} of {name} would be left, and none that takes connections; first: {cure}", count_of(stays)))
+    }
+
     fn mark(&mut self, at: usize, drain: bool) {
         let slot = &mut self.slots[at];
         if std::mem::replace(&mut slot.drain, drain) == drain {

@@ -214,6 +214,7 @@ impl Operations {
                 "the number of slots must be between 1 and {MAX_INSTANCES}; to stop all workers: roundsman stop"
             ));
         }
+        workers.may_shrink(to as usize)?;
         let (before, backoff, context, now) = (workers.slots.len(), workers.backoff(), workers.context, workers.now);
         info!(name: "scaling", service = %workers.config.name, from = before, to, "scaling");
         workers.config.instances = to;

@@ -121,6 +121,21 @@ fn draining_the_last_one_needs_force_and_its_clients_wait_for_undrain() {
         assert!(!reached.contains(&0) && !reached.contains(&2), "{reached:?}");
         (reached == [1, 3]).then_some(())
     });
+    // The slots that would be left take no connections.
+    for (words, cure) in [(&["undrain"][..], "undrain web/0"), (&["weight", "web/0", "1"], "weight web/0 1")] {
+        let (code, text) = ask(&daemon, &["scale", "1"]);
+        let says = format!("1 slot of web would be left, and none that takes connections; first: roundsman {cure}");
+        assert!(code == 1 && text.contains(&says), "{text}");
+        assert_eq!(daemon.slots().len(), 4);
+        done(&daemon, words, "");
+        if words == ["undrain"] {
+            done(&daemon, &["scale", "2"], "2 slots");
+            done(&daemon, &["scale", "4"], "4 slots");
+            done(&daemon, &["weight", "web/0", "0"], "weight 0");
+        }
+    }
+    done(&daemon, &["scale", "1"], "1 slot");
+    assert_eq!(reached(&daemon, 3), [0]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use roundsman::sys::process::descendants;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -192,6 +193,16 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Children of servers that die with it would be nobody's. A master that is stopped starts no others and reaps none,
+            // so that no number is another process's; the second look is for what was being forked.
+            self.signal(Signal::SIGSTOP);
+            for _ in 0..2 {
+                for &pid in descendants(self.pid()).iter().skip(1) {
+                    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+                }
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
