@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, free_port, install_dir, roundsman, write_file};
+use crate::support::{Daemon, free_port, install_dir, roundsman, servers, write_file};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -112,4 +112,50 @@ fn expressions_are_valid_and_each_alert_fires_and_does_not() {
         assert!(tests.contains(&format!("name: {alert} fires\n")), "{alert}");
         assert!(tests.contains(&format!("alertname: {alert}, exp_alerts: []")), "{alert}");
     }
+}
+
+/// Reads a dashboard as Grafana's own types, and names what is lost or changed by that.
+const IMPORT: &str = "
+import json, sys
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+register_default_plugins()
+def compare(given, kept, path):
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key in given:
+            if key in kept: compare(given[key], kept[key], f'{path}.{key}')
+            else: print(f'{path}.{key}: unknown')
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for at, (one, other) in enumerate(zip(given, kept)): compare(one, other, f'{path}[{at}]')
+    elif given != kept: print(f'{path}: {given!r} became {kept!r}')
+given = json.load(sys.stdin)
+compare(given, json.loads(JSONEncoder().encode(Dashboard.from_json(given))), '')
+";
+
+#[test]
+#[ignore = "long: tests/run --all"]
+fn the_dashboard_is_one_of_grafanas_schema() {
+    let python = servers().join("venv/bin/python");
+    let import = |text: &str| {
+        let mut python = Command::new(&python);
+        python.args(["-c", IMPORT]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let text = file("config/grafana/roundsman.json");
+    assert_eq!(import(&text), "");
+    // It was looked at: options of panels, too.
+    let said = import(&text.replace("\"fieldConfig\"", "\"fieldsConfig\"").replace("\"drawStyle\"", "\"drawSytle\""));
+    assert!(said.contains(".fieldsConfig: unknown"), "{said}");
+    let said = import(&text.replace("\"drawStyle\"", "\"drawSytle\""));
+    assert!(said.contains(".drawSytle: unknown"), "{said}");
+    // An import by hand makes a dashboard of its own, with the data source that is chosen.
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    assert!(dashboard["id"].is_null() && dashboard["uid"].as_str().is_some_and(|uid| uid.len() <= 40));
+    let sources = text.matches("\"uid\": \"${datasource}\"").count();
+    let variable = &dashboard["templating"]["list"][0];
+    assert!(sources > 10 && variable["type"] == "datasource" && variable["query"] == "prometheus", "{variable}");
 }
