@@ -94,6 +94,7 @@ fn is_action(request: &Request) -> bool {
             | Request::Start { .. }
             | Request::Drain { .. }
             | Request::Undrain { .. }
+            | Request::Weight { .. }
             | Request::Scale { .. }
     )
 }

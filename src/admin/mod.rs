@@ -9,6 +9,7 @@ mod places;
 mod plain;
 mod serve;
 mod stream;
+mod stream_places;
 pub mod token;
 mod view;
 

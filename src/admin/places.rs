@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::task::AbortHandle;
 
 use super::client::Stage;
-use super::stream::MAX_STREAMS;
+use super::stream_places::MAX_STREAMS;
 
 /// Streams take none of the places of probes.
 const MAX_PLACES: usize = 256 + MAX_STREAMS;
@@ -54,7 +54,7 @@ impl Places {
 }
 
 /// An IPv6 host can use all addresses of its /64.
-fn network(peer: IpAddr) -> IpAddr {
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,

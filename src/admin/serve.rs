@@ -20,10 +20,11 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use super::client::Client;
 use super::places::Places;
+use super::stream_places::StreamPlaces;
 use super::token::Token;
 use super::{Ask, Open, actions, metrics, page, plain, stream};
 use crate::control::history::{History, series, step};
@@ -54,7 +55,7 @@ pub struct Shared {
     /// The path of the control socket.
     pub control: Option<PathBuf>,
     /// Places for streams.
-    pub streams: Arc<Semaphore>,
+    pub streams: StreamPlaces,
     /// The last state that pages were sent, by viewer.
     pub rendered: Mutex<[Option<(Instant, Bytes)>; 2]>,
     pub started: Instant,
@@ -71,7 +72,7 @@ impl Shared {
             recent,
             token,
             control,
-            streams: Arc::new(Semaphore::new(stream::MAX_STREAMS)),
+            streams: StreamPlaces::default(),
             rendered: Mutex::default(),
             started: Instant::now(),
             wrong_tokens: std::sync::Mutex::default(),

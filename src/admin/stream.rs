@@ -11,16 +11,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::client::Client;
 use super::serve::Shared;
+use super::stream_places::StreamPlace;
 use super::token::{self, Claim};
 use super::view::{self, Viewer};
 use crate::control::history::{Column, step};
 
-/// Streams at once.
-pub const MAX_STREAMS: usize = 16;
 /// The shortest time from one state to the next.
 const PACE: Duration = Duration::from_secs(1);
 /// Columns of the history that are sent together.
@@ -46,12 +44,14 @@ struct Listener {
     /// Numbers of the next column and event for it.
     next_column: u64,
     next_event: u64,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 /// `/events`.
 pub async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let Some(client) = request.extensions().get::<Client>().cloned() else { return refused() };
+    let Some(client) = request.extensions().get::<Client>().cloned() else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     let headers = request.headers();
     if is_from_elsewhere(headers) {
         return (StatusCode::FORBIDDEN, "only this daemon's own page may ask\n").into_response();
@@ -60,7 +60,10 @@ pub async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     let Some(viewer) = token::viewer(claim, client.peer, headers) else {
         return shared.wrong_token(client.peer);
     };
-    let Ok(place) = shared.streams.clone().try_acquire_owned() else { return refused() };
+    let place = match shared.streams.take(viewer, client.peer) {
+        Ok(place) => place,
+        Err(why) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    };
     client.begin_stream();
     let may_act = claim == Claim::Right;
     let (columns, next_column) = shared.history().since(0);
@@ -81,11 +84,6 @@ pub async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(body)).into_response()
-}
-
-fn refused() -> Response {
-    let text = format!("{MAX_STREAMS} pages are open already, and more are not served; close one of them\n");
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 /// Whether a browser says that another site's page asks. It could not read the answer, but it could take the places.

@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::control::history::{Column, Point, Series};
-use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState};
+use crate::control::status::{Daemon, RecycledState, ServerState, ServiceState, SlotState, UpstreamState};
 use crate::output::recent::Event;
 
 /// Events that everybody may see, by the beginning of their message.
-const PUBLIC: [&str; 37] = [
+const PUBLIC: [&str; 38] = [
     "starting",
     "server started",
     "server exited",
@@ -49,6 +49,7 @@ const PUBLIC: [&str; 37] = [
     "recycling worker",
     "memory ",
     "waiting until others are ready",
+    "worker not recycled",
 ];
 /// Fields of events that everybody may see.
 const PUBLIC_FIELDS: [&str; 11] =
@@ -62,8 +63,11 @@ struct OfService<'a> {
     via: &'a str,
     listen: Vec<&'a str>,
     held: u64,
+    longest_wait_ms: u64,
     shed: u64,
     waiting_for_upstream: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_reached: Option<&'a str>,
     reloads: u64,
     stopped: bool,
     sick: bool,
@@ -72,11 +76,28 @@ struct OfService<'a> {
     upstreams: Vec<OfUpstream<'a>>,
     max_memory: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    max_age_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_served: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recycled: Option<RecycledState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<OfServer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cwd: Option<&'a str>,
+}
+
+/// The server that all slots share.
+#[derive(Debug, Serialize)]
+struct OfServer<'a> {
+    state: &'a str,
+    restarts: u64,
+    uptime_s: u64,
+    last_exit: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,6 +118,8 @@ struct OfSlot<'a> {
     finished: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     drain: bool,
+    #[serde(skip_serializing_if = "is_one")]
+    weight: u16,
     now: [Value; 6],
     #[serde(skip_serializing_if = "Option::is_none")]
     last_exit: Option<&'a str>,
@@ -119,6 +142,11 @@ struct OfUpstream<'a> {
     errors: u64,
     last_error: Option<&'a str>,
     last_error_s: Option<u64>,
+}
+
+/// The usual weight is not sent.
+fn is_one(weight: &u16) -> bool {
+    *weight == 1
 }
 
 /// Whether someone may see everything.
@@ -148,6 +176,7 @@ pub fn state(daemon: &Daemon, now: &[Series], viewer: Viewer) -> Value {
     let none = Point::default();
     let service = |(at, service): (usize, &ServiceState)| {
         let series = now.get(at);
+        let limits = service.limits.as_ref();
         let point = |slot: usize| series.and_then(|series| series.slots.get(slot)).unwrap_or(&none);
         json!(OfService {
             name: &service.name,
@@ -155,15 +184,21 @@ pub fn state(daemon: &Daemon, now: &[Series], viewer: Viewer) -> Value {
             via: &service.via,
             listen: service.listen.iter().map(|listen| viewer.address(&listen.addr)).collect(),
             held: service.held,
+            longest_wait_ms: service.longest_wait_ms,
             shed: service.shed,
             waiting_for_upstream: service.waiting_for_upstream,
+            limit_reached: service.limit_reached.as_deref(),
             reloads: service.reloads,
             stopped: service.stopped,
             sick: service.sick().is_some(),
             now: numbers(series.map_or(&none, |series| &series.all)),
             slots: service.slots.iter().enumerate().map(|(at, slot)| of_slot(slot, point(at), viewer)).collect(),
             upstreams: service.upstreams.iter().map(|upstream| of_upstream(upstream, viewer)).collect(),
-            max_memory: service.limits.as_ref().and_then(|limits| limits.max_memory_bytes),
+            max_memory: limits.and_then(|limits| limits.max_memory_bytes),
+            max_age_s: limits.and_then(|limits| limits.max_age_ms).map(|ms| ms / 1000),
+            max_served: limits.and_then(|limits| limits.max_served),
+            recycled: service.recycled,
+            server: service.server.as_ref().map(of_server),
             command: viewer.only(service.command.as_deref()),
             why: viewer.only(Some(service.via_reason.as_str())),
             cwd: viewer.only(service.cwd.as_deref()),
@@ -177,6 +212,15 @@ pub fn state(daemon: &Daemon, now: &[Series], viewer: Viewer) -> Value {
         "stopping": daemon.stopping,
         "services": daemon.services.iter().enumerate().map(service).collect::<Vec<_>>(),
     })
+}
+
+fn of_server(server: &ServerState) -> OfServer<'_> {
+    OfServer {
+        state: &server.state,
+        restarts: server.restarts,
+        uptime_s: server.uptime_s,
+        last_exit: server.last_exit.as_deref(),
+    }
 }
 
 fn of_slot<'a>(slot: &'a SlotState, point: &Point, viewer: Viewer) -> OfSlot<'a> {
@@ -194,6 +238,7 @@ fn of_slot<'a>(slot: &'a SlotState, point: &Point, viewer: Viewer) -> OfSlot<'a>
         rescued: slot.rescued,
         finished: slot.finished,
         drain: slot.drain,
+        weight: slot.weight,
         now: numbers(point),
         last_exit: slot.last_exit.as_deref(),
         reason: viewer.only(slot.reason.as_deref()),

@@ -6,8 +6,6 @@ use tracing::info;
 use super::operations::{Operations, Progress, Ticket, Workers, count_of};
 use super::weights::Of;
 use crate::accept::orders::Order;
-use crate::accept::policy::Policy;
-use crate::config::Backend;
 use crate::slot::Slot;
 
 /// What `drain` needs where a service would be left without a slot or upstream that takes connections.
@@ -79,15 +77,7 @@ impl Operations {
 
 impl Workers<'_> {
     fn drain_slot(&mut self, number: u32, force: Force) -> Result<String, String> {
-        let name = &self.config.name;
-        if matches!(self.config.backend, Backend::NoPort(_)) {
-            return Err(format!("{name} serves no port: there are no connections to keep from a slot"));
-        }
-        if self.config.policy == Policy::None {
-            return Err(format!(
-                "with --policy none the workers of {name} take connections themselves: none can be kept from a slot"
-            ));
-        }
+        self.shares_out()?;
         let at = self.place(number)?;
         self.may_lose(at, force)?;
         let open = self.slots[at].open();

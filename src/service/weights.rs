@@ -39,16 +39,24 @@ impl Operations {
 }
 
 impl Workers<'_> {
-    fn weigh_slot(&mut self, number: u32, weight: u16, force: Force) -> Result<String, String> {
+    /// # Errors
+    /// When nobody chooses the slot of a connection.
+    pub(super) fn shares_out(&self) -> Result<(), String> {
         let name = &self.config.name;
         if matches!(self.config.backend, Backend::NoPort(_)) {
-            return Err(format!("{name} serves no port: there are no connections to share out"));
+            return Err(format!("{name} serves no port: its slots get no connections"));
         }
         if self.config.policy == Policy::None {
             return Err(format!(
-                "with --policy none the workers of {name} take connections themselves: slots have no weights"
+                "with --policy none the workers of {name} take connections themselves: slots have no weight, and cannot be \
+                 drained"
             ));
         }
+        Ok(())
+    }
+
+    fn weigh_slot(&mut self, number: u32, weight: u16, force: Force) -> Result<String, String> {
+        self.shares_out()?;
         let at = self.place(number)?;
         if weight == 0 {
             self.may_lose(at, force)?;

@@ -31,6 +31,12 @@ function waited(bucket) {
 const several = (count, one, more) => count + ' ' + (count === 1 ? one : more || one + 's');
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] || 0;
 
+const isLine = (service) => service.held && (service.longest_wait_ms >= 250 || !service.slots.some((slot) => slot.state === 'online'));
+const line = (service) => several(service.held, 'client waits', 'clients wait') + ' for a worker, the first of them for ' + waitedFor(service.longest_wait_ms);
+const waitedFor = (ms) => (ms < 9950 ? Math.round(ms / 100) / 10 + ' s' : duration(ms / 1000));
+
+// States in words.
+const STATES = { waiting: 'down and starts again soon', launching: 'starting', errored: 'given up' };
 const LEVELS = {
   online: 'good', launching: 'warn', draining: 'warn', stopping: 'warn', waiting: 'bad', errored: 'bad', gone: 'none',
 };
@@ -58,16 +64,37 @@ function slow(point, others) {
   return null;
 }
 
-// Since when a slot has been slow, by the history.
-function slowSince(name, slot) {
-  let first = null;
+// The points of a service's slots, the latest first.
+function* pointsBack(name) {
   for (let at = feed.columns.length - 1; at >= 0; at--) {
     const service = feed.columns[at].services.find((one) => one.name === name);
-    const point = service && service.slots[slot];
-    if (!point || !slow(point, service.slots.filter((_, other) => other !== slot))) break;
-    first = feed.columns[at].at;
+    if (!service) return;
+    yield [feed.columns[at].at, service.slots];
+  }
+}
+
+// Since when something has been so of a slot's point and the others', by the history.
+function slotSince(name, slot, test) {
+  let first = null;
+  for (const [at, points] of pointsBack(name)) {
+    if (!points[slot] || !test(points[slot], points.filter((_, other) => other !== slot))) break;
+    first = at;
   }
   return first;
+}
+
+// Turns pass over a slot that is slow: it has few connections, and those for long.
+const usualRate = (points) => median(points.map((point) => point[POINT.rate]).filter((rate) => rate));
+const isBehind = (point, others) => point[POINT.rate] * 3 <= usualRate(others) && point[POINT.open] > 0;
+function lags(service, slot) {
+  if (!['rr', 'least-conn'].includes(service.policy) || slot.uptime_s < 12) return null;
+  const recent = [...pointsBack(service.name)].slice(0, 4).map(([, points]) => points).concat([service.slots.map((one) => one.now)]);
+  const mean = (at) => [POINT.rate, POINT.open].map((key) => recent.reduce((sum, points) => sum + (points[at] ? points[at][key] : 0), 0) / recent.length);
+  const others = service.slots.filter((other) => other !== slot && other.state === 'online').map((other) => mean(other.slot));
+  const [rate, open] = mean(slot.slot), usual = usualRate(others);
+  if (recent.length < 4 || usual < 2 || rate * 3 > usual || open < 0.5 || open < 2 * median(others.map((other) => other[1]))) return null;
+  const time = rate ? ', ' + number(1000 * open / rate) + ' ms each' : '';
+  return { column: 'rate', text: 'it serves ' + number(rate) + ' connections a second' + time + ', the others ' + number(usual) };
 }
 
 function lastEvent(name, slot, test, within) {
@@ -91,17 +118,30 @@ function findings() {
     }
     if (!service.slots.length) add('warn', null, 'has no slots', { commands: ['scale 1 ' + name] });
     else if (!online && service.sick) add('bad', null, 'has no worker online: its clients wait', { commands: ['logs ' + name] });
+    else if (service.sick && service.upstreams.every((one) => one.up)) add('bad', null, 'has nothing online that is not drained: its clients wait', { commands: ['undrain ' + name], action: 'undrain' });
     for (const slot of service.slots) slotFindings(service, slot, add);
-    const waiting = service.held;
-    if (waiting) add(online ? 'warn' : 'bad', null, several(waiting, 'client waits', 'clients wait') + ' for a worker', { since: since(name + '/held', true), commands: ['ls'] });
-    else seen.delete(name + '/held');
+    const { server, limit_reached: limit } = service;
+    if (server && server.state !== 'online') {
+      add('bad', null, 'its server is ' + (STATES[server.state] || server.state) + (server.last_exit ? ': ' + server.last_exit : ''), { since: since(name + '/server', server.state), commands: ['logs ' + name] });
+    }
+    // A short line is what a limit is for.
+    if (isLine(service)) {
+      const first = Math.min(since(name + '/held', true), state.at - service.longest_wait_ms);
+      add(online ? 'warn' : 'bad', null, line(service), { since: first, commands: online ? ['scale +1 ' + name, 'logs ' + name] : ['logs ' + name] });
+    } else seen.delete(name + '/held');
+    if (limit) add('warn', null, 'accepts no client at the moment: --' + limit + ' is reached', { since: since(name + '/limit', limit), commands: ['ls'] });
+    else seen.delete(name + '/limit');
     const reset = lastEvent(name, null, (event) => event.text.startsWith('connections reset'), 300000);
     if (reset) add('bad', null, 'clients were reset: no worker took them in time', { since: reset.at, commands: ['scale +1 ' + name] });
+    for (const { addr, drain, weight } of service.upstreams) {
+      if (drain) add('note', null, 'upstream ' + addr + ' is drained: it gets no new connections', { commands: ['undrain ' + name + '@' + addr], action: 'undrain', upstream: addr });
+      else if (weight === 0) add('note', null, 'upstream ' + addr + ' has weight 0: it gets no new connections', { commands: ['weight ' + name + '@' + addr + ' 1'] });
+    }
     for (const upstream of service.upstreams.filter((one) => !one.up)) {
       const down = lastEvent(name, null, (event) => event.text.startsWith('upstream down') && event.text.includes(upstream.addr));
       const more = upstream.last_error ? ': ' + upstream.last_error : '';
       const all = service.upstreams.every((one) => !one.up);
-      add(all ? 'bad' : 'warn', null, 'upstream ' + upstream.addr + ' is down' + more, { since: down && down.at, upstream: upstream.addr, commands: ['logs ' + name] });
+      add(all ? 'bad' : 'warn', null, 'upstream ' + upstream.addr + ' is down' + more, { since: down && down.at, upstream: upstream.addr, hint: 'start the server there, or', commands: ['drain ' + name + '@' + upstream.addr], action: 'drain' });
     }
     if (service.waiting_for_upstream) add('bad', null, several(service.waiting_for_upstream, 'client waits', 'clients wait') + ' for an upstream', {});
   }
@@ -151,33 +191,36 @@ function slotFindings(service, slot, add) {
   const logs = 'logs ' + label, why = slot.last_exit ? ': ' + slot.last_exit : '';
   const begin = since(label + '/state', slot.state);
   const ended = lastEvent(name, at, (event) => event.text.includes('exited') || event.text.startsWith('slot given up'));
+  const crashes = feed.events.filter((event) => event.service === name && event.slot === at && /^(server|relay worker) exited/.test(event.text) && feed.state.at - event.at < 300000);
   if (slot.state === 'errored') {
     add('bad', at, 'was given up' + why, { since: ended && ended.at, column: 'state', commands: [logs, 'restart ' + label], action: 'restart' });
-  } else if (slot.state === 'waiting') {
+  } else if (crashes.length > 1) {
+    add(slot.state === 'online' && crashes.length < 3 ? 'warn' : 'bad', at, 'exited ' + crashes.length + ' times in 5 minutes and was started again' + why, { since: crashes[0].at, column: slot.state === 'online' ? 'restarts' : 'state', commands: [logs] });
+  } else if (slot.state === 'waiting' || (slot.state === 'launching' && crashes.length)) {
     add('bad', at, 'is down and starts again soon' + why, { since: ended && ended.at, column: 'state', commands: [logs] });
   } else if (slot.state === 'gone' && !slot.finished) {
     add('warn', at, 'is empty', { since: begin, column: 'state', commands: [logs] });
   } else if (slot.state === 'launching' && Date.now() - begin > 10000) {
     add('warn', at, 'is not ready yet' + (slot.reason ? ': ' + slot.reason : ''), { since: begin, column: 'state', commands: [logs] });
-  } else if (slot.state === 'online' && slot.restarts && ended && slot.uptime_s < 300 && feed.state.at - ended.at < 300000) {
-    const times = slot.restarts > 1 ? ', ' + slot.restarts + ' times in all' : '';
-    add('warn', at, 'was restarted' + (why || ': it exited') + times, { since: ended.at, column: 'restarts', commands: [logs] });
+  } else if (crashes.length && slot.restarts) {
+    add('warn', at, 'was restarted' + (why || ': it exited'), { since: crashes[0].at, column: 'restarts', commands: [logs] });
   }
   if (slot.state !== 'online') return;
   if (slot.drain) add('note', at, 'is drained: it gets no new connections', { commands: ['undrain ' + label], action: 'undrain' });
+  else if (slot.weight === 0) add('note', at, 'has weight 0: it gets no new connections', { commands: ['weight ' + label + ' 1'] });
   // On a machine that is too busy all of them are late at times: that is no finding.
   const late = stalls(name), usual = median(service.slots.filter((other) => other !== slot).map((other) => late.get(other.slot) || 0));
   const stall = (late.get(at) || 0) >= 3 + 3 * usual;
   const others = service.slots.filter((other) => other !== slot && other.state === 'online').map((other) => other.now);
-  const reason = slow(slot.now, others);
+  const known = slow(slot.now, others), reason = known || lags(service, slot);
   if (reason) {
-    add('warn', at, 'is slow: ' + reason.text, { since: slowSince(name, at), column: reason.column, hot: true, commands: [logs, 'reload ' + label], action: 'reload' });
+    add('warn', at, 'is slow: ' + reason.text, { since: slotSince(name, at, known ? slow : isBehind), column: reason.column, hot: true, commands: [logs, 'reload ' + label], action: 'reload' });
   } else if (stall) {
     add('warn', at, 'often takes its connections too late; others get them (' + late.get(at) + ' times in a minute)', { column: 'p99', hot: true, commands: [logs] });
   }
   if (!slot.pending) seen.delete(label + '/pending');
   else if (Date.now() - since(label + '/pending', true) > 3000) {
-    add('warn', at, 'does not take ' + several(slot.pending, 'connection') + ' that it was given', { since: since(label + '/pending', true), column: 'pending', hot: true, commands: [logs] });
+    add('warn', at, 'is stuck: it does not take ' + several(slot.pending, 'connection') + ' that it was given', { since: since(label + '/pending', true), column: 'pending', hot: true, commands: [logs, 'reload ' + label], action: 'reload' });
   }
   if (service.max_memory && slot.now[POINT.memory] > 0.9 * service.max_memory) {
     add('warn', at, 'uses ' + bytes(slot.now[POINT.memory]) + ' of ' + bytes(service.max_memory) + ' (--max-memory)', { column: 'memory', commands: ['reload ' + label], action: 'reload' });

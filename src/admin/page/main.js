@@ -11,25 +11,30 @@ function say(text) {
   say.timer = setTimeout(() => { $('said').hidden = true; }, 12000);
 }
 
-// Asks in a dialog; the token when `secret`.
-function ask(title, text, yes, secret) {
-  const dialog = $('dialog'), input = $('token');
+// Asks in a dialog; for a text when there is a `field`, its title, type and value.
+function ask(title, text, yes, field) {
+  const dialog = $('dialog'), input = $('given');
   put($('dialog-title'), title);
   put($('dialog-text'), text);
   put($('dialog-yes'), yes);
-  $('dialog-label').hidden = !secret;
-  input.value = '';
+  $('dialog-label').hidden = !field;
+  if (field) {
+    [$('dialog-field').textContent, input.type, input.value] = field;
+  }
   dialog.returnValue = 'no';
   dialog.showModal();
-  (secret ? input : $('dialog-yes')).focus();
-  return new Promise((done) => dialog.addEventListener('close', () => done(dialog.returnValue === 'yes' && (secret ? input.value.trim() : true)), { once: true }));
+  (field ? input : $('dialog-yes')).focus();
+  return new Promise((done) => dialog.addEventListener('close', () => {
+    done(dialog.returnValue === 'yes' && (field ? input.value.trim() : true));
+    input.value = '';
+  }, { once: true }));
 }
-$('token').addEventListener('keydown', (event) => {
+$('given').addEventListener('keydown', (event) => {
   if (event.key === 'Enter') { event.preventDefault(); $('dialog').close('yes'); }
 });
 
 async function unlock() {
-  const given = await ask('Token', 'The text in the file of --admin-token-file. It is kept until this page is closed or loaded again.', 'Use it', true);
+  const given = await ask('Token', 'The text in the file of --admin-token-file. It is kept until this page is closed or loaded again.', 'Use it', ['Token', 'password', '']);
   if (!given) return false;
   token = given;
   if (running) running.abort();
@@ -51,12 +56,20 @@ const VERBS = {
   drain: ['Drain', ''],
   undrain: ['Undrain', ''],
 };
-async function act(verb, service, slot) {
-  const [name, text] = VERBS[verb], one = slot !== undefined, where = one ? service + '/' + slot : service;
+const labelOf = ({ service, slot, upstream }) => service + (upstream ? '@' + upstream : slot === undefined ? '' : '/' + slot);
+// `of`: a service, or a slot or upstream of it.
+async function act(verb, of) {
+  const [name, text] = VERBS[verb], what = name + ' ' + labelOf(of);
   if (!token && !await unlock()) return;
-  const asked = one ? 'Ends this worker and starts it again.' : text;
-  if ((verb === 'stop' || verb === 'restart') && !await ask(name + ' ' + where + '?', asked, name, false)) return;
-  order(one ? { cmd: verb, service, slot } : { cmd: verb, service }, name + ' ' + where);
+  const asked = of.slot === undefined ? text : 'Ends this worker and starts it again.';
+  if ((verb === 'stop' || verb === 'restart') && !await ask(what + '?', asked, name)) return;
+  order({ cmd: verb, ...of }, what);
+}
+async function weigh(of, before) {
+  if (!token && !await unlock()) return;
+  const what = 'Weight of ' + labelOf(of);
+  const given = await ask(what, 'The share of new connections beside the others; 0: it gets none.', 'Set it', ['Weight, 0 to 256', 'number', before ?? 1]);
+  if (given) order({ cmd: 'weight', ...of, weight: Number(given) }, what);
 }
 async function scale(service, by) {
   if (!token && !await unlock()) return;
@@ -72,7 +85,8 @@ class Service {
   constructor(name) {
     this.name = name;
     this.picked = null;
-    const pick = (slot) => { this.picked = this.picked === slot ? null : slot; show(); };
+    // A number for a slot, an address for an upstream.
+    const pick = (one) => { this.picked = this.picked === one ? null : one; show(); };
     this.title = make('h2', { id: 'service-' + name }, name);
     this.pill = make('span', { class: 'pill' });
     this.about = make('div', { class: 'about' });
@@ -80,7 +94,7 @@ class Service {
     this.plots = new Plots();
     this.strip = new Strip(pick);
     this.slots = new Slots(name, pick);
-    this.upstreams = new Upstreams(name);
+    this.upstreams = new Upstreams(name, pick);
     this.scroll = make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Slots of ' + name }, this.slots.node);
     this.chosen = make('p', { class: 'do chosen' });
     this.none = make('p', { class: 'none' }, 'No slots.');
@@ -94,7 +108,7 @@ class Service {
     put(this.pill, service.stopped ? 'stopped' : online + ' of ' + all + ' online');
     mark(this.pill, 'pill ' + (service.stopped ? '' : service.sick ? 'bad' : online < all ? 'warn' : 'good'));
     const facts = [service.policy, 'by ' + service.via, service.listen.length ? 'listens on ' + service.listen.join(', ') : '',
-      service.held ? several(service.held, 'client waits', 'clients wait') : '', service.shed ? number(service.shed) + ' reset' : '',
+      service.held ? line(service) : '', service.shed ? number(service.shed) + ' reset' : '', ...recycling(service),
       service.reloads ? several(service.reloads, 'reload') : '', service.command ? 'runs ' + service.command : '', service.cwd ? 'in ' + service.cwd : ''].filter(Boolean);
     if (this.facts !== facts.join('\n')) {
       this.facts = facts.join('\n');
@@ -108,28 +122,31 @@ class Service {
       if (column) flag[column] = level;
       flags.set(slot, flag);
     }
-    if (this.picked !== null && this.picked >= all) this.picked = null;
+    const { picked } = this, one = service.slots[picked] || service.upstreams.find((one) => one.addr === picked);
+    if (!one) this.picked = null;
     const hot = found.filter((one) => one.hot).map((one) => one.slot).slice(0, 4);
-    this.plots.show(service, this.picked === null ? [...new Set(hot)] : [this.picked]);
+    this.plots.show(service, typeof this.picked === 'number' ? [this.picked] : [...new Set(hot)]);
     this.strip.show(service.slots, flags, this.picked);
     this.slots.show(service.slots, flags, this.picked);
-    this.showChosen(service);
+    this.showChosen(one);
     this.scroll.hidden = !all;
     this.none.hidden = all > 0;
-    this.upstreams.show(service.upstreams);
+    this.upstreams.show(service.upstreams, this.picked);
   }
 
-  // What can be done with the slot that was chosen.
-  showChosen(service) {
+  // What can be done with the slot or upstream that was chosen.
+  showChosen(one) {
     const { name, picked } = this;
-    this.chosen.hidden = picked === null;
-    const drained = (service.slots[picked] || {}).drain, kind = [picked, feed.token, drained].join();
-    if (this.chosen.hidden || this.chosenKind === kind) return;
+    this.chosen.hidden = !one;
+    const kind = one && [picked, feed.token, one.drain, one.weight].join();
+    if (!one || this.chosenKind === kind) return;
     this.chosenKind = kind;
-    const label = name + '/' + picked;
-    const verb = (verb) => button(VERBS[verb][0], VERBS[verb][0] + ' ' + label, () => act(verb, name, picked));
-    this.chosen.replaceChildren(make('b', {}, 'Slot ' + picked), ...(feed.token ? [verb('reload'), verb('restart'), verb(drained ? 'undrain' : 'drain')] : [make('code', {}, 'roundsman reload ' + label)]),
-      make('code', {}, 'roundsman logs ' + label));
+    const isSlot = typeof picked === 'number', of = isSlot ? { service: name, slot: picked } : { service: name, upstream: picked }, label = labelOf(of);
+    const verbs = [...(isSlot ? ['reload', 'restart'] : []), one.drain ? 'undrain' : 'drain'];
+    const does = verbs.map((verb) => (feed.token ? button(VERBS[verb][0], VERBS[verb][0] + ' ' + label, () => act(verb, of)) : make('code', {}, 'roundsman ' + verb + ' ' + label)));
+    if (feed.token) does.push(button('Weight', 'Weight of ' + label, () => weigh(of, one.weight)));
+    if (isSlot) does.push(make('code', {}, 'roundsman logs ' + label));
+    this.chosen.replaceChildren(make('b', {}, isSlot ? 'Slot ' + picked : picked), ...does);
   }
 
   showVerbs(service) {
@@ -137,7 +154,7 @@ class Service {
     if (this.kind === kind) return;
     this.kind = kind;
     const { name } = this;
-    const verb = (verb) => button(VERBS[verb][0], VERBS[verb][0] + ' ' + name, () => act(verb, name), verb === 'start' ? 'main' : '');
+    const verb = (verb) => button(VERBS[verb][0], VERBS[verb][0] + ' ' + name, () => act(verb, { service: name }), verb === 'start' ? 'main' : '');
     if (!feed.token) this.verbs.replaceChildren('To act:', make('code', {}, 'roundsman reload ' + name));
     else if (service.stopped) this.verbs.replaceChildren(verb('start'));
     else {
@@ -145,6 +162,14 @@ class Service {
         button('+ slot', 'One slot more for ' + name, () => scale(name, 1)), verb('stop'));
     }
   }
+}
+
+// Of --max-age and --max-served.
+function recycling({ max_age_s: age, max_served: served, recycled }) {
+  if (!recycled) return [];
+  const limits = [age && 'for ' + duration(age), served && 'for ' + several(number(served), 'connection')].filter(Boolean);
+  const done = [recycled.age && number(recycled.age) + ' by age', recycled.served && number(recycled.served) + ' by connections'].filter(Boolean);
+  return ['workers serve ' + limits.join(' or ') + ', recycled: ' + (done.join(', ') || '0')];
 }
 
 function finding(one) {
@@ -155,10 +180,11 @@ function finding(one) {
   const item = make('li', { class: one.level }, make('span', { 'aria-hidden': 'true' }, ICONS[one.level]), text);
   const does = one.commands.map((command) => make('code', {}, 'roundsman ' + command));
   if (one.action && feed.token && slots.length < 2) {
-    const label = VERBS[one.action][0] + ' ' + one.service + (slots.length ? '/' + slots[0] : '');
-    does.push(button(label, label, () => act(one.action, one.service, slots[0])));
+    const of = { service: one.service, ...(slots.length && { slot: slots[0] }), ...(one.upstream && { upstream: one.upstream }) };
+    const label = VERBS[one.action][0] + ' ' + labelOf(of);
+    does.push(button(label, label, () => act(one.action, of)));
   }
-  if (does.length) item.append(make('span', { class: 'do' }, 'to do: ', ...does));
+  if (does.length) item.append(make('span', { class: 'do' }, 'to do: ' + (one.hint || ''), ...does));
   return item;
 }
 

@@ -2,7 +2,7 @@
 const quiet = (value, text) => [text, value ? '' : 'zero'];
 // Title, text and class of a cell, value to sort by; `less`: left out where there is little room.
 const COLUMNS = [
-  { key: 'state', title: 'State', text: true, cell: (slot) => [slot.finished ? 'finished' : slot.drain ? 'drained' : slot.state], sort: (slot) => slot.state },
+  { key: 'state', title: 'State', text: true, cell: (slot) => [(slot.finished ? 'finished' : slot.drain ? 'drained' : slot.state) + weighs(slot)], sort: (slot) => slot.state },
   { key: 'rate', title: 'Conn/s', cell: (slot) => quiet(slot.now[0], number(slot.now[0])), sort: (slot) => slot.now[0] },
   { key: 'open', title: 'Open', cell: (slot) => quiet(slot.open, (slot.estimate ? '~' : '') + number(slot.open)), sort: (slot) => slot.open },
   { key: 'pending', title: 'Pending', less: true, cell: (slot) => quiet(slot.pending, number(slot.pending)), sort: (slot) => slot.pending },
@@ -16,6 +16,8 @@ const COLUMNS = [
   { key: 'restarts', title: 'Restarts', less: true, cell: (slot) => quiet(slot.restarts, String(slot.restarts)), sort: (slot) => slot.restarts },
   { key: 'why', title: 'Last exit, or why not online', text: true, cell: (slot) => [why(slot), 'why'] },
 ];
+
+const weighs = ({ weight }) => (weight === undefined || weight === 1 ? '' : ', weight ' + weight);
 
 function why(slot) {
   const { reason, last_exit: exit, state } = slot;
@@ -88,7 +90,7 @@ class Slots {
       const level = at ? flags[column.key] : '';
       mark(cell, [name, column.text && 'text', column.less && 'less', level].filter(Boolean).join(' '));
     });
-    mark(row.pill, 'pill ' + (slot.finished || slot.drain ? 'none' : LEVELS[slot.state] || 'warn'));
+    mark(row.pill, 'pill ' + (slot.finished || slot.drain || slot.weight === 0 ? 'none' : LEVELS[slot.state] || 'warn'));
     mark(row.node, picked ? 'picked' : '');
     row.button.setAttribute('aria-pressed', String(picked));
   }
@@ -123,39 +125,50 @@ class Strip {
   }
 }
 
-// A table without sorting: rows of texts; the first cell is the row's name.
-function fillTable(body, rows) {
-  while (body.children.length > rows.length) body.lastChild.remove();
-  rows.forEach((cells, at) => {
-    let row = body.children[at];
-    if (!row) {
-      row = make('tr', {}, make('th', { scope: 'row' }), ...cells.slice(1).map(() => make('td')));
-      body.append(row);
-    }
-    cells.forEach(([text, name], column) => {
-      put(row.children[column], text);
-      mark(row.children[column], name || '');
-    });
-  });
-}
+const UPSTREAM_COLUMNS = [
+  { title: 'State', cell: (one) => [(one.up ? (one.drain ? 'drained' : 'up') : 'down') + (one.backup ? ', backup' : '') + weighs(one), one.up ? 'text' : 'text bad'] },
+  { title: 'Open', cell: (one) => quiet(one.open, number(one.open)) },
+  { title: 'Served', less: true, cell: (one) => quiet(one.connections, number(one.connections)) },
+  { title: 'In', less: true, cell: (one) => [bytes(one.bytes_in)] },
+  { title: 'Out', less: true, cell: (one) => [bytes(one.bytes_out)] },
+  { title: 'Errors', cell: (one) => quiet(one.errors, number(one.errors)) },
+  { title: 'Last error', cell: (one) => [one.last_error ? one.last_error + ', ' + duration(one.last_error_s) + ' ago' : '', 'text'] },
+];
 
 class Upstreams {
-  constructor(name) {
+  // `pick`: called with the address that was chosen.
+  constructor(name, pick) {
+    this.pick = pick;
+    this.rows = new Map();
     this.body = make('tbody');
-    const heads = ['Upstream', 'State', 'Open', 'Served', 'In', 'Out', 'Errors', 'Last error'];
-    const less = [false, false, false, true, true, true, false, false];
-    const head = heads.map((text, at) => make('th', { scope: 'col', class: (at < 2 || at === 7 ? 'text' : '') + (less[at] ? ' less' : '') }, text));
-    const table = make('table', { class: 'slots' }, make('caption', { class: 'word' }, 'Upstreams of ' + name), make('thead', {}, make('tr', {}, ...head)), this.body);
+    const heads = UPSTREAM_COLUMNS.map((column, at) => make('th', { scope: 'col', class: (at === 0 || at === 6 ? 'text' : '') + (column.less ? ' less' : '') }, column.title));
+    const table = make('table', { class: 'slots' }, make('caption', { class: 'word' }, 'Upstreams of ' + name), make('thead', {}, make('tr', {}, make('th', { scope: 'col' }, 'Upstream'), ...heads)), this.body);
     this.node = make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Upstreams of ' + name }, table);
   }
 
-  show(upstreams) {
+  show(upstreams, picked) {
     this.node.hidden = !upstreams.length;
-    fillTable(this.body, upstreams.map((one) => [
-      [one.addr, 'text'], [(one.up ? one.drain ? 'drained' : 'up' : 'down') + (one.backup ? ', backup' : '') + (one.weight === 1 || one.weight === undefined ? '' : ', weight ' + one.weight), one.up ? 'text' : 'text bad'], quiet(one.open, number(one.open)),
-      [number(one.connections), 'less'], [bytes(one.bytes_in), 'less'], [bytes(one.bytes_out), 'less'], quiet(one.errors, number(one.errors)),
-      [one.last_error ? one.last_error + ', ' + duration(one.last_error_s) + ' ago' : '', 'text'],
-    ]));
+    // One address may be there twice.
+    const rows = upstreams.map((one, place) => {
+      const key = place + one.addr;
+      let row = this.rows.get(key);
+      if (!row) {
+        const button = make('button', { type: 'button' }, one.addr);
+        button.addEventListener('click', () => this.pick(one.addr));
+        row = { button, cells: UPSTREAM_COLUMNS.map(() => make('td')) };
+        row.node = make('tr', {}, make('th', { scope: 'row' }, button), ...row.cells);
+        this.rows.set(key, row);
+      }
+      UPSTREAM_COLUMNS.forEach((column, at) => {
+        const [text, name] = column.cell(one);
+        put(row.cells[at], text);
+        mark(row.cells[at], [name, column.less && 'less'].filter(Boolean).join(' '));
+      });
+      mark(row.node, picked === one.addr ? 'picked' : '');
+      row.button.setAttribute('aria-pressed', String(picked === one.addr));
+      return row.node;
+    });
+    if (rows.length !== this.body.children.length || rows.some((row, at) => this.body.children[at] !== row)) this.body.replaceChildren(...rows);
   }
 }
 

@@ -124,13 +124,11 @@ fn connections_of_one_process_of_several_end_with_it() {
 }
 
 #[test]
-fn an_open_connection_costs_nothing_and_ends_with_the_daemon() {
+fn nothing_and_an_open_connection_cost_nothing_and_this_one_ends_with_the_daemon() {
     let dir = install_dir();
     let script = write_file(dir.path(), "server.py", SERVER);
     let mut logged = Logged::in_dir(dir, &["--via", "direct", "-i", "1", "--", "python3", script.to_str().unwrap()]);
-    let mut stream = logged.connect();
-    talk(&mut stream, &["stays"]);
-    let switches = || {
+    let switches = |logged: &Logged| {
         let of = |task: std::io::Result<std::fs::DirEntry>| {
             let path = task.unwrap().path();
             let comm = std::fs::read_to_string(path.join("comm")).ok()?;
@@ -140,12 +138,18 @@ fn an_open_connection_costs_nothing_and_ends_with_the_daemon() {
         };
         std::fs::read_dir(format!("/proc/{}/task", logged.daemon.pid())).unwrap().find_map(of).unwrap()
     };
-    // Once the connection was seen, the thread sleeps until something comes.
-    eventually("the thread sleeps", seconds(20), || {
-        let before = switches();
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        (before == switches()).then_some(())
-    });
+    let sleeps = |logged: &Logged| {
+        eventually("the thread sleeps", seconds(20), || {
+            let before = switches(logged);
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            (before == switches(logged)).then_some(())
+        });
+    };
+    sleeps(&logged);
+    let mut stream = logged.connect();
+    talk(&mut stream, &["stays"]);
+    // Once the connection was seen, it sleeps until something comes.
+    sleeps(&logged);
     assert_eq!(logged.daemon.stop().code(), 0);
     let lines = logged.lines(1);
     assert!(["worker-exit", "server"].contains(&lines[0]["end"].as_str().unwrap()), "{}", lines[0]);

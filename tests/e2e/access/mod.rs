@@ -2,6 +2,8 @@
 
 mod direct;
 mod ends;
+mod passed;
+mod refused;
 mod relay;
 mod sinks;
 

@@ -90,6 +90,60 @@ fn a_full_disk_loses_lines_and_no_connection() {
     daemon.wait_for("cannot write to /dev/full");
 }
 
+#[test]
+fn a_reader_of_a_fifo_that_reads_nothing_keeps_nobody_waiting() {
+    let (dir, upstream, port) = (install_dir(), quick(), free_port());
+    let (listen, fifo) = (format!("127.0.0.1:{port}"), dir.path().join("access.log"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Its end is open all the time, so that the FIFO only fills up.
+    let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let words = ["-l", &listen, "-i", "2", "--name", "web", "--access-format", "json", "--access-log"];
+    let to = upstream.arg();
+    let words = [&words[..], &[fifo.to_str().unwrap(), "-u", &to]].concat();
+    let daemon = Daemon::launch(roundsman(), &words, port);
+    daemon.wait_for("worker online");
+    let lost = || daemon.ls()["services"][0]["access_lost"].as_u64().unwrap();
+    // A FIFO's 64 KiB and 1 MiB are 4,000 lines.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1500).for_each(|_| drop(crate::support::get(port).unwrap())));
+        }
+    });
+    let missing = eventually("lines are lost", seconds(20), || Some(lost()).filter(|&lost| lost > 1000));
+    daemon.wait_for("access log: lines lost");
+    let mut bytes = vec![0; 1 << 20];
+    let mut lines = 0;
+    while lines + missing < 6000 {
+        let n = std::io::Read::read(&mut reader, &mut bytes).unwrap();
+        lines += bytes[..n].iter().filter(|&&byte| byte == b'\n').count() as u64;
+    }
+    assert_eq!((lines + lost(), lost()), (6000, missing), "each is written or counted");
+    crate::support::get(port).unwrap();
+    assert!(std::io::Read::read(&mut reader, &mut bytes).unwrap() > 0, "and lines go on");
+}
+
+#[test]
+fn lines_on_stdout_are_not_among_the_servers() {
+    let dir = install_dir();
+    let script = write_file(dir.path(), "server.py", &format!("print('of the server', flush=True)\n{SERVER}"));
+    let (port, out) = (free_port(), dir.path().join("out"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" > \"$OUT\"", "sh"]).arg(roundsman().get_program()).env("OUT", &out);
+    let listen = format!("127.0.0.1:{port}");
+    let words = ["-l", &listen, "--via", "direct", "-i", "1", "--name", "web", "--access-log", "-", "--"];
+    let daemon = Daemon::launch(command, &[&words[..], &["python3", script.to_str().unwrap()]].concat(), port);
+    daemon.wait_for("worker online");
+    let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let address = client.local_addr().unwrap().to_string();
+    drop(client);
+    let text = || std::fs::read_to_string(&out).unwrap_or_default();
+    eventually("a line", seconds(20), || text().contains(&address).then_some(()));
+    assert!(text().contains("of the server"), "{}", text());
+    let output = roundsman().args(["logs", "-n", "1000"]).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("of the server") && !shown.contains(&address), "{shown}");
+}
+
 /// While the master does not run, nobody reads the ring; the workers accept by themselves.
 #[test]
 fn a_full_ring_loses_lines_and_counts_them() {

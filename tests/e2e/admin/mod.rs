@@ -5,5 +5,6 @@ mod health;
 mod page;
 mod pictures;
 mod prometheus;
+mod scenes;
 pub mod streams;
 mod token;

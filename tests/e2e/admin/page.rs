@@ -47,7 +47,7 @@ fn it_shows_the_daemon_as_it_changes_and_acts_with_the_token() {
     browser.wait(&format!("({reload}.focus(), document.activeElement == {reload})"));
     browser.press(enter);
     let insert = |browser: &mut Browser, text: &str| {
-        browser.wait("document.activeElement?.id == 'token'");
+        browser.wait("document.activeElement?.id == 'given'");
         browser.call("Input.insertText", json!({"text": text}));
         browser.press(enter);
     };
@@ -85,6 +85,7 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
         ("one", 1, "Nothing is wrong"),
         ("eight", 8, "3 things are wrong"),
         ("sixty-four", 64, "2 things are wrong"),
+        ("trouble", 3, "4 things are wrong"),
     ] {
         show(&mut browser, admin, scenario);
         assert_eq!(browser.text("#verdict-title"), verdict, "{scenario}");
@@ -102,7 +103,7 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
     show(&mut browser, admin, "eight");
     let said = browser.text("#verdict");
     for words in [
-        "shop/5 is down and starts again soon: exit code 1 · since 15:09:14",
+        "shop/5 exited 2 times in 5 minutes and was started again: exit code 1 · since 15:08:55",
         "shop/3 is slow: connections wait 134 ms for it (p99)",
         "since 15:03:41",
         "mail upstream 10.0.0.6:25 is down: Connection refused · since 15:07:52",
@@ -111,6 +112,41 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    show(&mut browser, admin, "trouble");
+    let said = browser.text("main");
+    for words in [
+        "shop/2 exited 4 times in 5 minutes and was started again: killed by SIGSEGV · since 15:08:21",
+        "mail its server is down and starts again soon: exit code 70",
+        "shop 31 clients wait for a worker, the first of them for 4.2 s · since 15:09:2",
+        "roundsman scale +1 shop",
+        "shop accepts no client at the moment: --max-conns is reached",
+        "shop/1 is drained: it gets no new connections",
+        "mail upstream 10.0.0.5:25 is drained",
+        "roundsman undrain mail@10.0.0.5:25",
+        "workers serve for 2 h or for 50\u{202f}000 connections, recycled: 12 by age, 340 by connections",
+        "online, weight 4",
+        "up, weight 3",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // An upstream is chosen, drained and weighed as a slot is; the made-up daemon takes any token.
+    browser.js(
+        "[...document.querySelectorAll('tbody th button')].find((one) => one.textContent == '10.0.0.6:25').click()",
+    );
+    browser.wait("document.querySelectorAll('.chosen')[1].innerText.startsWith('10.0.0.6:25')");
+    browser.js("token = 'correct-horse-battery'");
+    let press = "(text) => [...document.querySelectorAll('.chosen button')].filter((one) => one.textContent == text).at(-1).click()";
+    browser.js(&format!("({press})('Drain')"));
+    browser.js(&format!("({press})('Weight')"));
+    browser.wait("document.activeElement?.id == 'given' && document.querySelector('#given').value == '3'");
+    browser.js("document.querySelector('#given').value = '7'");
+    browser.press(Key("Enter", 13));
+    browser.wait("asked.filter((one) => one[0] == 'control').length == 2");
+    assert_eq!(
+        browser.js("asked.filter((one) => one[0] == 'control').map((one) => one[2]).join()"),
+        r#"{"cmd":"drain","service":"mail","upstream":"10.0.0.6:25"},{"cmd":"weight","service":"mail","upstream":"10.0.0.6:25","weight":7}"#
+    );
+    show(&mut browser, admin, "eight");
     // Sorted by a press on a heading, and chosen by a press on a slot, with the same elements and focus.
     let slots =
         "[...document.querySelectorAll('.slots tbody')[0].children].map((row) => row.firstChild.textContent).join()";

@@ -50,7 +50,7 @@ fn it_looks_as_it_did() {
     let mut browser = Browser::start();
     let (known, new) = (Path::new("tests/e2e/admin/pictures"), Path::new(env!("CARGO_TARGET_TMPDIR")));
     let mut pictures = Vec::new();
-    for scenario in ["nothing", "one", "eight", "sixty-four"] {
+    for scenario in ["nothing", "one", "eight", "sixty-four", "trouble"] {
         show(&mut browser, admin, scenario);
         for (name, width, dark) in [("light", 1280, false), ("dark", 1280, true), ("narrow", 360, false)] {
             browser.look(width, dark);

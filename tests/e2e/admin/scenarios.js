@@ -48,6 +48,21 @@
       for (const at of [40, 41]) Object.assign(slots[at], { state: 'errored', pid: null, restarts: 10, open: 0, uptime_s: 0, last_exit: 'killed by SIGSEGV' });
       return { services: [service('shop', slots)], events: [40, 41].map((at) => log(300, 'error', 'shop', at, 'slot given up: it exited too often in a row')) };
     },
+    // A line, weights, drains, recycling, a server that all share.
+    trouble: () => {
+      const slots = many(3);
+      Object.assign(slots[0], { weight: 4 });
+      Object.assign(slots[1], { drain: true, open: 2 });
+      Object.assign(slots[2], { state: 'launching', pid: 4302, generation: 9, restarts: 8, uptime_s: 0, open: 0, last_exit: 'killed by SIGSEGV' });
+      const shop = service('shop', slots, { held: 31, longest_wait_ms: 4210, limit_reached: 'max-conns', max_age_s: 7200, max_served: 50000, recycled: { age: 12, served: 340 } });
+      const mail = service('mail', many(1), { via: 'relay', policy: 'least-conn', listen: ['[::]:25'], command: 'mailer --all', held: 2, longest_wait_ms: 40,
+        server: { state: 'waiting', restarts: 3, uptime_s: 0, last_exit: 'exit code 70' },
+        upstreams: [upstream('10.0.0.5:25', true, { drain: true, weight: 1 }), upstream('10.0.0.6:25', true, { weight: 3 }), upstream('10.0.0.7:25', true, { weight: 1, backup: true })] });
+      return { services: [shop, mail], events: [
+        log(600, 'info', 'shop', 0, 'slot 0: weight 4, before 1'), log(300, 'info', 'mail', null, 'upstream drained upstream=10.0.0.5:25 open=3'),
+        log(240, 'info', 'shop', 1, 'slot drained open=11'),
+        ...[65, 47, 29, 11].map((ago) => log(ago, 'warn', 'shop', 2, 'server exited pid=4298 status="killed by SIGSEGV" restart_in=2s'))] };
+    },
     markup: () => {
       const bad = '<img src=x onerror="window.hacked=1"><b>fett</b> & "日本" ‮rtl';
       const slots = many(2);

@@ -70,6 +70,11 @@ impl Page {
         panic!("no {kind} as wanted");
     }
 
+    /// Whether it gets a stream.
+    pub fn begins(&mut self) -> bool {
+        self.read() && self.text.contains(" 200 OK")
+    }
+
     /// Whether more came.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 65536];
@@ -136,11 +141,7 @@ fn sixteen_pages_listen_one_more_is_refused_and_probes_are_answered() {
     );
     // A page that is closed makes room.
     pages.pop();
-    eventually("a place", seconds(15), || {
-        let mut page = Page::open(admin, "");
-        page.read();
-        page.text.contains("200 OK").then_some(())
-    });
+    eventually("a place", seconds(15), || Page::open(admin, "").begins().then_some(()));
     // The daemon's end is the stream's.
     daemon.signal(Signal::SIGTERM);
     eventually("the end of the stream", seconds(15), || (!pages[1].read()).then_some(()));

@@ -54,6 +54,14 @@ fn only_a_post_with_the_token_changes_something() {
     let (status, text) = ask(admin, "POST /control", &both, r#"{"cmd":"scale","service":"shop","to":{"by":1}}"#);
     assert!([200, 202].contains(&status), "{text}");
     daemon.wait_online(3);
+    let (status, text) = ask(admin, "POST /control", &both, r#"{"cmd":"weight","service":"shop","slot":1,"weight":5}"#);
+    assert!(status == 200 && text.contains("slot 1: weight 5, before 1"), "{text}");
+    assert_eq!(daemon.slot(1, "weight"), 5);
+    let (status, text) =
+        ask(admin, "POST /control", &both, r#"{"cmd":"weight","service":"shop","slot":1,"weight":257}"#);
+    assert!(status == 409 && text.contains("256"), "{text}");
+    let (status, text) = ask(admin, "POST /control", &both, r#"{"cmd":"drain","service":"shop","slot":2}"#);
+    assert!(status == 200 && text.contains("draining slot 2"), "{text}");
     // A new token is in force after a reload; one that cannot be used is not.
     write_token(&path, "another-token-than-before", 0o600);
     let verb = || roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
@@ -93,6 +101,29 @@ fn without_a_file_nobody_may_act_and_a_file_that_cannot_be_used_ends_the_start()
     let output = roundsman().args(["check", "-c", file.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(78) && text.contains("`admin-token-file` needs `admin`"), "{text}");
+}
+
+#[test]
+fn strangers_leave_places_for_those_with_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, TOKEN, 0o600);
+    let (_daemon, admin) = daemon(&["--admin-token-file", path.to_str().unwrap()]);
+    let forwarded = "X-Forwarded-For: 10.0.0.9\r\n";
+    let open = |headers: &str| {
+        let mut page = Page::open(admin, headers);
+        page.next("hello", |_| Some(()));
+        page
+    };
+    let strangers: Vec<_> = (0..4).map(|_| open(forwarded)).collect();
+    let (status, text) = ask(admin, "GET /events", forwarded, "");
+    assert!(status == 503 && text.contains("from your address"), "{text}");
+    let right = format!("{forwarded}Authorization: Bearer {TOKEN}\r\n");
+    let _trusted: Vec<_> = (0..12).map(|at| open(if at % 2 == 0 { &right } else { "" })).collect();
+    let (status, text) = ask(admin, "GET /events", &right, "");
+    assert!(status == 503 && text.contains("16 pages are open"), "{text}");
+    drop(strangers);
+    eventually("their places are free", seconds(20), || Page::open(admin, forwarded).begins().then_some(()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod acts;
 mod exits;
 mod shows;
+mod storms;
 mod watch;
 
 use std::path::Path;
