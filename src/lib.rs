@@ -5,8 +5,10 @@
 //! | [`cli`] | the command line: verbs, hints, completions |
 //! | [`config`] | the validated configuration: options, file, defaults, delivery |
 //! | [`addr`] | written forms of addresses |
+//! | [`cidr`] | written forms of networks |
 //! | [`program`] | what is known of a command before it runs |
 //! | [`listener`] | listening sockets, bound or adopted |
+//! | [`proxy_protocol`] | the header in which a balancer in front says who its client is |
 //! | [`accept`] | the accept thread: listeners → policy → hand-off |
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
 //! | [`abi`] | what two processes must agree on |
@@ -35,6 +37,7 @@ pub mod accept;
 pub mod access;
 pub mod addr;
 pub mod admin;
+pub mod cidr;
 pub mod cli;
 pub mod codes;
 pub mod config;
@@ -52,6 +55,7 @@ pub mod node;
 pub mod output;
 pub mod proc_net;
 pub mod program;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod service;
 pub mod slot;

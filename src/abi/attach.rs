@@ -43,6 +43,8 @@ pub mod op {
     pub const CONNECTS: u16 = 12;
     /// The process wants the access log's ring, where the counters page says that there is one.
     pub const LOG: u16 = 13;
+    /// The process wants the record of translated addresses, where the counters page says that there is one.
+    pub const TRANSLATIONS: u16 = 14;
 }
 
 #[repr(C)]
@@ -102,6 +104,8 @@ pub const LATER: u16 = 7;
 
 /// With the access log's memory file and its doorbell.
 pub const LOG: u16 = 8;
+/// With the memory file of translated addresses.
+pub const TRANSLATIONS: u16 = 9;
 
 /// The most descriptors in a reply.
 pub const MAX_FDS: usize = 4;
@@ -111,7 +115,8 @@ pub const MAX_FDS: usize = 4;
 pub struct Reply {
     /// [`VERSION`].
     pub version: u16,
-    /// [`STATUS`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`], [`LATER`] or [`LOG`].
+    /// [`STATUS`], [`SHARED`], [`PASS`], [`LISTENER`], [`BACK`], [`VALUE`], [`YOURSELF`], [`LATER`], [`LOG`] or
+    /// [`TRANSLATIONS`].
     pub kind: u16,
     /// The errno, the listener, or the signal.
     pub number: u32,

@@ -32,6 +32,15 @@ pub mod latency {
     }
 }
 
+/// Direct: addresses that PROXY headers name.
+pub mod addresses {
+    /// Connections whose addresses found no place in the record. Written by servers.
+    pub const LOST: usize = super::latency::SUM + 1;
+    /// Not 0 where hand-offs carry such addresses: each process gets the record of these from the master. Written by the
+    /// master before the worker starts.
+    pub const TRANSLATES: usize = LOST + 1;
+}
+
 /// Places of the words in the header row.
 pub mod header {
     /// Direct: the master has closed its copies of the sockets up to this number. Written by the master.

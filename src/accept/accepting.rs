@@ -8,6 +8,7 @@ use super::Context;
 use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::line::Held;
 use super::orders::{Addresses, LimitReached, ListenerId, Report, place};
+use super::stage::Arrival;
 use super::waits::ShedReason;
 use super::worker_set::Choice;
 use crate::sys::sock::{self, PeerAddress};
@@ -79,7 +80,6 @@ impl ServiceDispatcher {
     /// `full`: gets a client that is one too many.
     fn accept_one(&mut self, id: ListenerId, served: bool, now: Instant, full: &mut Vec<Held>, cx: &Context) {
         let listener = &mut self.listeners[place(id)];
-        let closing = listener.closing;
         let Some(socket) = &listener.socket else { return };
         let trouble = |errno| Report::AcceptTrouble { service: self.id, listener: id, errno };
         let accepted = match self.rules.addresses {
@@ -96,27 +96,10 @@ impl ServiceDispatcher {
                 if let Some(rate) = self.rules.accept_rate {
                     self.pace.count(rate, now);
                 }
-                // Nobody overtakes those that wait.
-                let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, peer, now) };
-                let worker = match choice {
-                    Choice::Gets(at) => return self.workers.push(at, id, socket, peer),
-                    Choice::Waits(at) => Some(at),
-                    Choice::NoWorker => None,
-                };
-                let held = Held { listener: id, socket, peer, since: now, watched: false };
-                // No worker will ever serve a listener that closes and has none.
-                if closing && !served {
-                    return self.give_up(vec![held], ShedReason::NoWorker, cx);
+                let arrival = Arrival { listener: id, socket, client: peer.into() };
+                if let Some(arrival) = self.pass_stage(arrival, now, cx) {
+                    self.admit(arrival, served, now, full, cx);
                 }
-                if served && self.queue_is_full() {
-                    full.push(held);
-                    return;
-                }
-                if served && worker.is_none() {
-                    self.block(id);
-                }
-                let ticket = self.line.ticket();
-                self.hold(ticket, held, worker, cx);
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
@@ -135,6 +118,38 @@ impl ServiceDispatcher {
                 }
             }
         }
+    }
+
+    /// Gives a connection to a worker, or has it wait for one. `full`: gets a client that is one too many.
+    pub(super) fn admit(
+        &mut self,
+        Arrival { listener: id, socket, client }: Arrival,
+        served: bool,
+        now: Instant,
+        full: &mut Vec<Held>,
+        cx: &Context,
+    ) {
+        // Nobody overtakes those that wait.
+        let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, client.address, now) };
+        let worker = match choice {
+            Choice::Gets(at) => return self.workers.push(at, id, socket, client),
+            Choice::Waits(at) => Some(at),
+            Choice::NoWorker => None,
+        };
+        let held = Held { listener: id, socket, client, since: now, watched: false };
+        // No worker will ever serve a listener that closes and has none.
+        if !served && self.listeners[place(id)].closing {
+            return self.give_up(vec![held], ShedReason::NoWorker, cx);
+        }
+        if served && self.queue_is_full() {
+            full.push(held);
+            return;
+        }
+        if served && worker.is_none() {
+            self.block(id);
+        }
+        let ticket = self.line.ticket();
+        self.hold(ticket, held, worker, cx);
     }
 
     /// Another process that has a listening socket made it blocking. One that does so repeatedly must not slow down the

@@ -12,6 +12,7 @@ use super::orders::{
     AcceptedBy, ListenerId, Report, RescueKey, Rules, ServiceId, ServiceStats, SlotStats, WorkerId, place,
 };
 use super::pace::Pace;
+use super::stage::Stage;
 use super::waits::ShedReason;
 use super::worker::{Returned, Worker, WorkerLimits};
 use super::worker_set::WorkerSet;
@@ -74,6 +75,8 @@ pub struct ServiceDispatcher {
     /// Workers online.
     pub(super) workers: WorkerSet,
     pub(super) line: Line,
+    /// Connections of which something has to be known first.
+    pub(super) stage: Stage,
     /// Listeners whose workers are all full, with clients in the line. Nobody may overtake these; clients of other listeners
     /// may have workers of their own.
     pub(super) blocked: Vec<ListenerId>,
@@ -101,6 +104,7 @@ impl ServiceDispatcher {
             listeners: Vec::new(),
             workers: WorkerSet::default(),
             line: Line::default(),
+            stage: Stage::default(),
             blocked: Vec::new(),
             rescues: 0,
             paused: None,
@@ -137,21 +141,6 @@ impl ServiceDispatcher {
         let mut all: Vec<Held> = self.workers.take_lines().into_values().collect();
         all.extend(self.line.take());
         self.give_up(all, ShedReason::NoWorker, cx);
-    }
-
-    /// Closes a listener for good and resets the clients held for it; the kernel resets those in its backlog.
-    pub fn forget_listener(&mut self, cx: &Context, id: ListenerId) {
-        if let Some(listener) = self.listener(id) {
-            listener.close(cx);
-            listener.id = None;
-        }
-        self.workers.forget(id);
-        for (ticket, held) in self.workers.take_lines() {
-            self.line.insert(ticket, held);
-        }
-        self.line.take_listener(id).into_values().for_each(|held| self.reset(held, cx));
-        self.show_waiting();
-        cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 
     pub fn set_weight(&mut self, slot: u32, weight: u16) {
@@ -277,7 +266,7 @@ impl ServiceDispatcher {
 
     /// One turn: snapshot, place what is held, accept a burst, hand off, look for stalled workers.
     pub fn turn(&mut self, cx: &Context, now: Instant) {
-        let idle = self.waiting() == 0 && !self.has_ready();
+        let idle = self.waiting() == 0 && !self.has_ready() && !self.stage.is_due(now);
         let waiting = self.workers.ring()
             || self.workers.busy().any(|worker| {
                 worker.waits_since().is_some()
@@ -291,7 +280,9 @@ impl ServiceDispatcher {
         self.paused = None;
         self.serve_line(cx, now);
         self.count_connections(cx);
+        self.leave_stage(now, cx);
         self.accept_burst(now, cx);
+        self.report_refused(now, cx);
         self.want_room(cx, now);
         self.flush(now, cx);
         self.shed_overdue(now, cx);
@@ -312,10 +303,10 @@ impl ServiceDispatcher {
         let mut returned: Returned = Vec::new();
         let refused = self.workers.flush(now, &mut returned);
         self.workers.take_served().for_each(|worker| cx.report(Report::Served(worker)));
-        for (listener, socket, peer) in returned.into_iter().rev() {
+        for (listener, socket, client) in returned.into_iter().rev() {
             self.block(listener);
             let ticket = self.line.ticket_at_head();
-            self.hold(ticket, Held { listener, socket, peer, since: now, watched: false }, None, cx);
+            self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);
         }
         if refused {
             self.paused = Some(now + RETRY);
@@ -352,6 +343,9 @@ impl ServiceDispatcher {
                 Some((_, retry)) => at(self.paused.map_or(retry, |paused| retry.max(paused))),
                 None => at(self.paused.max(self.pace.until()).unwrap_or(now)),
             }
+        }
+        if let Some(due) = self.stage.deadline() {
+            at(due);
         }
         if self.until_bell {
             at(now + BELL_LOST);

@@ -2,6 +2,7 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::accept::policy::Policy;
+use crate::handoff::{Carries, TakenBack};
 
 fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
@@ -21,6 +22,7 @@ fn rules(max_held: usize) -> Rules {
         accept_rate: None,
         max_conns: None,
         max_held,
+        stage: None,
     }
 }
 
@@ -65,7 +67,7 @@ fn what_comes_back_after_the_end_of_a_stop_is_reset() {
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     let worker = WorkerId { service: 0, slot: 0, generation: 1 };
     let key = RescueKey { worker, listener: 0, stats: Arc::default() };
-    dispatcher.rescued(&cx, &key, vec![server.into()], Instant::now());
+    dispatcher.rescued(&cx, &key, vec![TakenBack { socket: server.into(), translated: None }], Instant::now());
     assert_eq!(dispatcher.waiting(), 0);
     drop(client);
 }
@@ -76,7 +78,7 @@ fn with_every_slot_at_weight_0_clients_are_held_without_polling_until_one_has_a_
     let now = Instant::now();
     dispatcher.set_weight(0, 0);
     let worker = |generation| WorkerId { service: 0, slot: 0, generation };
-    let (queue, _end) = QueueTx::to_relay().unwrap();
+    let (queue, _end) = QueueTx::to_relay(Carries::Sockets).unwrap();
     let queue = Arc::new(queue);
     let page = Arc::new(CountersPage::create().unwrap().0);
     dispatcher.online(&cx, worker(1), vec![(0, queue.clone())], page, Arc::default(), now);
@@ -101,8 +103,8 @@ fn who_waits_for_one_listener_holds_up_nobody_whom_another_worker_serves() {
     second.set_nonblocking(true).unwrap();
     let second = Arc::new(OwnedFd::from(second));
     dispatcher.add_listener(&cx, 1, second.clone());
-    let (full, _full_end) = QueueTx::to_relay().unwrap();
-    let (free, _free_end) = QueueTx::to_relay().unwrap();
+    let (full, _full_end) = QueueTx::to_relay(Carries::Sockets).unwrap();
+    let (free, _free_end) = QueueTx::to_relay(Carries::Sockets).unwrap();
     let (full, free) = (Arc::new(full), Arc::new(free));
     let mut online = |slot, queues| {
         let id = WorkerId { service: 0, slot, generation: 1 };
@@ -124,7 +126,7 @@ fn who_waits_for_one_listener_holds_up_nobody_whom_another_worker_serves() {
     dispatcher.turn(&cx, now);
     assert_eq!((dispatcher.waiting(), full.pending(), free.pending()), (3, 1, 1));
     let id = WorkerId { service: 0, slot: 2, generation: 1 };
-    let (third, _third_end) = QueueTx::to_relay().unwrap();
+    let (third, _third_end) = QueueTx::to_relay(Carries::Sockets).unwrap();
     let third = Arc::new(third);
     let page = Arc::new(CountersPage::create().unwrap().0);
     dispatcher.online(&cx, id, vec![(1, third.clone())], page, Arc::default(), now);
@@ -138,7 +140,7 @@ fn a_service_with_as_many_connections_as_it_may_have_waits_for_the_bell_and_not_
     dispatcher.rules.max_conns = Some(1);
     let now = Instant::now();
     let worker = |generation| WorkerId { service: 0, slot: 0, generation };
-    let (queue, _end) = QueueTx::to_relay().unwrap();
+    let (queue, _end) = QueueTx::to_relay(Carries::Sockets).unwrap();
     let queue = Arc::new(queue);
     let page = Arc::new(CountersPage::create().unwrap().0);
     dispatcher.online(&cx, worker(1), vec![(0, queue.clone())], page.clone(), Arc::default(), now);
@@ -167,13 +169,14 @@ fn workers_that_lag_are_waited_for_by_the_bell_and_not_by_polling() {
     (dispatcher.rules.worker_conns, dispatcher.rules.cap) = (Some(3), 2);
     dispatcher.rules.stall_timeout = Duration::from_millis(10);
     let now = Instant::now();
-    let workers: Vec<_> = (0..2)
+    let mut workers: Vec<_> = (0..2)
         .map(|slot| {
-            let ((queue, end), (page, _)) = (QueueTx::to_relay().unwrap(), CountersPage::create().unwrap());
+            let ((queue, end), (page, _)) =
+                (QueueTx::to_relay(Carries::Sockets).unwrap(), CountersPage::create().unwrap());
             let (queues, page) = (vec![(0, Arc::new(queue))], Arc::new(page));
             let id = WorkerId { service: 0, slot, generation: 1 };
             dispatcher.online(&cx, id, queues, page.clone(), Arc::default(), now);
-            (crate::handoff::QueueRx::new(end), page)
+            (crate::handoff::QueueRx::new(end, Carries::Sockets), page)
         })
         .collect();
     let address = std::net::TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
@@ -186,9 +189,9 @@ fn workers_that_lag_are_waited_for_by_the_bell_and_not_by_polling() {
     dispatcher.turn(&cx, due);
     assert_eq!(dispatcher.deadline(due), Some(due + BELL_LOST));
     assert!(workers.iter().all(|(_, page)| page.is_receive_awaited()));
-    let (queue, page) = &workers[0];
+    let (queue, page) = &mut workers[0];
     let mut sockets = Vec::new();
-    queue.receive(&mut sockets).unwrap();
+    queue.receive(&mut sockets, &mut Vec::new()).unwrap();
     page.receives(1, sockets.len() as u64);
     dispatcher.turn(&cx, due);
     assert_eq!((sockets.len(), dispatcher.waiting()), (2, 1));

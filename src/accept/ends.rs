@@ -1,11 +1,11 @@
-//! The end of a service's intake, final or for a pause: the backlog is taken, the listeners close, held connections are
+//! The end of a listener, and of a service's intake, final or for a pause: the backlog is taken, the listeners close, held connections are
 //! handed over.
 
 use std::os::fd::AsFd;
 
 use super::Context;
 use super::dispatcher::{Phase, ServiceDispatcher};
-use super::orders::{AcceptedBy, Report};
+use super::orders::{AcceptedBy, ListenerId, Report};
 use crate::sys::sock;
 
 impl ServiceDispatcher {
@@ -41,6 +41,7 @@ impl ServiceDispatcher {
     pub fn stop_now(&mut self, cx: &Context) {
         if self.phase != Phase::Stopped {
             self.refuse(cx);
+            self.clear_stage(None, cx);
             self.listeners.iter_mut().for_each(|listener| listener.close(cx));
             self.finish(cx);
         }
@@ -50,6 +51,7 @@ impl ServiceDispatcher {
     pub fn pause_now(&mut self, cx: &Context) {
         if self.phase == Phase::Pausing {
             self.refuse(cx);
+            self.clear_stage(None, cx);
             for listener in &mut self.listeners {
                 if let Some(socket) = &listener.socket {
                     sock::stop_listening(socket.as_fd());
@@ -86,8 +88,24 @@ impl ServiceDispatcher {
 
     pub(super) fn finish_when_empty(&mut self, cx: &Context) {
         let closed = self.listeners.iter().all(|listener| listener.socket.is_none());
-        if closed && self.waiting() == 0 && self.rescues == 0 {
+        if closed && self.waiting() == 0 && self.stage.is_empty() && self.rescues == 0 {
             self.finish(cx);
         }
+    }
+
+    /// Closes a listener for good and resets the clients held for it; the kernel resets those in its backlog.
+    pub fn forget_listener(&mut self, cx: &Context, id: ListenerId) {
+        if let Some(listener) = self.listener(id) {
+            listener.close(cx);
+            listener.id = None;
+        }
+        self.workers.forget(id);
+        for (ticket, held) in self.workers.take_lines() {
+            self.line.insert(ticket, held);
+        }
+        self.clear_stage(Some(id), cx);
+        self.line.take_listener(id).into_values().for_each(|held| self.reset(held, cx));
+        self.show_waiting();
+        cx.report(Report::Forgotten { service: self.id, listener: id });
     }
 }

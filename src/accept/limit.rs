@@ -93,7 +93,7 @@ impl ServiceDispatcher {
     pub(super) fn all_connections(&mut self) -> u64 {
         self.limit.leaving.retain(|one| one.connections() > 0);
         let leaving: u64 = self.limit.leaving.iter().map(Leaving::connections).sum();
-        self.workers.connections() + leaving + self.waiting() as u64
+        self.workers.connections() + leaving + (self.waiting() + self.stage.len()) as u64
     }
 
     /// Whether the service has as many connections as it may.

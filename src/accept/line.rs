@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::orders::{ListenerId, place};
-use crate::sys::sock::PeerAddress;
+use crate::handoff::Client;
 
 /// A place in the line: the smallest is served first.
 pub(super) type Ticket = i64;
@@ -15,7 +15,7 @@ pub(super) type Ticket = i64;
 pub(super) struct Held {
     pub(super) listener: ListenerId,
     pub(super) socket: OwnedFd,
-    pub(super) peer: PeerAddress,
+    pub(super) client: Client,
     pub(super) since: Instant,
     /// The accept thread's epoll reports that its client left.
     pub(super) watched: bool,

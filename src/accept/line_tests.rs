@@ -4,7 +4,7 @@ use super::*;
 
 fn held(listener: ListenerId, since: Instant) -> Held {
     let (_, socket) = UnixStream::pair().unwrap();
-    Held { listener, socket: socket.into(), peer: PeerAddress::default(), since, watched: false }
+    Held { listener, socket: socket.into(), client: Client::default(), since, watched: false }
 }
 
 /// The listeners in the order in which they are served.

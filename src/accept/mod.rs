@@ -13,6 +13,7 @@ mod pace;
 mod pacing;
 pub mod policy;
 mod shares;
+pub mod stage;
 mod stalls;
 mod waiting;
 pub mod waits;
@@ -158,6 +159,9 @@ impl Acceptor {
                     self.dispatchers.iter_mut().for_each(ServiceDispatcher::process_died);
                 } else if let Some((service, ticket)) = leavers::client(event.token()) {
                     self.on(service, |it, cx| it.client_event(ticket, cx));
+                } else if let Some((service, place)) = stage::connection(event.token()) {
+                    let closed = event.is_read_closed() || event.is_error();
+                    self.on(service, |it, cx| it.staged_event(place, closed, cx));
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
                     dispatcher.readable(token % LISTENERS);
                 }

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::policy::Policy;
+use super::stage::{Refusal, StageRules, StageStats};
 use super::waits::{Shed, ShedReason, Waits};
-use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
+use crate::handoff::{QueueTx, TakenBack};
 
 /// Index of a service in the daemon's list; never used again for another.
 pub type ServiceId = usize;
@@ -66,6 +67,8 @@ pub struct ServiceStats {
     pub paced: AtomicU64,
     /// The [`LimitReached`] because of which no client is accepted now; 0: none (a gauge).
     pub limit: AtomicU64,
+    /// Connections of which something has to be known before a worker gets them.
+    pub stage: StageStats,
 }
 
 /// A limit for which clients are left in the backlog.
@@ -105,7 +108,7 @@ pub enum AcceptedBy {
 }
 
 /// How a service's connections are distributed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     pub policy: Policy,
     pub by: AcceptedBy,
@@ -134,6 +137,8 @@ pub struct Rules {
     pub max_conns: Option<u64>,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
+    /// What has to be known of connections before a worker gets them; `None`: nothing.
+    pub stage: Option<Arc<StageRules>>,
 }
 
 impl Rules {
@@ -197,7 +202,7 @@ pub enum Order {
     /// Take back the connections that a worker had not received when it died.
     WorkerDied(WorkerId),
     /// From the rescue thread: the sockets it took back from one queue of a live worker.
-    Rescued { from: RescueKey, sockets: Vec<OwnedFd> },
+    Rescued { from: RescueKey, sockets: Vec<TakenBack> },
     /// Take the backlog, close the service's listeners, hand over held connections, retire all workers.
     Stop(ServiceId),
     /// Reset the connections still held after [`Order::Stop`].
@@ -227,6 +232,8 @@ pub enum Report {
     Rescued { worker: WorkerId, count: usize },
     /// `count` clients got no worker.
     Shed { service: ServiceId, count: usize, reason: ShedReason },
+    /// `count` connections were reset before a worker was chosen.
+    Refused { service: ServiceId, count: usize, reason: Refusal },
     /// accept(2) fails with this errno, or works again (`None`).
     AcceptTrouble { service: ServiceId, listener: ListenerId, errno: Option<i32> },
     /// After [`Order::Forget`]: the accept thread's copy of the socket is closed.
@@ -251,6 +258,7 @@ impl Report {
             Self::Rescued { worker, .. } => worker.service,
             Self::Shed { service, .. }
             | Self::AcceptTrouble { service, .. }
+            | Self::Refused { service, .. }
             | Self::Forgotten { service, .. }
             | Self::Uncountable(service)
             | Self::Stopped(service)

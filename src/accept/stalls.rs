@@ -1,6 +1,5 @@
 //! Workers that do not receive: they are reported, and their queues go to others.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -9,8 +8,8 @@ use super::Context;
 use super::dispatcher::{Phase, ServiceDispatcher};
 use super::orders::{Report, RescueKey, SlotStats, WorkerId};
 use super::worker::Worker;
-use crate::handoff::QueueTx;
 use crate::handoff::rescue::{Job, Mark};
+use crate::handoff::{QueueTx, TakenBack};
 
 impl ServiceDispatcher {
     pub(super) fn rescue(&mut self, key: RescueKey, queue: Arc<QueueTx>, mark: Mark, cx: &Context) {
@@ -20,7 +19,7 @@ impl ServiceDispatcher {
     }
 
     /// The rescue thread has emptied a queue of a live worker.
-    pub fn rescued(&mut self, cx: &Context, from: &RescueKey, sockets: Vec<OwnedFd>, now: Instant) {
+    pub fn rescued(&mut self, cx: &Context, from: &RescueKey, sockets: Vec<TakenBack>, now: Instant) {
         self.rescues = self.rescues.saturating_sub(1);
         let count = sockets.len();
         self.count_rescued(from.worker, &from.stats, count, cx);

@@ -12,6 +12,7 @@ use super::policy::Policy;
 use super::waits::ShedReason;
 use super::worker::Worker;
 use super::worker_set::Choice;
+use crate::handoff::{Client, TakenBack};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::closer::Foreign;
 use crate::sys::sock::{self, PeerAddress};
@@ -102,8 +103,8 @@ impl ServiceDispatcher {
         while let Some((ticket, held)) =
             self.line.next(|listener| self.workers.is_served(listener) && !self.blocked.contains(&listener))
         {
-            let (listener, peer) = (held.listener, held.peer);
-            let choice = self.choose(listener, peer, now);
+            let (listener, address) = (held.listener, held.client.address);
+            let choice = self.choose(listener, address, now);
             if choice == Choice::NoWorker {
                 self.paused = Some(now + RETRY);
                 self.block(listener);
@@ -115,7 +116,7 @@ impl ServiceDispatcher {
                 Choice::Gets(at) => {
                     leaves_line(&held, cx);
                     self.stats.waits.record(now.duration_since(held.since));
-                    self.workers.push(at, listener, held.socket, peer);
+                    self.workers.push(at, listener, held.socket, held.client);
                 }
                 Choice::NoWorker => {}
             }
@@ -162,18 +163,18 @@ impl ServiceDispatcher {
     }
 
     /// Rescued connections have waited longest: they go first, in their order.
-    pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<OwnedFd>, now: Instant, cx: &Context) {
+    pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<TakenBack>, now: Instant, cx: &Context) {
         if self.listener(listener).is_none() {
-            sockets.into_iter().for_each(reset);
+            sockets.into_iter().for_each(|taken| reset(taken.socket));
             return;
         }
-        for socket in sockets.into_iter().rev() {
-            let peer = match self.rules.addresses {
-                Addresses::Wanted => PeerAddress::of(socket.as_fd()),
-                Addresses::Ignored => PeerAddress::default(),
-            };
+        for TakenBack { socket, translated } in sockets.into_iter().rev() {
+            let client = translated.unwrap_or_else(|| match self.rules.addresses {
+                Addresses::Wanted => PeerAddress::of(socket.as_fd()).into(),
+                Addresses::Ignored => Client::default(),
+            });
             let ticket = self.line.ticket_at_head();
-            self.hold(ticket, Held { listener, socket, peer, since: now, watched: false }, None, cx);
+            self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);
         }
     }
 }

@@ -14,10 +14,9 @@ use super::line::Part;
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::Candidate;
 use super::weighted::FULL;
-use crate::handoff::QueueTx;
 use crate::handoff::page::{CountersPage, Rings};
+use crate::handoff::{Client, QueueTx};
 use crate::sys::clock::monotonic_ns;
-use crate::sys::sock::PeerAddress;
 
 /// A worker whose oldest hand-off is older than this is passed over. Measured on two busy cores, 40 connections at a time
 /// over 4 workers, busiest/mean: 2 ms 1.06–1.15 (that is a worker waiting for its CPU), 5 ms 1.01–1.02, 8 ms and more no
@@ -49,7 +48,7 @@ struct Lane {
     /// For each send that may still be pending: `sent` after it, and its time.
     ages: VecDeque<(u64, Instant)>,
     /// Sockets to be sent at the end of this turn.
-    batch: Vec<(OwnedFd, PeerAddress)>,
+    batch: Vec<(OwnedFd, Client)>,
     /// Time of the batch's first socket, in nanoseconds of the clock shared with workers.
     batch_since: u64,
 }
@@ -114,7 +113,7 @@ pub struct Worker {
 }
 
 /// Sockets that could not be sent, with the listener they came from.
-pub type Returned = Vec<(ListenerId, OwnedFd, PeerAddress)>;
+pub type Returned = Vec<(ListenerId, OwnedFd, Client)>;
 
 impl Worker {
     pub fn new(
@@ -320,13 +319,13 @@ impl Worker {
     }
 
     /// Puts a socket into this turn's batch.
-    pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
+    pub fn push(&mut self, listener: ListenerId, socket: OwnedFd, client: Client) {
         // Only workers that serve the listener are chosen.
         if let Some(Some(lane)) = self.lanes.get_mut(place(listener)) {
             if lane.batch.is_empty() {
                 lane.batch_since = monotonic_ns();
             }
-            lane.batch.push((socket, peer));
+            lane.batch.push((socket, client));
         }
     }
 
@@ -342,7 +341,7 @@ impl Worker {
                     Ok(count) => count,
                     Err(error) => {
                         outcome = Err(error);
-                        returned.extend(lane.batch.drain(..).map(|(socket, peer)| (lane.listener, socket, peer)));
+                        returned.extend(lane.batch.drain(..).map(|(socket, client)| (lane.listener, socket, client)));
                         break;
                     }
                 };

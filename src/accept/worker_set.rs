@@ -13,7 +13,7 @@ use super::orders::{ListenerId, SlotStats, WorkerId, place};
 use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick, takes_turns};
 use super::shares::Shares;
 use super::worker::{Returned, Worker};
-use crate::handoff::QueueTx;
+use crate::handoff::{Client, QueueTx};
 use crate::sys::sock::PeerAddress;
 
 /// Up to so many workers, `rr` reads all loads for each choice that needs them.
@@ -256,8 +256,8 @@ impl WorkerSet {
     }
 
     /// Puts a connection into the batch of the worker at an index from [`Choice::Gets`].
-    pub fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, peer: PeerAddress) {
-        self.workers[at].push(listener, socket, peer);
+    pub fn push(&mut self, at: usize, listener: ListenerId, socket: OwnedFd, client: Client) {
+        self.workers[at].push(listener, socket, client);
         self.touched.push(at);
         if !self.is_busy[at] {
             self.is_busy[at] = true;

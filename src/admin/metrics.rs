@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::abi::page::latency;
-use crate::control::status::{Daemon, ServiceState, SlotState, UpstreamState, WaitState};
+use crate::control::status::{Daemon, IntakeState, ServiceState, SlotState, UpstreamState, WaitState};
 
 /// Content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -125,6 +125,14 @@ const SERVICE_GAUGES: [Metric<ServiceState>; 5] = [
     ("slots_online", "Slots with a worker online", |service| service.online() as u64),
 ];
 
+const INTAKE_GAUGES: [Metric<IntakeState>; 1] =
+    [("intake_waiting", "Connections that have not sent what has to be known first", |intake| intake.waiting)];
+
+const INTAKE_COUNTERS: [Metric<IntakeState>; 2] = [
+    ("proxy_headers", "Valid PROXY headers", |intake| intake.proxy_headers),
+    ("addresses_lost", "Connections whose servers see the balancer's address", |intake| intake.addresses_lost),
+];
+
 /// A daemon's state in the OpenMetrics text format.
 ///
 /// # Errors
@@ -186,12 +194,27 @@ impl Collector for State {
                 .map(|(reason, count)| (OfReason { service: service.clone(), reason: reason.to_owned() }, count))
         });
         family(to, Kind::Counter, "recycled", "Workers replaced by --max-age and --max-served", recycled)?;
+        intake(to, &services)?;
         let lost = services.iter().filter_map(|(labels, state)| Some((labels.clone(), state.access_lost?)));
         family(to, Kind::Counter, "access_lost", "Connections without their line in the access log", lost)?;
         let uptime =
             to.encode_descriptor("daemon_uptime_seconds", "Since the daemon's start", None, MetricType::Gauge)?;
         Kind::Gauge.encode(uptime, self.0.uptime_s)
     }
+}
+
+/// Of services where something has to be known of connections before a worker is chosen.
+fn intake(to: &mut DescriptorEncoder<'_>, services: &[(OfService, &ServiceState)]) -> Result<(), Error> {
+    let intakes: Vec<_> =
+        services.iter().filter_map(|(labels, service)| Some((labels.clone(), service.intake.as_ref()?))).collect();
+    table(to, Kind::Gauge, &INTAKE_GAUGES, &intakes)?;
+    table(to, Kind::Counter, &INTAKE_COUNTERS, &intakes)?;
+    let refused = intakes.iter().flat_map(|(OfService { service }, intake)| {
+        let of =
+            |(reason, count): (&String, &u64)| (OfReason { service: service.clone(), reason: reason.clone() }, *count);
+        intake.refused.iter().map(of)
+    });
+    family(to, Kind::Counter, "refused", "Connections reset before a worker was chosen, by reason", refused)
 }
 
 fn slots_of(service: &ServiceState) -> impl Iterator<Item = (OfSlot, &SlotState)> {

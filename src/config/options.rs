@@ -17,6 +17,7 @@ pub use super::values::{number, policy};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, Sample, Target, target};
 use crate::addr::{AdminAddr, Listen};
+use crate::cidr::Network;
 use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
 
@@ -203,6 +204,12 @@ pub struct Options {
     /// Connections to accept per second; more wait in the backlog: 1000/s [default: no limit]
     #[arg(long, hide_short_help = true, value_name = "RATE", env = "ROUNDSMAN_ACCEPT_RATE", value_parser = rate)]
     pub accept_rate: Option<u32>,
+    /// Networks of balancers in front; their connections begin with a PROXY header: 10.0.0.0/8
+    ///
+    /// Version 1 or 2. The server sees the client's address. A connection from there without a valid header is reset; for all others
+    /// the first bytes are data.
+    #[arg(long, hide_short_help = true, value_name = "CIDR", env = "ROUNDSMAN_PROXY_FROM", value_delimiter = ',')]
+    pub proxy_from: Vec<Network>,
     /// Time for an upstream to accept a connection
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,

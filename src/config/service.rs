@@ -14,6 +14,7 @@ use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, AccessLog, Sample};
 use crate::addr::{Listen, ListenAddr};
+use crate::cidr::Networks;
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
 use crate::sys::process::Credentials;
@@ -41,6 +42,8 @@ pub struct ServiceConfig {
     pub environment: Vec<(String, String)>,
     pub files: Files,
     pub access: Option<AccessLog>,
+    /// Sources whose connections begin with a PROXY header.
+    pub proxy_from: Option<Networks>,
     pub node_ipc: NodeIpc,
     pub stop_message: Option<String>,
     /// Names of the services that must be ready before it starts.
@@ -138,7 +141,12 @@ impl ServiceConfig {
                 return Err(Kind::Excludes(key).of("no-listen"));
             }
         }
-        for (key, given) in [("accept-rate", run.accept_rate.is_some()), ("max-conns", run.max_conns.is_some())] {
+        let by_master = [
+            ("accept-rate", run.accept_rate.is_some()),
+            ("max-conns", run.max_conns.is_some()),
+            ("proxy-from", !run.proxy_from.is_empty()),
+        ];
+        for (key, given) in by_master {
             if given && run.no_listen {
                 return Err(Kind::Excludes("no-listen").of(key));
             }
@@ -276,6 +284,7 @@ impl ServiceConfig {
             environment,
             files,
             access,
+            proxy_from: (!run.proxy_from.is_empty()).then_some(Networks(run.proxy_from)),
             node_ipc: run.node_ipc,
             after: run.after,
             stop_message: run.stop_message,

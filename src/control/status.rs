@@ -65,6 +65,9 @@ pub struct ServiceState {
     /// Connections without their line in the access log, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_lost: Option<u64>,
+    /// Connections before a worker is chosen, where something has to be known of them first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intake: Option<IntakeState>,
     /// Clients of relay workers that have no upstream for them now.
     #[serde(default)]
     pub waiting_for_upstream: u64,
@@ -103,6 +106,19 @@ pub struct WaitState {
     pub buckets: Vec<(f64, u64)>,
     /// In seconds.
     pub sum: f64,
+}
+
+/// Connections of which something has to be known before a worker gets them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct IntakeState {
+    /// Those that wait now.
+    pub waiting: u64,
+    /// Valid PROXY headers since the daemon's start.
+    pub proxy_headers: u64,
+    /// Connections reset since then, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Connections whose servers see the balancer's address, because they have too many at a time.
+    pub addresses_lost: u64,
 }
 
 /// Workers recycled since the daemon's start, by cause.

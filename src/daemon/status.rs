@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Daemon;
 use crate::accept::policy::Policy;
+use crate::accept::stage::{Refusal, StageStats};
 use crate::accept::waits::ShedReason;
 use crate::access::Access;
 use crate::config::Backend;
 use crate::config::service::Limits;
 use crate::control::status::{
-    Daemon as Status, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState, UpstreamState,
-    WaitState,
+    Daemon as Status, IntakeState, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState,
+    UpstreamState, WaitState,
 };
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
@@ -76,6 +77,7 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         reloads: service.reloads,
         recycled: recycled(&service.config.limits, service.recycled),
         access_lost: service.config.access.as_ref().map(|_| access.lost(id)),
+        intake: service.config.proxy_from.as_ref().map(|_| intake(&service.stats.stage, service.slots)),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.stopped,
@@ -92,6 +94,17 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         limits: Some(limits_state(&service.config.limits)),
         stop_signal: Some(service.config.limits.stop_signal.as_str().to_owned()),
         stop_message: service.config.stop_message.clone(),
+    }
+}
+
+fn intake(stage: &StageStats, slots: &[Slot]) -> IntakeState {
+    let lost = slots.iter().map(|slot| slot.totals.total().addresses_lost);
+    IntakeState {
+        waiting: stage.waiting.load(Relaxed),
+        proxy_headers: stage.headers.load(Relaxed),
+        refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), stage.refused(reason))).into_iter().collect(),
+        // Servers write these.
+        addresses_lost: lost.fold(0, u64::saturating_add),
     }
 }
 

@@ -88,6 +88,8 @@ pub enum RequestKind {
     Connects(usize, SocketAddr),
     /// The access log's ring.
     Log,
+    /// It wants the record of translated addresses.
+    Translations,
 }
 
 /// How a stand-in ended.
@@ -129,6 +131,8 @@ pub enum AttachReply {
     Listener(usize, OwnedFd, OwnedFd),
     /// The access log's memory file, and its doorbell.
     Log(OwnedFd, OwnedFd),
+    /// The memory file of translated addresses.
+    Translations(OwnedFd),
     /// The server's own socket.
     Back(Foreign),
     /// The value of a listener's option.

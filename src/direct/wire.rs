@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::attach::{AttachReply, Ended, RequestKind};
 use crate::abi::attach::{
     self as abi, ADDRESS_BYTES, BACK, LATER, LISTENER, LOG, OPTION_BYTES, PASS, REPLY_BYTES, SHARED, STATUS,
-    SocketOption, VALUE, VERSION, YOURSELF, op,
+    SocketOption, TRANSLATIONS, VALUE, VERSION, YOURSELF, op,
 };
 
 /// Parses a request.
@@ -37,6 +37,7 @@ pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, 
         (op::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
         (op::GIVE_BACK, None) => RequestKind::GiveBack(number),
         (op::LOG, None) => RequestKind::Log,
+        (op::TRANSLATIONS, None) => RequestKind::Translations,
         (op::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
         (op::CONNECTS, None) => RequestKind::Connects(number, decode(address).ok_or("an address of no family")?),
         (what, _) => return Err(format!("request {what}")),
@@ -83,6 +84,7 @@ pub(super) fn encode(reply: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<
             (LISTENER, *listener as u32, vec![socket.as_fd(), page.as_fd()])
         }
         AttachReply::Log(file, bell) => (LOG, 0, vec![file.as_fd(), bell.as_fd()]),
+        AttachReply::Translations(file) => (TRANSLATIONS, 0, vec![file.as_fd()]),
         AttachReply::Back(socket) => (BACK, 0, vec![socket.as_fd()]),
         AttachReply::Value(option) => {
             put(at, &option.level.to_ne_bytes());

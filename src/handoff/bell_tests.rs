@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::abi::page::row;
 use crate::handoff::page::{CountersPage, Rings};
-use crate::handoff::{QueueRx, QueueTx};
+use crate::handoff::{Carries, QueueRx, QueueTx};
 
 #[test]
 fn every_ring_is_heard() {
@@ -137,10 +137,10 @@ fn no_ring_after_a_close_is_lost() {
 #[test]
 fn no_ring_after_a_receive_is_lost() {
     let (page, _fd) = CountersPage::create().unwrap();
-    let (queue, end) = QueueTx::to_relay().unwrap();
-    let end = QueueRx::new(end);
+    let (queue, end) = QueueTx::to_relay(Carries::Sockets).unwrap();
+    let end = std::sync::Mutex::new(QueueRx::new(end, Carries::Sockets));
     let receive = || {
-        end.receive(&mut Vec::new()).unwrap();
+        end.lock().unwrap().receive(&mut Vec::new(), &mut Vec::new()).unwrap();
         page.is_receive_awaited()
     };
     let is_received = |_| queue.pending() == 0;

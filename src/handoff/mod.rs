@@ -2,9 +2,12 @@
 
 pub mod access;
 pub mod bell;
+mod client;
 pub mod page;
 mod queue;
 pub mod rescue;
+pub mod translations;
 pub mod upstreams;
 
-pub use queue::{QueueRx, QueueTx, Reception};
+pub use client::Client;
+pub use queue::{Carries, QueueRx, QueueTx, Reception, TakenBack};

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::abi::page::{ROW_WORDS, ROWS, header, latency, room, row, upstream};
+use crate::abi::page::{ROW_WORDS, ROWS, addresses, header, latency, room, row, upstream};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
@@ -37,6 +37,8 @@ pub struct Counts {
     pub unreachable: u64,
     /// Sockets lost to a full descriptor table; 0 unless something else eats the worker's descriptors.
     pub truncated: u64,
+    /// Connections whose server sees the balancer's address in place of the client's.
+    pub addresses_lost: u64,
     /// Hand-offs by latency: [`latency::bucket`]s, not cumulative.
     pub latencies: [u64; latency::BUCKETS],
     /// Sum of the latencies in nanoseconds.
@@ -45,7 +47,8 @@ pub struct Counts {
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
-        let Self { received, open, bytes_in, bytes_out, unreachable, truncated, latencies, latency_ns } = other;
+        let Self { received, open, bytes_in, bytes_out, unreachable, truncated, addresses_lost, latencies, latency_ns } =
+            other;
         let pairs = [
             (&mut self.received, received),
             (&mut self.open, open),
@@ -53,6 +56,7 @@ impl AddAssign for Counts {
             (&mut self.bytes_out, bytes_out),
             (&mut self.unreachable, unreachable),
             (&mut self.truncated, truncated),
+            (&mut self.addresses_lost, addresses_lost),
             (&mut self.latency_ns, latency_ns),
         ];
         let latencies = self.latencies.iter_mut().zip(latencies);
@@ -137,6 +141,11 @@ impl CountersPage {
     /// Whether the worker's processes record their connections for the access log.
     pub fn set_logs(&self, on: bool) {
         self.0.words()[header::LOGS].store(u64::from(on), Ordering::Release);
+    }
+
+    /// Whether hand-offs to the worker's processes carry the addresses that PROXY headers named.
+    pub fn set_translates(&self, on: bool) {
+        self.0.words()[addresses::TRANSLATES].store(u64::from(on), Ordering::Release);
     }
 
     /// The server was asked to stop: from now on it says when it connects to itself.
@@ -286,6 +295,7 @@ impl CountersPage {
             bytes_out: get(row::BYTES_OUT),
             unreachable: get(row::UNREACHABLE),
             truncated: get(row::TRUNCATED),
+            addresses_lost: word(addresses::LOST),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Socket, Type};
 
+use super::Client;
 use crate::abi::attach::QUEUE_NAME;
 use crate::abi::payload;
 use crate::sys::closer::Foreign;
@@ -21,6 +22,23 @@ pub struct QueueTx {
     /// sending end, so messages here need not be ours.
     rx: Foreign,
     framing: Framing,
+    carries: Carries,
+}
+
+/// What hand-offs carry beside sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// To a server its client's address, to a relay worker nothing.
+    Sockets,
+    /// The addresses that PROXY headers named, too.
+    Translations,
+}
+
+/// A connection that was taken back, and the addresses that a PROXY header named for it.
+#[derive(Debug)]
+pub struct TakenBack {
+    pub socket: OwnedFd,
+    pub translated: Option<Client>,
 }
 
 /// How sockets are packed into messages.
@@ -34,7 +52,11 @@ enum Framing {
 
 /// A relay worker's end.
 #[derive(Debug)]
-pub struct QueueRx(OwnedFd);
+pub struct QueueRx {
+    fd: OwnedFd,
+    /// Room for the tags of a message, where these are long.
+    long: Option<Box<[u8]>>,
+}
 
 /// The result of one receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +76,16 @@ pub enum Reception {
 
 impl QueueTx {
     /// A new queue to a relay worker, and the worker's end.
-    pub fn to_relay() -> io::Result<(Self, OwnedFd)> {
+    pub fn to_relay(carries: Carries) -> io::Result<(Self, OwnedFd)> {
         let (tx, rx) = sock::seqpacket_pair()?;
         let theirs = rx.try_clone()?;
-        Ok((Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Batched }, theirs))
+        let (tx, rx) = (Foreign::socket(tx), Foreign::socket(rx));
+        Ok((Self { tx, rx, framing: Framing::Batched, carries }, theirs))
     }
 
     /// A new queue to a server for one listener. The name of its receiving end contains the listener, so that a process that
     /// gets it by exec or over a Unix socket recognizes it.
-    pub fn to_server(listener: usize) -> io::Result<Self> {
+    pub fn to_server(listener: usize, carries: Carries) -> io::Result<Self> {
         use std::sync::atomic::{AtomicU64, Ordering};
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
         // In containers that share a network, every master may have pid 1.
@@ -73,7 +96,7 @@ impl QueueTx {
         let since = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u32;
         let began = BEGAN.get_or_init(since);
         sock::name(rx.as_fd(), &format!("{QUEUE_NAME}{listener}:{}-{began:x}-{unique}", std::process::id()))?;
-        Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Single })
+        Ok(Self { tx: Foreign::socket(tx), rx: Foreign::socket(rx), framing: Framing::Single, carries })
     }
 
     /// Duplicates of the two ends: (receiving, sending).
@@ -97,19 +120,61 @@ impl QueueTx {
     ///
     /// # Errors
     /// `EAGAIN` and `ETOOMANYREFS` are back-pressure: nothing was sent.
-    pub fn send_batch(&self, batch: &[(OwnedFd, PeerAddress)], number: u64, accepted: u64) -> io::Result<usize> {
+    pub fn send_batch(&self, batch: &[(OwnedFd, Client)], number: u64, accepted: u64) -> io::Result<usize> {
         match (self.framing, batch) {
             (_, []) => Ok(0),
             (Framing::Batched, _) => {
                 let batch = &batch[..batch.len().min(scm::MAX_FDS)];
-                self.send(batch.iter().map(|(socket, _)| socket.as_fd()), accepted)?;
+                let sockets = batch.iter().map(|(socket, _)| socket.as_fd());
+                match self.carries {
+                    Carries::Sockets => self.send(sockets, accepted)?,
+                    Carries::Translations => {
+                        let tags: Vec<u8> =
+                            batch.iter().flat_map(|(_, client)| translated_tag(client, accepted)).collect();
+                        scm::send_fds(self.tx.as_fd(), &tags, sockets)?;
+                    }
+                }
                 Ok(batch.len())
             }
-            (Framing::Single, [(socket, peer), ..]) => {
-                let payload = direct_payload(payload::SOCKET, peer, number, accepted);
-                scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket.as_fd()))?;
+            (Framing::Single, [(socket, client), ..]) => {
+                self.send_direct(payload::SOCKET, client, number, accepted, Some(socket.as_fd()))?;
                 Ok(1)
             }
+        }
+    }
+
+    /// One message to a server.
+    fn send_direct(
+        &self,
+        tag: u8,
+        client: &Client,
+        number: u64,
+        accepted: u64,
+        socket: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let payload = direct_payload(tag, &client.address, number, accepted);
+        match self.carries {
+            Carries::Sockets => scm::send_fds(self.tx.as_fd(), &payload, socket.into_iter()),
+            Carries::Translations => {
+                let mut long = [0; payload::DIRECT_TRANSLATED_BYTES];
+                long[..payload::DIRECT_BYTES].copy_from_slice(&payload);
+                put_endpoint(
+                    &mut long,
+                    offset_of!(payload::DirectTranslated, destination),
+                    client.destination.as_deref(),
+                );
+                scm::send_fds(self.tx.as_fd(), &long, socket.into_iter())
+            }
+        }
+    }
+
+    /// The size of a socket's part of the payload in bytes.
+    fn unit(&self) -> usize {
+        match (self.framing, self.carries) {
+            (Framing::Batched, Carries::Sockets) => payload::TAG_BYTES,
+            (Framing::Batched, Carries::Translations) => payload::TRANSLATED_TAG_BYTES,
+            (Framing::Single, Carries::Sockets) => payload::DIRECT_BYTES,
+            (Framing::Single, Carries::Translations) => payload::DIRECT_TRANSLATED_BYTES,
         }
     }
 
@@ -126,11 +191,11 @@ impl QueueTx {
     /// Leaves an empty message: as long as it is pending, a stalled worker has not received again.
     pub fn send_empty(&self) -> io::Result<()> {
         match self.framing {
-            Framing::Batched => scm::send_fds(self.tx.as_fd(), &payload::NOTHING, std::iter::empty()),
-            Framing::Single => {
-                let empty = direct_payload(payload::EMPTY, &PeerAddress::default(), 0, 0);
-                scm::send_fds(self.tx.as_fd(), &empty, std::iter::empty())
+            Framing::Batched => {
+                const NOTHING: [u8; payload::TRANSLATED_TAG_BYTES] = [0; payload::TRANSLATED_TAG_BYTES];
+                scm::send_fds(self.tx.as_fd(), &NOTHING[..self.unit()], std::iter::empty())
             }
+            Framing::Single => self.send_direct(payload::EMPTY, &Client::default(), 0, 0, None),
         }
     }
 
@@ -151,56 +216,69 @@ impl QueueTx {
         address.set_port(0);
         socket.bind(&address.into())?;
         let peer = PeerAddress::own(socket.as_fd());
-        let payload = direct_payload(payload::WAKE, &peer, 0, 0);
-        scm::send_fds(self.tx.as_fd(), &payload, std::iter::once(socket.as_fd()))
+        self.send_direct(payload::WAKE, &peer.into(), 0, 0, Some(socket.as_fd()))
     }
 
     /// Hand-offs (and empty messages) not yet received by the worker.
     pub fn pending(&self) -> usize {
-        let bytes = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
-        match self.framing {
-            Framing::Batched => bytes / payload::TAG_BYTES,
-            Framing::Single => bytes / payload::DIRECT_BYTES,
-        }
+        sock::queued_bytes(self.rx.as_fd()).unwrap_or(0) / self.unit()
     }
 
     /// Takes back everything that the worker has not received. Can block while a *live* worker's own receive is stuck in a
     /// page fault, hence the rescue thread. Messages that a server wrote are dropped; those it writes meanwhile stay, since
     /// it could go on for ever.
-    pub fn take_back(&self) -> Vec<OwnedFd> {
-        let mut sockets = Vec::new();
-        let mut bytes = [0; scm::MAX_FDS * payload::TAG_BYTES];
+    pub fn take_back(&self) -> Vec<TakenBack> {
+        let (mut taken, mut sockets) = (Vec::new(), Vec::new());
+        let mut bytes = vec![0; scm::MAX_FDS * payload::TRANSLATED_TAG_BYTES];
         let mut left = sock::queued_bytes(self.rx.as_fd()).unwrap_or(0);
         while left > 0 {
-            let before = sockets.len();
             match scm::recv_fds(self.rx.as_fd(), &mut bytes, &mut sockets) {
-                Ok(received) if received.len == 0 && sockets.len() == before => break,
+                Ok(received) if received.len == 0 && sockets.is_empty() => break,
                 Ok(received) => {
                     // A message of no bytes with sockets is not ours, but has to count.
                     left = left.saturating_sub(received.len.max(1));
-                    let came = &sockets[before..];
-                    let whole = self.is_ours(&bytes[..received.len], came.len(), received.truncated);
-                    if !whole || !came.iter().all(|fd| sock::is_socket(fd.as_fd())) {
-                        sockets.drain(before..).map(Foreign::received).for_each(drop);
+                    let bytes = &bytes[..received.len];
+                    let whole = self.is_ours(bytes, sockets.len(), received.truncated);
+                    if whole && sockets.iter().all(|fd| sock::is_socket(fd.as_fd())) {
+                        let with_address = |(at, socket)| TakenBack { socket, translated: self.translated(bytes, at) };
+                        taken.extend(sockets.drain(..).enumerate().map(with_address));
+                    } else {
+                        sockets.drain(..).map(Foreign::received).for_each(drop);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        sockets
+        taken
+    }
+
+    /// The addresses that a PROXY header named for the socket at a place in a message.
+    fn translated(&self, message: &[u8], at: usize) -> Option<Client> {
+        match (self.carries, self.framing) {
+            (Carries::Sockets, _) => None,
+            (Carries::Translations, Framing::Batched) => {
+                translated(message.chunks(payload::TRANSLATED_TAG_BYTES).nth(at)?)
+            }
+            (Carries::Translations, Framing::Single) => {
+                let destination = endpoint(message, offset_of!(payload::DirectTranslated, destination))?;
+                // As an endpoint, whose length is in front of its address, too.
+                let address = endpoint(message, offset_of!(payload::Direct, address_len))?;
+                Some(Client { address, destination: Some(Box::new(destination)) })
+            }
+        }
     }
 
     /// Whether the master sends messages of this form.
     fn is_ours(&self, bytes: &[u8], fds: usize, truncated: bool) -> bool {
         match self.framing {
             Framing::Batched => {
-                let tags = bytes.chunks(payload::TAG_BYTES).filter(|&tag| tag != payload::NOTHING).count();
-                bytes.len().is_multiple_of(payload::TAG_BYTES) && (fds == tags || (truncated && fds < tags))
+                let tags = bytes.chunks(self.unit()).filter(|tag| !tag.starts_with(&payload::NOTHING)).count();
+                bytes.len().is_multiple_of(self.unit()) && (fds == tags || (truncated && fds < tags))
             }
             Framing::Single => {
                 let wakes = bytes.get(offset_of!(payload::Direct, tag)) == Some(&payload::WAKE);
-                bytes.len() == payload::DIRECT_BYTES && fds <= 1 && !wakes
+                bytes.len() == self.unit() && fds <= 1 && !wakes
             }
         }
     }
@@ -231,25 +309,72 @@ fn direct_payload(tag: u8, peer: &PeerAddress, number: u64, accepted: u64) -> [u
     bytes
 }
 
+/// Puts an address where a payload has a [`payload::Endpoint`].
+fn put_endpoint(payload: &mut [u8], at: usize, address: Option<&PeerAddress>) {
+    if let Some(PeerAddress { len, bytes }) = address {
+        payload[at..at + 2].copy_from_slice(&len.to_ne_bytes());
+        payload[at + 2..at + 2 + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+/// The address where a payload has a [`payload::Endpoint`], if it is one for TCP.
+fn endpoint(payload: &[u8], at: usize) -> Option<PeerAddress> {
+    let (len, bytes) = payload.get(at..)?.split_first_chunk()?;
+    let address = PeerAddress { len: u16::from_ne_bytes(*len), bytes: *bytes.first_chunk()? };
+    address.ip().is_some().then_some(address)
+}
+
+/// The bytes of [`payload::TranslatedTag`], place by place.
+fn translated_tag(client: &Client, accepted: u64) -> [u8; payload::TRANSLATED_TAG_BYTES] {
+    let mut bytes = [0; payload::TRANSLATED_TAG_BYTES];
+    let at = offset_of!(payload::TranslatedTag, accepted);
+    bytes[at..at + 8].copy_from_slice(&accepted.to_ne_bytes());
+    let destination = client.destination.as_deref();
+    put_endpoint(&mut bytes, offset_of!(payload::TranslatedTag, client), destination.map(|_| &client.address));
+    put_endpoint(&mut bytes, offset_of!(payload::TranslatedTag, destination), destination);
+    bytes
+}
+
+/// What [`translated_tag`] has put there.
+fn translated(tag: &[u8]) -> Option<Client> {
+    let address = endpoint(tag, offset_of!(payload::TranslatedTag, client))?;
+    let destination = endpoint(tag, offset_of!(payload::TranslatedTag, destination))?;
+    Some(Client { address, destination: Some(Box::new(destination)) })
+}
+
 impl QueueRx {
-    pub fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+    pub fn new(fd: OwnedFd, carries: Carries) -> Self {
+        let room = || vec![0; scm::MAX_FDS * payload::TRANSLATED_TAG_BYTES].into_boxed_slice();
+        Self { fd, long: (carries == Carries::Translations).then(room) }
     }
 
-    /// Receives one message; its sockets are appended to `sockets`.
+    /// Receives one message. Its sockets are appended to `sockets` and, where hand-offs carry them, the
+    /// addresses that PROXY headers named to `translated`.
     ///
     /// # Errors
     /// As recvmsg(2), without `EAGAIN` and `EINTR`.
-    pub fn receive(&self, sockets: &mut Vec<OwnedFd>) -> io::Result<Reception> {
-        let mut tags = [payload::NOTHING; scm::MAX_FDS];
+    pub fn receive(
+        &mut self,
+        sockets: &mut Vec<OwnedFd>,
+        translated: &mut Vec<Option<Client>>,
+    ) -> io::Result<Reception> {
+        let mut short = [payload::NOTHING; scm::MAX_FDS];
+        let (room, unit) = match &mut self.long {
+            None => (short.as_flattened_mut(), payload::TAG_BYTES),
+            Some(long) => (&mut long[..], payload::TRANSLATED_TAG_BYTES),
+        };
         let before = sockets.len();
         loop {
-            match scm::recv_fds(self.0.as_fd(), tags.as_flattened_mut(), sockets) {
+            match scm::recv_fds(self.fd.as_fd(), room, sockets) {
                 Ok(received) if received.len == 0 => return Ok(Reception::Closed),
                 Ok(received) => {
-                    let tags = &tags[..received.len / payload::TAG_BYTES];
-                    let sent = tags.iter().filter(|&&tag| tag != payload::NOTHING).count();
-                    let accepted = tags.first().map_or(0, |&tag| u64::from_ne_bytes(tag));
+                    let tags = room[..received.len].chunks_exact(unit);
+                    let sent = tags.clone().filter(|tag| !tag.starts_with(&payload::NOTHING)).count();
+                    let accepted = tags.clone().next().and_then(|tag| tag.first_chunk());
+                    let accepted = accepted.map_or(0, |tag| u64::from_ne_bytes(*tag));
+                    if unit == payload::TRANSLATED_TAG_BYTES {
+                        translated.extend(tags.map(self::translated).take(sockets.len() - before));
+                    }
                     return Ok(Reception::Message { lost: sent.saturating_sub(sockets.len() - before), accepted });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -262,121 +387,11 @@ impl QueueRx {
 
 impl AsFd for QueueRx {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn what_a_dead_worker_had_not_received_is_taken_back_with_its_bytes() {
-        let (queue, worker) = QueueTx::to_relay().unwrap();
-        let mut clients = Vec::new();
-        for n in 0..50u8 {
-            let (mut client, server) = UnixStream::pair().unwrap();
-            client.write_all(&[n]).unwrap();
-            queue.send([server.as_fd()].into_iter(), 1).unwrap();
-            clients.push(client);
-        }
-        assert_eq!(queue.pending(), 50);
-        drop(worker);
-        let back = queue.take_back();
-        assert_eq!((back.len(), queue.pending()), (50, 0));
-        for (n, socket) in back.into_iter().enumerate() {
-            let mut byte = [0];
-            UnixStream::from(socket).read_exact(&mut byte).unwrap();
-            assert_eq!(usize::from(byte[0]), n);
-        }
-    }
-
-    #[test]
-    fn an_empty_message_keeps_pending_at_one_until_received() {
-        let (queue, worker) = QueueTx::to_relay().unwrap();
-        let worker = QueueRx::new(worker);
-        queue.send_empty().unwrap();
-        assert_eq!(queue.pending(), 1);
-        let mut sockets = Vec::new();
-        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Message { lost: 0, accepted: 0 });
-        assert!(sockets.is_empty());
-        assert_eq!(queue.pending(), 0);
-        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Empty);
-        drop(queue);
-        assert_eq!(worker.receive(&mut sockets).unwrap(), Reception::Closed);
-    }
-
-    #[test]
-    fn a_server_that_fills_its_queue_for_ever_is_not_drained_for_ever() {
-        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-        let queue = QueueTx::to_server(0).unwrap();
-        let (_, keep) = queue.ends().unwrap();
-        let (_client, socket) = UnixStream::pair().unwrap();
-        let ours = direct_payload(payload::SOCKET, &PeerAddress::default(), 1, 1);
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    while !done.load(Relaxed) {
-                        let _ = scm::send_fds(keep.as_fd(), &ours, std::iter::once(socket.as_fd()));
-                    }
-                });
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            let pending = queue.pending();
-            let back = queue.take_back();
-            done.store(true, Relaxed);
-            assert!((1..=pending + 8).contains(&back.len()), "{} of {pending}", back.len());
-        });
-    }
-
-    #[test]
-    fn a_wake_comes_with_a_socket_and_is_not_taken_back() {
-        let queue = QueueTx::to_server(0).unwrap();
-        let (theirs, _) = queue.ends().unwrap();
-        for (to, family) in
-            [("127.0.0.1:80", libc::AF_INET), ("0.0.0.0:80", libc::AF_INET), ("[::1]:80", libc::AF_INET6)]
-        {
-            queue.send_wake(to.parse().unwrap()).unwrap();
-            let (mut bytes, mut sockets) = ([0; payload::DIRECT_BYTES], Vec::new());
-            scm::recv_fds(theirs.as_fd(), &mut bytes, &mut sockets).unwrap();
-            assert_eq!(bytes[offset_of!(payload::Direct, tag)], payload::WAKE, "{to}");
-            let own = PeerAddress::own(sockets[0].as_fd());
-            let at = offset_of!(payload::Direct, address);
-            assert_eq!(bytes[at..at + own.bytes.len()], own.bytes, "{to}");
-            assert_eq!(i32::from(u16::from_ne_bytes([own.bytes[0], own.bytes[1]])), family, "{to}");
-        }
-        // Documentation's own: no machine has it.
-        let error = queue.send_wake("192.0.2.1:80".parse().unwrap()).unwrap_err();
-        assert_eq!((error.raw_os_error(), queue.pending()), (Some(libc::EADDRNOTAVAIL), 0));
-        // Its worker ends before it has received all of them: only the client goes to another one.
-        let (_client, socket) = UnixStream::pair().unwrap();
-        queue.send_wake("127.0.0.1:80".parse().unwrap()).unwrap();
-        queue.send_batch(&[(socket.into(), PeerAddress::default())], 1, 1).unwrap();
-        queue.send_wake("127.0.0.1:80".parse().unwrap()).unwrap();
-        let back = queue.take_back();
-        assert_eq!((back.len(), queue.pending()), (1, 0));
-        assert!(UnixStream::from(back.into_iter().next().unwrap()).peer_addr().is_ok());
-    }
-
-    #[test]
-    fn messages_that_a_server_wrote_into_its_queue_are_not_taken_back() {
-        let queue = QueueTx::to_server(0).unwrap();
-        let (_, keep) = queue.ends().unwrap();
-        let file = std::fs::File::open("/dev/null").unwrap();
-        let (_client, socket) = UnixStream::pair().unwrap();
-        let send = |payload: &[u8], fds: &[BorrowedFd<'_>]| {
-            scm::send_fds(keep.as_fd(), payload, fds.iter().copied()).unwrap();
-        };
-        send(&[1; payload::DIRECT_BYTES], &[file.as_fd()]);
-        send(&[1; payload::DIRECT_BYTES], &[socket.as_fd(), socket.as_fd()]);
-        send(&[1; 5], &[socket.as_fd()]);
-        queue.send_batch(&[(socket.into(), PeerAddress::default())], 1, 1).unwrap();
-        let back = queue.take_back();
-        assert_eq!(back.len(), 1);
-        assert!(sock::is_socket(back[0].as_fd()));
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -3,13 +3,12 @@
 //! It is a thread of its own because a receive on a live worker's queue was seen to block for seconds while that worker's
 //! own receive was stuck in a page fault.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::QueueTx;
+use super::{QueueTx, TakenBack};
 
 /// One queue to empty.
 #[derive(Debug)]
@@ -30,7 +29,9 @@ pub enum Mark {
 }
 
 /// Starts the thread; `deliver` is called on it with the sockets of each job. It ends when the sender is dropped.
-pub fn spawn<K: Send + 'static>(deliver: impl Fn(K, Vec<OwnedFd>) + Send + 'static) -> std::io::Result<Sender<Job<K>>> {
+pub fn spawn<K: Send + 'static>(
+    deliver: impl Fn(K, Vec<TakenBack>) + Send + 'static,
+) -> std::io::Result<Sender<Job<K>>> {
     let (tx, rx): (Sender<Job<K>>, Receiver<Job<K>>) = unbounded();
     thread::Builder::new().name("rescue".into()).spawn(move || {
         for job in rx {

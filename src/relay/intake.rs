@@ -9,7 +9,7 @@ use mio::{Interest, Poll, Token};
 
 use super::journal::Origin;
 use super::sessions::Sessions;
-use crate::handoff::{QueueRx, Reception};
+use crate::handoff::{Client, QueueRx, Reception};
 use crate::sys::{epoll, sock};
 
 /// Tokens from here on are queues and listeners; session tokens have the top bit clear.
@@ -67,6 +67,8 @@ pub struct Intake {
     capacity: usize,
     retry: Option<Instant>,
     received: Vec<OwnedFd>,
+    /// The clients of these, where PROXY headers are read.
+    translated: Vec<Option<Client>>,
     full: bool,
 }
 
@@ -74,16 +76,20 @@ impl Intake {
     /// Watches the queues.
     pub fn new(
         poll: &Poll,
-        queues: Vec<OwnedFd>,
+        queues: Vec<QueueRx>,
         listeners: Vec<OwnedFd>,
         batch: usize,
         capacity: usize,
     ) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
         for (at, queue) in queues.iter().enumerate() {
-            poll.registry().register(&mut SourceFd(&queue.as_raw_fd()), Token(QUEUES | at), Interest::READABLE)?;
+            poll.registry().register(
+                &mut SourceFd(&queue.as_fd().as_raw_fd()),
+                Token(QUEUES | at),
+                Interest::READABLE,
+            )?;
         }
-        let queue = |fd| Queue { rx: QueueRx::new(fd), ready: false, closed: false };
+        let queue = |rx| Queue { rx, ready: false, closed: false };
         let listener = |socket| Listener { socket, watch: Watch::Off, ready: false, accepts: 0 };
         Ok(Self {
             queues: queues.into_iter().map(queue).collect(),
@@ -92,6 +98,7 @@ impl Intake {
             capacity,
             retry: None,
             received: Vec::new(),
+            translated: Vec::new(),
             full: false,
         })
     }
@@ -155,7 +162,7 @@ impl Intake {
         let (mut budget, mut received) = (BUDGET, false);
         for at in 0..self.queues.len() {
             while budget > 0 && self.queues[at].ready && self.room(sessions) {
-                match self.queues[at].rx.receive(&mut self.received)? {
+                match self.queues[at].rx.receive(&mut self.received, &mut self.translated)? {
                     Reception::Message { lost, accepted } => {
                         received = true;
                         if lost > 0 {
@@ -165,8 +172,11 @@ impl Intake {
                             sessions.count_taken(self.received.len(), accepted);
                         }
                         budget = budget.saturating_sub(self.received.len().max(1));
+                        let mut translated = self.translated.drain(..);
                         for socket in self.received.drain(..) {
-                            sessions.open(poll, socket, Origin { listener: at, accepted }, now);
+                            let client = translated.next().flatten();
+                            let origin = Origin { listener: at, accepted, client: client.as_ref() };
+                            sessions.open(poll, socket, origin, now);
                         }
                     }
                     Reception::Empty => self.queues[at].ready = false,
@@ -197,7 +207,7 @@ impl Intake {
                 match accepted {
                     Ok(socket) => {
                         listener.accepts += 1;
-                        sessions.open(poll, socket, Origin { listener: at, accepted: 0 }, now);
+                        sessions.open(poll, socket, Origin { listener: at, accepted: 0, client: None }, now);
                     }
                     Err(error) => match (error.kind(), error.raw_os_error()) {
                         (io::ErrorKind::WouldBlock, _) => listener.ready = false,

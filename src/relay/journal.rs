@@ -5,16 +5,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use super::session::{Moved, Session};
 use super::upstreams::{Address, Upstreams};
 use crate::abi::access::{Closed, NONE, Place, Received, end};
+use crate::handoff::Client;
 use crate::handoff::access::AccessWriter;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock::{self, PeerAddress};
 
 /// Where a connection came from.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin {
+pub struct Origin<'a> {
     pub listener: usize,
     /// When the master accepted it: CLOCK_MONOTONIC in nanoseconds; 0: the worker accepted it itself.
     pub accepted: u64,
+    /// With a PROXY header.
+    pub client: Option<&'a Client>,
 }
 
 /// A session that is logged.
@@ -33,10 +36,10 @@ pub struct Entry {
 
 impl Entry {
     /// The entry of a new session, unless it is not to be logged.
-    pub fn begin(log: &AccessWriter, client: BorrowedFd<'_>, origin: Origin) -> Option<Box<Self>> {
+    pub fn begin(log: &AccessWriter, client: BorrowedFd<'_>, origin: Origin<'_>) -> Option<Box<Self>> {
         let now = monotonic_ns();
         let id = log.received(now, |id| {
-            let PeerAddress { len, bytes } = PeerAddress::of(client);
+            let address = origin.client.map_or_else(|| PeerAddress::of(client), |client| client.address);
             Received {
                 pid: std::process::id(),
                 fd: client.as_raw_fd() as u32,
@@ -44,7 +47,7 @@ impl Entry {
                 listener: origin.listener as u32,
                 accepted: origin.accepted,
                 received: now,
-                client: Place { len, bytes },
+                client: address.into(),
             }
         })?;
         Some(Box::new(Self { id, bytes_in: 0, bytes_out: 0, connecting: 0, connect: NONE, end: None }))
@@ -91,26 +94,11 @@ impl Entry {
 }
 
 fn place(address: &socket2::SockAddr) -> Place {
-    let mut place = Place::UNKNOWN;
-    let address = address.as_socket();
-    let mut put = |at: usize, bytes: &[u8]| {
-        place.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        place.len = place.len.max((at + bytes.len()) as u16);
-    };
-    match address {
-        Some(std::net::SocketAddr::V4(v4)) => {
-            put(0, &(libc::AF_INET as u16).to_ne_bytes());
-            put(2, &v4.port().to_be_bytes());
-            put(4, &v4.ip().octets());
-            put(8, &[0; 8]);
-        }
-        Some(std::net::SocketAddr::V6(v6)) => {
-            put(0, &(libc::AF_INET6 as u16).to_ne_bytes());
-            put(2, &v6.port().to_be_bytes());
-            put(8, &v6.ip().octets());
-            put(24, &v6.scope_id().to_ne_bytes());
-        }
-        None => {}
+    address.as_socket().map_or(Place::UNKNOWN, |address| PeerAddress::from(address).into())
+}
+
+impl From<PeerAddress> for Place {
+    fn from(PeerAddress { len, bytes }: PeerAddress) -> Self {
+        Self { len, bytes }
     }
-    place
 }

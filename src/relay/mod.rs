@@ -28,6 +28,7 @@ use crate::handoff::access::AccessWriter;
 use crate::handoff::bell::BellRope;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
+use crate::handoff::{Carries, QueueRx};
 use crate::sys::reason;
 use intake::Intake;
 use protocol::{FromWorker, Setup, Source, ToWorker};
@@ -125,6 +126,8 @@ impl Worker {
         let poll = Poll::new()?;
         let fd = channel.as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)?;
+        let carries = if setup.translates { Carries::Translations } else { Carries::Sockets };
+        let queues = queues.into_iter().map(|queue| QueueRx::new(queue, carries)).collect();
         let intake = Intake::new(&poll, queues, listeners, setup.batch, setup.capacity)?;
         let resolver = Resolver::new(&poll, RESOLVER)?;
         let sessions = Sessions::new(&setup, page, table, log, Instant::now());

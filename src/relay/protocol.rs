@@ -52,6 +52,8 @@ pub struct Setup {
     pub bell: bool,
     /// Whether it records its connections for the access log.
     pub log: bool,
+    /// Whether hand-offs carry the addresses that PROXY headers named.
+    pub translates: bool,
     /// The most sockets in one hand-off message.
     pub batch: usize,
     /// The most connections and pipes that the worker's file limit allows.

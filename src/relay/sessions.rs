@@ -159,7 +159,7 @@ impl Sessions {
     }
 
     /// Begins a session: reads the client's first bytes, connects to an upstream, writes them, and watches both.
-    pub fn open(&mut self, poll: &Poll, client: OwnedFd, origin: Origin, now: Instant) {
+    pub fn open(&mut self, poll: &Poll, client: OwnedFd, origin: Origin<'_>, now: Instant) {
         self.page.add(row::RECEIVED, 1);
         self.generation = (self.generation + 1) % GENERATIONS;
         let mut session = Session::new(client, self.generation, self.tick(now));

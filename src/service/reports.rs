@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 use super::operations::Operations;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
+use crate::accept::stage::Refusal;
 use crate::accept::waits::ShedReason;
 use crate::config::ServiceConfig;
 use crate::slot::Slot;
@@ -73,6 +74,15 @@ impl Service {
                     warn!(name: "shed", service = %name, count, "connections reset: no worker will take them");
                 }
             },
+            Report::Refused { count, reason, .. } => {
+                let why = match reason {
+                    Refusal::ProxyInvalid => "a source of --proxy-from did not begin with a valid PROXY header",
+                    Refusal::ProxyTimeout => "the PROXY header did not come within 3 s",
+                    Refusal::ClientLeft => "they left before their first bytes came",
+                    Refusal::StageFull => "too many connections have not sent their first bytes yet",
+                };
+                warn!(name: "refused", service = %name, count, "connections reset: {why}");
+            }
             Report::AcceptTrouble { errno: Some(libc::EINTR), listener, .. } => {
                 let address = self.listeners.find(*listener).map(|listener| listener.address.as_str());
                 warn!(

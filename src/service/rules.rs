@@ -1,11 +1,13 @@
 //! What a service's configuration means for the accept thread and for relay workers.
 
 use std::net::ToSocketAddrs;
+use std::sync::Arc;
 
 use tracing::warn;
 
 use crate::accept::orders::{AcceptedBy, Addresses, Rules};
 use crate::accept::policy::Policy;
+use crate::accept::stage::StageRules;
 use crate::addr::Upstream;
 use crate::config::upstream::WeightedUpstream;
 use crate::config::{Backend, ServiceConfig};
@@ -19,6 +21,8 @@ const DIRECT_CAP: usize = 16;
 
 /// Clients held in the master while no worker is alive, at most; with `--worker-conns` only their share limits them.
 const MAX_HELD: usize = 1024;
+/// Connections of which something has to be known first, at most.
+const MAX_STAGED: usize = 16_384;
 /// They may take this part of the master's descriptors: a new worker needs some, too.
 const HELD_SHARE: u64 = 4;
 
@@ -38,7 +42,11 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
             (Policy::None, false) => AcceptedBy::Workers,
             _ => AcceptedBy::Master,
         },
-        addresses: if direct || config.policy == Policy::IpHash { Addresses::Wanted } else { Addresses::Ignored },
+        addresses: if direct || config.policy == Policy::IpHash || config.proxy_from.is_some() {
+            Addresses::Wanted
+        } else {
+            Addresses::Ignored
+        },
         cap: u32::try_from(cap).unwrap_or(u32::MAX),
         stall_timeout: config.limits.stall_timeout,
         queue_timeout: config.limits.queue_timeout,
@@ -54,6 +62,10 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         slow_start: config.limits.slow_start,
         accept_rate: config.limits.accept_rate,
         max_conns: config.limits.max_conns.map(u64::from),
+        stage: config
+            .proxy_from
+            .clone()
+            .map(|proxy_from| Arc::new(StageRules { proxy_from, max: share.clamp(1, MAX_STAGED) })),
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Context, Service, futile, silence};
 use crate::accept::orders::{Order, WorkerId};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
+use crate::handoff::Carries;
 use crate::relay::protocol::{Resolved, Setup, Source};
 use crate::slot::Slot;
 use crate::slot::exits::Scene;
@@ -167,6 +168,7 @@ impl Service {
             upstreams,
             shared: self.upstreams.is_some(),
             bell: relay.has_bell(),
+            translates: relay.carries == Carries::Translations,
             log: relay.log.is_some(),
             batch: self.cap.min(scm::MAX_FDS),
             capacity: self.capacity,

@@ -79,11 +79,38 @@ impl PeerAddress {
         address.finish(if result == 0 { len } else { 0 })
     }
 
+    /// Puts bytes at a place within.
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     fn finish(mut self, len: libc::socklen_t) -> Self {
         let family = i32::from(u16::from_ne_bytes([self.bytes[0], self.bytes[1]]));
         let tcp = matches!(family, libc::AF_INET | libc::AF_INET6) && (16..=ADDRESS_BYTES).contains(&(len as usize));
         self.len = if tcp { len as u16 } else { 0 };
         self
+    }
+}
+
+impl From<SocketAddr> for PeerAddress {
+    /// As the kernel lays it out.
+    fn from(address: SocketAddr) -> Self {
+        let mut own = Self::default();
+        match address {
+            SocketAddr::V4(v4) => {
+                own.len = 16;
+                own.put(0, &(libc::AF_INET as u16).to_ne_bytes());
+                own.put(4, &v4.ip().octets());
+            }
+            SocketAddr::V6(v6) => {
+                own.len = ADDRESS_BYTES as u16;
+                own.put(0, &(libc::AF_INET6 as u16).to_ne_bytes());
+                own.put(8, &v6.ip().octets());
+                own.put(24, &v6.scope_id().to_ne_bytes());
+            }
+        }
+        own.put(2, &address.port().to_be_bytes());
+        own
     }
 }
 
@@ -104,6 +131,14 @@ pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, PeerAd
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
     let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    Ok(cvt!(n)? as usize)
+}
+
+/// As [`recv`], but the bytes stay where they are.
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
+    let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
     Ok(cvt!(n)? as usize)
 }
 

@@ -15,8 +15,9 @@ use super::uncounted::Uncounted;
 use crate::accept::orders::ListenerId;
 use crate::access::WorkerLog;
 use crate::direct::attach::Secret;
-use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
+use crate::handoff::translations::TranslationsFile;
+use crate::handoff::{Carries, QueueTx};
 
 /// Between a receive and its count a connection is neither pending nor open. Where the counts cannot tell that there is no
 /// such one (some were taken back, or a process died) a worker has to be seen empty for so long.
@@ -35,6 +36,8 @@ pub struct Attachment {
     pub bell: Option<OwnedFd>,
     /// With `--access-log`: where its processes record their connections.
     pub log: Option<WorkerLog>,
+    /// With `--proxy-from`: where its processes record the addresses that PROXY headers named.
+    pub translations: Option<TranslationsFile>,
     /// Its queues.
     pub queues: BTreeMap<ListenerId, Arc<QueueTx>>,
     /// Where it listens.
@@ -75,6 +78,7 @@ impl Attachment {
             page_fd,
             bell: None,
             log: None,
+            translations: None,
             queues: BTreeMap::new(),
             listening: BTreeSet::new(),
             bound: BTreeMap::new(),
@@ -101,7 +105,8 @@ impl Attachment {
         if let Some(queue) = self.queues.get(&id) {
             return Ok(queue.clone());
         }
-        let queue = Arc::new(QueueTx::to_server(id)?);
+        let carries = if self.translations.is_some() { Carries::Translations } else { Carries::Sockets };
+        let queue = Arc::new(QueueTx::to_server(id, carries)?);
         self.queues.insert(id, queue.clone());
         Ok(queue)
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::access::WorkerLog;
 use crate::config::ServiceConfig;
-use crate::handoff::QueueTx;
 use crate::handoff::page::CountersPage;
+use crate::handoff::{Carries, QueueTx};
 use crate::launch::Launcher;
 use crate::relay::protocol::{self, Setup, Source, ToWorker};
 use crate::sys::closer::Foreign;
@@ -26,6 +26,8 @@ pub struct Relay {
     pub page: Arc<CountersPage>,
     /// The worker's ends of page and queues, until they are sent.
     ends: Vec<OwnedFd>,
+    /// What hand-offs to it carry beside sockets.
+    pub carries: Carries,
     /// For `--worker-conns` and `--max-conns`, until it is sent.
     bell: Option<OwnedFd>,
     /// With `--access-log`: its memory file.
@@ -45,6 +47,10 @@ pub enum Readiness {
     Ready,
 }
 
+fn carries(service: &ServiceConfig) -> Carries {
+    if service.proxy_from.is_some() { Carries::Translations } else { Carries::Sockets }
+}
+
 impl Relay {
     /// Starts a relay worker with a queue for each of `listeners`; it waits for its setup.
     ///
@@ -62,15 +68,16 @@ impl Relay {
         let (page, page_fd) = CountersPage::create()?;
         let mut queues = Vec::new();
         let mut ends = vec![page_fd];
+        let carries = carries(service);
         for _ in 0..listeners {
-            let (queue, end) = QueueTx::to_relay()?;
+            let (queue, end) = QueueTx::to_relay(carries)?;
             queues.push(Arc::new(queue));
             ends.push(end);
         }
         let pid = launcher.relay(&service.name, slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         let channel = Foreign::socket(channel);
-        Ok(Self { pid, channel, queues, page, ends, bell, log, readiness: Readiness::NotSetUp })
+        Ok(Self { pid, channel, queues, page, ends, carries, bell, log, readiness: Readiness::NotSetUp })
     }
 
     pub fn has_bell(&self) -> bool {

@@ -28,6 +28,7 @@ use crate::config::ServiceConfig;
 use crate::direct::attach::secret;
 use crate::events::Source;
 use crate::handoff::page::CountersPage;
+use crate::handoff::translations::TranslationsFile;
 use crate::launch::{self, LaunchError};
 use crate::program::command::CommandLine;
 use crate::program::node::inspect_port;
@@ -164,11 +165,14 @@ fn start_direct(
     let bell = bell(seat.config, context).map_err(refused)?;
     let log = log(seat, false, context).map_err(refused)?;
     page.set_logs(log.is_some());
+    let translations =
+        seat.config.proxy_from.as_ref().map(|_| TranslationsFile::create()).transpose().map_err(refused)?;
+    page.set_translates(translations.is_some());
     let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));
-    (attachment.bell, attachment.log) = (bell, log);
+    (attachment.bell, attachment.log, attachment.translations) = (bell, log, translations);
     Ok(Kind::Direct { server, attachment })
 }
 

@@ -16,6 +16,7 @@ mod lifecycle;
 mod listen;
 mod logs;
 mod node;
+mod proxy;
 mod queue;
 mod relay;
 mod top;

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use roundsman::addr::Upstream;
-use roundsman::handoff::QueueTx;
 use roundsman::handoff::page::CountersPage;
+use roundsman::handoff::{Carries, QueueTx};
 use roundsman::relay::protocol::{self, FromWorker, Resolved, Setup, Source, ToWorker};
 use roundsman::sys::{clock, sock};
 
@@ -18,7 +18,7 @@ fn carried(tool: &str, connections: usize) -> String {
     let upstream = support::Upstream::echo();
     let (channel, theirs) = sock::seqpacket_pair().unwrap();
     let (_page, page) = CountersPage::create().unwrap();
-    let (queue, end) = QueueTx::to_relay().unwrap();
+    let (queue, end) = QueueTx::to_relay(Carries::Sockets).unwrap();
     let output = if tool.contains("callgrind") { "--callgrind-out-file=/dev/null" } else { "--leak-check=no" };
     let mut command = Command::new("valgrind");
     command.args([tool, output, env!("CARGO_BIN_EXE_roundsman"), "relay-worker"]);
@@ -32,6 +32,7 @@ fn carried(tool: &str, connections: usize) -> String {
         shared: false,
         log: false,
         bell: false,
+        translates: false,
         batch: 16,
         capacity: 1000,
         pipes: 8,

@@ -16,6 +16,8 @@ use source::{Source, Use, crate_of, paths};
 const ALLOWED: Table<'_> = &[
     ("abi", &[]),
     ("addr", &[]),
+    ("cidr", &[]),
+    ("proxy_protocol", &[]),
     ("codes", &[]),
     ("events", &[]),
     ("limited", &[]),
@@ -27,7 +29,7 @@ const ALLOWED: Table<'_> = &[
     ("listener", &["addr", "proc_net", "sys"]),
     ("handoff", &["abi", "sys"]),
     ("access", &["abi", "handoff", "limited", "output", "sys"]),
-    ("accept", &["handoff", "sys"]),
+    ("accept", &["cidr", "handoff", "proxy_protocol", "sys"]),
     ("relay", &["abi", "addr", "handoff", "sys"]),
     ("node", &["lines", "sys"]),
     (
@@ -37,6 +39,7 @@ const ALLOWED: Table<'_> = &[
             "accept::policy::Policy",
             "access::settings",
             "addr",
+            "cidr",
             "output::LogFormat",
             "output::files::Files",
             "output::sinks::Format",

@@ -52,12 +52,12 @@ impl WorkerSet {
                 } else if patient {
                     Choice::NoWorker
                 } else {
-                    self.choose(rules.policy, held.listener, held.peer, false, now)
+                    self.choose(rules.policy, held.listener, held.client.address, false, now)
                 };
                 match choice {
                     Choice::Gets(to) => {
                         leaves(&held);
-                        self.push(to, held.listener, held.socket, held.peer);
+                        self.push(to, held.listener, held.socket, held.client);
                     }
                     _ if !patient && waited >= rules.queue_timeout => overdue.push(held),
                     _ => {

@@ -3,14 +3,14 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::abi::payload::{Direct, EMPTY, VERSION, WAKE};
+use super::abi::payload::{Direct, DirectTranslated, EMPTY, Endpoint, VERSION, WAKE};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
 use super::counts::Accepting;
 use super::message::{self, RecvVia};
-use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd};
+use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd, SO_DOMAIN};
 use super::table::{StandIn, Stands};
-use super::{bell, close, counts, errno, fail, journal, libc_result, next, table};
+use super::{bell, close, counts, errno, fail, journal, libc_result, next, table, translations};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -20,6 +20,10 @@ const MSG_DONTWAIT: usize = 0x40;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SOCK_NONBLOCK: i32 = 0o4000;
 const SOCK_CLOEXEC: i32 = 0o2_000_000;
+
+/// What a message without a socket says.
+const NOTHING: Direct =
+    Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
 
 /// accept(2).
 ///
@@ -105,12 +109,23 @@ struct Taken {
     accepted: u64,
     /// This process accepts it: until it is counted.
     _accepting: Option<Accepting>,
+    /// Where the client connected to, if a PROXY header named both ends.
+    destination: Endpoint,
 }
 
 impl Taken {
     fn count(&self, shown: Option<u16>, from: &StandIn) {
         if !self.wakes {
-            table::received(self.socket, self.number, shown);
+            if self.destination.len > 0 {
+                let own = from.address();
+                // The kernel's own addresses may have another family than those of the header.
+                let kernels = raw::socket_option(self.socket, SO_DOMAIN);
+                let shown = (kernels != i32::from(own.family())).then_some(own.family());
+                table::received(self.socket, self.number, shown);
+                translations::received(self.socket, &self.peer, &self.destination, own.family());
+            } else {
+                table::received(self.socket, self.number, shown);
+            }
             journal::received(self.socket, from.listener.load(Relaxed), self.accepted, &self.peer);
         }
     }
@@ -131,8 +146,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32, polled: bool) -> Result<T
         if !raw::has_free_fd(fd) {
             return Err(fail(EMFILE));
         }
-        let mut payload =
-            Direct { version: 0, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
+        let mut payload = DirectTranslated { direct: NOTHING, destination: Endpoint::NONE, reserved: [0; 2] };
         let (how, by) = if stand_in.waits() { (0, RecvVia::Libc) } else { (MSG_DONTWAIT, RecvVia::Kernel) };
         stand_in.waiting.fetch_add(1, AcqRel);
         let (n, [socket, ..]) = message::receive(fd, &mut payload, cloexec | how, by);
@@ -165,17 +179,19 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32, polled: bool) -> Result<T
             // The master accepts non-blocking; this server wants it blocking.
             raw::set_status_flags(socket, O_RDWR);
         }
-        let wakes = payload.tag == WAKE;
+        let DirectTranslated { direct, destination, .. } = payload;
+        let wakes = direct.tag == WAKE;
         if !wakes {
-            counts::took(payload.accepted);
+            counts::took(direct.accepted);
         }
-        let len = u32::from(payload.address_len);
+        let len = u32::from(direct.address_len);
         return Ok(Taken {
             socket,
-            peer: Address { bytes: payload.address, len },
-            number: payload.number as u32,
+            peer: Address { bytes: direct.address, len },
+            number: direct.number as u32,
             wakes,
-            accepted: payload.accepted,
+            accepted: direct.accepted,
+            destination,
             _accepting: None,
         });
     }
@@ -206,12 +222,17 @@ pub fn wake_waiting(stand_in: &StandIn, queue: i32) {
 }
 
 fn wake_one(stand_in: &StandIn) {
-    let empty =
-        Direct { version: VERSION, tag: EMPTY, address_len: 0, address: [0; ADDRESS_BYTES], number: 0, accepted: 0 };
+    let direct = Direct { version: VERSION, ..NOTHING };
     if stand_in.stands() == Stands::Queue
         && let Some(queue) = stand_in.sending_end()
     {
-        message::send(queue, &empty, None, MSG_DONTWAIT);
+        // As long as all messages of this queue.
+        if counts::translates() {
+            let empty = DirectTranslated { direct, destination: Endpoint::NONE, reserved: [0; 2] };
+            message::send(queue, &empty, None, MSG_DONTWAIT);
+        } else {
+            message::send(queue, &direct, None, MSG_DONTWAIT);
+        }
     }
 }
 
@@ -236,7 +257,8 @@ fn from_listener(fd: i32, stand_in: &'static StandIn, flags: i32) -> Result<Take
         let socket = unsafe { next::accept4(fd, peer.bytes.as_mut_ptr(), &raw mut peer.len, flags) };
         if socket >= 0 {
             let number = counts::released();
-            return Ok(Taken { socket, peer, number, wakes: false, accepted: 0, _accepting: accepting });
+            let destination = Endpoint::NONE;
+            return Ok(Taken { socket, peer, number, wakes: false, accepted: 0, destination, _accepting: accepting });
         }
         drop(accepting);
         if errno() != EAGAIN && stand_in.leaves() {

@@ -13,7 +13,7 @@ use super::raw::{
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
-use super::{counts, epolls, errno, fail, idle, journal, next, table};
+use super::{counts, epolls, errno, fail, idle, journal, next, table, translations};
 
 /// How long to wait before an answer is asked for once more.
 const RETRY_AFTER_MS: u64 = 2;
@@ -134,6 +134,7 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     let new = New { listener, page, keep, stands, nonblock: nonblock != 0, listens: false, address };
     let Some(stand_in) = table::put_stand_in(fd, &new) else { return fail(EMFILE) };
     journal::begin();
+    translations::begin();
     if stands == Stands::Queue {
         stand_in.park(raw::move_to_high_fd(place));
     }
@@ -199,6 +200,7 @@ fn adopt(fd: i32, listener: u32, listens: bool) -> Option<(i32, &'static StandIn
         close_those_that_came([queue, keep]);
     }
     journal::begin();
+    translations::begin();
     take_lease();
     Some((queue, stand_in?))
 }
@@ -238,6 +240,7 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
     };
     table::put_stand_in(fd, &new)?;
     journal::begin();
+    translations::begin();
     take_lease();
     table::stand_in(fd)
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
-use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, header, latency, room, row};
+use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, addresses, header, latency, room, row};
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
 use super::{next, raw};
@@ -115,6 +115,13 @@ fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {
     Some(unsafe { &*(page as *const AtomicU64).add(row_at * ROW_WORDS + place) })
 }
 
+/// A word behind the rows, which all processes share.
+fn shared_word(place: usize) -> Option<&'static AtomicU64> {
+    let page = PAGE.load(Acquire);
+    // SAFETY: as in `word`.
+    (page != 0 && place < PAGE_BYTES / 8).then(|| unsafe { &*(page as *const AtomicU64).add(place) })
+}
+
 /// Up to which number the master has closed its copies.
 pub fn released() -> u32 {
     word(0, header::RELEASED).map_or(0, |word| word.load(Acquire)) as u32
@@ -158,6 +165,11 @@ impl Drop for Accepting {
 /// Whether this worker's connections are logged.
 pub fn logs() -> bool {
     word(0, header::LOGS).is_some_and(|word| word.load(Acquire) != 0)
+}
+
+/// Whether hand-offs to this worker carry the addresses that PROXY headers named.
+pub fn translates() -> bool {
+    shared_word(addresses::TRANSLATES).is_some_and(|word| word.load(Acquire) != 0)
 }
 
 /// This process's row, if it has one.
@@ -270,6 +282,13 @@ pub fn is_receive_awaited() -> bool {
 
 fn room_wanted() -> u64 {
     word(0, header::ROOM_WANTED).map_or(room::NOT_WANTED, |word| word.load(SeqCst))
+}
+
+/// A connection's translated addresses found no place.
+pub fn lose_addresses() {
+    if let Some(lost) = shared_word(addresses::LOST) {
+        lost.fetch_add(1, Relaxed);
+    }
 }
 
 /// Says that what is open is an estimate.

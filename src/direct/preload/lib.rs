@@ -30,6 +30,7 @@ mod raw;
 mod sockopt;
 mod table;
 mod transfer;
+mod translations;
 
 unsafe extern "C" {
     fn __errno_location() -> *mut i32;

@@ -1,7 +1,7 @@
 //! sendmsg(2) and recvmsg(2) with descriptors.
 
 use super::abi::attach::{MAX_FDS, Reply, Request};
-use super::abi::payload::Direct;
+use super::abi::payload::{Direct, DirectTranslated};
 use super::arch::{nr, syscall6};
 use super::{errno, next};
 
@@ -20,6 +20,8 @@ unsafe impl Plain for Request {}
 unsafe impl Plain for Reply {}
 // SAFETY: as above.
 unsafe impl Plain for Direct {}
+// SAFETY: as above.
+unsafe impl Plain for DirectTranslated {}
 
 #[repr(C)]
 struct Iovec {
@@ -142,5 +144,6 @@ mod tests {
     fn sizes_leave_no_gap() {
         assert_eq!(size_of::<Request>(), 2 + 2 + 4 + 16 + 4 + 28);
         assert_eq!(size_of::<Reply>(), 2 + 2 + 4 + 28);
+        assert_eq!(size_of::<DirectTranslated>(), size_of::<Direct>() + 2 + 28 + 2);
     }
 }

@@ -29,6 +29,7 @@ pub const O_CLOEXEC: usize = 0o2_000_000;
 
 pub const SOL_SOCKET: i32 = 1;
 pub const SO_TYPE: i32 = 3;
+pub const SO_DOMAIN: i32 = 39;
 pub const SOCK_STREAM: i32 = 1;
 
 pub const SHUT_RD: i32 = 0;
@@ -252,6 +253,16 @@ pub fn socket_name(fd: i32, name: &mut [u8]) -> Option<usize> {
     // SAFETY: the kernel writes at most `len` bytes into `name`, and the length.
     let result = unsafe { syscall6(nr::GETSOCKNAME, at) };
     (result == 0).then_some((len as usize).min(name.len()))
+}
+
+/// The number by which the kernel knows a socket, the same in all processes that have it; 0 where there is none.
+pub fn socket_cookie(fd: i32) -> u64 {
+    const SO_COOKIE: usize = 57;
+    let (mut cookie, mut len) = (0u64, 8u32);
+    let (at, room) = (&raw mut cookie as usize, &raw mut len as usize);
+    // SAFETY: the kernel writes at most eight bytes into the cookie, and the length.
+    let result = unsafe { syscall6(nr::GETSOCKOPT, [fd as usize, SOL_SOCKET as usize, SO_COOKIE, at, room, 0]) };
+    if result == 0 { cookie } else { 0 }
 }
 
 /// A whole-number option of level SOL_SOCKET, as the kernel has it; -1 where there is none.

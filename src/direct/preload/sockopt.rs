@@ -6,16 +6,16 @@ use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, SocketOption, VALUE, op};
 use super::address::{AF_UNIX, Address};
 use super::bind::recognize;
 use super::close::{genuine, genuine_or_marked};
-use super::raw::{self, EINVAL, ENOPROTOOPT, ENOTCONN, SO_TYPE, SOL_SOCKET};
+use super::raw::{self, EINVAL, ENOPROTOOPT, ENOTCONN, SO_DOMAIN, SO_TYPE, SOL_SOCKET};
 use super::table::{StandIn, Stands};
-use super::{client, fail, next, table};
+use super::translations::End;
+use super::{client, fail, next, table, translations};
 
 const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
 const SO_ATTACH_FILTER: i32 = 26;
 const SO_ACCEPTCONN: i32 = 30;
 const SO_PROTOCOL: i32 = 38;
-const SO_DOMAIN: i32 = 39;
 const SO_ATTACH_BPF: i32 = 50;
 const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
 const SO_ATTACH_REUSEPORT_EBPF: i32 = 52;
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn getsockname(fd: i32, address: *mut u8, len: *mut u32) -
         return 0;
     }
     // SAFETY: as getsockname(2).
-    unsafe { name(fd, address, len, next::getsockname) }
+    unsafe { name(fd, address, len, next::getsockname, End::Server) }
 }
 
 /// getpeername(2).
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn getpeername(fd: i32, address: *mut u8, len: *mut u32) -
     }
     // SAFETY: as getpeername(2): after success `*len` says how much of an address there is.
     unsafe {
-        let result = name(fd, address, len, next::getpeername);
+        let result = name(fd, address, len, next::getpeername, End::Client);
         let is_unix = result == 0 && *len >= 2 && address.cast::<u16>().read_unaligned() == AF_UNIX;
         // A stand-in that this process got from another one, and has not used yet.
         if is_unix && recognize(fd).is_some() { fail(ENOTCONN) } else { result }
@@ -67,7 +67,19 @@ pub unsafe extern "C" fn getpeername(fd: i32, address: *mut u8, len: *mut u32) -
 ///
 /// # Safety
 /// As getsockname(2).
-unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: unsafe fn(i32, *mut u8, *mut u32) -> i32) -> i32 {
+unsafe fn name(fd: i32, to: *mut u8, len: *mut u32, ask: unsafe fn(i32, *mut u8, *mut u32) -> i32, end: End) -> i32 {
+    if let Some(named) = translations::address(fd, end).filter(|_| !to.is_null() && !len.is_null()) {
+        let mut own = Address::empty();
+        // SAFETY: the first goes into the local, the second is as getsockname(2).
+        unsafe {
+            // A connection that was reset has no address any more.
+            let result = ask(fd, own.bytes.as_mut_ptr(), &raw mut own.len);
+            if result == 0 {
+                named.write_to(to, len);
+            }
+            return result;
+        }
+    }
     let Some(family) = table::shown_family(fd).filter(|_| !to.is_null() && !len.is_null()) else {
         // SAFETY: as getsockname(2).
         return unsafe { ask(fd, to, len) };

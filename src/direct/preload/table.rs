@@ -7,7 +7,7 @@ use super::address::{AF_INET, AF_INET6, Address};
 use super::arch::pid;
 use super::counts::{self, Page};
 use super::identity::Identity;
-use super::{bell, journal, raw};
+use super::{bell, journal, raw, translations};
 
 #[path = "leave.rs"]
 mod leave;
@@ -389,6 +389,7 @@ pub fn closing(fd: i32) -> bool {
         raw::yield_now();
     }
     journal::closing(fd);
+    translations::closing(fd);
     counts::closed()
 }
 

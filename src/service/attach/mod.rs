@@ -13,6 +13,7 @@ mod stand_ins;
 mod unused;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use socket2::{Protocol, SockRef};
@@ -128,6 +129,9 @@ impl Handler<'_> {
             RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),
             RequestKind::Connects(..) => AttachReply::Errno(0),
             RequestKind::Log => self.slots[at].attachment().map_or(AttachReply::Errno(libc::EINVAL), ring),
+            RequestKind::Translations => {
+                self.slots[at].attachment().map_or(AttachReply::Errno(libc::EINVAL), translations)
+            }
         })
     }
 
@@ -142,6 +146,7 @@ impl Handler<'_> {
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(*listener), option),
             RequestKind::Recognize(_) => AttachReply::Pass,
             RequestKind::Log => ring(old),
+            RequestKind::Translations => translations(old),
             // For the clients that it still has.
             RequestKind::Bind(_, address) if self.listener_for(*address).is_none() => AttachReply::Pass,
             RequestKind::Bind(..) | RequestKind::Bound(..) | RequestKind::Adopt(_) | RequestKind::GiveBack(_) => {
@@ -162,6 +167,14 @@ fn ring(worker: &Attachment) -> AttachReply {
     let ends = worker.log.as_ref().map(|log| log.ends().map(|fd| fd.try_clone_to_owned()));
     match ends {
         Some([Ok(file), Ok(bell)]) => AttachReply::Log(file, bell),
+        _ => AttachReply::Errno(libc::ENOBUFS),
+    }
+}
+
+/// Where a worker's processes record the addresses that PROXY headers named.
+fn translations(worker: &Attachment) -> AttachReply {
+    match worker.translations.as_ref().map(|file| file.as_fd().try_clone_to_owned()) {
+        Some(Ok(file)) => AttachReply::Translations(file),
         _ => AttachReply::Errno(libc::ENOBUFS),
     }
 }

@@ -176,7 +176,20 @@ fn fields_of_ls_json_are_those_of_the_table() {
     let mut command = roundsman();
     command.current_dir(&dir);
     let upstream = format!("127.0.0.1:{port}");
-    let words = ["-l", "127.0.0.1:0", "-i", "1", "-u", &upstream, "--", "python3", "app.py", &port];
+    let words = [
+        "-l",
+        "127.0.0.1:0",
+        "-i",
+        "1",
+        "--proxy-from",
+        "10.0.0.0/8",
+        "-u",
+        &upstream,
+        "--",
+        "python3",
+        "app.py",
+        &port,
+    ];
     let mut daemon = Daemon::launch(command, &words, 0);
     daemon.wait_online(1);
     let real = daemon.ls();
