@@ -27,6 +27,18 @@ class Server(http.server.ThreadingHTTPServer):
 Server((sys.argv[2], int(sys.argv[1])), Handler).serve_forever()
 ";
 
+/// Answers the client's address and port.
+pub const PYTHON_CLIENT: &str = "
+import http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(('%s %s' % self.client_address[:2]).encode())
+    def log_message(*_): pass
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET
+Server((sys.argv[2], int(sys.argv[1])), Handler).serve_forever()
+";
+
 fn python(host: &str, more: &[&str]) -> (Daemon, u16, tempfile::TempDir) {
     let (dir, port) = (install_dir(), free_port());
     let script = write_file(dir.path(), "ends.py", PYTHON);

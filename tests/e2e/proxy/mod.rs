@@ -2,6 +2,8 @@
 
 mod direct;
 mod header;
+mod senders;
+mod travels;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
