@@ -33,7 +33,7 @@ const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.l
 
 const isLine = (service) => service.held && (service.longest_wait_ms >= 250 || !service.slots.some((slot) => slot.state === 'online'));
 const line = (service) => several(service.held, 'client waits', 'clients wait') + ' for a worker, the first of them for ' + waitedFor(service.longest_wait_ms);
-const waitedFor = (ms) => (ms < 9950 ? Math.round(ms / 100) / 10 + ' s' : duration(ms / 1000));
+const waitedFor = (ms) => (ms < 950 ? ms + ' ms' : ms < 9950 ? Math.round(ms / 100) / 10 + ' s' : duration(ms / 1000));
 
 // States in words.
 const STATES = { waiting: 'down and starts again soon', launching: 'starting', errored: 'given up' };
@@ -45,8 +45,8 @@ const seen = new Map();
 function since(key, value) {
   const known = seen.get(key);
   if (known && known.value === value) return known.at;
-  seen.set(key, { value, at: Date.now() });
-  return Date.now();
+  seen.set(key, { value, at: feed.state.at });
+  return feed.state.at;
 }
 
 // Why a slot is slow beside the others, by its points; null when it is not.
@@ -200,7 +200,7 @@ function slotFindings(service, slot, add) {
     add('bad', at, 'is down and starts again soon' + why, { since: ended && ended.at, column: 'state', commands: [logs] });
   } else if (slot.state === 'gone' && !slot.finished) {
     add('warn', at, 'is empty', { since: begin, column: 'state', commands: [logs] });
-  } else if (slot.state === 'launching' && Date.now() - begin > 10000) {
+  } else if (slot.state === 'launching' && feed.state.at - begin > 10000) {
     add('warn', at, 'is not ready yet' + (slot.reason ? ': ' + slot.reason : ''), { since: begin, column: 'state', commands: [logs] });
   } else if (crashes.length && slot.restarts) {
     add('warn', at, 'was restarted' + (why || ': it exited'), { since: crashes[0].at, column: 'restarts', commands: [logs] });
@@ -219,7 +219,7 @@ function slotFindings(service, slot, add) {
     add('warn', at, 'often takes its connections too late; others get them (' + late.get(at) + ' times in a minute)', { column: 'p99', hot: true, commands: [logs] });
   }
   if (!slot.pending) seen.delete(label + '/pending');
-  else if (Date.now() - since(label + '/pending', true) > 3000) {
+  else if (feed.state.at - since(label + '/pending', true) > 3000) {
     add('warn', at, 'is stuck: it does not take ' + several(slot.pending, 'connection') + ' that it was given', { since: since(label + '/pending', true), column: 'pending', hot: true, commands: [logs, 'reload ' + label], action: 'reload' });
   }
   if (service.max_memory && slot.now[POINT.memory] > 0.9 * service.max_memory) {

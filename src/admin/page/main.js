@@ -112,7 +112,8 @@ class Service {
       service.reloads ? several(service.reloads, 'reload') : '', service.command ? 'runs ' + service.command : '', service.cwd ? 'in ' + service.cwd : ''].filter(Boolean);
     if (this.facts !== facts.join('\n')) {
       this.facts = facts.join('\n');
-      this.about.replaceChildren(...facts.map((fact) => make('span', {}, fact)));
+      const short = (fact) => (fact.length > 300 ? fact.slice(0, 300) + '…' : fact);
+      this.about.replaceChildren(...facts.map((fact) => make('span', {}, short(fact))));
     }
     this.showVerbs(service);
     const flags = new Map();

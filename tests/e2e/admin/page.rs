@@ -116,7 +116,7 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
     let said = browser.text("main");
     for words in [
         "shop/2 exited 4 times in 5 minutes and was started again: killed by SIGSEGV · since 15:08:21",
-        "mail its server is down and starts again soon: exit code 70",
+        "mail its server is down and starts again soon: exit code 70 · since 15:09:26",
         "shop 31 clients wait for a worker, the first of them for 4.2 s · since 15:09:2",
         "roundsman scale +1 shop",
         "shop accepts no client at the moment: --max-conns is reached",
@@ -177,6 +177,12 @@ fn names_and_texts_are_never_markup() {
     let found =
         browser.js("[window.hacked, document.images.length, document.querySelectorAll('main script').length].join()");
     assert_eq!(found, ",0,0");
+    // However long they are, nothing is cut off and what is below is found.
+    for width in [1280, 360] {
+        browser.look(width, false);
+        assert_eq!(browser.js("document.documentElement.scrollWidth"), width);
+        assert!(browser.js("document.documentElement.scrollHeight").as_u64().unwrap() < 4000);
+    }
     // And no script of a name would run.
     let ran = "(() => { const node = document.createElement('script'); node.textContent = 'window.hacked = 2'; document.body.append(node); return window.hacked; })()";
     assert_eq!(browser.js(ran), serde_json::Value::Null);

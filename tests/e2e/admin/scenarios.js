@@ -66,8 +66,8 @@
     markup: () => {
       const bad = '<img src=x onerror="window.hacked=1"><b>fett</b> & "日本" ‮rtl';
       const slots = many(2);
-      Object.assign(slots[1], { state: 'errored', last_exit: bad, reason: bad });
-      return { services: [service('<script>window.hacked=1</script>', slots, { command: bad, cwd: '/srv/Größe/日本/' + 'a'.repeat(300), listen: [bad],
+      Object.assign(slots[1], { state: 'errored', last_exit: bad, reason: bad + ' b'.repeat(5000) });
+      return { services: [service('<script>window.hacked=1</script>', slots, { command: bad, cwd: '/srv/Größe/日本/' + 'a'.repeat(10000), listen: [bad],
         upstreams: [upstream(bad, false, { last_error: bad, last_error_s: 1 })] })], events: [log(5, 'error', '<i>x', 1, bad)] };
     },
   };
