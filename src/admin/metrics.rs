@@ -11,7 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::abi::page::latency;
-use crate::control::status::{Daemon, IntakeState, ServiceState, SlotState, UpstreamState, WaitState};
+use crate::control::status::{Daemon, IntakeState, ServiceState, SlotState, UpstreamState};
+use crate::control::waits::WaitState;
 
 /// Content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -300,8 +301,7 @@ fn waits(to: &mut DescriptorEncoder<'_>, services: &[(OfService, &ServiceState)]
     let mut family = to.encode_descriptor("wait", help, Some(&Unit::Seconds), MetricType::Histogram)?;
     services.iter().filter(|(_, service)| !service.waits.buckets.is_empty()).try_for_each(|(labels, service)| {
         let WaitState { buckets, sum } = &service.waits;
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        family.encode_family(labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+        family.encode_family(labels)?.encode_histogram::<NoLabelSet>(*sum, service.waits.count(), buckets, None)
     })
 }
 

@@ -4,6 +4,7 @@ use anstyle::{AnsiColor, Color, Style};
 
 use super::table::{Cell, Column, cut, printable, table, wrap};
 use crate::control::status::{Daemon, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
+use crate::control::waits::WaitState;
 
 const BOLD: Style = Style::new().bold();
 /// Where the values of `ls NAME` begin.
@@ -107,6 +108,16 @@ fn waits(service: &ServiceState) -> (String, String) {
     (longest, given_up)
 }
 
+/// How long clients had waited that then got a worker.
+fn waited(waits: &WaitState) -> String {
+    let below = |part| match waits.below(part) {
+        bound if bound.is_infinite() => "more than a minute".to_owned(),
+        bound if bound < 1.0 => format!("less than {:.0} ms", bound * 1e3),
+        bound => format!("less than {bound:.1} s"),
+    };
+    format!("{} clients waited: half {}, 99 % {}", waits.count(), below(0.5), below(0.99))
+}
+
 /// All that is known of one service.
 pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> String {
     let name = cut(&printable(&service.name), width.unwrap_or(usize::MAX));
@@ -129,6 +140,9 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
     }
     let (longest, given_up) = waits(service);
     line("clients", &format!("{} waiting for a worker{longest}, {given_up}", service.held));
+    if service.waits.count() > 0 {
+        line("waits", &waited(&service.waits));
+    }
     if let Some(server) = &service.server {
         line("server", &shared_server(server));
     }

@@ -50,9 +50,10 @@ const MISSING: [(&[&str], &str); 13] = [
         "use `max-served`; it counts connections: requests of a keep-alive connection are not seen",
     ),
     (
-        &["maxconn", "max-conn", "max-conns", "max-connections", "rate-limit"],
-        "not available in this version: connections are not limited",
+        &["worker-connections", "maxconn", "max-conn", "max-connections"],
+        "use `worker-conns` for each worker (more clients wait in line), or `max-conns` for the service",
     ),
+    (&["rate-limit", "limit-rate", "maxconnrate"], "use `accept-rate`, for example 1000/s"),
     (
         &["check", "health-check", "healthcheck", "httpchk", "health"],
         "not available in this version: an upstream that refuses is skipped for a growing time",
@@ -70,7 +71,6 @@ const MISSING: [(&[&str], &str); 13] = [
         "belongs to an upstream: -u 10.0.0.5:6379,weight=3; of a slot: roundsman weight",
     ),
     (&["acl", "allow", "deny", "whitelist", "blacklist"], "not available in this version: use the machine's firewall"),
-    (&["access-log", "tcplog", "httplog"], "not available in this version: connections are not logged one by one"),
     (&["stats", "stats-socket"], "use `admin`, for example admin = 9900, and /metrics there"),
     (&["mode", "protocol"], "not needed: all connections are TCP, HTTP included"),
     (&["timeout", "timeouts"], "use `connect-timeout`, `idle-timeout` or `queue-timeout`"),
@@ -82,7 +82,7 @@ const MISSING: [(&[&str], &str); 13] = [
 ];
 
 /// Keys of other programs that have another name here.
-const KEYS: [(&[&str], &str); 22] = [
+const KEYS: [(&[&str], &str); 23] = [
     (&["max-requests-jitter", "max-request-jitter"], "recycle-jitter"),
     (&["max-worker-lifetime", "worker-lifetime", "max-lifetime", "max-uptime"], "max-age"),
     (&["port", "bind", "frontend"], "listen"),
@@ -98,6 +98,7 @@ const KEYS: [(&[&str], &str); 22] = [
     (&["timeout-client", "timeout-server", "keepalive-timeout", "proxy-read-timeout"], "idle-timeout"),
     (&["timeout-queue"], "queue-timeout"),
     (&["max-memory-restart"], "max-memory"),
+    (&["accesslog", "tcplog", "httplog"], "access-log"),
     (&["kill-signal"], "stop-signal"),
     (&["restart-delay", "exp-backoff-restart-delay"], "backoff"),
     (&["uid"], "user"),

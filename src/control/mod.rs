@@ -6,6 +6,7 @@ pub mod requests;
 pub mod server;
 pub mod socket_path;
 pub mod status;
+pub mod waits;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::waits::WaitState;
 use crate::handoff::page::Counts;
 
 /// One daemon.
@@ -51,7 +52,7 @@ pub struct ServiceState {
     #[serde(default)]
     pub shed_by: BTreeMap<String, u64>,
     /// How long clients waited that then got a worker.
-    #[serde(skip)]
+    #[serde(default)]
     pub waits: WaitState,
     /// The option because of which no client is accepted now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,15 +98,6 @@ pub struct ServiceState {
     /// Upstreams, in the configuration's order.
     #[serde(default)]
     pub upstreams: Vec<UpstreamState>,
-}
-
-/// A histogram of waits.
-#[derive(Debug, Clone, Default)]
-pub struct WaitState {
-    /// Upper bounds in seconds, each with the waits above the one before.
-    pub buckets: Vec<(f64, u64)>,
-    /// In seconds.
-    pub sum: f64,
 }
 
 /// Connections of which something has to be known before a worker gets them.

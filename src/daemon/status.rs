@@ -12,8 +12,9 @@ use crate::config::Backend;
 use crate::config::service::Limits;
 use crate::control::status::{
     Daemon as Status, IntakeState, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState,
-    UpstreamState, WaitState,
+    UpstreamState,
 };
+use crate::control::waits::WaitState;
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
 use crate::service::recycling::Recycled;

@@ -79,9 +79,14 @@ fn flags_of_other_programs_are_answered_with_ours() {
     }
     says(&["app.js"], 2, "to run it as the server: roundsman -- node app.js");
     says(&["node", "app.js", "--port", "80"], 2, "to run it as the server: roundsman -- node app.js --port 80");
-    for flag in ["--maxconn", "--ssl", "--send-proxy", "--acl"] {
+    for flag in ["--ssl", "--send-proxy", "--acl"] {
         says(&["-l", "1", "-u", "a:1", flag], 2, "not available in this version");
     }
+    for flag in ["--maxconn", "--worker-connections", "--worker_connections"] {
+        says(&["-l", "1", "-u", "a:1", flag], 2, "use `worker-conns` for each worker (more clients wait in line)");
+    }
+    says(&["--max-requests", "9", "--", "true"], 2, "use `max-served`; it counts connections");
+    says(&["--rate-limit", "9", "--", "true"], 2, "use `accept-rate`");
     says(&["-l", "1", "-u", "a:1", "--weight"], 2, "-u 10.0.0.5:6379,weight=3");
     says(&["ls", "-w"], 2, "watch -n1 roundsman ls");
     says(&["-i", "2", "app.js"], 2, "roundsman -i 2 -- node app.js");
@@ -104,11 +109,18 @@ fn keys_of_other_programs_are_named_as_missing_or_as_ours() {
         let output = roundsman().args(["check", "-c", "a.toml"]).current_dir(dir.path()).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    for key in ["health_check", "maxconn", "send-proxy", "ssl", "acl", "access_log"] {
+    for key in ["health_check", "send-proxy", "ssl", "acl"] {
         let text = check(&format!("[service.a]\nupstream = \"a:1\"\nlisten = 1\n{key} = 1\n"));
         assert!(text.contains(&format!("unknown key `{key}`: not available in this version")), "{key}: {text}");
     }
     for (key, wanted) in [
+        ("maxconn", "use `worker-conns` for each worker (more clients wait in line), or `max-conns` for the service"),
+        ("worker_connections", "use `worker-conns`"),
+        ("max_requests", "use `max-served`; it counts connections"),
+        ("max_requests_jitter", "did you mean `recycle-jitter`?"),
+        ("max-worker-lifetime", "did you mean `max-age`?"),
+        ("access_log", "did you mean `access-log`?"),
+        ("tcplog", "did you mean `access-log`?"),
         ("bind", "did you mean `listen`?"),
         ("backend", "did you mean `upstream`?"),
         ("balance", "did you mean `policy`?"),

@@ -68,6 +68,16 @@ impl Scene {
         std::iter::repeat_with(|| self.client()).find(|client| client.slot == slot).unwrap()
     }
 
+    /// Two clients of one process, which may be replaced at any time.
+    fn two_of_one(&self) -> (Client, TcpStream) {
+        loop {
+            let one = self.client();
+            if let Some(other) = (0..8).map(|_| self.client()).find(|other| other.pid == one.pid) {
+                return (one, other.stream);
+            }
+        }
+    }
+
     fn open_gate(&self) {
         write_file(self.dir.path(), "gate", "");
     }
@@ -159,6 +169,34 @@ fn requests_and_idle_connections_of_a_slot_survive_its_verbs_by_every_delivery_a
     std::thread::scope(|scope| {
         for (via, policy) in ALL {
             scope.spawn(move || one_slot(via, policy));
+        }
+    });
+}
+
+/// The worker of a request in flight and of an idle connection is recycled: both go on with it, and new ones get the others.
+fn recycled(via: &str, policy: &str) {
+    let scene = Scene::start(via, policy, &["--max-age", "700ms", "--recycle-jitter", "0%"]);
+    let (daemon, case) = (&scene.daemon, format!("recycled {via} {policy}"));
+    let (Client { stream: busy, pid: old, .. }, idle) = scene.two_of_one();
+    send(&busy, "/slow");
+    eventually(&format!("{case}: nothing new for the old worker"), seconds(30), || {
+        (0..6).all(|_| scene.client().pid != old).then_some(())
+    });
+    assert_eq!(ask(&idle, "/").1, old, "{case}: idle");
+    scene.open_gate();
+    assert_eq!(answer(&busy).1, old, "{case}: in flight");
+    assert_eq!(ask(&idle, "/").1, old, "{case}: idle until it is closed");
+    drop((busy, idle));
+    let gone = |pid: i64| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    eventually(&format!("{case}: the old worker is gone"), seconds(30), || gone(old).then_some(()));
+    assert_eq!(daemon.total("restarts"), 0, "{case}");
+}
+
+#[test]
+fn requests_and_idle_connections_survive_the_recycling_of_their_worker() {
+    std::thread::scope(|scope| {
+        for (via, policy) in ALL.into_iter().filter(|(_, policy)| *policy != "ip-hash") {
+            scope.spawn(move || recycled(via, policy));
         }
     });
 }

@@ -1,11 +1,12 @@
 //! The line: its order, its limits, and those who leave it.
 //! Mostly waits: tests/run runs it beside others.
 
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-use super::{LONG, answered, ask, body, held, occupied, start, start_also, wait_held};
-use crate::support::{App, eventually, free_port, get, is_closed, reset, seconds};
+use super::{LONG, answered, ask, body, held, keep, occupied, start, start_also, wait_held};
+use crate::support::{App, eventually, free_port, get, is_closed, millis, read_all, reset, seconds};
 
 fn shed(app: &App, reason: &str) -> u64 {
     app.daemon.ls()["services"][0]["shed_by"][reason].as_u64().unwrap()
@@ -59,18 +60,74 @@ fn one_line_for_all_listeners() {
 
 #[test]
 fn an_idle_keep_alive_connection_has_a_place_until_it_is_closed() {
-    let app = start(&["-i", "1", "--worker-conns", "1"]);
-    let idle = TcpStream::connect(("127.0.0.1", app.port)).unwrap();
-    eventually("it has its place", seconds(10), || (app.daemon.total("connections") == 1).then_some(()));
-    let next = ask(app.port, 0);
-    wait_held(&app, 1);
-    drop(idle);
-    assert!(answered(next));
+    for via in ["direct", "relay"] {
+        let app = start(&["-i", "1", "--worker-conns", "2", "--via", via]);
+        // One that had its answer, and one that has not asked yet.
+        let (idle, silent) = (keep(app.port), TcpStream::connect(("127.0.0.1", app.port)).unwrap());
+        eventually("both have their places", seconds(10), || (app.daemon.total("connections") == 2).then_some(()));
+        let next = [ask(app.port, 0), ask(app.port, LONG)];
+        wait_held(&app, 2);
+        drop(idle);
+        let [first, second] = next;
+        assert!(answered(first), "{via}");
+        wait_held(&app, 0);
+        drop((silent, second));
+    }
+}
+
+/// A page of the admin server.
+fn page(admin: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    String::from_utf8(read_all(&mut stream).unwrap()).unwrap()
+}
+
+#[test]
+fn how_many_waited_and_how_long_is_shown_everywhere() {
+    let admin = format!("127.0.0.1:{}", free_port());
+    let (app, first) = occupied(&["--admin", &admin]);
+    let begin = Instant::now();
+    let waiting: Vec<_> = (0..3).map(|_| ask(app.port, 0)).collect();
+    wait_held(&app, 3);
+    let joined = Instant::now();
+    assert!(page(&admin, "/metrics").contains("roundsman_wait_seconds_count{service=\"app\"} 0\n"));
+    eventually("they wait for 600 ms", seconds(5), || (joined.elapsed() >= millis(600)).then_some(()));
+    reset(first);
+    assert!(waiting.into_iter().all(answered));
+    let (least, most) = (0.6 * 3.0, begin.elapsed().as_secs_f64() * 3.0);
+
+    let waits = app.daemon.ls()["services"][0]["waits"].clone();
+    let counts: Vec<u64> = waits["counts"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect();
+    let sum = waits["sum_s"].as_f64().unwrap();
+    // 512 ms and more are in the eleventh bucket and those after it.
+    assert!(counts.len() == 18 && counts[10..].iter().sum::<u64>() == 3 && (least..most).contains(&sum), "{waits}");
+    let (code, text) = app.ask(&["ls", "app"]);
+    assert!(code == 0 && text.contains("3 clients waited: half less than "), "{text}");
+    let text = page(&admin, "/metrics");
+    let value = |what: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("roundsman_wait_seconds_{what} ")));
+        line.unwrap_or_else(|| panic!("no {what} in {text}")).parse().unwrap()
+    };
+    assert_eq!(value("count{service=\"app\"}"), 3.0);
+    assert!((least..most).contains(&value("sum{service=\"app\"}")));
+    for (bound, count) in [("0.512", 0.0), ("+Inf", 3.0)] {
+        let labels = [format!("service=\"app\",le=\"{bound}\""), format!("le=\"{bound}\",service=\"app\"")];
+        let found = labels.iter().find(|labels| text.contains(*labels)).unwrap_or_else(|| panic!("{bound}: {text}"));
+        assert_eq!(value(&format!("bucket{{{found}}}")), count);
+    }
 }
 
 #[test]
 fn one_too_many_is_reset_at_once_and_one_that_waits_too_long_later() {
-    let (app, first) = occupied(&["--max-queue", "2", "--queue-timeout", "2s"]);
+    std::thread::scope(|scope| {
+        for via in ["direct", "relay"] {
+            scope.spawn(move || too_many_and_too_long(via));
+        }
+    });
+}
+
+fn too_many_and_too_long(via: &str) {
+    let (app, first) = occupied(&["--via", via, "--max-queue", "2", "--queue-timeout", "2s"]);
     let begin = Instant::now();
     let waiting = [ask(app.port, 0), ask(app.port, 0)];
     wait_held(&app, 2);

@@ -23,6 +23,7 @@ const server = require('http').createServer((request, response) => {
 })
 server.on('connection', () => most = Math.max(most, server._connections))
 server.httpAllowHalfOpen = true
+server.keepAliveTimeout = 600000
 server.listen(process.env.PORT, '127.0.0.1')
 const also = process.env.ALSO
 if (also) require('net').createServer(client => server.emit('connection', client)).listen(also, '127.0.0.1')";
@@ -53,6 +54,20 @@ fn ask(port: u16, ms: u32) -> TcpStream {
     stream.set_read_timeout(Some(seconds(30))).unwrap();
     write!(stream, "GET /{ms} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     stream
+}
+
+/// A keep-alive connection that has had an answer.
+fn keep(port: u16) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(seconds(30))).unwrap();
+    request(&mut stream);
+    stream
+}
+
+fn request(stream: &mut TcpStream) {
+    stream.write_all(b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = [0; 512];
+    assert!(stream.read(&mut answer).unwrap() > 0);
 }
 
 /// Milliseconds for a request that is not to end by itself.

@@ -7,22 +7,8 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{ask, start};
+use super::{ask, keep, request, start};
 use crate::support::{App, eventually, roundsman, seconds};
-
-/// A keep-alive connection that has had an answer.
-fn keep(port: u16) -> TcpStream {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(seconds(30))).unwrap();
-    request(&mut stream);
-    stream
-}
-
-fn request(stream: &mut TcpStream) {
-    stream.write_all(b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut answer = [0; 512];
-    assert!(stream.read(&mut answer).unwrap() > 0);
-}
 
 fn answer(mut stream: TcpStream) {
     let mut text = String::new();
