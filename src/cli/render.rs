@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Color, Style};
 
 use super::table::{Cell, Column, cut, printable, table, wrap};
-use crate::control::status::{Daemon, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
+use crate::control::status::{Daemon, IntakeState, LimitsState, ServerState, ServiceState, SlotState, UpstreamState};
 use crate::control::waits::WaitState;
 
 const BOLD: Style = Style::new().bold();
@@ -143,6 +143,9 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
     if service.waits.count() > 0 {
         line("waits", &waited(&service.waits));
     }
+    if let Some(intake) = &service.intake {
+        line("behind", &self::intake(intake));
+    }
     if let Some(server) = &service.server {
         line("server", &shared_server(server));
     }
@@ -175,6 +178,19 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         }
     }
     text
+}
+
+/// Connections from balancers in front.
+fn intake(intake: &IntakeState) -> String {
+    let refused: Vec<_> =
+        intake.refused.iter().filter(|(_, count)| **count > 0).map(|(why, count)| format!("{count} {why}")).collect();
+    let refused =
+        if refused.is_empty() { "none refused".to_owned() } else { format!("refused: {}", refused.join(", ")) };
+    let lost = match intake.addresses_lost {
+        0 => String::new(),
+        lost => format!(", {lost} seen as the balancer"),
+    };
+    format!("{} PROXY headers, {} waiting for theirs, {refused}{lost}", intake.proxy_headers, intake.waiting)
 }
 
 const SLOTS_OF_ONE: [Column; 13] = [

@@ -44,7 +44,7 @@ const FLAGS: [(&[&str], &str); 8] = [
 ];
 
 /// Keys and options for features that do not exist here.
-const MISSING: [(&[&str], &str); 13] = [
+const MISSING: [(&[&str], &str); 14] = [
     (
         &["max-requests", "max-request", "limit-max-requests"],
         "use `max-served`; it counts connections: requests of a keep-alive connection are not seen",
@@ -59,8 +59,12 @@ const MISSING: [(&[&str], &str); 13] = [
         "not available in this version: an upstream that refuses is skipped for a growing time",
     ),
     (
-        &["send-proxy", "send-proxy-v2", "accept-proxy", "proxy-protocol"],
-        "not available in this version: the PROXY protocol is neither sent nor understood",
+        &["send-proxy", "send-proxy-v2"],
+        "not available in this version: PROXY headers are understood (proxy-from) and not sent",
+    ),
+    (
+        &["accept-proxy", "proxy-protocol", "set-real-ip-from", "trusted-proxies", "proxy-allow-from"],
+        "use `proxy-from` with the balancers' networks, for example proxy-from = [\"10.0.0.0/8\"]",
     ),
     (
         &["tls", "ssl", "cert", "crt", "certificate", "key", "ssl-certificate"],

@@ -75,6 +75,35 @@ fn python_sees_both_ends_in_the_family_of_its_socket() {
     }
 }
 
+/// Two processes that both accept: each passes its connections to the other one over a Unix socket.
+const PASSES: &str = "
+import array, json, os, socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('0.0.0.0', int(sys.argv[1]))); s.listen()
+here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+if os.fork() == 0:
+    while True:
+        _, (fd,), *_ = socket.recv_fds(here, 1, 1)
+        c = socket.socket(fileno=fd); c.recv(1000)
+        body = json.dumps([c.getpeername(), c.getsockname()]).encode()
+        c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + body); c.close()
+while True:
+    c, _ = s.accept()
+    socket.send_fds(there, [b'x'], [c.fileno()]); c.close()
+";
+
+#[test]
+fn a_process_that_gets_the_connection_from_another_sees_both_ends() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(dir.path(), "passes.py", PASSES);
+    let command = ["python3", script.to_str().unwrap(), &port.to_string()].map(str::to_owned);
+    let daemon = start_with(port, "1", &["--via", "direct", "--proxy-from", "127.0.0.1"], &command);
+    for _ in 0..20 {
+        let said = ask(port, &v1(CLIENT, DESTINATION), "/").unwrap();
+        assert_eq!(said, format!(r#"[["{CLIENT}", 56324], ["{DESTINATION}", 443]]"#), "{}", daemon.log());
+    }
+}
+
 const NODE: &str = "
 require('http').createServer((request, response) => {
   const { remoteAddress, remotePort, remoteFamily, localAddress, localPort } = request.socket;

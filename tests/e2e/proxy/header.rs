@@ -87,6 +87,27 @@ fn what_is_no_header_or_does_not_come_is_reset_and_counted() {
 }
 
 #[test]
+fn at_a_stop_a_header_still_has_its_time() {
+    let (mut daemon, port) = node("127.0.0.1");
+    let (mut slow, mut silent) = (connect(port), connect(port));
+    slow.write_all(b"PROXY TCP4 192.0.2.7 ").unwrap();
+    eventually("both wait", seconds(10), || (intake(&daemon)["waiting"] == 2).then_some(()));
+    let shown = std::process::Command::new(env!("CARGO_BIN_EXE_roundsman"))
+        .args(["ls", "app", "--control"])
+        .arg(daemon.control())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("0 PROXY headers, 2 waiting for theirs, none refused"), "{shown}");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.wait_for("stopping");
+    slow.write_all(b"203.0.113.1 56324 443\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(body(&mut slow).unwrap().ends_with("peer 56324"));
+    assert_eq!(end(&mut silent), Some(ErrorKind::ConnectionReset));
+    assert_eq!(daemon.finish(seconds(20)).code(), 0);
+}
+
+#[test]
 fn the_first_bytes_of_others_are_data() {
     let (daemon, port) = node("10.0.0.0/8,2001:db8::/32");
     assert!(ask(port, b"", "/").unwrap().starts_with("slot "));
