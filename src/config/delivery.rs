@@ -8,6 +8,7 @@ use super::{Backend, Chosen, Inherited};
 use crate::addr::{Listen, ListenAddr};
 use crate::program::command::CommandLine;
 use crate::program::elf;
+use crate::proxy_protocol::sending::Version;
 
 #[derive(Debug)]
 pub struct Choice {
@@ -21,6 +22,7 @@ pub struct Choice {
 /// When options exclude each other or the command, with what to do.
 pub fn choose(
     via: Via,
+    send_proxy: Option<Version>,
     command: Option<CommandLine>,
     upstreams: Vec<WeightedUpstream>,
     listen: &[Listen],
@@ -34,7 +36,7 @@ pub fn choose(
     }
     let served = !listen.is_empty() || inherited == Inherited::Some;
     let command = match command {
-        Some(command) if upstreams.is_empty() => return for_command(via, command, listen, served),
+        Some(command) if upstreams.is_empty() => return for_command(via, send_proxy, command, listen, served),
         other => other,
     };
     if via == Via::Direct {
@@ -48,9 +50,16 @@ pub fn choose(
     Ok(Choice { backend: Backend::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
 }
 
-fn for_command(via: Via, command: CommandLine, listen: &[Listen], served: bool) -> Result<Choice, ConfigError> {
+fn for_command(
+    via: Via,
+    send_proxy: Option<Version>,
+    command: CommandLine,
+    listen: &[Listen],
+    served: bool,
+) -> Result<Choice, ConfigError> {
     let obstacle = match via {
         Via::Relay => Some("relay was asked for".to_owned()),
+        _ if send_proxy.is_some() => Some("--send-proxy".to_owned()),
         Via::Auto | Via::Direct => obstacle(&command, listen)?,
     };
     let (backend, reason, chosen) = match (via, obstacle) {

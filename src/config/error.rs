@@ -67,7 +67,7 @@ pub enum Kind {
     Excludes(&'static str),
     /// The key means something only with this other one.
     Needs(&'static str),
-    /// `--worker-conns`, `--max-conns`, `--accept-rate` or `--proxy-from`, where the master does not hand connections out.
+    /// `--worker-conns`, `--max-conns`, `--accept-rate`, `--proxy-from` or `--send-proxy`, where the master does not hand connections out.
     WorkersAccept,
     /// The key means something only for a command.
     NeedsCommand,

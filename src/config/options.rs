@@ -20,6 +20,7 @@ use crate::addr::{AdminAddr, Listen};
 use crate::cidr::Network;
 use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
+use crate::proxy_protocol::sending::Version as ProxyVersion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Via {
@@ -210,6 +211,17 @@ pub struct Options {
     /// the first bytes are data.
     #[arg(long, hide_short_help = true, value_name = "CIDR", env = "ROUNDSMAN_PROXY_FROM", value_delimiter = ',')]
     pub proxy_from: Vec<Network>,
+    /// Begin connections to upstreams and relayed commands with a PROXY header, which says who the client is: v1, v2
+    ///
+    /// The server has to expect it. A command gets its connections by relay then.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "VERSION",
+        env = "ROUNDSMAN_SEND_PROXY",
+        hide_possible_values = true
+    )]
+    pub send_proxy: Option<ProxyVersion>,
     /// Time for an upstream to accept a connection
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_CONNECT_TIMEOUT", default_value = "5s", value_parser = time)]
     pub connect_timeout: Duration,

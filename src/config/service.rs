@@ -17,6 +17,7 @@ use crate::addr::{Listen, ListenAddr};
 use crate::cidr::Networks;
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
+use crate::proxy_protocol::sending::Version;
 use crate::sys::process::Credentials;
 use crate::sys::reason;
 
@@ -44,6 +45,8 @@ pub struct ServiceConfig {
     pub access: Option<AccessLog>,
     /// Sources whose connections begin with a PROXY header.
     pub proxy_from: Option<Networks>,
+    /// The header that relayed servers get.
+    pub send_proxy: Option<Version>,
     pub node_ipc: NodeIpc,
     pub stop_message: Option<String>,
     /// Names of the services that must be ready before it starts.
@@ -145,6 +148,7 @@ impl ServiceConfig {
             ("accept-rate", run.accept_rate.is_some()),
             ("max-conns", run.max_conns.is_some()),
             ("proxy-from", !run.proxy_from.is_empty()),
+            ("send-proxy", run.send_proxy.is_some()),
         ];
         for (key, given) in by_master {
             if given && run.no_listen {
@@ -193,7 +197,7 @@ impl ServiceConfig {
             },
         };
         let delivery::Choice { backend, reason: via_reason, chosen } =
-            delivery::choose(run.via, command, upstreams, &run.listen, inherited, run.no_listen)?;
+            delivery::choose(run.via, run.send_proxy, command, upstreams, &run.listen, inherited, run.no_listen)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
@@ -285,6 +289,7 @@ impl ServiceConfig {
             files,
             access,
             proxy_from: (!run.proxy_from.is_empty()).then_some(Networks(run.proxy_from)),
+            send_proxy: run.send_proxy,
             node_ipc: run.node_ipc,
             after: run.after,
             stop_message: run.stop_message,

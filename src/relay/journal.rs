@@ -7,6 +7,7 @@ use super::upstreams::{Address, Upstreams};
 use crate::abi::access::{Closed, NONE, Place, Received, end};
 use crate::handoff::Client;
 use crate::handoff::access::AccessWriter;
+use crate::proxy_protocol::Pair;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock::{self, PeerAddress};
 
@@ -18,6 +19,15 @@ pub struct Origin<'a> {
     pub accepted: u64,
     /// With a PROXY header.
     pub client: Option<&'a Client>,
+}
+
+impl Origin<'_> {
+    /// The two ends of the client's connection: those that a PROXY header named, else its own; `None` on a Unix socket.
+    pub fn pair(&self, socket: BorrowedFd<'_>) -> Option<Pair> {
+        let named = self.client.and_then(|client| Some((client.address, **client.destination.as_ref()?)));
+        let (client, destination) = named.unwrap_or_else(|| (PeerAddress::of(socket), PeerAddress::own(socket)));
+        Some(Pair { client: client.socket_address()?, destination: destination.socket_address()? })
+    }
 }
 
 /// A session that is logged.

@@ -1,6 +1,7 @@
 //! Connects a session to its upstream: choice, attempt, first bytes, and the next choice after a failure.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use mio::Poll;
@@ -10,10 +11,10 @@ use super::connect::Started;
 use super::protocol::FromWorker;
 use super::pump::{End, Nodelay};
 use super::session::{Fate, Moved, Side, Stage};
-use super::sessions::{RETRY, Sessions, token};
+use super::sessions::{RETRY, Sessions, ticks, token};
 use super::upstreams::{Address, Change, Upstreams};
 use crate::abi::page::row;
-use crate::sys::reason;
+use crate::sys::{reason, sock};
 
 impl Sessions {
     /// Connects a session to an upstream and writes the first `first` bytes of the buffer to it.
@@ -46,10 +47,11 @@ impl Sessions {
                             session.keep(&self.buffer[written..first]);
                             session.target = target;
                             if written > 0 {
-                                self.page.add(row::BYTES_IN, written as u64);
-                                self.upstreams.moved(target, written as u64, 0);
+                                let written = session.of_client(written as u64);
+                                self.page.add(row::BYTES_IN, written);
+                                self.upstreams.moved(target, written, 0);
                                 if let Some(entry) = &mut session.entry {
-                                    entry.moved(Moved { forth: written as u64, back: 0 }, None);
+                                    entry.moved(Moved { forth: written, back: 0 }, None);
                                     entry.connected();
                                 }
                                 end.readable = false;
@@ -139,5 +141,26 @@ impl Sessions {
         let target = std::mem::replace(&mut session.target, usize::MAX);
         Self::failed(&mut self.upstreams, &mut self.reports, &mut self.stale, target, error, now);
         self.connect(poll, index, now, 0);
+    }
+
+    /// New attempts for sessions without an upstream, until their connect timeout is over.
+    pub(super) fn retry_waiting(&mut self, poll: &Poll, now: Instant) {
+        let tick = self.tick(now);
+        let timeout = ticks(self.connect_timeout);
+        for token in std::mem::take(&mut self.waiting) {
+            let Some(index) = self.live(token) else { continue };
+            let Some(session) = self.slab.get(index) else { continue };
+            if !matches!(session.upstream, Stage::Waiting) {
+                continue;
+            }
+            if tick.saturating_sub(session.begun) >= timeout {
+                self.page.add(row::UNREACHABLE, 1);
+                sock::reset_on_close(session.client.socket.as_fd());
+                self.close(index);
+            } else {
+                self.connect(poll, index, now, 0);
+            }
+        }
+        self.page.set_waiting(self.waiting.len());
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::addr::Upstream;
+use crate::proxy_protocol::sending::Version;
 use crate::sys::scm;
 
 /// The longest message; longer ones are refused by the receiver.
@@ -54,6 +55,8 @@ pub struct Setup {
     pub log: bool,
     /// Whether hand-offs carry the addresses that PROXY headers named.
     pub translates: bool,
+    /// Whether servers get a PROXY header.
+    pub send_proxy: Option<Version>,
     /// The most sockets in one hand-off message.
     pub batch: usize,
     /// The most connections and pipes that the worker's file limit allows.

@@ -59,6 +59,8 @@ pub struct Session {
     broken: Option<Side>,
     /// The upstream has ended, and all its bytes are written: only the client's end is missing.
     pub finished: bool,
+    /// Bytes of our PROXY header that were not written yet: they go first.
+    pub header: u8,
     /// If the connection is logged.
     pub entry: Option<Box<Entry>>,
 }
@@ -93,6 +95,7 @@ impl Session {
             back: Flow::default(),
             broken: None,
             finished: false,
+            header: 0,
             entry: None,
         }
     }
@@ -121,6 +124,13 @@ impl Session {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(error) => Err(error),
         }
+    }
+
+    /// How many of so many bytes that were written to the upstream are the client's.
+    pub fn of_client(&mut self, written: u64) -> u64 {
+        let ours = written.min(u64::from(self.header));
+        self.header -= ours as u8;
+        written - ours
     }
 
     /// For the log: what has moved, and who has ended.

@@ -23,6 +23,7 @@ use crate::abi::page::row;
 use crate::handoff::access::AccessWriter;
 use crate::handoff::page::CountersPage;
 use crate::handoff::upstreams::UpstreamTable;
+use crate::proxy_protocol::sending::{self, Version};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::sock;
 
@@ -68,6 +69,7 @@ pub struct Sessions {
     pub(super) stale: Vec<(usize, String, u16)>,
     /// An attempt without a client: target, socket, begin.
     pub(super) probe: Option<(usize, OwnedFd, Instant)>,
+    send_proxy: Option<Version>,
     log: Option<AccessWriter>,
 }
 
@@ -112,6 +114,7 @@ impl Sessions {
             reports: Vec::new(),
             stale: Vec::new(),
             probe: None,
+            send_proxy: setup.send_proxy,
             log,
         };
         sessions.stale = sessions.upstreams.unresolved();
@@ -164,14 +167,19 @@ impl Sessions {
         self.generation = (self.generation + 1) % GENERATIONS;
         let mut session = Session::new(client, self.generation, self.tick(now));
         session.entry = self.log.as_ref().and_then(|log| Entry::begin(log, session.client.socket.as_fd(), origin));
-        let Ok(first) = session.first_read(&mut self.buffer) else {
+        let header = self.send_proxy.map_or(0, |version| {
+            let pair = origin.pair(session.client.socket.as_fd());
+            sending::write(version, pair, &mut self.buffer)
+        });
+        session.header = header as u8;
+        let Ok(first) = session.first_read(&mut self.buffer[header..]) else {
             self.record_end(&mut session, Some(end::RESET));
             self.page.add(row::CLOSED, 1);
             self.page.add_finished();
             return;
         };
         let index = self.slab.insert(session);
-        self.connect(poll, index, now, first);
+        self.connect(poll, index, now, header + first);
     }
 
     /// An event for one end of a session.
@@ -198,6 +206,7 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index) else { return };
         let mut moved = Moved::default();
         let fate = session.advance(&mut self.buffer, &mut self.pipes, &mut moved);
+        moved.forth = session.of_client(moved.forth);
         if session.entry.is_some() {
             session.note(moved);
         }
@@ -309,30 +318,9 @@ impl Sessions {
         }
     }
 
-    fn live(&self, token: Token) -> Option<usize> {
+    pub(super) fn live(&self, token: Token) -> Option<usize> {
         let (index, generation, _) = parts(token);
         self.slab.get(index).filter(|session| session.generation == generation).map(|_| index)
-    }
-
-    /// New attempts for sessions without an upstream, until their connect timeout is over.
-    fn retry_waiting(&mut self, poll: &Poll, now: Instant) {
-        let tick = self.tick(now);
-        let timeout = ticks(self.connect_timeout);
-        for token in std::mem::take(&mut self.waiting) {
-            let Some(index) = self.live(token) else { continue };
-            let Some(session) = self.slab.get(index) else { continue };
-            if !matches!(session.upstream, Stage::Waiting) {
-                continue;
-            }
-            if tick.saturating_sub(session.begun) >= timeout {
-                self.page.add(row::UNREACHABLE, 1);
-                sock::reset_on_close(session.client.socket.as_fd());
-                self.close(index);
-            } else {
-                self.connect(poll, index, now, 0);
-            }
-        }
-        self.page.set_waiting(self.waiting.len());
     }
 
     /// Applies connect and idle timeouts; sets TCP keep-alive for sessions that last.
@@ -365,7 +353,7 @@ impl Sessions {
     }
 }
 
-fn ticks(duration: Duration) -> u32 {
+pub(super) fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 

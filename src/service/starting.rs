@@ -169,6 +169,7 @@ impl Service {
             shared: self.upstreams.is_some(),
             bell: relay.has_bell(),
             translates: relay.carries == Carries::Translations,
+            send_proxy: self.config.send_proxy,
             log: relay.log.is_some(),
             batch: self.cap.min(scm::MAX_FDS),
             capacity: self.capacity,

@@ -61,6 +61,11 @@ impl PeerAddress {
         }
     }
 
+    /// The IP address and port in it; a v4-mapped address as IPv4.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.ip()?, u16::from_be_bytes([self.bytes[2], self.bytes[3]])))
+    }
+
     /// The address of a connected socket's peer.
     pub fn of(socket: BorrowedFd<'_>) -> Self {
         let mut address = Self::default();

@@ -33,6 +33,7 @@ fn carried(tool: &str, connections: usize) -> String {
         log: false,
         bell: false,
         translates: false,
+        send_proxy: None,
         batch: 16,
         capacity: 1000,
         pipes: 8,

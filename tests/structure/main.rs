@@ -30,7 +30,7 @@ const ALLOWED: Table<'_> = &[
     ("handoff", &["abi", "sys"]),
     ("access", &["abi", "handoff", "limited", "output", "sys"]),
     ("accept", &["cidr", "handoff", "proxy_protocol", "sys"]),
-    ("relay", &["abi", "addr", "handoff", "sys"]),
+    ("relay", &["abi", "addr", "handoff", "proxy_protocol", "sys"]),
     ("node", &["lines", "sys"]),
     (
         "config",
@@ -44,6 +44,7 @@ const ALLOWED: Table<'_> = &[
             "output::files::Files",
             "output::sinks::Format",
             "program",
+            "proxy_protocol::sending::Version",
             "sys::process::Credentials",
             "sys::reason",
         ],

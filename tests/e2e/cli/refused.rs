@@ -93,12 +93,20 @@ fn a_rate_is_a_number_per_second_where_the_master_accepts() {
         let (code, stderr) = run(&["check", "--accept-rate", rate, "--", "true"], dir.path());
         assert!(code == 2 && stderr.contains("from 1/s to 1000000/s"), "{rate}: {code} {stderr}");
     }
-    for option in [["--accept-rate", "5/s"], ["--max-conns", "5"], ["--proxy-from", "10.0.0.0/8"]] {
+    for option in
+        [["--accept-rate", "5/s"], ["--max-conns", "5"], ["--proxy-from", "10.0.0.0/8"], ["--send-proxy", "v1"]]
+    {
         let (code, stderr) = run(&["check", "-p", "none", option[0], option[1], "--", "true"], dir.path());
         assert!(code == 2 && stderr.contains("workers accept by themselves there; use --policy rr"), "{code} {stderr}");
         let (code, stderr) = run(&["check", "--no-listen", option[0], option[1], "--", "true"], dir.path());
         assert!(code == 2 && stderr.contains("cannot be combined with --no-listen"), "{code} {stderr}");
     }
+    let words = ["check", "--send-proxy", "v2", "--via", "direct", "-l", "8080", "--", "sleep", "1"];
+    let (code, stderr) = run(&words, dir.path());
+    assert!(
+        code == 2 && stderr.contains("--via direct is impossible: --send-proxy; use --via relay"),
+        "{code} {stderr}"
+    );
     write_file(dir.path(), "b.toml", "[service.a]\ncommand = [\"true\"]\npolicy = \"none\"\naccept-rate = \"5/s\"\n");
     let (code, stderr) = run(&["check", "-c", "b.toml"], dir.path());
     assert!(code == 78 && stderr.contains("workers accept by themselves there"), "{code} {stderr}");

@@ -3,6 +3,7 @@
 mod direct;
 mod header;
 mod senders;
+mod sending;
 mod travels;
 
 use std::io::{self, Read, Write};
