@@ -1,4 +1,4 @@
-//! Keys act.
+//! Mostly waits: keys act.
 
 use super::{daemon, has, line, top};
 use crate::support::install_dir;

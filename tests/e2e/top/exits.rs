@@ -1,4 +1,4 @@
-//! The terminal is as before however it ends.
+//! Mostly waits: the terminal is as before however it ends.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;

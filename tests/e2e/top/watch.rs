@@ -1,4 +1,4 @@
-//! `ls --watch`.
+//! Mostly waits: `ls --watch`.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
