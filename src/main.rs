@@ -99,6 +99,9 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
     let token = Token::of(config.admin_token_file.as_deref()).map_err(|error| {
         Exit::new(if config.has_file() { CONFIG } else { USAGE }, format!("--admin-token-file: {error}"))
     })?;
+    if let Some((service, _)) = config.services.first() {
+        output::background::watch(cli::detach::log_of(&config), service.files.rotate_size, service.files.rotate_keep);
+    }
     let log = output::start(config.log_format, &config.log_level)
         .map_err(|error| Exit::os("cannot start the output thread", &error))?;
     for warning in config::sources::unknown_variables() {

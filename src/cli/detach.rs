@@ -17,8 +17,6 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::sys::{reason, session};
 
-/// A log that is longer at a start is renamed to NAME.log.1, in bytes.
-const MAX_LOG: u64 = 10 << 20;
 /// How often the child is looked at while it says nothing.
 const LOOK: Duration = Duration::from_millis(50);
 /// Besides the time that services have to listen.
@@ -31,16 +29,16 @@ const MAX_SHOWN: u64 = 16 * 1024;
 /// # Errors
 /// When the log or the process cannot be made, and with code 1 when the services are not online in time.
 pub fn start(config: &Config) -> Result<u8, Exit> {
-    let place = directory();
+    let path = log_of(config);
+    let place = path.parent().unwrap_or(Path::new("/"));
     let failed = |doing: &str| {
         let doing = format!("cannot {doing} in {} (XDG_STATE_HOME names another place)", place.display());
         move |error: io::Error| Exit::os(&doing, &error)
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(failed("make a directory"))?;
-    let path = place.join(format!("{}.log", config.name));
+    DirBuilder::new().recursive(true).mode(0o700).create(place).map_err(failed("make a directory"))?;
     let mut log = open(&path).map_err(failed("open a log"))?;
     let from = log.seek(SeekFrom::End(0)).map_err(failed("open a log"))?;
-    let ready = Ready::bind(&place, &config.name).map_err(failed("make a socket"))?;
+    let ready = Ready::bind(place, &config.name).map_err(failed("make a socket"))?;
     let mut child = spawn(&log, &ready.path).map_err(|error| Exit::os("cannot start the daemon", &error))?;
     let longest = config.services.iter().map(|(service, _)| service.limits.listen_timeout).max().unwrap_or_default();
     let pid = child.id();
@@ -70,6 +68,11 @@ pub fn start(config: &Config) -> Result<u8, Exit> {
     }
 }
 
+/// The log of a daemon in the background.
+pub fn log_of(config: &Config) -> PathBuf {
+    directory().join(format!("{}.log", config.name))
+}
+
 /// Where logs of daemons in the background are: the state directory of this user.
 fn directory() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -84,9 +87,6 @@ fn directory() -> PathBuf {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    if std::fs::metadata(path).is_ok_and(|meta| meta.len() > MAX_LOG) {
-        std::fs::rename(path, path.with_extension("log.1"))?;
-    }
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 

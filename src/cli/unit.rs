@@ -103,13 +103,16 @@ fn user(uid: Uid) -> Option<String> {
 
 fn text(start: &Start, of_user: bool) -> String {
     let name = format!("roundsman-{}", start.name);
-    let (file, systemctl, sudo) = match of_user {
-        true => (format!("~/.config/systemd/user/{name}.service"), "systemctl --user", ""),
-        false => (format!("/etc/systemd/system/{name}.service"), "sudo systemctl", "sudo "),
+    let (save, systemctl) = match of_user {
+        true => {
+            let directory = "~/.config/systemd/user";
+            let save = format!("mkdir -p {directory} && roundsman unit --user … | tee {directory}/{name}.service");
+            (save, "systemctl --user")
+        }
+        false => (format!("roundsman unit … | sudo tee /etc/systemd/system/{name}.service"), "sudo systemctl"),
     };
-    let from = if of_user { "roundsman unit --user" } else { "roundsman unit" };
     let mut text = format!(
-        "# {from} … | {sudo}tee {file}\n# {systemctl} enable --now {name}\n#\n# Before that, end a daemon that runs: roundsman \
+        "# {save}\n# {systemctl} enable --now {name}\n#\n# Before that, end a daemon that runs: roundsman \
          quit {}\n",
         start.name
     );

@@ -3,6 +3,7 @@
 //! A reader that does not read blocks that thread and nothing else: lines beyond a bounded channel are dropped,
 //! counted, and the count is written once the reader is back.
 
+pub mod background;
 mod events;
 pub mod files;
 pub mod follow;
@@ -138,6 +139,7 @@ fn write_all(stderr: &mut (impl Write + std::os::fd::AsFd), mut bytes: &[u8]) {
             Ok(0) => return,
             Ok(n) => {
                 bytes = &bytes[n..];
+                background::written(n);
                 // stdout keeps the last part of a line for itself.
                 let _ = stderr.flush();
             }

@@ -182,6 +182,7 @@ impl Sinks {
 
     /// Opens all files anew.
     pub fn reopen(&self) {
+        super::background::reopen();
         self.to_files.push(Chunk { service: "".into(), to: LogTarget::Reopen, bytes: Vec::new(), lost: None });
     }
 

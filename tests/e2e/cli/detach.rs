@@ -3,7 +3,7 @@
 //! Mostly waits: tests/run runs it beside others.
 
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -162,6 +162,50 @@ fn each_way_to_fail_has_the_exit_code_and_the_message_that_it_has_in_the_foregro
     let out = place.succeeds(&["quit", "late"]);
     assert!(out.contains("late: the daemon has ended"), "{out}");
     assert_eq!(place.run(&["-d", "ls"]).0, 2);
+}
+
+#[test]
+fn its_log_is_bounded_while_it_runs_and_opened_again_on_request() {
+    let place = Place::new();
+    let loud = "while :; do echo out-0123456789-0123456789-0123456789; echo err >&2; done";
+    let words = ["-d", "-n", "loud", "--no-listen", "-i", "1", "--min-uptime", "1ms", "--rotate-size", "64KiB"];
+    place.succeeds(&[&words[..], &["--rotate-keep", "2", "--", "sh", "-c", loud]].concat());
+    let logs = || {
+        let mut logs: Vec<_> = std::fs::read_dir(place.path().join("state/roundsman"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter_map(|entry| Some((entry.file_name().into_string().unwrap(), entry.metadata().ok()?.len())))
+            .collect();
+        logs.sort();
+        logs
+    };
+    let names = |logs: Vec<(String, u64)>| logs.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let all = ["loud.log", "loud.log.1", "loud.log.2"];
+    eventually("two are kept", seconds(30), || (names(logs()) == all).then_some(()));
+    // Many times over. A piece that is written at once may be 64 KiB itself.
+    let inode = || std::fs::metadata(place.path().join("state/roundsman/loud.log")).map(|meta| meta.ino());
+    for _ in 0..20 {
+        let before = inode().ok();
+        eventually("it is renamed again", seconds(30), || inode().ok().filter(|&now| Some(now) != before));
+        assert!(logs().iter().all(|(_, size)| *size <= 256 << 10), "{:?}", logs());
+    }
+    assert_eq!(names(logs()), all);
+    place.succeeds(&["quit"]);
+    // What was moved away by others.
+    let words = ["-d", "-n", "calm", "--no-listen", "-i", "1", "--min-uptime", "1ms", "--", "sleep", "600"];
+    let out = place.succeeds(&words);
+    let pid: i32 = out.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap();
+    let log = place.path().join("state/roundsman/calm.log");
+    std::fs::rename(&log, log.with_extension("old")).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1).unwrap();
+    eventually("a new file", seconds(10), || log.exists().then_some(()));
+    place.succeeds(&["quit"]);
+    // Its last lines are written as it ends.
+    eventually("the new one has the end", seconds(10), || {
+        place.log("calm").contains("stopped service=calm").then_some(())
+    });
+    let old = std::fs::read_to_string(log.with_extension("old")).unwrap();
+    assert!(old.contains("starting service=calm") && !old.contains("stopped"), "{old}");
 }
 
 #[test]
