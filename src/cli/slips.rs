@@ -123,7 +123,7 @@ fn is_flag(given: &OsStr, flag: &str) -> bool {
 
 fn flag(word: &str, value: Option<&str>, verb: &str) -> Option<String> {
     if ["-w", "--watch"].contains(&word) && ["ls", "list", "status", "ps"].contains(&verb) {
-        return Some("to watch: watch -n1 roundsman ls".to_owned());
+        return Some("use: roundsman ls --watch, or roundsman top".to_owned());
     }
     let name = word.trim_start_matches('-');
     if let Some(answer) = other_programs::flag(word).or_else(|| other_programs::missing(name)) {

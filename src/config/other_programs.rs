@@ -2,7 +2,7 @@
 
 /// Commands of PM2 and similar programs.
 const VERBS: [(&[&str], &str); 21] = [
-    (&["dash", "dashboard", "imonit", "watch"], "not available; to watch: watch -n1 roundsman ls"),
+    (&["dash", "dashboard", "imonit", "monitor", "watch"], "use: roundsman top; a page in the browser: --admin 9900"),
     (&["jlist", "prettylist", "slist"], "use: roundsman ls --json"),
     (&["pid", "id"], "use: roundsman ls --json"),
     (&["ping"], "use: roundsman health"),
@@ -26,7 +26,7 @@ const VERBS: [(&[&str], &str); 21] = [
         "an example with all keys is config/full.toml; from PM2: roundsman import ecosystem.config.js",
     ),
     (&["update", "upgrade", "reset"], "not available"),
-    (&["plus", "link", "unlink", "register", "login", "monitor", "report"], "not available; metrics: --admin 9900"),
+    (&["plus", "link", "unlink", "register", "login", "report"], "not available; a page and metrics: --admin 9900"),
     (&["configtest", "test", "validate", "lint"], "use: roundsman check -c FILE"),
     (&["run", "exec"], "use: roundsman -- COMMAND"),
 ];

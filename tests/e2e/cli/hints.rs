@@ -60,8 +60,9 @@ fn a_server_that_listens_nowhere_is_named() {
 #[test]
 fn what_a_server_leaves_in_the_background_is_named_only_where_it_is_the_server() {
     let start = |command: &[&str]| {
-        let limits = ["-i", "1", "--via", "direct", "--max-restarts", "1", "--backoff", "10ms..20ms", "--"];
-        Daemon::launch(roundsman(), &[&limits[..], command].concat(), 0)
+        // However long it takes until a server ends, that is a crash.
+        let limits = ["-i", "1", "--via", "direct", "--max-restarts", "1", "--backoff", "10ms..20ms"];
+        Daemon::launch(roundsman(), &[&limits[..], &["--min-uptime", "1h", "--"], command].concat(), 0)
     };
     // Another session, and the launcher has ended before anything listened: it may be the server.
     let mut daemon = start(&["sh", "-c", "setsid sleep 1000 & sleep 0.3"]);

@@ -88,7 +88,8 @@ fn flags_of_other_programs_are_answered_with_ours() {
     says(&["--max-requests", "9", "--", "true"], 2, "use `max-served`; it counts connections");
     says(&["--rate-limit", "9", "--", "true"], 2, "use `accept-rate`");
     says(&["-l", "1", "-u", "a:1", "--weight"], 2, "-u 10.0.0.5:6379,weight=3");
-    says(&["ls", "-w"], 2, "watch -n1 roundsman ls");
+    says(&["ls", "-w"], 2, "roundsman ls --watch, or roundsman top");
+    says(&["dashboard"], 2, "use: roundsman top");
     says(&["-i", "2", "app.js"], 2, "roundsman -i 2 -- node app.js");
     says(&["-i", "2", "-n", "a b", "app.js", "--x"], 2, "roundsman -i 2 -n 'a b' -- node app.js --x");
     says(&["--", "uvicorn app:app"], 127, "remove the quotes: -- uvicorn app:app");
