@@ -12,7 +12,7 @@ RUN target=$(rustc -vV | sed -n 's/^host: //p') \
 FROM scratch
 LABEL org.opencontainers.image.title="roundsman" \
       org.opencontainers.image.description="A round-robin TCP load-balancing daemon: one port, many processes" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 # The program, and /tmp for the control socket.
 COPY --from=build /image/ /
