@@ -58,10 +58,7 @@ const MISSING: [(&[&str], &str); 14] = [
         &["check", "health-check", "healthcheck", "httpchk", "health"],
         "not available in this version: an upstream that refuses is skipped for a growing time",
     ),
-    (
-        &["send-proxy", "send-proxy-v2"],
-        "not available in this version: PROXY headers are understood (proxy-from) and not sent",
-    ),
+    (&["send-proxy-v2"], "use `send-proxy` with v2, for example send-proxy = \"v2\""),
     (
         &["accept-proxy", "proxy-protocol", "set-real-ip-from", "trusted-proxies", "proxy-allow-from"],
         "use `proxy-from` with the balancers' networks, for example proxy-from = [\"10.0.0.0/8\"]",

@@ -79,7 +79,7 @@ fn flags_of_other_programs_are_answered_with_ours() {
     }
     says(&["app.js"], 2, "to run it as the server: roundsman -- node app.js");
     says(&["node", "app.js", "--port", "80"], 2, "to run it as the server: roundsman -- node app.js --port 80");
-    for flag in ["--ssl", "--send-proxy", "--acl"] {
+    for flag in ["--ssl", "--acl"] {
         says(&["-l", "1", "-u", "a:1", flag], 2, "not available in this version");
     }
     for flag in ["--maxconn", "--worker-connections", "--worker_connections"] {
@@ -110,7 +110,7 @@ fn keys_of_other_programs_are_named_as_missing_or_as_ours() {
         let output = roundsman().args(["check", "-c", "a.toml"]).current_dir(dir.path()).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    for key in ["health_check", "send-proxy", "ssl", "acl"] {
+    for key in ["health_check", "ssl", "acl"] {
         let text = check(&format!("[service.a]\nupstream = \"a:1\"\nlisten = 1\n{key} = 1\n"));
         assert!(text.contains(&format!("unknown key `{key}`: not available in this version")), "{key}: {text}");
     }

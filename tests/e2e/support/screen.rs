@@ -62,9 +62,10 @@ impl Screen {
         let slave = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).unwrap();
         set_size(&slave, (width, height));
         let before = tcgetattr(&slave).unwrap();
-        // setsid becomes the program: its pid stays.
+        // setsid and env become the program: its pid stays. A shell without job control ignores SIGINT for what runs in the
+        // background, the tests perhaps.
         let mut on_terminal = Command::new("setsid");
-        on_terminal.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
+        on_terminal.args(["--ctty", "env", "--default-signal"]).arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
         on_terminal.env_remove("CI").env_remove("NO_COLOR");
         for (name, value) in command.get_envs() {
             match value {
