@@ -65,7 +65,11 @@ impl Screen {
         // setsid and env become the program: its pid stays. A shell without job control ignores SIGINT for what runs in the
         // background, the tests perhaps.
         let mut on_terminal = Command::new("setsid");
-        on_terminal.args(["--ctty", "env", "--default-signal"]).arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
+        on_terminal
+            .args(["--ctty", "env", "--default-signal"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("TERM", "xterm");
         on_terminal.env_remove("CI").env_remove("NO_COLOR");
         for (name, value) in command.get_envs() {
             match value {
