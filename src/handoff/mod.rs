@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod bell;
+mod bytes;
 mod client;
 pub mod page;
 mod queue;

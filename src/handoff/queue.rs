@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use socket2::{Domain, Socket, Type};
 
 use super::Client;
+use super::bytes::{direct_payload, endpoint, put_endpoint, translated, translated_tag};
 use crate::abi::attach::QUEUE_NAME;
 use crate::abi::payload;
 use crate::sys::closer::Foreign;
@@ -293,55 +294,6 @@ fn never_writable(rx: BorrowedFd<'_>) -> io::Result<()> {
     scm::send_fds(rx, &FILL, std::iter::empty())
 }
 
-/// The bytes of [`payload::Direct`], place by place.
-fn direct_payload(tag: u8, peer: &PeerAddress, number: u64, accepted: u64) -> [u8; payload::DIRECT_BYTES] {
-    let mut bytes = [0; payload::DIRECT_BYTES];
-    bytes[offset_of!(payload::Direct, version)] = payload::VERSION;
-    bytes[offset_of!(payload::Direct, tag)] = tag;
-    let len = offset_of!(payload::Direct, address_len);
-    bytes[len..len + 2].copy_from_slice(&peer.len.to_ne_bytes());
-    let address = offset_of!(payload::Direct, address);
-    bytes[address..address + peer.bytes.len()].copy_from_slice(&peer.bytes);
-    let at = offset_of!(payload::Direct, number);
-    bytes[at..at + 8].copy_from_slice(&number.to_ne_bytes());
-    let at = offset_of!(payload::Direct, accepted);
-    bytes[at..at + 8].copy_from_slice(&accepted.to_ne_bytes());
-    bytes
-}
-
-/// Puts an address where a payload has a [`payload::Endpoint`].
-fn put_endpoint(payload: &mut [u8], at: usize, address: Option<&PeerAddress>) {
-    if let Some(PeerAddress { len, bytes }) = address {
-        payload[at..at + 2].copy_from_slice(&len.to_ne_bytes());
-        payload[at + 2..at + 2 + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
-/// The address where a payload has a [`payload::Endpoint`], if it is one for TCP.
-fn endpoint(payload: &[u8], at: usize) -> Option<PeerAddress> {
-    let (len, bytes) = payload.get(at..)?.split_first_chunk()?;
-    let address = PeerAddress { len: u16::from_ne_bytes(*len), bytes: *bytes.first_chunk()? };
-    address.ip().is_some().then_some(address)
-}
-
-/// The bytes of [`payload::TranslatedTag`], place by place.
-fn translated_tag(client: &Client, accepted: u64) -> [u8; payload::TRANSLATED_TAG_BYTES] {
-    let mut bytes = [0; payload::TRANSLATED_TAG_BYTES];
-    let at = offset_of!(payload::TranslatedTag, accepted);
-    bytes[at..at + 8].copy_from_slice(&accepted.to_ne_bytes());
-    let destination = client.destination.as_deref();
-    put_endpoint(&mut bytes, offset_of!(payload::TranslatedTag, client), destination.map(|_| &client.address));
-    put_endpoint(&mut bytes, offset_of!(payload::TranslatedTag, destination), destination);
-    bytes
-}
-
-/// What [`translated_tag`] has put there.
-fn translated(tag: &[u8]) -> Option<Client> {
-    let address = endpoint(tag, offset_of!(payload::TranslatedTag, client))?;
-    let destination = endpoint(tag, offset_of!(payload::TranslatedTag, destination))?;
-    Some(Client { address, destination: Some(Box::new(destination)) })
-}
-
 impl QueueRx {
     pub fn new(fd: OwnedFd, carries: Carries) -> Self {
         let room = || vec![0; scm::MAX_FDS * payload::TRANSLATED_TAG_BYTES].into_boxed_slice();
@@ -358,23 +310,15 @@ impl QueueRx {
         sockets: &mut Vec<OwnedFd>,
         translated: &mut Vec<Option<Client>>,
     ) -> io::Result<Reception> {
-        let mut short = [payload::NOTHING; scm::MAX_FDS];
-        let (room, unit) = match &mut self.long {
-            None => (short.as_flattened_mut(), payload::TAG_BYTES),
-            Some(long) => (&mut long[..], payload::TRANSLATED_TAG_BYTES),
-        };
         let before = sockets.len();
         loop {
-            match scm::recv_fds(self.fd.as_fd(), room, sockets) {
-                Ok(received) if received.len == 0 => return Ok(Reception::Closed),
-                Ok(received) => {
-                    let tags = room[..received.len].chunks_exact(unit);
-                    let sent = tags.clone().filter(|tag| !tag.starts_with(&payload::NOTHING)).count();
-                    let accepted = tags.clone().next().and_then(|tag| tag.first_chunk());
-                    let accepted = accepted.map_or(0, |tag| u64::from_ne_bytes(*tag));
-                    if unit == payload::TRANSLATED_TAG_BYTES {
-                        translated.extend(tags.map(self::translated).take(sockets.len() - before));
-                    }
+            let received = match &mut self.long {
+                None => receive_short(self.fd.as_fd(), sockets),
+                Some(long) => receive_long(self.fd.as_fd(), long, sockets, translated),
+            };
+            match received {
+                Ok(None) => return Ok(Reception::Closed),
+                Ok(Some((sent, accepted))) => {
                     return Ok(Reception::Message { lost: sent.saturating_sub(sockets.len() - before), accepted });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -383,6 +327,31 @@ impl QueueRx {
             }
         }
     }
+}
+
+/// One message of [`Carries::Sockets`]: how many sockets were sent, and when the first of them was accepted; `None` at the end.
+fn receive_short(queue: BorrowedFd<'_>, sockets: &mut Vec<OwnedFd>) -> io::Result<Option<(usize, u64)>> {
+    let mut tags = [payload::NOTHING; scm::MAX_FDS];
+    let received = scm::recv_fds(queue, tags.as_flattened_mut(), sockets)?;
+    let tags = &tags[..received.len / payload::TAG_BYTES];
+    let sent = tags.iter().filter(|&&tag| tag != payload::NOTHING).count();
+    Ok((received.len > 0).then(|| (sent, tags.first().map_or(0, |&tag| u64::from_ne_bytes(tag)))))
+}
+
+/// The same of [`Carries::Translations`], with the clients.
+fn receive_long(
+    queue: BorrowedFd<'_>,
+    room: &mut [u8],
+    sockets: &mut Vec<OwnedFd>,
+    translated: &mut Vec<Option<Client>>,
+) -> io::Result<Option<(usize, u64)>> {
+    let before = sockets.len();
+    let received = scm::recv_fds(queue, room, sockets)?;
+    let tags = room[..received.len].chunks_exact(payload::TRANSLATED_TAG_BYTES);
+    let sent = tags.clone().filter(|tag| !tag.starts_with(&payload::NOTHING)).count();
+    let accepted = tags.clone().next().and_then(|tag| tag.first_chunk());
+    translated.extend(tags.map(self::translated).take(sockets.len() - before));
+    Ok((received.len > 0).then(|| (sent, accepted.map_or(0, |tag| u64::from_ne_bytes(*tag)))))
 }
 
 impl AsFd for QueueRx {

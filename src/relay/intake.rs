@@ -172,12 +172,11 @@ impl Intake {
                             sessions.count_taken(self.received.len(), accepted);
                         }
                         budget = budget.saturating_sub(self.received.len().max(1));
-                        let mut translated = self.translated.drain(..);
-                        for socket in self.received.drain(..) {
-                            let client = translated.next().flatten();
-                            let origin = Origin { listener: at, accepted, client: client.as_ref() };
-                            sessions.open(poll, socket, origin, now);
+                        for (n, socket) in self.received.drain(..).enumerate() {
+                            let client = self.translated.get(n).and_then(Option::as_ref);
+                            sessions.open(poll, socket, Origin { listener: at, accepted, client }, now);
                         }
+                        self.translated.clear();
                     }
                     Reception::Empty => self.queues[at].ready = false,
                     Reception::Closed => {

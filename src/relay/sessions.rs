@@ -206,7 +206,9 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index) else { return };
         let mut moved = Moved::default();
         let fate = session.advance(&mut self.buffer, &mut self.pipes, &mut moved);
-        moved.forth = session.of_client(moved.forth);
+        if session.header > 0 {
+            moved.forth = session.of_client(moved.forth);
+        }
         if session.entry.is_some() {
             session.note(moved);
         }
