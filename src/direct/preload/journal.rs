@@ -161,6 +161,8 @@ fn record_closed(ring: Ring<'_>, fd: i32) {
     let mut info = tcp_info(fd);
     // The kernel reads the state before the numbers: a FIN that came in between is in these already.
     if info.as_ref().is_some_and(|info| !fin_came(info, known)) && raw::receives_no_more(fd) {
+        // That is visible before the state is. The first of these two waits until whoever receives the FIN has finished.
+        tcp_info(fd);
         info = tcp_info(fd);
     }
     let closed = closed(known & (access::IDS - 1), known, info.as_ref(), counts::now());
