@@ -47,6 +47,43 @@ pub fn map_shared(fd: i32, bytes: usize) -> Option<usize> {
     if (-4095..=0).contains(&at) { None } else { Some(at as usize) }
 }
 
+/// Memory of so many bytes that comes from the master, mapped at most once.
+pub struct Shared<const BYTES: usize>(AtomicUsize);
+
+impl<const BYTES: usize> Shared<BYTES> {
+    pub const fn none() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    #[inline(always)]
+    pub fn is_mapped(&self) -> bool {
+        self.0.load(Acquire) != 0
+    }
+
+    /// Maps a file of the master's, unless one is mapped; whether one is.
+    pub fn map(&self, fd: i32) -> bool {
+        if !self.is_mapped()
+            && fd >= 0
+            && let Some(at) = map_shared(fd, BYTES)
+        {
+            self.0.store(at, Release);
+        }
+        self.is_mapped()
+    }
+
+    /// `None` before it is mapped.
+    #[inline(always)]
+    pub fn words(&self) -> Option<&'static [AtomicU64]> {
+        let at = self.0.load(Acquire);
+        if at == 0 {
+            return None;
+        }
+        // SAFETY: the mapping is BYTES long (the file is sealed against shrinking), never unmapped, and every access on all
+        // sides is atomic.
+        Some(unsafe { core::slice::from_raw_parts(at as *const AtomicU64, BYTES / 8) })
+    }
+}
+
 /// A page of its own, for tests.
 #[cfg(test)]
 pub fn page_of_zeros() -> Option<Page> {

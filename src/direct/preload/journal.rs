@@ -1,18 +1,19 @@
 //! The access log: what happens to connections is recorded in a ring that the master reads. Without an access log there is
 //! no ring, and all of this is one load.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU64, Ordering::*};
 
 use super::abi::access::{self, Closed, FILE_BYTES, NONE, Place, Received, Record, Ring, end, id};
 use super::abi::attach::{LOG, op};
 use super::address::Address;
 use super::arch::{nr, syscall6};
 use super::bell::Bell;
+use super::counts::{self, Shared};
 use super::table::TRACKED;
-use super::{client, counts, raw};
+use super::{client, raw};
 
-/// Where the ring is mapped; 0: connections are not logged.
-static MEMORY: AtomicUsize = AtomicUsize::new(0);
+/// The ring's memory; not mapped: connections are not logged.
+static MEMORY: Shared<FILE_BYTES> = Shared::none();
 static BELL: Bell = Bell::new();
 
 /// The number of the connection at a descriptor, 0 where none is logged, what happened to it, and the process that received
@@ -37,17 +38,15 @@ mod state {
 
 /// Gets the ring from the master, once, if this worker's connections are logged.
 pub fn begin() {
-    if MEMORY.load(Acquire) != 0 || !counts::logs() {
+    if MEMORY.is_mapped() || !counts::logs() {
         return;
     }
     let Some(answer) = client::request(op::LOG, 0) else { return };
     let [file, bell, _] = answer.fds;
-    if answer.reply.kind == LOG
-        && file >= 0
-        && let Some(at) = counts::map_shared(file, FILE_BYTES)
-    {
+    // The bell first: whoever finds the ring mapped may ring.
+    if answer.reply.kind == LOG && file >= 0 {
         BELL.hang(bell);
-        MEMORY.store(at, Release);
+        MEMORY.map(file);
     } else {
         raw::close(bell);
     }
@@ -56,13 +55,7 @@ pub fn begin() {
 
 #[inline(always)]
 fn ring() -> Option<Ring<'static>> {
-    let at = MEMORY.load(Acquire);
-    if at == 0 {
-        return None;
-    }
-    // SAFETY: the mapping is FILE_BYTES long (the file is sealed against shrinking), never unmapped, and every access on all
-    // sides is atomic.
-    Some(Ring(unsafe { core::slice::from_raw_parts(at as *const AtomicU64, FILE_BYTES / 8) }))
+    MEMORY.words().map(Ring)
 }
 
 fn entry(fd: i32) -> Option<&'static AtomicU64> {
@@ -125,7 +118,7 @@ fn own(entry: u64) -> Option<u32> {
 /// shutdown(2) is about to be called: which side is the first to end is known now.
 #[inline]
 pub fn shuts(fd: i32, how: i32) {
-    if how != raw::SHUT_RD && MEMORY.load(Acquire) != 0 {
+    if how != raw::SHUT_RD && MEMORY.is_mapped() {
         note_shutdown(fd);
     }
 }

@@ -1,43 +1,33 @@
 //! Connections whose addresses a PROXY header named: the server sees these in place of the kernel's, in every process of the
 //! worker. Without `--proxy-from` there is no record, and all of this is one load.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
-
 use super::abi::attach::{TRANSLATIONS, op};
 use super::abi::payload::Endpoint;
 use super::abi::translations::{FILE_BYTES, Translation, Translations};
 use super::address::Address;
 use super::arch::pid;
-use super::{client, counts, raw};
+use super::counts::{self, Shared};
+use super::{client, raw};
 
-/// Where the record is mapped; 0: there is none.
-static MEMORY: AtomicUsize = AtomicUsize::new(0);
+/// The record's memory; not mapped: there is none.
+static MEMORY: Shared<FILE_BYTES> = Shared::none();
 
 /// Gets the record from the master, once, if this worker's connections have one.
 pub fn begin() {
-    if MEMORY.load(Acquire) != 0 || !counts::translates() {
+    if MEMORY.is_mapped() || !counts::translates() {
         return;
     }
     let Some(answer) = client::request(op::TRANSLATIONS, 0) else { return };
     let [file, ..] = answer.fds;
-    if answer.reply.kind == TRANSLATIONS
-        && file >= 0
-        && let Some(at) = counts::map_shared(file, FILE_BYTES)
-    {
-        MEMORY.store(at, Release);
+    if answer.reply.kind == TRANSLATIONS {
+        MEMORY.map(file);
     }
     raw::close(file);
 }
 
 #[inline(always)]
 fn record() -> Option<Translations<'static>> {
-    let at = MEMORY.load(Acquire);
-    if at == 0 {
-        return None;
-    }
-    // SAFETY: the mapping is FILE_BYTES long (the file is sealed against shrinking), never unmapped, and every access on all
-    // sides is atomic.
-    Some(Translations(unsafe { core::slice::from_raw_parts(at as *const AtomicU64, FILE_BYTES / 8) }))
+    MEMORY.words().map(Translations)
 }
 
 fn endpoint(address: &Address) -> Endpoint {
