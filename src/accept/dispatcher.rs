@@ -344,7 +344,7 @@ impl ServiceDispatcher {
                 None => at(self.paused.max(self.pace.until()).unwrap_or(now)),
             }
         }
-        if let Some(due) = self.stage.deadline() {
+        if let Some(due) = self.stage.deadline(now) {
             at(due);
         }
         if self.until_bell {

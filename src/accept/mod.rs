@@ -161,7 +161,7 @@ impl Acceptor {
                     self.on(service, |it, cx| it.client_event(ticket, cx));
                 } else if let Some((service, place)) = stage::connection(event.token()) {
                     let closed = event.is_read_closed() || event.is_error();
-                    self.on(service, |it, cx| it.staged_event(place, closed, cx));
+                    self.on(service, |it, cx| it.staged_event(place, closed, now, cx));
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
                     dispatcher.readable(token % LISTENERS);
                 }

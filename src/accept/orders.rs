@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::policy::Policy;
-use super::stage::{Refusal, StageRules, StageStats};
+use super::stage::StageRules;
+use super::stage::refusals::{Refusal, StageStats};
 use super::waits::{Shed, ShedReason, Waits};
 use crate::handoff::page::CountersPage;
 use crate::handoff::{QueueTx, TakenBack};

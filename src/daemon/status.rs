@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Daemon;
 use crate::accept::policy::Policy;
-use crate::accept::stage::{Refusal, StageStats};
+use crate::accept::stage::refusals::{Refusal, StageStats};
 use crate::accept::waits::ShedReason;
 use crate::access::Access;
 use crate::config::Backend;

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use super::operations::Operations;
 use super::{Context, Service};
 use crate::accept::orders::{Report, WorkerId};
-use crate::accept::stage::Refusal;
+use crate::accept::stage::refusals::Refusal;
 use crate::accept::waits::ShedReason;
 use crate::config::ServiceConfig;
 use crate::slot::Slot;

@@ -1,17 +1,19 @@
-//! The stage before the choice: connections of which something has to be known first, the client in a PROXY header. Their
-//! first bytes are peeked at; what is the server's stays in the socket.
+//! The stage before the choice: connections of which something has to be known first, the client in a PROXY header for one. Each
+//! passes the steps in `steps.rs`. First bytes are peeked at; what is the server's stays in the socket.
 //!
 //! Mostly those bytes are there at the accept, and nothing waits here. The others are in the accept thread's epoll until
 //! they have sent enough, or their time is over. Nobody comes here twice: who was handed to a worker and is taken back has
 //! passed.
 
 mod deadlines;
+mod header;
+pub mod refusals;
+mod steps;
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
@@ -23,68 +25,22 @@ use super::orders::{ListenerId, Report, ServiceId};
 use super::waiting::reset;
 use crate::cidr::Networks;
 use crate::handoff::Client;
-use crate::proxy_protocol::{self, Invalid, Pair};
-use crate::sys::sock::{self, PeerAddress};
+use crate::sys::sock;
 use deadlines::Deadlines;
+use refusals::{Refusal, Unreported};
+use steps::{Desk, Outcome, Step};
 
-/// Time for a PROXY header to come.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
-/// What was refused is reported this often at most.
-const REPORTS: Duration = Duration::from_secs(1);
 /// Tokens of connections have this bit and not the one below it, their service's id, and their place in the bits below.
 const STAGED: usize = 1 << 63;
 const PLACE_BITS: u32 = 32;
 
-/// What has to be known of connections before a worker gets them.
+/// What has to be known of connections before a worker gets them. A connection that waits keeps the rules under which it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageRules {
     /// Sources whose connections begin with a PROXY header.
     pub proxy_from: Networks,
     /// The most connections here; for one more, the one whose time is over first is reset.
     pub max: usize,
-}
-
-/// Why a connection was refused before a worker was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// A trusted source did not begin with a valid PROXY header.
-    ProxyInvalid,
-    /// Its header did not come in time.
-    ProxyTimeout,
-    /// It left before it had sent all that was to be known.
-    ClientLeft,
-    /// More connections waited here than may.
-    StageFull,
-}
-
-impl Refusal {
-    pub const ALL: [Self; 4] = [Self::ProxyInvalid, Self::ProxyTimeout, Self::ClientLeft, Self::StageFull];
-
-    /// The reason in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ProxyInvalid => "proxy-invalid",
-            Self::ProxyTimeout => "proxy-timeout",
-            Self::ClientLeft => "client-left",
-            Self::StageFull => "stage-full",
-        }
-    }
-}
-
-/// Counters of the stage. The accept thread writes them, the control thread reads them.
-#[derive(Debug, Default)]
-pub struct StageStats {
-    /// Connections that wait here (a gauge).
-    pub waiting: AtomicU64,
-    /// Valid PROXY headers.
-    pub headers: AtomicU64,
-    refused: [AtomicU64; Refusal::ALL.len()],
-}
-
-impl StageStats {
-    pub fn refused(&self, reason: Refusal) -> u64 {
-        self.refused[reason as usize].load(Relaxed)
-    }
 }
 
 /// A connection that was accepted, on its way to a worker.
@@ -99,15 +55,9 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 struct Staged {
     arrival: Arrival,
+    rules: Arc<StageRules>,
+    step: Step,
     deadline: Instant,
-}
-
-/// What a look at a connection's first bytes shows.
-enum Look {
-    Waits,
-    /// A header of so many bytes.
-    Header(usize, Option<Pair>),
-    Refused(Refusal),
 }
 
 /// The connections of a service that wait here.
@@ -117,11 +67,8 @@ pub(super) struct Stage {
     deadlines: Deadlines,
     /// Those that have passed since the last turn.
     passed: Vec<Arrival>,
-    /// Where first bytes are copied to.
-    buffer: Vec<u8>,
-    /// Refused and not reported, by reason, and the time of the last report.
-    unreported: [usize; Refusal::ALL.len()],
-    reported: Option<Instant>,
+    desk: Desk,
+    unreported: Unreported,
 }
 
 /// The service and the place of a connection's token; `None` for the other tokens.
@@ -143,55 +90,23 @@ impl Stage {
         self.waiting.is_empty() && self.passed.is_empty()
     }
 
-    /// Whether there is something to do: some have passed, or the time of some is over.
+    /// Whether there is something to do: some have passed, the time of some is over, or something is to be reported.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.deadline().is_some_and(|at| at <= now) || !self.passed.is_empty()
+        !self.passed.is_empty() || self.deadline(now).is_some_and(|at| at <= now)
     }
 
-    /// When the first one's time is over.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadlines.first()
-    }
-
-    /// Takes a header, which was seen to be there, off the socket.
-    fn take(&mut self, socket: &OwnedFd, len: usize) -> io::Result<()> {
-        let mut left = len;
-        while left > 0 {
-            match sock::recv(socket.as_fd(), &mut self.buffer[..left]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => left -= n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Urgent data in between, perhaps.
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// When the first one's time is over, or the next report is due.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.deadlines.first().into_iter().chain(self.unreported.due(now)).min()
     }
 
     /// Takes out a connection that waits.
-    fn remove(&mut self, place: usize, cx: &Context) -> Option<Arrival> {
+    fn remove(&mut self, place: usize, cx: &Context) -> Option<Staged> {
         let staged = self.waiting.try_remove(place)?;
         self.deadlines.remove(staged.deadline, place);
         // The registration belongs to the open file, which goes to a worker.
         cx.unwatch(&staged.arrival.socket);
-        Some(staged.arrival)
-    }
-}
-
-/// Looks for a header.
-fn look(socket: &OwnedFd, buffer: &mut Vec<u8>) -> Look {
-    buffer.resize(proxy_protocol::MAX_BYTES, 0);
-    match sock::peek(socket.as_fd(), buffer) {
-        Ok(0) => Look::Refused(Refusal::ClientLeft),
-        Ok(n) => match proxy_protocol::parse(&buffer[..n]) {
-            Ok(Some(header)) => Look::Header(header.len, header.pair),
-            Ok(None) => Look::Waits,
-            Err(Invalid::NoHeader | Invalid::Malformed | Invalid::TooLong | Invalid::Checksum) => {
-                Look::Refused(Refusal::ProxyInvalid)
-            }
-        },
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Look::Waits,
-        Err(_) => Look::Refused(Refusal::ClientLeft),
+        Some(staged)
     }
 }
 
@@ -201,93 +116,80 @@ impl ServiceDispatcher {
     pub(super) fn pass_stage(&mut self, arrival: Arrival, now: Instant, cx: &Context) -> Option<Arrival> {
         match &self.rules.stage {
             None => Some(arrival),
-            Some(rules) => self.enter_stage(&rules.clone(), arrival, now, cx),
+            Some(rules) => self.enter_stage(rules.clone(), arrival, now, cx),
         }
     }
 
     fn enter_stage(
         &mut self,
-        rules: &Arc<StageRules>,
+        rules: Arc<StageRules>,
         mut arrival: Arrival,
         now: Instant,
         cx: &Context,
     ) -> Option<Arrival> {
-        if !arrival.client.address.ip().is_some_and(|ip| rules.proxy_from.contain(ip)) {
-            return Some(arrival);
-        }
-        match look(&arrival.socket, &mut self.stage.buffer) {
-            Look::Header(len, pair) => match self.header(&mut arrival, len, pair) {
-                Ok(()) => Some(arrival),
-                Err(refusal) => self.refuse_one(arrival, refusal),
-            },
-            Look::Refused(refusal) => self.refuse_one(arrival, refusal),
-            Look::Waits => {
+        match Step::FIRST.walk(&mut self.stage.desk, &rules, &self.stats.stage, &mut arrival, false) {
+            Outcome::Passed => Some(arrival),
+            Outcome::Refused(reason) => self.refuse_one(arrival, reason),
+            Outcome::Waits(step) => {
                 if self.stage.len() >= rules.max
                     && let Some(place) = self.stage.deadlines.place()
                     && let Some(oldest) = self.stage.remove(place, cx)
                 {
-                    self.refuse_one(oldest, Refusal::StageFull);
+                    self.refuse_one(oldest.arrival, Refusal::StageFull);
                 }
-                self.stay(arrival, now + HEADER_TIMEOUT, cx)
+                let deadline = now + step.time(&rules);
+                self.stay(Staged { arrival, rules, step, deadline }, cx)
             }
         }
     }
 
     /// Has a connection wait here.
-    fn stay(&mut self, arrival: Arrival, deadline: Instant, cx: &Context) -> Option<Arrival> {
+    fn stay(&mut self, staged: Staged, cx: &Context) -> Option<Arrival> {
         let entry = self.stage.waiting.vacant_entry();
         let place = entry.key();
-        let fd = arrival.socket.as_raw_fd();
+        let fd = staged.arrival.socket.as_raw_fd();
         let watched = cx.poll.registry().register(&mut SourceFd(&fd), token(self.id, place), Interest::READABLE);
         if watched.is_err() {
             // Out of memory, or of epoll's max_user_watches.
-            return self.refuse_one(arrival, Refusal::StageFull);
+            return self.refuse_one(staged.arrival, Refusal::StageFull);
         }
-        entry.insert(Staged { arrival, deadline });
-        self.stage.deadlines.insert(deadline, place);
+        self.stage.deadlines.insert(staged.deadline, place);
+        entry.insert(staged);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         None
     }
 
-    /// Takes a header off and notes what it says.
-    fn header(&mut self, arrival: &mut Arrival, len: usize, pair: Option<Pair>) -> Result<(), Refusal> {
-        self.stage.take(&arrival.socket, len).map_err(|_| Refusal::ProxyInvalid)?;
-        self.stats.stage.headers.fetch_add(1, Relaxed);
-        if let Some(Pair { client, destination }) = pair {
-            let destination = Some(Box::new(PeerAddress::from(destination)));
-            arrival.client = Client { address: client.into(), destination };
-        }
-        Ok(())
-    }
-
     /// Resets a connection; `None`.
     fn refuse_one(&mut self, arrival: Arrival, reason: Refusal) -> Option<Arrival> {
-        reset(arrival.socket);
-        self.stats.stage.refused[reason as usize].fetch_add(1, Relaxed);
-        self.stage.unreported[reason as usize] += 1;
+        match arrival.client.address.len {
+            0 => reset(arrival.socket),
+            // No descriptors travel by TCP, so this close cannot block, and floods need no other thread.
+            _ => sock::reset_on_close(arrival.socket.as_fd()),
+        }
+        self.stats.stage.count(reason);
+        self.stage.unreported.add(reason);
         None
     }
 
     /// An event for a connection here. `closed`: its client has ended its side, or is gone.
-    pub(super) fn staged_event(&mut self, place: usize, closed: bool, cx: &Context) {
-        let Stage { waiting, buffer, .. } = &mut self.stage;
+    pub(super) fn staged_event(&mut self, place: usize, closed: bool, now: Instant, cx: &Context) {
+        let Stage { waiting, deadlines, desk, .. } = &mut self.stage;
         // An event of the same turn may be for an earlier connection at this place: it costs a look.
-        let Some(staged) = waiting.get(place) else { return };
-        let look = match look(&staged.arrival.socket, buffer) {
-            Look::Waits if closed => Look::Refused(Refusal::ProxyInvalid),
-            look => look,
+        let Some(Staged { arrival, rules, step, deadline }) = waiting.get_mut(place) else { return };
+        let outcome = match step.walk(desk, rules, &self.stats.stage, arrival, closed) {
+            Outcome::Waits(same) if same == *step => return,
+            Outcome::Waits(next) => {
+                deadlines.remove(*deadline, place);
+                (*step, *deadline) = (next, now + next.time(rules));
+                deadlines.insert(*deadline, place);
+                return;
+            }
+            outcome => outcome,
         };
-        if matches!(look, Look::Waits) {
-            return;
-        }
-        let Some(mut arrival) = self.stage.remove(place, cx) else { return };
-        match look {
-            Look::Header(len, pair) => match self.header(&mut arrival, len, pair) {
-                Ok(()) => self.stage.passed.push(arrival),
-                Err(refusal) => drop(self.refuse_one(arrival, refusal)),
-            },
-            Look::Refused(refusal) => drop(self.refuse_one(arrival, refusal)),
-            Look::Waits => {}
+        let Some(Staged { arrival, .. }) = self.stage.remove(place, cx) else { return };
+        match outcome {
+            Outcome::Refused(reason) => drop(self.refuse_one(arrival, reason)),
+            Outcome::Passed | Outcome::Waits(_) => self.stage.passed.push(arrival),
         }
     }
 
@@ -307,8 +209,8 @@ impl ServiceDispatcher {
         }
         self.give_up(full, super::waits::ShedReason::QueueFull, cx);
         while let Some(place) = self.stage.deadlines.due(now) {
-            let Some(arrival) = self.stage.remove(place, cx) else { break };
-            self.refuse_one(arrival, Refusal::ProxyTimeout);
+            let Some(staged) = self.stage.remove(place, cx) else { break };
+            self.refuse_one(staged.arrival, staged.step.late());
         }
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
     }
@@ -322,23 +224,14 @@ impl ServiceDispatcher {
         let (passed, stay) = std::mem::take(&mut self.stage.passed).into_iter().partition(gone);
         self.stage.passed = stay;
         let passed: Vec<Arrival> = passed;
-        waiting.into_iter().chain(passed).for_each(|arrival| reset(arrival.socket));
+        waiting.into_iter().map(|staged| staged.arrival).chain(passed).for_each(|arrival| reset(arrival.socket));
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
     }
 
-    /// Reports what was refused; clients that come and go as they like write at most one line a second.
+    /// Reports what was refused.
     pub(super) fn report_refused(&mut self, now: Instant, cx: &Context) {
-        let all = self.stage.unreported.iter().sum::<usize>();
-        if all == 0 || self.stage.reported.is_some_and(|last| now.duration_since(last) < REPORTS) {
-            return;
-        }
-        self.stage.reported = Some(now);
-        let counts = std::mem::take(&mut self.stage.unreported);
-        for reason in Refusal::ALL {
-            let count = counts[reason as usize];
-            if count > 0 && reason != Refusal::ClientLeft {
-                cx.report(Report::Refused { service: self.id, count, reason });
-            }
+        for (reason, count) in self.stage.unreported.take(now) {
+            cx.report(Report::Refused { service: self.id, count, reason });
         }
     }
 }

@@ -1,0 +1,107 @@
+//! The steps by which a connection passes the stage, one after the other.
+//!
+//! A step looks at a connection and says that it passes, that it waits for more of its bytes, or why it is refused. Looking costs as
+//! little as the step needs: one that knows the answer without the socket makes no system call.
+//!
+//! To add a step: a variant of [`Step`] at its place in the order, its answers in the functions below (the compiler names them), a
+//! file of its own with its look, which is called again whenever bytes have come, and what it needs in [`StageRules`]. What it finds out
+//! belongs in the [`Arrival`]. `service/rules.rs` has to make the rules where its option is given. Bytes are peeked at, so the next
+//! look sees the same ones and more; only a step whose bytes the server must not get takes them. A step whose time may be over without
+//! harm calls [`Step::walk`] with its successor in place of a refusal.
+
+use std::time::Duration;
+
+use super::header;
+use super::refusals::{Refusal, StageStats};
+use super::{Arrival, StageRules};
+
+/// What has to be known of a connection next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its PROXY header, if it comes from a trusted source. From here on the client's address is known.
+    Header,
+}
+
+/// What a look at a connection shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Passes,
+    Waits,
+    Refused(Refusal),
+}
+
+/// What becomes of a connection that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All that has to be known is known.
+    Passed,
+    /// It has to send more for this step.
+    Waits(Step),
+    Refused(Refusal),
+}
+
+/// What looking needs beside the connection.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// Where first bytes are copied to.
+    pub buffer: Vec<u8>,
+}
+
+impl Step {
+    pub const FIRST: Self = Self::Header;
+
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Header => None,
+        }
+    }
+
+    /// The time that it has from the first look.
+    pub fn time(self, _rules: &StageRules) -> Duration {
+        match self {
+            Self::Header => header::TIMEOUT,
+        }
+    }
+
+    /// Why a connection is refused whose time for this is over.
+    pub fn late(self) -> Refusal {
+        match self {
+            Self::Header => Refusal::ProxyTimeout,
+        }
+    }
+
+    /// Looks once. `closed`: the client has ended its side, so nothing more will come.
+    fn look(
+        self,
+        desk: &mut Desk,
+        rules: &StageRules,
+        stats: &StageStats,
+        arrival: &mut Arrival,
+        closed: bool,
+    ) -> Look {
+        match self {
+            Self::Header => header::look(desk, rules, stats, arrival, closed),
+        }
+    }
+
+    /// Goes through this step and those after it, as far as it goes now.
+    pub fn walk(
+        mut self,
+        desk: &mut Desk,
+        rules: &StageRules,
+        stats: &StageStats,
+        arrival: &mut Arrival,
+        closed: bool,
+    ) -> Outcome {
+        loop {
+            match self.look(desk, rules, stats, arrival, closed) {
+                Look::Passes => match self.next() {
+                    Some(next) => self = next,
+                    None => return Outcome::Passed,
+                },
+                Look::Waits => return Outcome::Waits(self),
+                Look::Refused(reason) => return Outcome::Refused(reason),
+            }
+        }
+    }
+}
