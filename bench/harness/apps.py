@@ -103,14 +103,14 @@ def uvicorn(bench):
     return App("uvicorn, blocking handler", command, lambda port: command(port, 1), "--workers {n}")
 
 
-def puma(bench):
+def puma(bench, threads=1):
     """None where Ruby cannot be had."""
     program = system.program("puma")
     rack = write(bench, "config.ru", RACK)
 
     def command(port, *more):
-        return [program, "-q", "-t", "1:1", "-b", f"tcp://127.0.0.1:{port}", *more, rack]
-    return program and App("Puma, 1 thread", lambda port, n: command(port, "-w", str(n)), lambda port: command(port), "-w {n}")
+        return [program, "-q", "-t", f"{threads}:{threads}", "-b", f"tcp://127.0.0.1:{port}", *more, rack]
+    return program and App(f"Puma, {threads} thread{'s' * (threads > 1)}", lambda port, n: command(port, "-w", str(n)), lambda port: command(port), "-w {n}")
 
 
 def node(bench, blocks):
@@ -120,10 +120,10 @@ def node(bench, blocks):
                "cluster, {n} workers")
 
 
-def java(bench):
+def java(bench, threads=1):
     program = system.program("java")
     source = write(bench, "App.java", JAVA)
 
-    def command(port, threads):
-        return [program, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx128m", source, str(port), str(threads)]
-    return program and App("Java HttpServer, pool of 1", command, lambda port: command(port, 1), "one process, pool of {n}")
+    def command(port, pool):
+        return [program, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx128m", source, str(port), str(pool)]
+    return program and App(f"Java HttpServer, pool of {threads}", command, lambda port: command(port, threads), "one process, pool of {n}")

@@ -6,6 +6,7 @@ mod client;
 mod clock;
 mod fifo;
 mod hold;
+mod keep;
 mod paths;
 mod poisson;
 mod request;
@@ -13,6 +14,7 @@ mod serve;
 mod sleeper;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -41,6 +43,15 @@ enum Role {
         target: SocketAddr,
         #[arg(long)]
         connections: usize,
+    },
+    /// Clients that post on a connection that they keep, says "ready", and ends with its standard input.
+    Keep {
+        target: SocketAddr,
+        #[arg(long)]
+        clients: usize,
+        /// Between a client's requests.
+        #[arg(long)]
+        pause_ms: u64,
     },
     /// Connections that stay open for uneven times: one in ten long, the others short.
     Lifetimes {
@@ -113,6 +124,7 @@ fn main() -> std::io::Result<()> {
         Role::Open { target, rate, seconds } => client::open(target, rate, seconds),
         Role::Burst { target, connections, once } => client::burst(target, connections, once),
         Role::Hold { target, connections } => hold::hold(target, connections),
+        Role::Keep { target, clients, pause_ms } => keep::keep(target, clients, Duration::from_millis(pause_ms)),
         Role::Lifetimes { target, connections, rate } => hold::lifetimes(target, connections, rate),
         Role::First { target } => client::first(target),
         Role::Beside { target, slow, fast, seconds } => paths::beside(target, slow, fast, seconds),

@@ -1,32 +1,54 @@
-//! One request on a connection of its own, by a blocking socket.
+//! Requests by a blocking socket.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// What has no answer by then is an error.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub struct Answer {
+    head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn is_ok(&self) -> bool {
+        self.head.starts_with("HTTP/1.1 200") || self.head.starts_with("HTTP/1.0 200")
+    }
+
+    /// Whether the server says that it closes the connection.
+    pub fn says_close(&self) -> bool {
+        self.head.to_ascii_lowercase().contains("connection: close")
+    }
+}
 
 /// Connects and asks; the connection, and the text of the answer's body.
 pub fn ask(target: SocketAddr, path: &str, keep: bool) -> io::Result<(TcpStream, String)> {
     let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     let connection = if keep { "keep-alive" } else { "close" };
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: {connection}\r\n\r\n").as_bytes())?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: {connection}\r\n\r\n");
+    let answer = exchange(&mut stream, request.as_bytes())?;
+    if answer.is_ok() { Ok((stream, answer.body)) } else { Err(io::Error::other(answer.head)) }
+}
+
+/// Writes a request and reads its answer.
+pub fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<Answer> {
+    stream.write_all(request)?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let length = stream.read(&mut buffer)?;
         answer.extend_from_slice(&buffer[..length]);
         let text = String::from_utf8_lossy(&answer);
-        let body = text.split_once("\r\n\r\n").and_then(|(head, body)| whole(head, body, length == 0));
-        match body {
-            Some(_) if !text.starts_with("HTTP/1.1 200") && !text.starts_with("HTTP/1.0 200") => {
-                return Err(io::Error::other(text.into_owned()));
-            }
-            Some(body) => return Ok((stream, body)),
-            None if length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            None => {}
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Some(body) = whole(head, body, length == 0)
+        {
+            return Ok(Answer { head: head.to_owned(), body });
+        }
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }
