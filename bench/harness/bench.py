@@ -76,9 +76,9 @@ def median(cells, name, metric):
     return statistics.median(cells[name][metric])
 
 
-def wrk(peer, path, seconds, connections, *headers):
-    """Requests by wrk on one CPU; errors of any kind reject the run."""
-    out = system.sh("taskset", "-c", "0", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
+def wrk(peer, path, seconds, connections, *headers, script=None):
+    """Requests by wrk on one CPU; errors of any kind reject the run. `script`: a file in Lua that makes the requests."""
+    out = system.sh("taskset", "-c", "0", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *(["-s", script] if script else []),
                     *sum((["-H", header] for header in headers), []), peer.url + path)
     for line in out.splitlines():
         if "Non-2xx" in line or ("Socket errors" in line and "connect 0, read 0, write 0, timeout 0" not in line):

@@ -69,6 +69,13 @@ def origin(bench, bodies):
                  f"server {{ listen 127.0.0.1:{port} backlog=8192 reuseport; root {www}; }} }}")
 
 
+def origin_behind_headers(bench):
+    """The same files for balancers that send PROXY headers."""
+    port, www = free_port(), os.path.join(bench.tmp, "www")
+    return nginx(bench, "origin behind PROXY headers", port, 2, "http { access_log off; sendfile on; "
+                 f"server {{ listen 127.0.0.1:{port} backlog=8192 reuseport proxy_protocol; root {www}; }} }}")
+
+
 def roundsman(bench, name, arguments, port, env=None):
     control = os.path.join(bench.tmp, f"{port}.sock")
     return Peer(bench, name, [BINARY, "--name", f"bench-{port}", "--control", control, "--log-level", "warn", *arguments], port, env)
@@ -84,7 +91,7 @@ def direct(bench, name, command, port, policy="rr", instances=2):
     return roundsman(bench, name, ["-i", str(instances), "-p", policy, "--via", "direct", "--", *command], port)
 
 
-def haproxy(bench, targets, name="HAProxy", options="", balance="roundrobin", threads=2, server=""):
+def haproxy(bench, targets, name="HAProxy", options="", balance="roundrobin", threads=2, server="", bind=""):
     port = free_port()
     servers = "\n".join(f"    server s{n} 127.0.0.1:{target} {server}".rstrip() for n, target in enumerate(targets))
     text = f"""global
@@ -99,7 +106,7 @@ defaults
     timeout server 1h
     {options}
 listen l
-    bind 127.0.0.1:{port} backlog 8192
+    bind {f"127.0.0.1:{port} backlog 8192 {bind}".rstrip()}
     balance {balance}
 {servers}
 """

@@ -11,6 +11,7 @@ mod paths;
 mod poisson;
 mod request;
 mod serve;
+mod silent;
 mod sleeper;
 
 use std::net::SocketAddr;
@@ -74,6 +75,23 @@ enum Role {
         #[arg(long)]
         seconds: f64,
     },
+    /// Clients that ask now and then, one request per connection, beside others that connect and send nothing, and come again
+    /// when they are closed.
+    Silent {
+        target: SocketAddr,
+        #[arg(long)]
+        silent: usize,
+        #[arg(long)]
+        clients: usize,
+        /// Mean time between an answer and the next connection.
+        #[arg(long)]
+        pause_ms: f64,
+        #[arg(long)]
+        seconds: f64,
+        /// The clients that ask send a PROXY header first.
+        #[arg(long)]
+        proxy: bool,
+    },
     /// Who answers: connections by worker, which the answers name.
     Who {
         target: SocketAddr,
@@ -128,6 +146,9 @@ fn main() -> std::io::Result<()> {
         Role::Lifetimes { target, connections, rate } => hold::lifetimes(target, connections, rate),
         Role::First { target } => client::first(target),
         Role::Beside { target, slow, fast, seconds } => paths::beside(target, slow, fast, seconds),
+        Role::Silent { target, silent, clients, pause_ms, seconds, proxy } => {
+            silent::silent(target, &silent::Plan { silent, clients, pause_ms, seconds, proxy })
+        }
         Role::Who { target, connections, clients, keep } => paths::who(target, connections, clients, keep),
         Role::Poisson { target, connections, servers, mean_ms, load, seed } => {
             poisson::poisson(target, &poisson::Plan { connections, servers, mean_ms, load, seed })

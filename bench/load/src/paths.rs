@@ -24,7 +24,7 @@ fn in_circles(target: SocketAddr, path: &str, end: &AtomicBool) -> (Vec<u64>, us
     (times, errors)
 }
 
-fn quantile(sorted: &[u64], quantile: f64) -> u64 {
+pub fn quantile(sorted: &[u64], quantile: f64) -> u64 {
     let at = (sorted.len() as f64 * quantile).ceil() as usize;
     sorted.get(at.saturating_sub(1)).copied().unwrap_or(0)
 }

@@ -25,10 +25,15 @@ impl Answer {
 
 /// Connects and asks; the connection, and the text of the answer's body.
 pub fn ask(target: SocketAddr, path: &str, keep: bool) -> io::Result<(TcpStream, String)> {
+    ask_behind("", target, path, keep)
+}
+
+/// The same with these bytes in front of the request, in one write.
+pub fn ask_behind(header: &str, target: SocketAddr, path: &str, keep: bool) -> io::Result<(TcpStream, String)> {
     let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     let connection = if keep { "keep-alive" } else { "close" };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: {connection}\r\n\r\n");
+    let request = format!("{header}GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: {connection}\r\n\r\n");
     let answer = exchange(&mut stream, request.as_bytes())?;
     if answer.is_ok() { Ok((stream, answer.body)) } else { Err(io::Error::other(answer.head)) }
 }
