@@ -118,3 +118,34 @@ fn the_library_adds_few_calls_to_a_servers_accept() {
     assert!((0.9..1.3).contains(&of("recvmsg")), "{calls:.2?}");
     assert!(of("fcntl") <= 1.1 && of("close") <= 2.1 && of("getpid") <= 1.1, "{calls:.2?}");
 }
+
+/// A client of a service with `--proxy-from`, which sends its header at once.
+fn answers_behind_a_header(port: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"PROXY TCP4 192.0.2.7 203.0.113.1 56324 443\r\nping").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "ping");
+}
+
+#[test]
+fn the_stage_costs_nothing_where_nothing_has_to_be_known() {
+    let upstream = Upstream::echo();
+    // Whose first bytes are looked at; calls for that (a peek, and a receive for the header) and all.
+    for (from, of_stage, limit) in [("", 0.0, 6.3), ("10.0.0.0/8", 0.0, 6.3), ("127.0.0.1", 2.0, 8.5)] {
+        let option = ["--proxy-from", from];
+        let option = if from.is_empty() { &[][..] } else { &option };
+        let daemon = Daemon::start(&[&["-i", "1", "-u", &upstream.arg()], option].concat());
+        daemon.wait_online(1);
+        let connect = || if of_stage > 0.0 { answers_behind_a_header(daemon.port) } else { answers(daemon.port) };
+        (0..20).for_each(|_| connect());
+        let calls = counted(&[daemon.pid() as i32], connect);
+        at_most(&format!("master, --proxy-from {from:?}"), limit, &calls);
+        let of = |name: &str| calls.get(name).copied().unwrap_or(0.0);
+        // A header that has not come when its connection is accepted is waited for: now and then.
+        let received = of("recvfrom");
+        assert!(received >= of_stage - 0.01 && received <= of_stage * 1.2, "{from:?}: {calls:.2?}");
+        assert!(of("epoll_ctl") <= of_stage * 0.3, "{from:?}: {calls:.2?}");
+    }
+}

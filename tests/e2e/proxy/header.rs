@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{CLIENT, DESTINATION, ask, body, connect, v1, v2};
 use crate::support::direct::start_with;
-use crate::support::{Daemon, eventually, free_port, seconds, source};
+use crate::support::{Daemon, Upstream, eventually, free_port, seconds, source};
 
 fn node(from: &str) -> (Daemon, u16) {
     let port = free_port();
@@ -84,6 +84,37 @@ fn what_is_no_header_or_does_not_come_is_reset_and_counted() {
     daemon.wait_for("the PROXY header did not come within 3 s");
     assert_eq!(daemon.total("connections"), 0);
     assert!(ask(port, &v1(CLIENT, DESTINATION), "/").unwrap().ends_with("peer 56324"));
+}
+
+#[test]
+fn more_than_may_wait_replace_those_that_have_waited_longest() {
+    let upstream = Upstream::echo();
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nofile=128:128", env!("CARGO_BIN_EXE_roundsman")]);
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let words = ["-l", &listen, "-i", "1", "--proxy-from", "127.0.0.1", "-u", &upstream.arg()];
+    let daemon = Daemon::launch(command, &words, port);
+    daemon.wait_online(1);
+    // A quarter of the descriptors.
+    let (most, begin) = (32, Instant::now());
+    let mut clients: Vec<_> = (0..most).map(|_| connect(port)).collect();
+    eventually("all wait", seconds(10), || (intake(&daemon)["waiting"] == most).then_some(()));
+    let more: Vec<_> = (0..8).map(|_| connect(port)).collect();
+    for client in clients.drain(..8) {
+        assert_eq!(end(&mut { client }), Some(ErrorKind::ConnectionReset));
+    }
+    assert!(begin.elapsed() < Duration::from_millis(2900), "their time was over: {:?}", begin.elapsed());
+    for mut client in clients.into_iter().chain(more) {
+        client.write_all(&[&v1(CLIENT, DESTINATION)[..], b"ping"].concat()).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "ping");
+    }
+    let refused = intake(&daemon)["refused"].clone();
+    assert_eq!((&refused["stage-full"], &refused["proxy-timeout"]), (&8.into(), &0.into()), "{refused}");
+    daemon.wait_for("too many connections have not sent their first bytes yet");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Behind another balancer: the PROXY protocol.
 
+mod corners;
 mod direct;
 mod header;
+mod lives;
 mod senders;
 mod sending;
+mod servers;
 mod travels;
 
 use std::io::{self, Read, Write};
@@ -35,7 +38,11 @@ pub fn v2(client: &str, destination: &str, attachments: &[u8]) -> Vec<u8> {
 }
 
 pub fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connect_to("127.0.0.1", port)
+}
+
+pub fn connect_to(host: &str, port: u16) -> TcpStream {
+    let stream = TcpStream::connect((host, port)).unwrap();
     stream.set_read_timeout(Some(seconds(20))).unwrap();
     stream.set_nodelay(true).unwrap();
     stream

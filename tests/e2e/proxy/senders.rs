@@ -1,108 +1,29 @@
 //! Real balancers in front of real servers: each server names the client that connected to the balancer.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 
-use super::{body, own};
+use super::own;
+use super::servers::{Server, all};
 use crate::support::direct::start_with;
-use crate::support::{Process, free_port, install_dir, seconds, servers, write_file};
+use crate::support::{Process, certificate, free_port, install_dir, seconds, write_file};
 
-/// How a server is asked for its client's address and port.
-#[derive(Clone, Copy)]
-enum Question {
-    Http,
-    Redis,
-}
+/// Addresses that servers bind, and from where clients connect.
+const FAMILIES: [(&str, &str); 2] = [("0.0.0.0", "127.0.0.1"), ("::", "::1")];
 
-struct Server {
-    name: &'static str,
-    command: Vec<String>,
-    question: Question,
-}
+/// Servers that a default run asks, too.
+const OFTEN: [&str; 2] = ["node", "redis"];
 
-fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
-    words.map(str::to_owned).to_vec()
-}
-
-/// Servers on a port of all addresses of one family; each answers `ADDRESS PORT` of its client.
-fn all(dir: &Path, host: &str, port: u16) -> Vec<Server> {
-    let python = |name: &str| servers().join("venv/bin").join(name).display().to_string();
-    let (written, text) =
-        (|name: &str, text: &str| write_file(dir, name, text).display().to_string(), port.to_string());
-    let bind = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let node = written(
-        "node.js",
-        "require('http').createServer((q, a) => a.end(q.socket.remoteAddress + ' ' + q.socket.remotePort))
-           .listen(process.argv[2], process.argv[3]);",
-    );
-    let ends = written("ends.py", super::direct::PYTHON_CLIENT);
-    written(
-        "apps.py",
-        "def wsgi(environ, start):
-    start('200 OK', [])
-    return [(environ['REMOTE_ADDR'] + ' ' + environ['REMOTE_PORT']).encode()]
-async def asgi(scope, receive, send):
-    if scope['type'] != 'http': return
-    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'connection', b'close')]})
-    await send({'type': 'http.response.body', 'body': ('%s %s' % tuple(scope['client'])).encode()})
-",
-    );
-    let nginx = written(
-        "nginx.conf",
-        &format!(
-            "worker_processes 2; daemon off; error_log stderr; pid {0}/nginx.pid; events {{ }}
-             http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;
-               uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
-               server {{ listen {bind}; location / {{ return 200 '$remote_addr $remote_port'; }} }} }}",
-            dir.display()
-        ),
-    );
-    let chdir = dir.display().to_string();
-    let server = |name, question, command| Server { name, command, question };
-    vec![
-        server("node", Question::Http, words(["node", &node, &text, host])),
-        server("http.server", Question::Http, words(["python3", &ends, &text, host])),
-        server(
-            "gunicorn",
-            Question::Http,
-            words([&python("gunicorn"), "-w", "2", "-b", &bind, "--chdir", &chdir, "apps:wsgi"]),
-        ),
-        server(
-            "uvicorn",
-            Question::Http,
-            words([&python("uvicorn"), "--host", host, "--port", &text, "--app-dir", &chdir, "apps:asgi"]),
-        ),
-        server(
-            "redis",
-            Question::Redis,
-            words(["redis-server", "--port", &text, "--bind", host, "--save", "", "--protected-mode", "no"]),
-        ),
-        server("nginx", Question::Http, words(["nginx", "-c", &nginx])),
-    ]
-}
-
-/// Asks over a connection to a balancer: (what the server says, what it is to say).
-fn ask(balancer: SocketAddr, question: Question) -> (String, String) {
+/// Asks over a connection to a balancer.
+#[track_caller]
+fn ask(server: &Server, balancer: SocketAddr) {
     let mut client = TcpStream::connect(balancer).unwrap();
     client.set_read_timeout(Some(seconds(20))).unwrap();
+    client.write_all(server.question()).unwrap();
     let own = own(&client);
-    match question {
-        Question::Http => {
-            client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-            let said = body(&mut client).unwrap_or_else(|error| error.to_string());
-            // uvicorn writes chunks.
-            let said = said.lines().find(|line| line.contains(' ')).unwrap_or(&said).to_owned();
-            (said, format!("{} {}", own.ip(), own.port()))
-        }
-        Question::Redis => {
-            client.write_all(b"CLIENT LIST\r\nQUIT\r\n").unwrap();
-            let mut said = String::new();
-            let _ = client.read_to_string(&mut said);
-            let wanted = format!("addr={own} laddr={balancer} ");
-            (said.clone(), if said.contains(&wanted) { said } else { wanted })
-        }
-    }
+    server.names(&mut client, own, balancer).unwrap();
 }
 
 /// HAProxy with a listener for each form of the header, on this address.
@@ -119,45 +40,72 @@ fn haproxy(dir: &Path, host: &str, to: u16) -> (Process, Vec<u16>) {
         .zip(ports)
         .map(|(form, port)| format!("listen l{port}\n bind {host}:{port}\n server app {host}:{to} {form}\n"))
         .collect();
-    let text = format!(
-        "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n unique-id-format %ci\n\
-         {listeners}listen alive\n bind 127.0.0.1:{0}\n server app {host}:{to}\n",
-        free_port()
-    );
-    let file = write_file(dir, "haproxy.cfg", &text);
-    let arguments = ["-db", "-f", file.to_str().unwrap()];
-    let alive = text.rsplit_once("bind 127.0.0.1:").unwrap().1.split('\n').next().unwrap().parse().unwrap();
-    (Process::start("haproxy", &arguments, alive), ports.to_vec())
+    (haproxy_with(dir, &listeners, &format!("{host}:{to}")), ports.to_vec())
 }
 
-/// All forms from HAProxy in front of all servers that are named.
-fn behind_haproxy(names: &[&str]) {
-    for (host, from) in [("0.0.0.0", "127.0.0.1"), ("::", "::1")] {
+fn haproxy_with(dir: &Path, listeners: &str, to: &str) -> Process {
+    let alive = free_port();
+    let text = format!(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n unique-id-format %ci\n\
+         {listeners}listen alive\n bind 127.0.0.1:{alive}\n server app {to}\n"
+    );
+    let file = write_file(dir, "haproxy.cfg", &text);
+    Process::start("haproxy", &["-db", "-f", file.to_str().unwrap()], alive)
+}
+
+/// All forms from HAProxy in front of servers.
+fn behind_haproxy(wanted: impl Fn(&Server) -> bool) {
+    for (host, from) in FAMILIES {
         let dir = install_dir();
         let port = free_port();
         let bind = if from.contains(':') { "[::1]" } else { from };
         let (_haproxy, forms) = haproxy(dir.path(), bind, port);
-        for Server { name, command, question } in
-            all(dir.path(), host, port).into_iter().filter(|server| names.contains(&server.name))
-        {
-            let daemon = start_with(port, "2", &["--via", "direct", "--proxy-from", "127.0.0.1,::1"], &command);
+        for server in all(dir.path(), host, port).iter().filter(|server| wanted(server)) {
+            let daemon = start_with(port, "2", &["--via", "direct", "--proxy-from", "127.0.0.1,::1"], &server.command);
             for form in &forms {
-                let (said, wanted) = ask(SocketAddr::new(from.parse().unwrap(), *form), question);
-                assert_eq!(said, wanted, "{name} on {host}\n{}", daemon.log());
+                ask(server, SocketAddr::new(from.parse().unwrap(), *form));
             }
+            assert_eq!(daemon.ls()["services"][0]["intake"]["proxy_headers"], forms.len(), "{}", server.name);
         }
     }
 }
 
 #[test]
 fn haproxy_before_node_and_redis() {
-    behind_haproxy(&["node", "redis"]);
+    behind_haproxy(|server| OFTEN.contains(&server.name));
 }
 
 #[test]
 #[ignore = "long"]
 fn haproxy_before_all_servers() {
-    behind_haproxy(&["http.server", "gunicorn", "uvicorn", "nginx"]);
+    behind_haproxy(|server| !OFTEN.contains(&server.name));
+}
+
+/// The client has a certificate, and HAProxy says so in attachments.
+#[test]
+fn haproxy_that_ends_tls_sends_the_certificates_name_along() {
+    let dir = install_dir();
+    certificate(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (key, cert) = (file("key.pem"), file("cert.pem"));
+    let both = std::fs::read_to_string(&cert).unwrap() + &std::fs::read_to_string(&key).unwrap();
+    let pem = write_file(dir.path(), "both.pem", &both).display().to_string();
+    let (port, front) = (free_port(), free_port());
+    let listener = format!(
+        "listen tls\n bind 127.0.0.1:{front} ssl crt {pem} ca-file {cert} verify required\n \
+         server app 127.0.0.1:{port} send-proxy-v2-ssl-cn proxy-v2-options crc32c\n"
+    );
+    let _haproxy = haproxy_with(dir.path(), &listener, &format!("127.0.0.1:{port}"));
+    let server = all(dir.path(), "0.0.0.0", port).swap_remove(0);
+    let _daemon = start_with(port, "2", &["--via", "direct", "--proxy-from", "127.0.0.1"], &server.command);
+    let curl = Command::new("curl")
+        .args(["-sk", "--max-time", "20", "--cert", &cert, "--key", &key, "-w", " from %{local_ip} %{local_port}"])
+        .arg(format!("https://127.0.0.1:{front}/"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&curl.stdout).into_owned();
+    let (known, own) = said.split_once(" from ").unwrap_or_default();
+    assert!(!own.is_empty() && known == own, "{said:?} {}", String::from_utf8_lossy(&curl.stderr));
 }
 
 #[test]
@@ -165,7 +113,7 @@ fn haproxy_before_all_servers() {
 fn nginx_before_all_servers() {
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
     let load = if module.exists() { format!("load_module {};", module.display()) } else { String::new() };
-    for (host, from) in [("0.0.0.0", "127.0.0.1"), ("::", "::1")] {
+    for (host, from) in FAMILIES {
         let dir = install_dir();
         let (port, front, alive) = (free_port(), free_port(), free_port());
         let bind = if from.contains(':') { "[::1]" } else { from };
@@ -177,10 +125,9 @@ fn nginx_before_all_servers() {
         );
         let file = write_file(dir.path(), "front.conf", &text);
         let _nginx = Process::start("nginx", &["-c", file.to_str().unwrap()], alive);
-        for Server { name, command, question } in all(dir.path(), host, port) {
-            let daemon = start_with(port, "2", &["--via", "direct", "--proxy-from", "127.0.0.1,::1"], &command);
-            let (said, wanted) = ask(SocketAddr::new(from.parse().unwrap(), front), question);
-            assert_eq!(said, wanted, "{name} on {host}\n{}", daemon.log());
+        for server in all(dir.path(), host, port) {
+            let _daemon = start_with(port, "2", &["--via", "direct", "--proxy-from", "127.0.0.1,::1"], &server.command);
+            ask(&server, SocketAddr::new(from.parse().unwrap(), front));
         }
     }
 }
