@@ -1,8 +1,11 @@
 //! Messages between the preload library and the master over the attach socket: SOCK_SEQPACKET, one message each way per
 //! request, numbers in the machine's byte order.
 
-/// The environment variable by which a server's library finds the master: abstract socket name, `:`, token in hexadecimal.
+/// The environment variable by which a server's library finds the master: abstract socket name, `:`, token in hexadecimal, and
+/// [`HAS_TRANSLATIONS`] where the worker has a record of translated addresses.
 pub const VARIABLE: &str = "ROUNDSMAN_ATTACH";
+/// Tells a program without a stand-in that it may be given connections whose addresses are translated.
+pub const HAS_TRANSLATIONS: &str = ":t";
 /// Version of these messages.
 pub const VERSION: u16 = 1;
 /// Length of a token in bytes.
@@ -43,7 +46,7 @@ pub mod op {
     pub const CONNECTS: u16 = 12;
     /// The process wants the access log's ring, where the counters page says that there is one.
     pub const LOG: u16 = 13;
-    /// The process wants the record of translated addresses, where the counters page says that there is one.
+    /// The process wants the record of translated addresses, where the counters page or the variable says that there is one.
     pub const TRANSLATIONS: u16 = 14;
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::abi::attach::HAS_TRANSLATIONS;
 use crate::config::error::{ConfigError, Kind};
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::Preload;
@@ -45,9 +46,9 @@ impl Library {
         self.preload.value()
     }
 
-    /// Tells a worker's library whom to ask, and as whom.
-    pub fn variable(&self, secret: &Secret) -> String {
-        format!("{}:{}", self.attach, hex(secret))
+    /// Tells a worker's library whom to ask, as whom, and whether there is a record of translated addresses.
+    pub fn variable(&self, secret: &Secret, translates: bool) -> String {
+        format!("{}:{}{}", self.attach, hex(secret), if translates { HAS_TRANSLATIONS } else { "" })
     }
 }
 

@@ -168,7 +168,8 @@ fn start_direct(
     let translations =
         seat.config.proxy_from.as_ref().map(|_| TranslationsFile::create()).transpose().map_err(refused)?;
     page.set_translates(translations.is_some());
-    let environment = vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret))];
+    let environment =
+        vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret, translations.is_some()))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));

@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
-use super::abi::attach::{ADDRESS_BYTES, Reply, Request, STATUS, TOKEN_BYTES, VARIABLE, VERSION};
+use super::abi::attach::{ADDRESS_BYTES, HAS_TRANSLATIONS, Reply, Request, STATUS, TOKEN_BYTES, VARIABLE, VERSION};
 use super::arch::{nr, pid, syscall6};
 use super::bell;
 use super::identity::Identity;
@@ -53,6 +53,8 @@ pub struct Master {
     address: [u8; 110],
     address_len: usize,
     token: [u8; TOKEN_BYTES],
+    /// Whether the worker has a record of translated addresses.
+    pub translates: bool,
 }
 
 impl Master {
@@ -61,12 +63,14 @@ impl Master {
         Self::parse(variable()?.to_bytes())
     }
 
-    /// The variable's value: name, `:`, token.
+    /// The variable's value: name, `:`, token, what the worker has.
     fn parse(value: &[u8]) -> Option<Self> {
+        let plain = value.strip_suffix(HAS_TRANSLATIONS.as_bytes());
+        let (value, translates) = (plain.unwrap_or(value), plain.is_some());
         let colon = value.iter().position(|&byte| byte == b':')?;
         let (name, token) = (value.get(..colon)?, value.get(colon + 1..)?);
         // AF_UNIX, then a NUL byte: an abstract name.
-        let mut master = Self { address: [0; 110], address_len: 3 + name.len(), token: [0; TOKEN_BYTES] };
+        let mut master = Self { address: [0; 110], address_len: 3 + name.len(), token: [0; TOKEN_BYTES], translates };
         master.address[0] = 1;
         master.address.get_mut(3..3 + name.len())?.copy_from_slice(name);
         if token.len() != 2 * TOKEN_BYTES {
@@ -201,6 +205,10 @@ mod tests {
         let (token, name) = master.map(|m| (m.token, m.address[..m.address_len].to_vec())).unwrap_or_default();
         assert_eq!(token, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(name, b"\x01\0\0roundsman-1-ab");
+        for (end, translates) in [("", false), (HAS_TRANSLATIONS, true)] {
+            let master = Master::parse(format!("roundsman-1-ab:{TOKEN}{end}").as_bytes());
+            assert_eq!(master.map(|m| (m.translates, m.token)), Some((translates, token)));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::support::{Daemon, free_port, install_dir, write_file};
 
 /// Answers what accept, getpeername and getsockname say of the client; under /fork what they say in a child that alone has
 /// the connection.
-const PYTHON: &str = "
+pub const PYTHON: &str = "
 import http.server, json, os, socket, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -48,7 +48,7 @@ fn python(host: &str, more: &[&str]) -> (Daemon, u16, tempfile::TempDir) {
 }
 
 /// What [`PYTHON`] answers.
-fn ends(client: &str, destination: &str) -> String {
+pub fn ends(client: &str, destination: &str) -> String {
     format!(r#"[["{client}", 56324], ["{client}", 56324], ["{destination}", 443]]"#)
 }
 
@@ -102,6 +102,47 @@ fn a_process_that_gets_the_connection_from_another_sees_both_ends() {
         let said = ask(port, &v1(CLIENT, DESTINATION), "/").unwrap();
         assert_eq!(said, format!(r#"[["{CLIENT}", 56324], ["{DESTINATION}", 443]]"#), "{}", daemon.log());
     }
+}
+
+/// As inetd does: the program that is started has the connection, and nothing else of the server's.
+const STARTS: &str = "
+import os, signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('0.0.0.0', int(sys.argv[1]))); s.listen()
+while True:
+    c, _ = s.accept()
+    if os.fork() == 0:
+        for fd in range(3): os.dup2(c.fileno(), fd)
+        os.closerange(3, 100)
+        os.execvp('python3', ['python3', sys.argv[2]])
+    c.close()
+";
+
+const STARTED: &str = "
+import json, os, socket
+here, there = socket.socketpair(); here.getpeername(), here.getsockname()
+c = socket.socket(fileno=0); c.recv(1000)
+body = json.dumps([c.getpeername(), c.getsockname()]).encode()
+c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + body)
+";
+
+#[test]
+fn a_program_that_is_started_with_the_connection_alone_sees_both_ends() {
+    let (dir, port) = (install_dir(), free_port());
+    let (starts, started) =
+        (write_file(dir.path(), "starts.py", STARTS), write_file(dir.path(), "started.py", STARTED));
+    let command =
+        ["python3", starts.to_str().unwrap(), &port.to_string(), started.to_str().unwrap()].map(str::to_owned);
+    let daemon = start_with(port, "1", &["--via", "direct", "--proxy-from", "127.0.0.1"], &command);
+    for header in [v1(CLIENT, DESTINATION), v2(CLIENT, DESTINATION, &[])] {
+        let said = ask(port, &header, "/").unwrap();
+        assert_eq!(said, format!(r#"[["{CLIENT}", 56324], ["{DESTINATION}", 443]]"#), "{}", daemon.log());
+    }
+    let mut check = connect(port);
+    check.write_all(b"PROXY UNKNOWN\r\nGET / HTTP/1.0\r\n\r\n").unwrap();
+    let told = body(&mut check).unwrap();
+    assert!(told.contains(&format!("[[\"127.0.0.1\", {}]", own(&check).port())), "{told}");
 }
 
 const NODE: &str = "
