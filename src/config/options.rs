@@ -17,9 +17,9 @@ pub use super::values::{number, policy};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, Sample, Target, target};
 use crate::addr::{AdminAddr, Listen};
-use crate::cidr::Network;
 use crate::output::LogFormat;
 use crate::output::sinks::Format as OutputFormat;
+use crate::proxy_protocol::balancers::Balancer;
 use crate::proxy_protocol::sending::Version as ProxyVersion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -207,10 +207,10 @@ pub struct Options {
     pub accept_rate: Option<u32>,
     /// Networks of balancers in front; their connections begin with a PROXY header: 10.0.0.0/8
     ///
-    /// Version 1 or 2. The server sees the client's address. A connection from there without a valid header is reset; for all others
+    /// `unix`: connections on Unix listeners. Version 1 or 2. The server sees the client's address. A connection from there without a valid header is reset; for all others
     /// the first bytes are data.
     #[arg(long, hide_short_help = true, value_name = "CIDR", env = "ROUNDSMAN_PROXY_FROM", value_delimiter = ',')]
-    pub proxy_from: Vec<Network>,
+    pub proxy_from: Vec<Balancer>,
     /// Begin connections to upstreams and relayed commands with a PROXY header, which says who the client is: v1, v2
     ///
     /// The server has to expect it. A command gets its connections by relay then.

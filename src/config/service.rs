@@ -14,9 +14,9 @@ use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, AccessLog, Sample};
 use crate::addr::{Listen, ListenAddr};
-use crate::cidr::Networks;
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
+use crate::proxy_protocol::balancers::Balancers;
 use crate::proxy_protocol::sending::Version;
 use crate::sys::process::Credentials;
 use crate::sys::reason;
@@ -44,7 +44,7 @@ pub struct ServiceConfig {
     pub files: Files,
     pub access: Option<AccessLog>,
     /// Sources whose connections begin with a PROXY header.
-    pub proxy_from: Option<Networks>,
+    pub proxy_from: Option<Balancers>,
     /// The header that relayed servers get.
     pub send_proxy: Option<Version>,
     pub node_ipc: NodeIpc,
@@ -288,7 +288,7 @@ impl ServiceConfig {
             environment,
             files,
             access,
-            proxy_from: (!run.proxy_from.is_empty()).then_some(Networks(run.proxy_from)),
+            proxy_from: (!run.proxy_from.is_empty()).then_some(Balancers(run.proxy_from)),
             send_proxy: run.send_proxy,
             node_ipc: run.node_ipc,
             after: run.after,

@@ -3,6 +3,7 @@
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Pure: whoever calls peeks at a connection's first bytes and
 //! takes exactly as many off as the header has.
 
+pub mod balancers;
 pub mod sending;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -15,7 +15,8 @@ use crate::sys::sock::{self, PeerAddress};
 /// Time for a PROXY header to come.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Looks for a header where there is to be one.
+/// Looks for a header where there is to be one. When a reload adds the option, that is from when the last worker is replaced that was
+/// started without it: half of its calls would say one thing of the client, the others another.
 pub(super) fn look(
     desk: &mut Desk,
     rules: &StageRules,
@@ -23,7 +24,7 @@ pub(super) fn look(
     arrival: &mut Arrival,
     closed: bool,
 ) -> Look {
-    if !arrival.client.address.ip().is_some_and(|ip| rules.proxy_from.contain(ip)) {
+    if !rules.proxy_from.contain(arrival.client.address.ip()) {
         return Look::Passes;
     }
     desk.buffer.resize(proxy_protocol::MAX_BYTES, 0);

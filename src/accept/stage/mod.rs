@@ -18,13 +18,14 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use slab::Slab;
+use socket2::{Domain, SockRef};
 
 use super::Context;
 use super::dispatcher::ServiceDispatcher;
 use super::orders::{ListenerId, Report, ServiceId};
 use super::waiting::reset;
-use crate::cidr::Networks;
 use crate::handoff::Client;
+use crate::proxy_protocol::balancers::Balancers;
 use crate::sys::sock;
 use deadlines::Deadlines;
 use refusals::{Refusal, Unreported};
@@ -38,7 +39,7 @@ const PLACE_BITS: u32 = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageRules {
     /// Sources whose connections begin with a PROXY header.
-    pub proxy_from: Networks,
+    pub proxy_from: Balancers,
     /// The most connections here; for one more, the one whose time is over first is reset.
     pub max: usize,
 }
@@ -161,10 +162,16 @@ impl ServiceDispatcher {
 
     /// Resets a connection; `None`.
     fn refuse_one(&mut self, arrival: Arrival, reason: Refusal) -> Option<Arrival> {
-        match arrival.client.address.len {
-            0 => reset(arrival.socket),
+        let is_unix = match arrival.client.destination {
+            None => arrival.client.address.len == 0,
+            // The address is that of a header.
+            Some(_) => SockRef::from(&arrival.socket).domain().is_ok_and(|domain| domain == Domain::UNIX),
+        };
+        if is_unix {
+            reset(arrival.socket);
+        } else {
             // No descriptors travel by TCP, so this close cannot block, and floods need no other thread.
-            _ => sock::reset_on_close(arrival.socket.as_fd()),
+            sock::reset_on_close(arrival.socket.as_fd());
         }
         self.stats.stage.count(reason);
         self.stage.unreported.add(reason);

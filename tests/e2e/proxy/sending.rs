@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use super::{CLIENT, DESTINATION, ask, connect, own, v1, v2};
 use crate::support::{Daemon, Process, eventually, free_port, install_dir, roundsman, seconds, write_file};
@@ -102,6 +103,39 @@ fn an_upstream_that_takes_over_gets_one_header() {
             assert_eq!(came, header, "{version}");
         }
     }
+}
+
+/// A balancer on the same machine, which connects to a Unix listener.
+#[test]
+fn a_unix_listener_takes_headers_where_it_is_named() {
+    let (dir, upstream) = (install_dir(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let to = upstream.local_addr().unwrap().to_string();
+    for (from, header) in [("unix", v1(CLIENT, DESTINATION)), ("127.0.0.1", b"PROXY UNKNOWN\r\n".to_vec())] {
+        let (port, path) = (free_port(), dir.path().join(format!("{from}.sock")));
+        let (tcp, unix) = (format!("127.0.0.1:{port}"), format!("unix:{}", path.display()));
+        let words = ["-i", "1", "-l", &tcp, "-l", &unix, "--proxy-from", from, "--send-proxy", "v1", "-u", &to];
+        let daemon = Daemon::launch(roundsman(), &words, port);
+        daemon.wait_online(1);
+        let mut client = UnixStream::connect(&path).unwrap();
+        let sent = [&v1(CLIENT, DESTINATION)[..], b"hello"].concat();
+        client.write_all(&sent).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut came = Vec::new();
+        accept(&upstream).read_to_end(&mut came).unwrap();
+        // Where it is not named, all is data.
+        let data = if from == "unix" { b"hello" } else { &sent[..] };
+        assert_eq!(came, [&header[..], data].concat(), "{from}");
+    }
+    let (port, path) = (free_port(), dir.path().join("wrong.sock"));
+    let (tcp, unix) = (format!("127.0.0.1:{port}"), format!("unix:{}", path.display()));
+    let daemon =
+        Daemon::launch(roundsman(), &["-i", "1", "-l", &tcp, "-l", &unix, "--proxy-from", "unix", "-u", &to], port);
+    daemon.wait_online(1);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let _ = client.read_to_end(&mut Vec::new());
+    let refused = || daemon.ls()["services"][0]["intake"]["refused"]["proxy-invalid"] == 1;
+    eventually("it is refused", seconds(10), || refused().then_some(()));
 }
 
 /// nginx answers with the addresses that the header names.
