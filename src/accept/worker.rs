@@ -163,6 +163,11 @@ impl Worker {
         Some(self.lanes.get_mut(place(listener))?.take_if(|lane| lane.listener == listener)?.queue)
     }
 
+    /// Whether its hand-offs carry what PROXY headers say.
+    pub fn translates(&self) -> bool {
+        self.lanes.iter().flatten().all(|lane| lane.queue.translates())
+    }
+
     /// Whether it has a queue for the listener at this place.
     pub fn serves_at(&self, place: usize) -> bool {
         self.lanes.get(place).is_some_and(Option::is_some)

@@ -40,6 +40,8 @@ pub(super) struct WorkerSet {
     read_at: Option<Instant>,
     /// Under `rr`: open connections count. Not once any worker's number is an estimate: it may only ever grow.
     trusted: bool,
+    /// All were started to be told what PROXY headers say.
+    translate: bool,
     /// Connections in all workers' lines.
     in_line: usize,
     /// Workers may have been asked to ring the bell.
@@ -131,6 +133,7 @@ impl WorkerSet {
         self.read_at = None;
         self.turn.loads_changed();
         self.trusted = true;
+        self.translate = self.workers.iter().all(Worker::translates);
         let places = self.workers.iter().map(Worker::places).max().unwrap_or(0);
         let (workers, views) = (&self.workers, &self.views);
         let serving = |at| {
@@ -238,6 +241,11 @@ impl WorkerSet {
             view.open = worker.open();
         }
         self.turn.loads_changed();
+    }
+
+    /// Whether all workers can be told what PROXY headers say; without a worker, those that come can.
+    pub fn translate(&self) -> bool {
+        self.translate || self.workers.is_empty()
     }
 
     /// Whether a worker has room for a connection.

@@ -115,6 +115,11 @@ impl QueueTx {
         self.framing == Framing::Single
     }
 
+    /// Whether hand-offs carry the addresses that PROXY headers named.
+    pub fn translates(&self) -> bool {
+        self.carries == Carries::Translations
+    }
+
     /// Sends the first sockets of a batch in one message and returns how many: to a relay worker as many as fit, to a server
     /// one with its client's address and `number`. The first was accepted at `accepted` (nanoseconds of the monotonic
     /// clock). The caller closes its copies at once.
@@ -153,7 +158,12 @@ impl QueueTx {
         accepted: u64,
         socket: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
-        let payload = direct_payload(tag, &client.address, number, accepted);
+        let address = match (self.carries, &client.destination, socket) {
+            // A server that is not told of headers finds the balancer in its other calls, too.
+            (Carries::Sockets, Some(_), Some(socket)) => &PeerAddress::of(socket),
+            _ => &client.address,
+        };
+        let payload = direct_payload(tag, address, number, accepted);
         match self.carries {
             Carries::Sockets => scm::send_fds(self.tx.as_fd(), &payload, socket.into_iter()),
             Carries::Translations => {

@@ -106,3 +106,23 @@ fn messages_that_a_server_wrote_into_its_queue_are_not_taken_back() {
     assert_eq!(back.len(), 1);
     assert!(sock::is_socket(back[0].socket.as_fd()));
 }
+
+#[test]
+fn a_server_that_is_not_told_of_headers_gets_the_kernels_address() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let server = listener.accept().unwrap().0;
+    let kernels = PeerAddress::from(client.local_addr().unwrap());
+    let header = |text: &str| PeerAddress::from(text.parse::<SocketAddr>().unwrap());
+    let (named, destination) = (header("192.0.2.7:56324"), Some(Box::new(header("203.0.113.1:443"))));
+    for (carries, expected) in [(Carries::Sockets, kernels), (Carries::Translations, named)] {
+        let queue = QueueTx::to_server(0, carries).unwrap();
+        let (rx, _keep) = queue.ends().unwrap();
+        let accepted = OwnedFd::from(server.try_clone().unwrap());
+        let sent = Client { address: named, destination: destination.clone() };
+        queue.send_batch(&[(accepted, sent)], 1, 1).unwrap();
+        let (mut bytes, mut sockets) = ([0; payload::DIRECT_TRANSLATED_BYTES], Vec::new());
+        scm::recv_fds(rx.as_fd(), &mut bytes, &mut sockets).unwrap();
+        assert_eq!(endpoint(&bytes, offset_of!(payload::Direct, address_len)), Some(expected), "{carries:?}");
+    }
+}

@@ -24,7 +24,7 @@ pub(super) fn look(
     arrival: &mut Arrival,
     closed: bool,
 ) -> Look {
-    if !rules.proxy_from.contain(arrival.client.address.ip()) {
+    if !desk.translates || !rules.proxy_from.contain(arrival.client.address.ip()) {
         return Look::Passes;
     }
     desk.buffer.resize(proxy_protocol::MAX_BYTES, 0);

@@ -128,6 +128,7 @@ impl ServiceDispatcher {
         now: Instant,
         cx: &Context,
     ) -> Option<Arrival> {
+        self.stage.desk.translates = self.workers.translate();
         match Step::FIRST.walk(&mut self.stage.desk, &rules, &self.stats.stage, &mut arrival, false) {
             Outcome::Passed => Some(arrival),
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),

@@ -45,6 +45,8 @@ pub(super) enum Outcome {
 pub(super) struct Desk {
     /// Where first bytes are copied to.
     pub buffer: Vec<u8>,
+    /// Whether every worker online was started to be told what headers say.
+    pub translates: bool,
 }
 
 impl Step {

@@ -10,7 +10,9 @@ use nix::unistd::Pid;
 
 use super::{ask, body, connect, v1, v2};
 use crate::support::direct::start_with;
-use crate::support::{Daemon, eventually, free_port, freeze, get, install_dir, seconds, slot_of, source};
+use crate::support::{
+    Daemon, eventually, free_port, freeze, get, install_dir, roundsman, seconds, slot_of, source, write_file,
+};
 
 fn node(more: &[&str]) -> (Daemon, u16) {
     let port = free_port();
@@ -57,6 +59,39 @@ fn those_that_wait_while_no_worker_is_alive_keep_theirs() {
     daemon.wait_for("reloaded");
     assert_ne!(daemon.workers(), before);
     answers((0..10).map(|n| send(port, n)).collect());
+}
+
+/// What accept, getpeername and getsockname say is one thing at any time: before the option is there for all workers, and after.
+#[test]
+fn a_reload_that_adds_the_option_adds_it_for_all_calls() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(dir.path(), "ends.py", super::direct::PYTHON);
+    let file = |more: &str| {
+        let command = format!("command = [\"python3\", \"{}\", \"{port}\", \"0.0.0.0\"]", script.display());
+        write_file(dir.path(), "a.toml", &format!("[service.a]\n{command}\ninstances = 2\nvia = \"direct\"\n{more}"))
+    };
+    let config = file("").display().to_string();
+    let daemon = Daemon::launch(roundsman(), &["-c", &config], port);
+    daemon.wait_online(2);
+    let known = super::direct::ends("192.0.2.7", "203.0.113.1");
+    let ask = || ask(port, &v1("192.0.2.7", "203.0.113.1"), "/").unwrap_or_else(|error| error.to_string());
+    assert!(ask().contains("Bad"), "{}", ask());
+    file("proxy-from = \"127.0.0.1\"\nmin-uptime = \"500ms\"\n");
+    daemon.signal(Signal::SIGHUP);
+    let mut before = 0;
+    while !daemon.log().contains("reloaded") {
+        let said = ask();
+        if said != known {
+            assert!(said.contains("Bad"), "{said}\n{}", daemon.log());
+            before += 1;
+        }
+    }
+    assert!(before > 0, "{}", daemon.log());
+    (0..8).for_each(|_| assert_eq!(ask(), known));
+    // Without it a header is data at once.
+    file("");
+    daemon.signal(Signal::SIGHUP);
+    eventually("data again", seconds(20), || ask().contains("Bad").then_some(()));
 }
 
 #[test]
