@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
+use nix::sys::signal::{SigSet, Signal};
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -93,13 +94,28 @@ pub fn states(daemons: Daemons, now: Receiver<()>, to: Sender<Message>) {
     });
 }
 
-/// Sends keys and changes of the size.
+/// Keeps changes of the terminal's size from all threads that begin after this, besides the one of [`sizes`]. Where crossterm
+/// gets one together with a key, it returns the change and forgets the key until there is another one.
+///
+/// # Errors
+/// As sigprocmask(2).
+pub fn keep_sizes() -> io::Result<SigSet> {
+    let sizes = SigSet::from(Signal::SIGWINCH);
+    sizes.thread_block()?;
+    Ok(sizes)
+}
+
+/// Sends changes of the terminal's size.
+pub fn sizes(sizes: SigSet, to: Sender<Message>) {
+    thread::spawn(move || while sizes.wait().is_ok() && to.send(Message::Resized).is_ok() {});
+}
+
+/// Sends keys.
 pub fn keys(to: Sender<Message>) {
     thread::spawn(move || {
         loop {
             let message = match event::read() {
                 Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Message::Key(key),
-                Ok(Event::Resize(..)) => Message::Resized,
                 Ok(_) => continue,
                 Err(error) => Message::NoKeys(error),
             };

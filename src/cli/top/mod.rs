@@ -72,6 +72,7 @@ pub fn run(target: &Target) -> Result<(), Exit> {
     }
     let failed = |error: io::Error| Exit::os("the terminal cannot be used", &error);
     let (to, messages) = crossbeam_channel::bounded(MESSAGES);
+    feed::sizes(feed::keep_sizes().map_err(failed)?, to.clone());
     feed::signals(to.clone()).map_err(failed)?;
     let guard = Guard::enter().map_err(failed)?;
     let end = Top::new(seen, only, to).and_then(|mut top| top.run(&guard, &messages, daemons));

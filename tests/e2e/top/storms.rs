@@ -1,7 +1,7 @@
 //! Mostly waits: what terminals, servers and daemons can do to it, and what it costs the daemon.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,6 +34,27 @@ fn a_storm_of_sizes_and_keys_leaves_it_well() {
     screen.press("q");
     assert!(screen.finish().success());
     screen.is_as_before();
+}
+
+#[test]
+fn a_key_that_comes_together_with_a_change_of_the_size_is_read() {
+    let dir = install_dir();
+    let daemon = daemon(dir.path(), 1);
+    let mut screen = top(&daemon, (80, 24));
+    screen.wait_for("q quit");
+    for round in 0..60 {
+        for (key, shown) in [("?", "any key: back"), (" ", "q quit")] {
+            screen.signal(Signal::SIGWINCH);
+            // Whether both are found at once depends on the moment.
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_micros(round % 50 * 4) {}
+            screen.press(key);
+            let read = || screen.text().contains(shown).then_some(());
+            eventually(&format!("{shown:?} in round {round}"), seconds(10), read);
+        }
+    }
+    screen.press("q");
+    assert!(screen.finish().success());
 }
 
 #[test]

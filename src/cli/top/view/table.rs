@@ -10,6 +10,7 @@ use crate::cli::render::{megabytes, open, size, state, upstream_state, uptime};
 use crate::cli::table::{Column, columns_of, cut, fit, printable};
 use crate::cli::top::rows::{Row, Sort, Subject};
 use crate::control::history::bound;
+use crate::control::status::ServiceState;
 
 /// Spaces between columns.
 const GAP: usize = 1;
@@ -65,7 +66,7 @@ fn cells(row: &Row<'_>) -> [String; COLUMNS.len()] {
                 alive(any, memory),
                 row.restarts().to_string(),
                 none(),
-                printable(&format!("{} {}", service.via, service.policy)),
+                printable(&served(service)),
             ]
         }
         Subject::Slot(slot) => {
@@ -129,6 +130,11 @@ fn why(row: &Row<'_>) -> String {
     }
 }
 
+/// By which delivery and policy a service is served.
+fn served(service: &ServiceState) -> String {
+    if service.via == "none" { "no port".to_owned() } else { format!("{} {}", service.via, service.policy) }
+}
+
 /// The selected line in words.
 pub fn detail(row: &Row<'_>) -> String {
     let why = why(row);
@@ -140,12 +146,7 @@ pub fn detail(row: &Row<'_>) -> String {
             let listen = if listen.is_empty() { String::new() } else { format!(" on {listen}") };
             let command = service.command.as_deref().map(|command| format!(", {command}")).unwrap_or_default();
             let (reloads, shed) = (service.reloads, service.shed);
-            format!(
-                "{}{listen}, {} {}, {reloads} reloads, {shed} given up{command}",
-                row.label(),
-                service.via,
-                service.policy
-            )
+            format!("{}{listen}, {}, {reloads} reloads, {shed} given up{command}", row.label(), served(service))
         }
         Subject::Slot(slot) => {
             let pid = slot.server_pid.or(slot.pid).map(|pid| format!(", pid {pid}")).unwrap_or_default();
