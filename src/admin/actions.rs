@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{FromRequest, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, http};
@@ -30,12 +30,21 @@ const JSON: [(http::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application
 pub async fn control(
     State(shared): State<Arc<Shared>>,
     Extension(client): Extension<Client>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: HttpRequest,
 ) -> Response {
-    if let Some(response) = refusal(&shared, client.peer, &headers) {
+    let headers = request.headers();
+    if let Some(response) = refusal(&shared, client.peer, headers) {
         return response;
     }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > MAX_BODY as u64) {
+        return too_large();
+    }
+    let body = match Bytes::from_request(request, &()).await {
+        Ok(body) => body,
+        Err(why) if why.status() == StatusCode::PAYLOAD_TOO_LARGE => return too_large(),
+        Err(_) => return error(StatusCode::BAD_REQUEST, "the body ends early"),
+    };
     let request = match serde_json::from_slice::<Request>(&body) {
         Ok(request) if is_action(&request) => request,
         Ok(_) => return error(StatusCode::BAD_REQUEST, "this request is for the control socket only"),
@@ -113,6 +122,10 @@ async fn ask(path: &Path, request: &Request, last: &mut Reply) -> std::io::Resul
         }
     }
     Ok(())
+}
+
+fn too_large() -> Response {
+    error(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is larger than {MAX_BODY} bytes"))
 }
 
 fn error(status: StatusCode, why: &str) -> Response {

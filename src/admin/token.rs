@@ -113,11 +113,12 @@ fn read(path: &Path) -> Result<Box<str>, TokenError> {
     if meta.mode() & 0o027 != 0 {
         return Err(TokenError::Open(path.to_owned()));
     }
-    let mut text = String::new();
-    file.take(*LENGTHS.end() as u64 + 2).read_to_string(&mut text).map_err(fail)?;
-    let token = text.trim_ascii();
-    let fits = LENGTHS.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(token.into()) } else { Err(TokenError::NotAToken(path.to_owned())) }
+    let mut bytes = Vec::new();
+    file.take(*LENGTHS.end() as u64 + 2).read_to_end(&mut bytes).map_err(fail)?;
+    let token = bytes.trim_ascii();
+    let fits = LENGTHS.contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+    let token = std::str::from_utf8(token).ok().filter(|_| fits);
+    token.map(Into::into).ok_or_else(|| TokenError::NotAToken(path.to_owned()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 mod flood;
 mod health;
+mod large;
 mod page;
-mod pictures;
+pub mod pictures;
 mod prometheus;
 mod scenes;
 pub mod streams;
 mod token;
+mod token_file;

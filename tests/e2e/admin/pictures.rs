@@ -32,7 +32,7 @@ const DIFFERENCE: &str = "(async (texts) => {
 })";
 
 /// `base64`, with these arguments.
-fn base64(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+pub fn base64(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child =
         Command::new("base64").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
