@@ -2,6 +2,7 @@
 
 mod commands;
 pub mod facts;
+mod pictures;
 mod release;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths = vec![Path::new(ROOT).join("README.md")];
     let docs = std::fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
-    let mut more: Vec<_> = docs.map(|entry| entry.unwrap().path()).collect();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let mut more: Vec<_> = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect();
     more.sort();
     assert!(more.len() >= 5, "{more:?}");
     paths.extend(more);

@@ -146,9 +146,14 @@ impl Browser {
 
     /// A picture of the whole page, half as large: PNG in base64.
     pub fn picture(&mut self) -> String {
-        let height = self.js("document.documentElement.scrollHeight");
-        let width = self.js("document.documentElement.clientWidth");
-        let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 0.5});
+        let height = self.js("document.documentElement.scrollHeight").as_u64().unwrap();
+        let width = self.js("document.documentElement.clientWidth").as_u64().unwrap();
+        self.shot(width, height, 0.5)
+    }
+
+    /// A picture of the upper left part of the page: PNG in base64.
+    pub fn shot(&mut self, width: u64, height: u64, scale: f64) -> String {
+        let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": scale});
         let reply = self.call("Page.captureScreenshot", json!({"captureBeyondViewport": true, "clip": clip}));
         reply["data"].as_str().unwrap().to_owned()
     }

@@ -12,6 +12,7 @@ mod random;
 pub mod recycle;
 mod screen;
 mod server;
+mod svg;
 pub mod table;
 mod terminal;
 mod unsaid;

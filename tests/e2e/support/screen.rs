@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 
+use super::svg::svg;
 use super::{eventually, seconds};
 
 /// A terminal with a program that has it as its controlling terminal; the program is killed when this is dropped.
@@ -106,6 +107,11 @@ impl Screen {
 
     pub fn text(&self) -> String {
         self.seen.lock().unwrap().parser.screen().contents()
+    }
+
+    /// A picture of the screen.
+    pub fn svg(&self, title: &str) -> String {
+        svg(self.seen.lock().unwrap().parser.screen(), title)
     }
 
     /// Whether something on the screen has a colour.
