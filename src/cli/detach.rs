@@ -46,6 +46,7 @@ pub fn start(config: &Config) -> Result<u8, Exit> {
         Outcome::Online => {
             let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
             println!("{} online in the background (pid {pid}); log: {}", names.join(", "), path.display());
+            show_warnings(&path, from);
             Ok(0)
         }
         Outcome::Ended(status) => {
@@ -92,16 +93,25 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Shows on stderr what was logged since a place in the file, without what is too much for a terminal.
 fn show_written(path: &Path, from: u64) {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|mut log| {
-        let from = from.max(log.metadata()?.len().saturating_sub(MAX_SHOWN));
-        log.seek(SeekFrom::Start(from))?;
-        log.take(MAX_SHOWN).read_to_end(&mut text)
-    });
-    let text = match read {
-        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
-        Err(error) => format!("{}: {}\n", path.display(), reason(&error)),
-    };
+    let text = written(path, from).unwrap_or_else(|error| format!("{}: {}\n", path.display(), reason(&error)));
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// The last of what was logged since a place in the file.
+fn written(path: &Path, from: u64) -> io::Result<String> {
+    let mut log = File::open(path)?;
+    let from = from.max(log.metadata()?.len().saturating_sub(MAX_SHOWN));
+    log.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    log.take(MAX_SHOWN).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Shows on stderr which warnings of the daemon's own were logged since a place in the file.
+fn show_warnings(path: &Path, from: u64) {
+    let Ok(text) = written(path, from) else { return };
+    let own = |line: &&str| line.split_whitespace().nth(1) == Some("WARN") || line.contains(r#""level":"WARN""#);
+    let text: String = text.lines().filter(own).flat_map(|line| [line, "\n"]).collect();
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

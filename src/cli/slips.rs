@@ -60,6 +60,12 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
         let joined = words.get(at).and_then(|given| given.to_str()?.split_once('=')).map(|(_, value)| value);
         let next = words.get(at + 1).and_then(|value| value.to_str()).filter(|value| !value.starts_with('-'));
         let value = joined.or(next);
+        if is_detach(&word) && is_verb(verb) {
+            let text = format!(
+                "{word} starts services in the background: roundsman -d -- node app.js; {verb} takes no {word}"
+            );
+            return Cli::command().error(ErrorKind::UnknownArgument, text);
+        }
         return match flag(&word, value, verb) {
             Some(hint) => Cli::command().error(ErrorKind::UnknownArgument, format!("there is no {word}: {hint}")),
             None if verb == "start" => start_of_server(words).map_or(error, refused),
@@ -67,7 +73,7 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
         };
     }
     // After a verb it is a surplus argument.
-    if Cli::command().get_subcommands().any(|known| known.get_name() == verb) {
+    if is_verb(verb) {
         return error;
     }
     if let Some(answer) = other_programs::verb(&word) {
@@ -84,7 +90,16 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
     if word.ends_with(".toml") {
         return refused(format!("'{word}' is not a roundsman command; to run what it describes: roundsman -c {word}"));
     }
+    if let Some(advice) = other_programs::ecosystem(&word) {
+        return refused(format!("'{word}' is not a roundsman command, and it {advice}"));
+    }
     let runner = crate::program::command::runner(&word).map(|runner| format!("{runner} ")).unwrap_or_default();
+    // Options may come after a script, as in PM2.
+    if !runner.is_empty()
+        && let Some(line) = in_order(words.iter().skip(1))
+    {
+        return refused(format!("'{word}' is not a roundsman command; to run it as the server: {line}"));
+    }
     let options: String = words.iter().take(at).skip(1).map(|word| shown(word) + " ").collect();
     let rest: Vec<_> = words.iter().skip(at).map(|word| shown(word)).collect();
     refused(format!(
@@ -93,9 +108,25 @@ pub fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
     ))
 }
 
+fn is_verb(word: &str) -> bool {
+    Cli::command()
+        .get_subcommands()
+        .any(|verb| verb.get_name() == word || verb.get_all_aliases().any(|name| name == word))
+}
+
+fn is_detach(word: &str) -> bool {
+    ["-d", "--detach", "--daemon"].contains(&word)
+}
+
 /// `start app.js -i max`, as in PM2.
 fn start_of_server(words: &[OsString]) -> Option<String> {
-    let (command, mut rest) = (Cli::command(), words.iter().skip(2));
+    let line = in_order(words.iter().skip(2))?;
+    Some(format!("start is for services that were stopped; to run a server: {line}"))
+}
+
+/// The command line for a script with options before and after it; `None` for an option that is not ours.
+fn in_order<'a>(mut rest: impl Iterator<Item = &'a OsString>) -> Option<String> {
+    let command = Cli::command();
     let (mut options, mut server) = (String::new(), Vec::new());
     while let Some(word) = rest.next() {
         match word.to_str().filter(|word| word.starts_with('-')) {
@@ -113,7 +144,7 @@ fn start_of_server(words: &[OsString]) -> Option<String> {
     let runner = runner.map(|runner| format!("{runner} ")).unwrap_or_default();
     let server: Vec<_> = server.into_iter().map(|word| shown(word)).collect();
     let server = server.join(" ");
-    Some(format!("start is for services that were stopped; to run a server: roundsman {options}-- {runner}{server}"))
+    Some(format!("roundsman {options}-- {runner}{server}"))
 }
 
 /// Whether a word is a flag with its value.
@@ -124,6 +155,10 @@ fn is_flag(given: &OsStr, flag: &str) -> bool {
 fn flag(word: &str, value: Option<&str>, verb: &str) -> Option<String> {
     if ["-w", "--watch"].contains(&word) && ["ls", "list", "status", "ps"].contains(&verb) {
         return Some("use: roundsman ls --watch, or roundsman top".to_owned());
+    }
+    // Of a verb's own options none has another name elsewhere.
+    if is_verb(verb) && verb != "start" && verb != "check" {
+        return None;
     }
     let name = word.trim_start_matches('-');
     if let Some(answer) = other_programs::flag(word).or_else(|| other_programs::missing(name)) {

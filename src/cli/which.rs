@@ -10,6 +10,7 @@ use nix::unistd::{Uid, User, geteuid};
 use super::client::{live, names};
 use super::{Target, Targets};
 use crate::codes::{NO_DAEMON, NOT_PERMITTED, USAGE};
+use crate::config::other_programs::ecosystem;
 use crate::control::ask::ls_of;
 use crate::control::socket_path;
 use crate::control::status::Daemon;
@@ -29,7 +30,10 @@ type Meant = (PathBuf, Option<String>);
 pub fn each(targets: &Targets) -> Result<Vec<Meant>, Exit> {
     let target = |name: Option<&String>| Target { name: name.cloned(), control: targets.control.clone() };
     match targets.names.as_slice() {
-        [] => Ok(vec![one(&target(None))?]),
+        [] => Ok(vec![match &targets.control {
+            Some(path) => (path.clone(), None),
+            None => only(live()?, "; or all")?,
+        }]),
         [name] if name == ALL => match &targets.control {
             Some(path) => Ok(vec![all_of(path)]),
             None => all(),
@@ -73,18 +77,8 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     if let Some(path) = &target.control {
         return Ok((path.clone(), target.name.clone()));
     }
-    let mut live = live()?;
-    let Some(name) = &target.name else {
-        return match (live.pop(), live.is_empty()) {
-            (None, _) => Err(nobody()),
-            (Some((socket, _)), true) => Ok((socket, None)),
-            (Some(last), false) => {
-                live.push(last);
-                let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
-                Err(Exit::new(USAGE, format!("several daemons are running; say which: {}", names(&daemons))))
-            }
-        };
-    };
+    let live = live()?;
+    let Some(name) = &target.name else { return only(live, "") };
     if let Some((socket, _)) = live.iter().find(|(_, daemon)| has(daemon, name)) {
         return Ok((socket.clone(), Some(name.clone())));
     }
@@ -96,6 +90,9 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     let slot = name.rsplit_once('/').filter(|(_, slot)| slot.parse::<u32>().is_ok());
     if let Some((service, _)) = slot.filter(|(service, _)| live.iter().any(|(_, daemon)| has(daemon, service))) {
         return Err(Exit::new(USAGE, format!("{name} is a slot; this is for the whole service: {service}")));
+    }
+    if let Some(advice) = ecosystem(name) {
+        return Err(Exit::new(USAGE, format!("{name} is not the name of a running service, and it {advice}")));
     }
     let runner = crate::program::command::runner(name);
     if runner.is_some() || Path::new(name).exists() || name.contains('/') {
@@ -110,6 +107,19 @@ pub fn one(target: &Target) -> Result<Meant, Exit> {
     }
     let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
     Err(Exit::new(USAGE, format!("there is no service {name:?}; running are {}", names(&daemons))))
+}
+
+/// The only daemon. `or`: what else can be said where there are several.
+fn only(mut live: Vec<(PathBuf, Daemon)>, or: &str) -> Result<Meant, Exit> {
+    match (live.pop(), live.is_empty()) {
+        (None, _) => Err(nobody()),
+        (Some((socket, _)), true) => Ok((socket, None)),
+        (Some(last), false) => {
+            live.push(last);
+            let daemons: Vec<Daemon> = live.into_iter().map(|(_, daemon)| daemon).collect();
+            Err(Exit::new(USAGE, format!("several daemons are running; say which: {}{or}", names(&daemons))))
+        }
+    }
 }
 
 /// The error for no answering daemon: there is none, or it is another user's.

@@ -57,6 +57,9 @@ impl File {
     pub fn read(path: &Path) -> Result<String, String> {
         let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
         let meta = std::fs::metadata(path).map_err(|error| fail(&reason(&error)))?;
+        if let Some(advice) = other_programs::ecosystem(&path.to_string_lossy()) {
+            return Err(format!("{} {advice}", path.display()));
+        }
         if meta.is_dir() {
             return Err(fail(&"it is a directory"));
         }

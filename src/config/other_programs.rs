@@ -9,7 +9,10 @@ const VERBS: [(&[&str], &str); 21] = [
     (&["env"], "use: roundsman check -c FILE, or /proc/PID/environ for what a process has"),
     (&["flush"], "not available; files of --out and --error are rotated by size (--rotate-size, --rotate-keep)"),
     (&["reloadLogs", "reload-logs", "reopen"], "use: kill -USR1 PID of the daemon; it opens its log files again"),
-    (&["delete", "del", "rm", "remove"], "use: roundsman stop NAME, or take it out of the file and: roundsman reload"),
+    (
+        &["delete", "del", "rm", "remove"],
+        "use: roundsman quit NAME; for one of several services in a file: take it out of the file and: roundsman reload",
+    ),
     (&["exit", "shutdown"], "roundsman stop ends the workers; roundsman quit ends the daemon"),
     (&["sendSignal"], "use: kill -SIGNAL PID (roundsman ls shows the pids)"),
     (&["trigger"], "use: roundsman send NAME JSON"),
@@ -108,6 +111,13 @@ const KEYS: [(&[&str], &str); 23] = [
     (&["time", "log-date-format"], "timestamps"),
     (&["shutdown-with-message"], "stop-message"),
 ];
+
+/// What to do with a file that is one of PM2's by its name: an ecosystem file.
+pub fn ecosystem(file: &str) -> Option<String> {
+    const ENDINGS: [&str; 6] = [".config.js", ".config.cjs", ".config.mjs", ".json", ".yaml", ".yml"];
+    let advice = "is not TOML; to convert a file of PM2: roundsman import";
+    ENDINGS.iter().any(|ending| file.ends_with(ending)).then(|| format!("{advice} {file} > roundsman.toml"))
+}
 
 fn find<'a>(table: &[(&[&str], &'a str)], word: &str) -> Option<&'a str> {
     table.iter().find(|(words, _)| words.contains(&word)).map(|(_, answer)| *answer)

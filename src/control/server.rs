@@ -34,7 +34,9 @@ const BUDGET: usize = 4;
 pub enum NameTaken {
     #[error("--control {} is taken by pid {pid}", .path.display())]
     Path { path: PathBuf, pid: u32 },
-    #[error("the name {name:?} is taken by pid {pid}; use --name")]
+    #[error(
+        "the name {name:?} is taken by pid {pid}; run `roundsman reload {name}` to replace its workers, or use --name"
+    )]
     Name { name: String, pid: u32 },
     /// The service of that name is there, and stopped.
     #[error("{service} is already there (pid {pid}), and stopped; run `roundsman start {service}`, or use --name")]

@@ -238,8 +238,31 @@ fn of_several_services_none_is_ended_alone() {
     let (code, _, err) = place.run(&["quit", "a"]);
     assert!(code == 1 && err.contains("a is one of several services of two") && err.contains("quit two"), "{err}");
     place.succeeds(&["health"]);
-    place.succeeds(&["quit", "two"]);
+    // With another daemon, verbs want to know which.
+    let (_, _, err) = place.run(&["-d", "-n", "two", "--no-listen", "--", "sleep", "600"]);
+    assert!(err.contains("taken by pid") && err.contains("`roundsman reload two`") && err.contains("--name"), "{err}");
+    place.succeeds(&["-d", "-n", "c", "--no-listen", "-i", "1", "--min-uptime", "1ms", "--", "sleep", "600"]);
+    for (verb, wanted) in [("quit", "say which: c, a, b; or all\n"), ("logs", "say which: c, a, b\n")] {
+        let (code, _, err) = place.run(&[verb]);
+        assert!(code == 2 && err.ends_with(wanted), "{verb}: {err}");
+    }
+    place.succeeds(&["quit", "two", "c"]);
     assert_eq!(place.run(&["quit"]).0, 69);
+}
+
+#[test]
+fn what_the_daemon_warns_of_at_its_start_is_shown() {
+    let place = Place::new();
+    let words = ["-d", "-n", "job", "--no-listen", "-i", "1", "--min-uptime", "1ms", "--", "sleep", "600"];
+    for format in ["text", "json"] {
+        let mut command = place.command(&words);
+        command.env("ROUNDSMAN_POLCY", "rr").env("ROUNDSMAN_LOG_FORMAT", format);
+        let output = command.output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && err.contains("unknown variable ROUNDSMAN_POLCY"), "{err}");
+        assert_eq!(err.lines().count(), 1, "no more of its log: {err}");
+        place.succeeds(&["quit"]);
+    }
 }
 
 #[test]

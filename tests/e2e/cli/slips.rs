@@ -26,7 +26,7 @@ fn verbs_of_pm2_are_answered_with_what_to_type() {
         ("jlist", "roundsman ls --json"),
         ("env", "check -c FILE"),
         ("flush", "--rotate-size"),
-        ("delete", "roundsman stop NAME"),
+        ("delete", "roundsman quit NAME"),
         ("shutdown", "roundsman quit ends the daemon"),
         ("save", "roundsman -c roundsman.toml"),
         ("startup", "roundsman unit NAME"),
@@ -49,6 +49,42 @@ fn verbs_of_pm2_are_answered_with_what_to_type() {
         ("start -i", "unexpected argument '-i'"),
     ] {
         says(&words.split(' ').collect::<Vec<_>>(), 2, wanted);
+    }
+}
+
+#[test]
+fn options_after_a_script_and_files_of_pm2_are_understood() {
+    for (words, wanted) in [
+        ("app.js -i max", "roundsman -i max -- node app.js"),
+        ("app.js --name api -i 2 -- --port 80", "roundsman --name api -i 2 -- node app.js --port 80"),
+        ("-d app.js -n api", "roundsman -d -n api -- node app.js"),
+        // What is not ours is the script's.
+        ("app.js --port 80", "roundsman -- node app.js --port 80"),
+        ("node app.js -i 2", "roundsman -- node app.js -i 2"),
+        ("ecosystem.config.js", "roundsman import ecosystem.config.js > roundsman.toml"),
+        ("start ecosystem.config.cjs", "roundsman import ecosystem.config.cjs > roundsman.toml"),
+        ("unit processes.json", "roundsman import processes.json > roundsman.toml"),
+    ] {
+        says(&words.split(' ').collect::<Vec<_>>(), 2, wanted);
+    }
+    let dir = install_dir();
+    write_file(dir.path(), "ecosystem.config.js", "module.exports = { apps: [] }");
+    for words in [&["-c"][..], &["check", "-c"], &["-d", "-c"], &["unit", "-c"]] {
+        let output = roundsman().args(words).arg("ecosystem.config.js").current_dir(dir.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(78) && text.contains("roundsman import ecosystem.config.js"), "{text}");
+        assert!(text.lines().count() < 3, "{text}");
+    }
+}
+
+#[test]
+fn options_of_a_verb_are_not_taken_for_those_of_other_programs() {
+    for verb in ["demo", "reload", "kill", "list"] {
+        says(&["-d", verb], 2, &format!("roundsman -d -- node app.js; {verb} takes no -d"));
+    }
+    says(&["restart", "api", "--detach"], 2, "restart takes no --detach");
+    for words in [&["events", "-t"][..], &["logs", "-D"], &["quit", "--port"]] {
+        says(words, 2, "unexpected argument");
     }
 }
 
