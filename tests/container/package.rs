@@ -6,12 +6,11 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
-use crate::podman::{Container, Network, ROOT, ready, succeeded};
+use crate::podman::{Container, DEBIAN, Network, ROOT, SYSTEMD, succeeded};
 use crate::support::{eventually, seconds};
 
 /// Made once. The directory outlives the tests, and the next run makes it again.
 static PACKAGES: LazyLock<String> = LazyLock::new(|| {
-    ready();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
     let _ = std::fs::remove_dir_all(&dir);
     succeeded(Command::new(format!("{ROOT}/packaging/build")).arg(&dir).output().unwrap());
@@ -39,10 +38,7 @@ fn the_package_installs_runs_and_leaves_nothing() {
         echo all is well";
     let version = format!("VERSION={}", env!("CARGO_PKG_VERSION"));
     let network = Network::new();
-    let said = Container::run(
-        &network,
-        &["--volume", &PACKAGES, "--env", &version, "localhost/debian:bookworm-slim", "bash", "-c", script],
-    );
+    let said = Container::run(&network, &["--volume", &PACKAGES, "--env", &version, DEBIAN, "bash", "-c", script]);
     assert!(said.contains(" of 2 online") && said.ends_with("all is well\n"), "{said}");
 }
 
@@ -58,7 +54,7 @@ impl Machine {
         let scripts = tempfile::tempdir().unwrap();
         std::fs::write(scripts.path().join("test"), script).unwrap();
         let volume = format!("{}:/scripts:ro", scripts.path().display());
-        let words = ["--systemd", "always", "--volume", &PACKAGES, "--volume", &volume, "localhost/debian-systemd"];
+        let words = ["--systemd", "always", "--volume", &PACKAGES, "--volume", &volume, SYSTEMD];
         let container = Container::start(network, &[&words[..], &["/lib/systemd/systemd"]].concat());
         let machine = Self { container, _scripts: scripts };
         eventually("the machine is up", seconds(60), || {

@@ -16,17 +16,31 @@ static STORAGE: LazyLock<PathBuf> = LazyLock::new(|| {
     let storage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("containers");
     let made = Command::new(format!("{ROOT}/tests/container/bases")).arg(&storage).status().unwrap();
     assert!(made.success(), "no base images");
-    let built = tool("buildah", &storage)
-        .args(["bud", "--isolation", "chroot", "--format", "docker", "--pull-never", "-t", "localhost/roundsman", ROOT])
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     storage
+});
+
+/// Our image, which takes minutes.
+static OURS: LazyLock<()> = LazyLock::new(|| {
+    let words =
+        ["bud", "--isolation", "chroot", "--format", "docker", "--pull-never", "-t", "localhost/roundsman", ROOT];
+    let built = buildah().args(words).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 });
 
 /// Waits until the images are there.
 pub fn ready() {
-    LazyLock::force(&STORAGE);
+    LazyLock::force(&OURS);
+}
+
+/// Base images that tests run themselves: ours is no part of them.
+pub const DEBIAN: &str = "localhost/debian:bookworm-slim";
+pub const SYSTEMD: &str = "localhost/debian-systemd";
+
+/// Waits until the image is there that is to be run.
+fn ready_for(arguments: &[&str]) {
+    if !arguments.iter().any(|word| [DEBIAN, SYSTEMD].contains(word)) {
+        ready();
+    }
 }
 
 fn tool(name: &str, storage: &Path) -> Command {
@@ -55,12 +69,14 @@ pub fn succeeded(output: Output) -> String {
 
 /// What podman knows of an image.
 pub fn inspect(image: &str) -> Value {
+    ready();
     let text = succeeded(podman().args(["image", "inspect", image]).output().unwrap());
     serde_json::from_str::<Value>(&text).unwrap()[0].take()
 }
 
 /// Builds an image from a file in a directory; the directory holds what the file copies.
 pub fn build(image: &str, dockerfile: &Path, context: &Path) {
+    ready();
     let mut command = buildah();
     command.args(["bud", "--isolation", "chroot", "--format", "docker", "--pull-never", "-t", image, "-f"]);
     succeeded(command.arg(dockerfile).arg(context).output().unwrap());
@@ -121,6 +137,7 @@ pub struct Container(String);
 impl Container {
     /// Starts it; these are `podman run`'s arguments from the options on.
     pub fn start(network: &Network, arguments: &[&str]) -> Self {
+        ready_for(arguments);
         let container = Self(unique("box"));
         let mut command = podman();
         command.args(["run", "--detach", "--pull", "never", "--name", &container.0, "--log-driver", "k8s-file"]);
@@ -132,6 +149,7 @@ impl Container {
 
     /// Runs one to its end; what it wrote.
     pub fn run(network: &Network, arguments: &[&str]) -> String {
+        ready_for(arguments);
         let mut command = podman();
         command.args(["run", "--rm", "--pull", "never", "--ulimit", "nofile=8192:8192", "--ulimit", "nproc=8192:8192"]);
         command.arg("--network").arg(format!("ns:/run/netns/{}", network.0)).args(arguments);
