@@ -2,6 +2,7 @@
 
 mod direct;
 mod ends;
+mod killed;
 mod passed;
 mod refused;
 mod relay;
