@@ -119,6 +119,39 @@ fn the_library_adds_few_calls_to_a_servers_accept() {
     assert!(of("fcntl") <= 1.1 && of("close") <= 2.1 && of("getpid") <= 1.1, "{calls:.2?}");
 }
 
+/// Serves one connection after the other.
+const SERVER: &str = "
+import os, socket
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(os.environ['PORT']))); s.listen(100)
+while True:
+    c, _ = s.accept(); c.recv(1000)
+    c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok'); c.close()
+";
+
+#[test]
+fn an_access_log_costs_a_server_a_call_or_two_and_none_without_one() {
+    let of_log = |more: &[&str]| {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let words = [&["-l", &listen, "--via", "direct", "-i", "1"], more, &["--", "python3", "-c", SERVER]].concat();
+        let daemon = Daemon::launch(roundsman(), &words, port);
+        daemon.wait_online(1);
+        for _ in 0..20 {
+            get(port).unwrap();
+        }
+        let calls = counted(&daemon.workers(), || drop(get(port).unwrap()));
+        at_most(&format!("server, {more:?}"), 20.0, &calls);
+        (calls.get("getsockopt").copied().unwrap_or(0.0), calls.values().sum::<f64>())
+    };
+    let (asked, without) = of_log(&[]);
+    assert_eq!(asked, 0.0, "nothing is asked of a connection without a log");
+    // What TCP knows of it; again where its FIN came meanwhile. The bell is rung for a reader that sleeps.
+    let (asked, with) = of_log(&["--access-log", "/dev/null"]);
+    assert!((0.9..=2.0).contains(&asked), "{asked:.2}");
+    assert!(with - without <= 4.0, "{with:.2} calls per connection, {without:.2} without a log");
+}
+
 /// A client of a service with `--proxy-from`, which sends its header at once.
 fn answers_behind_a_header(port: u16) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -166,6 +166,34 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
     assert!(label.as_str().unwrap().starts_with("Wait for a worker (p99) at 15:0"), "{label}");
 }
 
+/// As the browser gives it to screen readers.
+#[test]
+fn whoever_hears_it_hears_what_each_part_is() {
+    let (_daemon, admin) = daemon(&[]);
+    let mut browser = Browser::start();
+    show(&mut browser, admin, "trouble");
+    let tree = browser.call("Accessibility.getFullAXTree", json!({}));
+    let nodes = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] == false);
+    let nodes: Vec<_> = nodes.map(|node| (&node["role"]["value"], &node["name"]["value"])).collect();
+    let named = |role: &str| {
+        let names: Vec<&str> =
+            nodes.iter().filter(|(of, _)| *of == role).map(|(_, name)| name.as_str().unwrap_or_default()).collect();
+        assert!(!names.is_empty() && names.iter().all(|name| !name.trim().is_empty()), "{role}: {names:?}");
+        names
+    };
+    for role in ["button", "region", "group", "columnheader", "rowheader", "heading"] {
+        named(role);
+    }
+    assert!(named("heading").contains(&"4 things are wrong"));
+    assert!(named("columnheader").iter().any(|name| name.starts_with("Wait p99")));
+    let plots = named("group");
+    assert!(plots.iter().any(|name| name.starts_with("Connections a second now ")), "{plots:?}");
+    // What changes by itself is said, and what a press led to.
+    let live = "['#verdict-title', '#said'].map((one) => document.querySelector(one)).map((one) => one.ariaLive || one.role).join()";
+    assert_eq!(browser.js(live), "polite,status");
+    assert_eq!(browser.js("document.documentElement.lang"), "en");
+}
+
 #[test]
 fn names_and_texts_are_never_markup() {
     let (_daemon, admin) = daemon(&[]);
