@@ -137,7 +137,9 @@ pub fn nobody() -> Exit {
     {
         return unreachable(&socket, &error);
     }
-    let of_root = if !geteuid().is_root() && Path::new(socket_path::OF_ROOT).exists() {
+    let of_root = if !geteuid().is_root()
+        && [socket_path::OF_ROOT, socket_path::OF_UNIT].iter().any(|place| Path::new(place).exists())
+    {
         "; for daemons of root: sudo roundsman ls"
     } else {
         ""

@@ -23,6 +23,8 @@ pub enum Unusable {
 
 /// Where root's are.
 pub const OF_ROOT: &str = "/run/roundsman";
+/// Where those of a unit with a user of its own are (config/roundsman.service).
+pub const OF_UNIT: &str = "/run/roundsman-unit";
 
 /// The directory for control sockets of this user: systemd's, the session's, the system's, or one of our own.
 pub fn directory() -> PathBuf {
@@ -106,19 +108,34 @@ pub fn all() -> Result<Vec<PathBuf>, Unusable> {
 
 /// Where daemons of this user are, whether they were started in a session, by cron, by sudo or by systemd. Any other
 /// directory has been chosen, and is looked at alone.
-fn usual() -> [PathBuf; 3] {
+fn usual() -> [PathBuf; 4] {
     let uid = nix::unistd::geteuid();
-    [format!("/run/user/{uid}/roundsman").into(), OF_ROOT.into(), format!("/tmp/roundsman-{uid}").into()]
+    [
+        format!("/run/user/{uid}/roundsman").into(),
+        OF_ROOT.into(),
+        OF_UNIT.into(),
+        format!("/tmp/roundsman-{uid}").into(),
+    ]
 }
 
 /// # Errors
 /// As [`all`].
 fn sockets_in(directory: &Path) -> Result<Vec<PathBuf>, Unusable> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Ok(Vec::new()) };
-    check(directory, false)?;
+    let owner = match check(directory, false) {
+        Ok(()) => None,
+        // Only root can make directories there: systemd has made it for the daemons of a user, and root may ask them.
+        Err(Unusable::Foreign { uid, .. })
+            if nix::unistd::geteuid().is_root() && [OF_ROOT, OF_UNIT].map(Path::new).contains(&directory) =>
+        {
+            Some(uid)
+        }
+        Err(error) => return Err(error),
+    };
+    let may_have = |uid: u32| is_ours(uid) || owner == Some(uid);
     let is_socket = |path: &PathBuf| {
         path.extension().is_some_and(|end| end == "sock")
-            && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() && is_ours(meta.uid()))
+            && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() && may_have(meta.uid()))
     };
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_socket).collect())
 }

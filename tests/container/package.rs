@@ -148,7 +148,13 @@ command = ["roundsman", "demo-server"]
 END
         systemctl enable --now roundsman
         test "$(stat -c %U /proc/"$(systemctl show -P MainPID roundsman)")" = roundsman
+        # Root sees it, beside a daemon of its own.
+        export XDG_STATE_HOME=/tmp
+        roundsman -d --no-listen -i 1 -n own -- sleep 1000
         roundsman ls
+        roundsman ls | grep -q '^own ' && roundsman ls | grep -q '^web '
+        roundsman reload web
+        roundsman quit own
         systemctl reload roundsman
         before=$(systemctl show -P MainPID roundsman)
         dpkg -i /dist/*.deb

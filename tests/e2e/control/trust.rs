@@ -112,6 +112,40 @@ fn a_socket_of_another_user_in_a_directory_for_all_is_left_alone() {
     assert!(output.status.success() && text(&output).contains("web"), "{}", text(&output));
 }
 
+/// systemd makes /run/roundsman-unit for the unit's user; the daemon has its name in $RUNTIME_DIRECTORY.
+#[test]
+fn root_finds_the_daemon_of_a_unit_with_a_user_of_its_own_and_others_hear_of_sudo() {
+    let dir = install_dir();
+    let program = unprivileged_copy(dir.path());
+    let script = r#"set -e
+        mount -t tmpfs -o mode=755 run /run
+        as() { user=$1; shift; setpriv --reuid "$user" --regid "$user" --clear-groups env "$@"; }
+        mkdir -m 700 /run/roundsman-unit "$TMPDIR/state" "$TMPDIR/roundsman-0"
+        chown 1234 /run/roundsman-unit "$TMPDIR/state" "$TMPDIR/roundsman-0"
+        cd /
+        as 1234 RUNTIME_DIRECTORY=/run/roundsman-unit XDG_STATE_HOME="$TMPDIR/state" \
+            "$0" -d -n web --no-listen -i 1 --min-uptime 1ms -- sleep 600
+        trap '"$0" quit all' EXIT
+        "$0" ls web
+        "$0" reload web
+        "$0" -d -n own --no-listen -i 1 --min-uptime 1ms -- sleep 600
+        "$0" ls
+        as 1235 "$0" ls || echo "code $?"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(&program).env("TMPDIR", dir.path()).stdin(Stdio::null());
+    command.env("XDG_STATE_HOME", dir.path().join("root"));
+    for name in ["ROUNDSMAN_CONTROL", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"] {
+        command.env_remove(name);
+    }
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for wanted in ["reloaded 1 slot", "\nown ", "\nweb ", "code 69", "sudo roundsman ls", "web: the daemon has ended"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
+
 #[test]
 fn answers_without_an_end_are_given_up() {
     let dir = install_dir();
