@@ -96,7 +96,7 @@ impl ServiceDispatcher {
                 if let Some(rate) = self.rules.accept_rate {
                     self.pace.count(rate, now);
                 }
-                let arrival = Arrival { listener: id, socket, client: peer.into() };
+                let arrival = Arrival { listener: id, socket, client: peer.into(), peer };
                 if let Some(arrival) = self.pass_stage(arrival, now, cx) {
                     self.admit(arrival, served, now, full, cx);
                 }
@@ -123,7 +123,7 @@ impl ServiceDispatcher {
     /// Gives a connection to a worker, or has it wait for one. `full`: gets a client that is one too many.
     pub(super) fn admit(
         &mut self,
-        Arrival { listener: id, socket, client }: Arrival,
+        Arrival { listener: id, socket, client, .. }: Arrival,
         served: bool,
         now: Instant,
         full: &mut Vec<Held>,

@@ -150,6 +150,7 @@ impl ServiceDispatcher {
 
     /// `by` stays what it was: workers and listeners were set up for it.
     pub fn set_rules(&mut self, rules: Rules) {
+        self.stage.follow(rules.stage.as_deref());
         self.rules = Rules { by: self.rules.by, ..rules };
     }
 

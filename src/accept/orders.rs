@@ -241,6 +241,8 @@ pub enum Report {
     Forgotten { service: ServiceId, listener: ListenerId },
     /// `max_conns` does not hold: a worker's number of open connections is an estimate.
     Uncountable(ServiceId),
+    /// `source_conns` does not hold: the kernel does not say which connections are open.
+    SourcesUnknown(ServiceId),
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
@@ -262,6 +264,7 @@ impl Report {
             | Self::Refused { service, .. }
             | Self::Forgotten { service, .. }
             | Self::Uncountable(service)
+            | Self::SourcesUnknown(service)
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

@@ -144,7 +144,7 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         line("waits", &waited(&service.waits));
     }
     if let Some(intake) = &service.intake {
-        line("behind", &self::intake(intake));
+        line("intake", &self::intake(intake));
     }
     if let Some(server) = &service.server {
         line("server", &shared_server(server));
@@ -180,7 +180,7 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
     text
 }
 
-/// Connections from balancers in front.
+/// Connections before a worker is chosen.
 fn intake(intake: &IntakeState) -> String {
     let refused: Vec<_> =
         intake.refused.iter().filter(|(_, count)| **count > 0).map(|(why, count)| format!("{count} {why}")).collect();
@@ -190,7 +190,7 @@ fn intake(intake: &IntakeState) -> String {
         0 => String::new(),
         lost => format!(", {lost} seen as the balancer"),
     };
-    format!("{} PROXY headers, {} waiting for theirs, {refused}{lost}", intake.proxy_headers, intake.waiting)
+    format!("{} PROXY headers, {} waiting for first bytes, {refused}{lost}", intake.proxy_headers, intake.waiting)
 }
 
 const SLOTS_OF_ONE: [Column; 13] = [

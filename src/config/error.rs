@@ -67,8 +67,10 @@ pub enum Kind {
     Excludes(&'static str),
     /// The key means something only with this other one.
     Needs(&'static str),
-    /// `--worker-conns`, `--max-conns`, `--accept-rate`, `--proxy-from` or `--send-proxy`, where the master does not hand connections out.
+    /// An option about connections that the master accepts, where workers accept by themselves.
     WorkersAccept,
+    /// An option about clients' addresses, where all listeners are Unix sockets.
+    NeedsAddresses,
     /// The key means something only for a command.
     NeedsCommand,
     /// `--via direct` beside an upstream.
@@ -189,6 +191,10 @@ impl Kind {
                 form.example("policy", "rr"),
                 form.example("policy", "least-conn"),
                 form.example("policy", "ip-hash")
+            ),
+            Self::NeedsAddresses => format!(
+                "{key_name} needs a TCP address in {}: clients of Unix sockets have no address",
+                form.name("listen")
             ),
             Self::NeedsCommand => format!("{key_name} needs {}", form.name(COMMAND)),
             Self::DirectToUpstream => {

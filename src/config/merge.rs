@@ -1,7 +1,7 @@
 //! Merges flags, variables, file and defaults, in this order of precedence, keeping the origin of each value.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -31,10 +31,14 @@ pub fn lay(given: &Given, file: Option<(&File, &[Entry])>) -> Settings {
         let directory = directory.unwrap_or_default();
         for entry in entries {
             let origin = Origin::File { path: path.clone(), line: file.line(&entry.span) };
-            let value = |(value, _): &(OsString, Range<usize>)| match PATHS.contains(&entry.key.as_str()) {
-                // Without the `.` of `./log`.
-                true => directory.join(value).components().collect::<PathBuf>().into_os_string(),
-                false => value.clone(),
+            // Without the `.` of `./log`.
+            let absolute = |path: &OsStr| directory.join(path).components().collect::<PathBuf>().into_os_string();
+            let value = |(value, _): &(OsString, Range<usize>)| match (entry.key.as_str(), value.to_str()) {
+                (key, _) if PATHS.contains(&key) => absolute(value),
+                ("allow" | "deny", Some(word)) if word.len() > 1 && word.starts_with('@') => {
+                    [OsStr::new("@"), &absolute(OsStr::new(&word[1..]))].into_iter().collect()
+                }
+                _ => value.clone(),
             };
             settings.insert(entry.key.clone(), Setting { values: entry.values.iter().map(value).collect(), origin });
         }

@@ -1,6 +1,7 @@
 //! The validated configuration.
 
 mod after;
+pub mod clients;
 pub mod delivery;
 pub mod diagnostics;
 pub mod error;

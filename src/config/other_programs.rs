@@ -47,7 +47,7 @@ const FLAGS: [(&[&str], &str); 8] = [
 ];
 
 /// Keys and options for features that do not exist here.
-const MISSING: [(&[&str], &str); 14] = [
+const MISSING: [(&[&str], &str); 15] = [
     (
         &["max-requests", "max-request", "limit-max-requests"],
         "use `max-served`; it counts connections: requests of a keep-alive connection are not seen",
@@ -74,7 +74,14 @@ const MISSING: [(&[&str], &str); 14] = [
         &["weight", "weights", "backup"],
         "belongs to an upstream: -u 10.0.0.5:6379,weight=3; of a slot: roundsman weight",
     ),
-    (&["acl", "allow", "deny", "whitelist", "blacklist"], "not available in this version: use the machine's firewall"),
+    (
+        &["acl", "whitelist", "blacklist", "allowlist", "denylist", "tcp-request"],
+        "use `allow` and `deny` with networks, for example deny = [\"192.0.2.0/24\", \"@blocked.txt\"]",
+    ),
+    (
+        &["limit-conn", "max-conns-per-ip", "conn-limit", "maxconn-per-source", "stick-table"],
+        "use `source-conns` and `source-rate`, the limits for one client address",
+    ),
     (&["stats", "stats-socket"], "use `admin`, for example admin = 9900, and /metrics there"),
     (&["mode", "protocol"], "not needed: all connections are TCP, HTTP included"),
     (&["timeout", "timeouts"], "use `connect-timeout`, `idle-timeout` or `queue-timeout`"),
@@ -86,7 +93,7 @@ const MISSING: [(&[&str], &str); 14] = [
 ];
 
 /// Keys of other programs that have another name here.
-const KEYS: [(&[&str], &str); 23] = [
+const KEYS: [(&[&str], &str); 24] = [
     (&["max-requests-jitter", "max-request-jitter"], "recycle-jitter"),
     (&["max-worker-lifetime", "worker-lifetime", "max-lifetime", "max-uptime"], "max-age"),
     (&["port", "bind", "frontend"], "listen"),
@@ -101,6 +108,7 @@ const KEYS: [(&[&str], &str); 23] = [
     (&["timeout-connect", "proxy-connect-timeout"], "connect-timeout"),
     (&["timeout-client", "timeout-server", "keepalive-timeout", "proxy-read-timeout"], "idle-timeout"),
     (&["timeout-queue"], "queue-timeout"),
+    (&["client-header-timeout", "timeout-http-request"], "first-byte-timeout"),
     (&["max-memory-restart"], "max-memory"),
     (&["accesslog", "tcplog", "httplog"], "access-log"),
     (&["kill-signal"], "stop-signal"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::clients::Clients;
 use super::error::{ConfigError, Kind, unusable};
 use super::memory::MaxMemory;
 use super::options::{NodeIpc, OnErrored, OnExit, Options};
@@ -45,6 +46,8 @@ pub struct ServiceConfig {
     pub access: Option<AccessLog>,
     /// Sources whose connections begin with a PROXY header.
     pub proxy_from: Option<Balancers>,
+    /// Which clients are served.
+    pub clients: Clients,
     /// The header that relayed servers get.
     pub send_proxy: Option<Version>,
     pub node_ipc: NodeIpc,
@@ -135,6 +138,7 @@ impl ServiceConfig {
         if run.command.is_empty() && run.upstream.is_empty() {
             return Err(Kind::Nothing.of(COMMAND));
         }
+        let clients = Clients::new(&run)?;
         let upstreams = upstream::grouped(run.upstream).map_err(|kind| kind.of("upstream"))?;
         for (key, count) in [("listen", run.listen.len()), ("upstream", upstreams.len())] {
             if count > MAX_ADDRESSES {
@@ -148,6 +152,11 @@ impl ServiceConfig {
             ("accept-rate", run.accept_rate.is_some()),
             ("max-conns", run.max_conns.is_some()),
             ("proxy-from", !run.proxy_from.is_empty()),
+            ("allow", !run.allow.is_empty()),
+            ("deny", !run.deny.is_empty()),
+            ("source-conns", run.source_conns.is_some()),
+            ("source-rate", run.source_rate.is_some()),
+            ("first-byte-timeout", run.first_byte_timeout.is_some()),
             ("send-proxy", run.send_proxy.is_some()),
         ];
         for (key, given) in by_master {
@@ -289,6 +298,7 @@ impl ServiceConfig {
             files,
             access,
             proxy_from: (!run.proxy_from.is_empty()).then_some(Balancers(run.proxy_from)),
+            clients,
             send_proxy: run.send_proxy,
             node_ipc: run.node_ipc,
             after: run.after,

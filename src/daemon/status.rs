@@ -8,8 +8,8 @@ use crate::accept::policy::Policy;
 use crate::accept::stage::refusals::{Refusal, StageStats};
 use crate::accept::waits::ShedReason;
 use crate::access::Access;
-use crate::config::Backend;
 use crate::config::service::Limits;
+use crate::config::{Backend, ServiceConfig};
 use crate::control::status::{
     Daemon as Status, IntakeState, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState,
     UpstreamState,
@@ -78,7 +78,7 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         reloads: service.reloads,
         recycled: recycled(&service.config.limits, service.recycled),
         access_lost: service.config.access.as_ref().map(|_| access.lost(id)),
-        intake: service.config.proxy_from.as_ref().map(|_| intake(&service.stats.stage, service.slots)),
+        intake: has_intake(service.config).then(|| intake(&service.stats.stage, service.slots)),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.stopped,
@@ -96,6 +96,11 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         stop_signal: Some(service.config.limits.stop_signal.as_str().to_owned()),
         stop_message: service.config.stop_message.clone(),
     }
+}
+
+/// Whether something has to be known of connections before a worker is chosen.
+fn has_intake(config: &ServiceConfig) -> bool {
+    config.proxy_from.is_some() || config.clients.any()
 }
 
 fn intake(stage: &StageStats, slots: &[Slot]) -> IntakeState {

@@ -36,7 +36,7 @@ impl fmt::Display for Balancer {
 }
 
 /// Several of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Balancers(pub Vec<Balancer>);
 
 impl Balancers {

@@ -192,6 +192,9 @@ impl Service {
     /// # Errors
     /// Why it cannot be now.
     pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<Ticket, String> {
+        if operation == Operation::Reload && rules::reread(&mut self.config.clients)? {
+            context.orders.send(Order::Rules(self.id, rules::rules(&self.config, self.cap, context.nofile)));
+        }
         self.operate(context, now, |operations, workers| operations.begin(operation, workers))
     }
 

@@ -63,6 +63,11 @@ impl Service {
                 "--max-conns does not hold: the server closes connections in processes that did not accept them, so those \
                  open cannot be counted"
             ),
+            Report::SourcesUnknown(_) => warn!(
+                service = %name,
+                "--source-conns does not hold: the kernel does not say which connections are open (no socket diagnostics, or \
+                 the listener belongs to another network namespace)"
+            ),
             Report::Shed { count, reason, .. } => match reason {
                 ShedReason::QueueTimeout => {
                     warn!(name: "shed", service = %name, count, "connections reset: no worker took them within the queue timeout");
@@ -80,6 +85,10 @@ impl Service {
                     Refusal::ProxyTimeout => "the PROXY header did not come within 3 s",
                     Refusal::ClientLeft => "they left before their first bytes came",
                     Refusal::StageFull => "too many connections have not sent their first bytes yet",
+                    Refusal::Denied => "--allow and --deny exclude their addresses",
+                    Refusal::SourceConns => "their source has --source-conns open",
+                    Refusal::SourceRate => "their source opens more than --source-rate",
+                    Refusal::FirstByteTimeout => "they sent nothing within --first-byte-timeout",
                 };
                 warn!(name: "refused", service = %name, count, "connections reset: {why}");
             }

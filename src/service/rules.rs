@@ -8,7 +8,9 @@ use tracing::warn;
 use crate::accept::orders::{AcceptedBy, Addresses, Rules};
 use crate::accept::policy::Policy;
 use crate::accept::stage::StageRules;
+use crate::accept::stage::sources::SourceLimits;
 use crate::addr::Upstream;
+use crate::config::clients::Clients;
 use crate::config::upstream::WeightedUpstream;
 use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::Resolved;
@@ -42,7 +44,11 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
             (Policy::None, false) => AcceptedBy::Workers,
             _ => AcceptedBy::Master,
         },
-        addresses: if direct || config.policy == Policy::IpHash || config.proxy_from.is_some() {
+        addresses: if direct
+            || config.policy == Policy::IpHash
+            || config.proxy_from.is_some()
+            || config.clients.by_address()
+        {
             Addresses::Wanted
         } else {
             Addresses::Ignored
@@ -62,11 +68,32 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
         slow_start: config.limits.slow_start,
         accept_rate: config.limits.accept_rate,
         max_conns: config.limits.max_conns.map(u64::from),
-        stage: config
-            .proxy_from
-            .clone()
-            .map(|proxy_from| Arc::new(StageRules { proxy_from, max: share.clamp(1, MAX_STAGED) })),
+        stage: stage(config, share.clamp(1, MAX_STAGED)),
     }
+}
+
+/// What has to be known of a service's connections before a worker is chosen.
+fn stage(config: &ServiceConfig, max: usize) -> Option<Arc<StageRules>> {
+    let clients = &config.clients;
+    let needed = config.proxy_from.is_some() || clients.any();
+    needed.then(|| {
+        Arc::new(StageRules {
+            proxy_from: config.proxy_from.clone().unwrap_or_default(),
+            allowed: clients.allowed.clone(),
+            sources: SourceLimits { conns: clients.source_conns, rate: clients.source_rate },
+            first_byte: clients.first_byte_timeout,
+            max,
+        })
+    })
+}
+
+/// Reads the networks of `--allow` and `--deny` again, where they are in files. Whether there are such options.
+///
+/// # Errors
+/// What is wrong with such a file; the old ones stay in force.
+pub(super) fn reread(clients: &mut Clients) -> Result<bool, String> {
+    clients.read().map_err(|error| error.to_string())?;
+    Ok(clients.allowed.is_some())
 }
 
 /// The addresses of a service's upstreams, looked up.

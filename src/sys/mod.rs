@@ -19,6 +19,7 @@ pub mod scm;
 pub mod session;
 pub mod sock;
 pub mod sock_diag;
+pub mod sock_open;
 pub mod sockets;
 pub mod splice;
 

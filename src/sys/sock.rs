@@ -66,6 +66,14 @@ impl PeerAddress {
         Some(SocketAddr::new(self.ip()?, u16::from_be_bytes([self.bytes[2], self.bytes[3]])))
     }
 
+    /// Of a link-local address: its interface; else 0.
+    pub fn interface(&self) -> u32 {
+        match self.len {
+            28 => self.bytes[24..28].try_into().map_or(0, u32::from_ne_bytes),
+            _ => 0,
+        }
+    }
+
     /// The address of a connected socket's peer.
     pub fn of(socket: BorrowedFd<'_>) -> Self {
         let mut address = Self::default();

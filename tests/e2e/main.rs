@@ -6,6 +6,7 @@ mod support;
 mod access;
 mod admin;
 mod cli;
+mod clients;
 mod config;
 mod control;
 mod direct;

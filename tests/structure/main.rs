@@ -29,7 +29,7 @@ const ALLOWED: Table<'_> = &[
     ("listener", &["addr", "proc_net", "sys"]),
     ("handoff", &["abi", "sys"]),
     ("access", &["abi", "handoff", "limited", "output", "sys"]),
-    ("accept", &["handoff", "proxy_protocol", "sys"]),
+    ("accept", &["cidr", "handoff", "proxy_protocol", "sys"]),
     ("relay", &["abi", "addr", "handoff", "proxy_protocol", "sys"]),
     ("node", &["lines", "sys"]),
     (
@@ -39,6 +39,7 @@ const ALLOWED: Table<'_> = &[
             "accept::policy::Policy",
             "access::settings",
             "addr",
+            "cidr",
             "output::LogFormat",
             "output::files::Files",
             "output::sinks::Format",

@@ -5,31 +5,35 @@
 //! they have sent enough, or their time is over. Nobody comes here twice: who was handed to a worker and is taken back has
 //! passed.
 
+mod client;
 mod deadlines;
+mod first_byte;
 mod header;
 pub mod refusals;
+pub mod sources;
 mod steps;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use slab::Slab;
-use socket2::{Domain, SockRef};
 
 use super::Context;
 use super::dispatcher::ServiceDispatcher;
 use super::orders::{ListenerId, Report, ServiceId};
 use super::waiting::reset;
+use crate::cidr::AllowDeny;
 use crate::handoff::Client;
 use crate::proxy_protocol::balancers::Balancers;
-use crate::sys::sock;
+use crate::sys::sock::{self, PeerAddress};
 use deadlines::Deadlines;
 use refusals::{Refusal, Unreported};
-use steps::{Desk, Outcome, Step};
+use sources::SourceLimits;
+use steps::{Desk, Outcome, Seen, Step};
 
 /// Tokens of connections have this bit and not the one below it, their service's id, and their place in the bits below.
 const STAGED: usize = 1 << 63;
@@ -40,6 +44,11 @@ const PLACE_BITS: u32 = 32;
 pub struct StageRules {
     /// Sources whose connections begin with a PROXY header.
     pub proxy_from: Balancers,
+    /// Which addresses may connect; `None`: all.
+    pub allowed: Option<Arc<AllowDeny>>,
+    pub sources: SourceLimits,
+    /// How long a client may send nothing.
+    pub first_byte: Option<Duration>,
     /// The most connections here; for one more, the one whose time is over first is reset.
     pub max: usize,
 }
@@ -50,6 +59,8 @@ pub(super) struct Arrival {
     pub listener: ListenerId,
     pub socket: OwnedFd,
     pub client: Client,
+    /// The address by which it came, as the kernel knows it.
+    pub peer: PeerAddress,
 }
 
 /// A connection here.
@@ -70,6 +81,8 @@ pub(super) struct Stage {
     passed: Vec<Arrival>,
     desk: Desk,
     unreported: Unreported,
+    /// That the kernel does not say what is open was reported.
+    unknown: bool,
 }
 
 /// The service and the place of a connection's token; `None` for the other tokens.
@@ -101,6 +114,11 @@ impl Stage {
         self.deadlines.first().into_iter().chain(self.unreported.due(now)).min()
     }
 
+    /// The service has new rules for connections that come from now on.
+    pub fn follow(&mut self, rules: Option<&StageRules>) {
+        self.desk.clients.follow(rules);
+    }
+
     /// Takes out a connection that waits.
     fn remove(&mut self, place: usize, cx: &Context) -> Option<Staged> {
         let staged = self.waiting.try_remove(place)?;
@@ -129,7 +147,8 @@ impl ServiceDispatcher {
         cx: &Context,
     ) -> Option<Arrival> {
         self.stage.desk.translates = self.workers.translate();
-        match Step::FIRST.walk(&mut self.stage.desk, &rules, &self.stats.stage, &mut arrival, false) {
+        let seen = Seen { rules: &rules, stats: &self.stats.stage, now, closed: false };
+        match Step::FIRST.walk(&mut self.stage.desk, &mut arrival, seen) {
             Outcome::Passed => Some(arrival),
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),
             Outcome::Waits(step) => {
@@ -163,16 +182,11 @@ impl ServiceDispatcher {
 
     /// Resets a connection; `None`.
     fn refuse_one(&mut self, arrival: Arrival, reason: Refusal) -> Option<Arrival> {
-        let is_unix = match arrival.client.destination {
-            None => arrival.client.address.len == 0,
-            // The address is that of a header.
-            Some(_) => SockRef::from(&arrival.socket).domain().is_ok_and(|domain| domain == Domain::UNIX),
-        };
-        if is_unix {
-            reset(arrival.socket);
-        } else {
+        match arrival.peer.len {
+            // From a Unix socket.
+            0 => reset(arrival.socket),
             // No descriptors travel by TCP, so this close cannot block, and floods need no other thread.
-            sock::reset_on_close(arrival.socket.as_fd());
+            _ => sock::reset_on_close(arrival.socket.as_fd()),
         }
         self.stats.stage.count(reason);
         self.stage.unreported.add(reason);
@@ -184,7 +198,8 @@ impl ServiceDispatcher {
         let Stage { waiting, deadlines, desk, .. } = &mut self.stage;
         // An event of the same turn may be for an earlier connection at this place: it costs a look.
         let Some(Staged { arrival, rules, step, deadline }) = waiting.get_mut(place) else { return };
-        let outcome = match step.walk(desk, rules, &self.stats.stage, arrival, closed) {
+        let seen = Seen { rules, stats: &self.stats.stage, now, closed };
+        let outcome = match step.walk(desk, arrival, seen) {
             Outcome::Waits(same) if same == *step => return,
             Outcome::Waits(next) => {
                 deadlines.remove(*deadline, place);
@@ -236,8 +251,12 @@ impl ServiceDispatcher {
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
     }
 
-    /// Reports what was refused.
+    /// Reports what was refused, and once that connections at a time cannot be limited.
     pub(super) fn report_refused(&mut self, now: Instant, cx: &Context) {
+        if self.stage.desk.clients.unknown && !self.stage.unknown {
+            self.stage.unknown = true;
+            cx.report(Report::SourcesUnknown(self.id));
+        }
         for (reason, count) in self.stage.unreported.take(now) {
             cx.report(Report::Refused { service: self.id, count, reason });
         }

@@ -17,10 +17,27 @@ pub enum Refusal {
     ClientLeft,
     /// More connections waited here than may.
     StageFull,
+    /// Its address may not connect.
+    Denied,
+    /// Its source has as many connections as it may.
+    SourceConns,
+    /// Its source's connections come faster than they may.
+    SourceRate,
+    /// It has sent nothing in time.
+    FirstByteTimeout,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 4] = [Self::ProxyInvalid, Self::ProxyTimeout, Self::ClientLeft, Self::StageFull];
+    pub const ALL: [Self; 8] = [
+        Self::ProxyInvalid,
+        Self::ProxyTimeout,
+        Self::ClientLeft,
+        Self::StageFull,
+        Self::Denied,
+        Self::SourceConns,
+        Self::SourceRate,
+        Self::FirstByteTimeout,
+    ];
 
     /// The reason in metrics.
     pub fn name(self) -> &'static str {
@@ -29,6 +46,10 @@ impl Refusal {
             Self::ProxyTimeout => "proxy-timeout",
             Self::ClientLeft => "client-left",
             Self::StageFull => "stage-full",
+            Self::Denied => "denied",
+            Self::SourceConns => "source-conns",
+            Self::SourceRate => "source-rate",
+            Self::FirstByteTimeout => "first-byte-timeout",
         }
     }
 }

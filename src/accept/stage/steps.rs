@@ -9,17 +9,22 @@
 //! look sees the same ones and more; only a step whose bytes the server must not get takes them. A step whose time may be over without
 //! harm calls [`Step::walk`] with its successor in place of a refusal.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::header;
+use super::client::Clients;
 use super::refusals::{Refusal, StageStats};
 use super::{Arrival, StageRules};
+use super::{client, first_byte, header};
 
 /// What has to be known of a connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Its PROXY header, if it comes from a trusted source. From here on the client's address is known.
     Header,
+    /// Whether that address may connect. Nothing is waited for.
+    Client,
+    /// Anything that is the server's.
+    FirstByte,
 }
 
 /// What a look at a connection shows.
@@ -47,6 +52,17 @@ pub(super) struct Desk {
     pub buffer: Vec<u8>,
     /// Whether every worker online was started to be told what headers say.
     pub translates: bool,
+    pub clients: Clients,
+}
+
+/// How a connection is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub rules: &'a StageRules,
+    pub stats: &'a StageStats,
+    pub now: Instant,
+    /// The client has ended its side, so nothing more will come.
+    pub closed: bool,
 }
 
 impl Step {
@@ -54,14 +70,18 @@ impl Step {
 
     fn next(self) -> Option<Self> {
         match self {
-            Self::Header => None,
+            Self::Header => Some(Self::Client),
+            Self::Client => Some(Self::FirstByte),
+            Self::FirstByte => None,
         }
     }
 
     /// The time that it has from the first look.
-    pub fn time(self, _rules: &StageRules) -> Duration {
+    pub fn time(self, rules: &StageRules) -> Duration {
         match self {
             Self::Header => header::TIMEOUT,
+            Self::Client => Duration::ZERO,
+            Self::FirstByte => rules.first_byte.unwrap_or_default(),
         }
     }
 
@@ -69,34 +89,24 @@ impl Step {
     pub fn late(self) -> Refusal {
         match self {
             Self::Header => Refusal::ProxyTimeout,
+            Self::Client | Self::FirstByte => Refusal::FirstByteTimeout,
         }
     }
 
-    /// Looks once. `closed`: the client has ended its side, so nothing more will come.
-    fn look(
-        self,
-        desk: &mut Desk,
-        rules: &StageRules,
-        stats: &StageStats,
-        arrival: &mut Arrival,
-        closed: bool,
-    ) -> Look {
+    /// Looks once.
+    fn look(self, desk: &mut Desk, arrival: &mut Arrival, seen: Seen<'_>) -> Look {
+        let Seen { rules, stats, now, closed } = seen;
         match self {
             Self::Header => header::look(desk, rules, stats, arrival, closed),
+            Self::Client => client::look(desk, rules, arrival, now),
+            Self::FirstByte => first_byte::look(rules, arrival, closed),
         }
     }
 
     /// Goes through this step and those after it, as far as it goes now.
-    pub fn walk(
-        mut self,
-        desk: &mut Desk,
-        rules: &StageRules,
-        stats: &StageStats,
-        arrival: &mut Arrival,
-        closed: bool,
-    ) -> Outcome {
+    pub fn walk(mut self, desk: &mut Desk, arrival: &mut Arrival, seen: Seen<'_>) -> Outcome {
         loop {
-            match self.look(desk, rules, stats, arrival, closed) {
+            match self.look(desk, arrival, seen) {
                 Look::Passes => match self.next() {
                     Some(next) => self = next,
                     None => return Outcome::Passed,

@@ -93,9 +93,17 @@ fn a_rate_is_a_number_per_second_where_the_master_accepts() {
         let (code, stderr) = run(&["check", "--accept-rate", rate, "--", "true"], dir.path());
         assert!(code == 2 && stderr.contains("from 1/s to 1000000/s"), "{rate}: {code} {stderr}");
     }
-    for option in
-        [["--accept-rate", "5/s"], ["--max-conns", "5"], ["--proxy-from", "10.0.0.0/8"], ["--send-proxy", "v1"]]
-    {
+    for option in [
+        ["--accept-rate", "5/s"],
+        ["--max-conns", "5"],
+        ["--proxy-from", "10.0.0.0/8"],
+        ["--send-proxy", "v1"],
+        ["--allow", "10.0.0.0/8"],
+        ["--deny", "10.0.0.0/8"],
+        ["--source-conns", "5"],
+        ["--source-rate", "5/s"],
+        ["--first-byte-timeout", "5s"],
+    ] {
         let (code, stderr) = run(&["check", "-p", "none", option[0], option[1], "--", "true"], dir.path());
         assert!(code == 2 && stderr.contains("workers accept by themselves there; use --policy rr"), "{code} {stderr}");
         let (code, stderr) = run(&["check", "--no-listen", option[0], option[1], "--", "true"], dir.path());
@@ -110,4 +118,36 @@ fn a_rate_is_a_number_per_second_where_the_master_accepts() {
     write_file(dir.path(), "b.toml", "[service.a]\ncommand = [\"true\"]\npolicy = \"none\"\naccept-rate = \"5/s\"\n");
     let (code, stderr) = run(&["check", "-c", "b.toml"], dir.path());
     assert!(code == 78 && stderr.contains("workers accept by themselves there"), "{code} {stderr}");
+}
+
+#[test]
+fn wrong_networks_and_limits_of_clients_are_named() {
+    let dir = install_dir();
+    write_file(dir.path(), "networks.txt", "10.0.0.0/8\nhere\n");
+    for (words, wanted) in [
+        (&["--allow", "10.0.0.1/8"][..], "'10.0.0.1/8' has bits behind its prefix; did you mean 10.0.0.0/8?"),
+        (&["--deny", "localhost"], "'localhost' is no network"),
+        (&["--deny", "@"], "a file is needed after the @"),
+        (&["--deny", "@none.txt"], "--deny none.txt: No such file or directory"),
+        (&["--allow", "192.0.2.0/24,@networks.txt"], "--allow: networks.txt:2: 'here' is no network"),
+        (&["--allow", "10.0.0.0/8,192.0.2.0/24", "--deny", "10.0.0.0/8"], "--deny: 10.0.0.0/8 is allowed, too"),
+        (&["--source-conns", "0"], "a whole number is needed: 1 to 65536"),
+        (&["--source-conns", "65537"], "a whole number is needed: 1 to 65536"),
+        (&["--source-rate", "50"], "a rate per second is needed: 1000/s"),
+        (&["--first-byte-timeout", "0s"], "longer than 0; leave it out for no limit"),
+        (&["--first-byte-timeout", "5"], "a unit is needed: 5ms or 5s"),
+        (&["--deny", "10.0.0.0/8", "-l", "unix:a.sock"], "--deny needs a TCP address in --listen"),
+        (&["--source-conns", "5", "-l", "unix:a.sock"], "clients of Unix sockets have no address"),
+    ] {
+        let (code, stderr) = run(&[&["check"], words, &["--", "true"]].concat(), dir.path());
+        assert!(code == 2 && stderr.contains(wanted), "{words:?}: {code} {stderr}");
+    }
+    let all = ["--deny", "10.0.0.0/8", "-l", "unix:a.sock", "--proxy-from", "unix", "--", "true"];
+    let (code, stderr) = run(&[&["check"], &all[..]].concat(), dir.path());
+    assert_eq!(code, 0, "{stderr}");
+    // In a file, relative to it, and at its place.
+    write_file(dir.path(), "c.toml", "[service.a]\ncommand = [\"true\"]\nallow = \"@networks.txt\"\n");
+    let (code, stderr) = run(&["check", "-c", dir.path().join("c.toml").to_str().unwrap()], std::path::Path::new("/"));
+    assert!(code == 78 && stderr.contains("networks.txt:2: 'here' is no network"), "{code} {stderr}");
+    assert!(stderr.contains("c.toml:3:1"), "{stderr}");
 }

@@ -115,9 +115,9 @@ fn flags_of_other_programs_are_answered_with_ours() {
     }
     says(&["app.js"], 2, "to run it as the server: roundsman -- node app.js");
     says(&["node", "app.js", "--port", "80"], 2, "to run it as the server: roundsman -- node app.js --port 80");
-    for flag in ["--ssl", "--acl"] {
-        says(&["-l", "1", "-u", "a:1", flag], 2, "not available in this version");
-    }
+    says(&["-l", "1", "-u", "a:1", "--ssl"], 2, "not available in this version");
+    says(&["-l", "1", "-u", "a:1", "--acl"], 2, "use `allow` and `deny` with networks");
+    says(&["-l", "1", "-u", "a:1", "--limit-conn"], 2, "use `source-conns` and `source-rate`");
     for flag in ["--maxconn", "--worker-connections", "--worker_connections"] {
         says(&["-l", "1", "-u", "a:1", flag], 2, "use `worker-conns` for each worker (more clients wait in line)");
     }
@@ -146,13 +146,15 @@ fn keys_of_other_programs_are_named_as_missing_or_as_ours() {
         let output = roundsman().args(["check", "-c", "a.toml"]).current_dir(dir.path()).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    for key in ["health_check", "ssl", "acl"] {
+    for key in ["health_check", "ssl"] {
         let text = check(&format!("[service.a]\nupstream = \"a:1\"\nlisten = 1\n{key} = 1\n"));
         assert!(text.contains(&format!("unknown key `{key}`: not available in this version")), "{key}: {text}");
     }
     for (key, wanted) in [
         ("maxconn", "use `worker-conns` for each worker (more clients wait in line), or `max-conns` for the service"),
         ("worker_connections", "use `worker-conns`"),
+        ("whitelist", "use `allow` and `deny` with networks"),
+        ("client_header_timeout", "did you mean `first-byte-timeout`?"),
         ("max_requests", "use `max-served`; it counts connections"),
         ("max_requests_jitter", "did you mean `recycle-jitter`?"),
         ("max-worker-lifetime", "did you mean `max-age`?"),

@@ -129,7 +129,7 @@ fn at_a_stop_a_header_still_has_its_time() {
         .output()
         .unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("0 PROXY headers, 2 waiting for theirs, none refused"), "{shown}");
+    assert!(shown.contains("0 PROXY headers, 2 waiting for first bytes, none refused"), "{shown}");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     daemon.wait_for("stopping");
     slow.write_all(b"203.0.113.1 56324 443\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();

@@ -1,16 +1,23 @@
 //! Written forms of networks, and sets of them: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.7`.
 
+mod rules;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+
+pub use rules::{AllowDeny, Contradiction};
 
 /// A network, or a single address. A v4-mapped one is the IPv4 network that it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
 
 impl Network {
+    /// All IPv4 addresses.
+    const V4: Self = Self(IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0)));
+
     /// Whether an address is in it. A v4-mapped address is an IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())

@@ -1,0 +1,89 @@
+//! What one source may have: in forked servers, in the line, after deaths.
+
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{REQUEST, ask, from, intake, is_reset, refused, start};
+use crate::support::{Daemon, eventually, free_port, install_dir, roundsman, seconds, write_file};
+
+#[test]
+fn connections_beyond_the_rate_are_reset_and_those_of_others_are_not() {
+    let daemon = start("127.0.0.1", &["--via", "relay", "-i", "1", "--source-rate", "5/s"]);
+    daemon.wait_online(1);
+    let begin = Instant::now();
+    let mut ends: Vec<_> = (0..20).map(|_| ask(from("127.0.0.1", daemon.port), b"")).collect();
+    // On a busy machine, more are due in the meantime.
+    let due = 5 + 5 * (begin.elapsed().as_secs() as usize + 1);
+    let served = ends.iter().filter(|end| end.is_ok()).count();
+    assert!((5..=due).contains(&served), "{served} of {due}");
+    is_reset("the first one too many", ends.swap_remove(5));
+    assert_eq!(refused(&daemon, "source-rate") as usize, 20 - served);
+    ask(from("127.0.0.2", daemon.port), b"").unwrap();
+    eventually("later there is one more", seconds(10), || ask(from("127.0.0.1", daemon.port), b"").ok());
+    daemon.wait_for("their source opens more than --source-rate");
+}
+
+/// Each connection is served by a child, and closed by the process that accepted it.
+const FORKS: &str = "
+import http.server, socketserver, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')
+    def log_message(*_): pass
+class Server(socketserver.ForkingMixIn, http.server.HTTPServer): pass
+Server(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+";
+
+#[test]
+fn a_connection_counts_until_the_last_process_has_closed_it() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(dir.path(), "forks.py", FORKS);
+    let port_word = port.to_string();
+    let words = ["--via", "direct", "-i", "1", "--source-conns", "2", "--", "python3", script.to_str().unwrap()];
+    let daemon = Daemon::launch(roundsman(), &[&words[..], &[&port_word]].concat(), port);
+    daemon.wait_online(1);
+    let held = [0, 1].map(|_| ask(from("127.0.0.1", port), b"").unwrap());
+    for _ in 0..5 {
+        is_reset("a third", ask(from("127.0.0.1", port), b""));
+    }
+    ask(from("127.0.0.2", port), b"").unwrap();
+    drop(held);
+    eventually("the children have closed them", seconds(10), || ask(from("127.0.0.1", port), b"").ok());
+}
+
+#[test]
+fn what_died_with_its_worker_counts_no_more() {
+    for via in ["relay", "direct"] {
+        let daemon = start("127.0.0.1", &["--via", via, "-i", "1", "--source-conns", "2"]);
+        daemon.wait_online(1);
+        let held = [0, 1].map(|_| ask(from("127.0.0.1", daemon.port), b"").unwrap());
+        is_reset(via, ask(from("127.0.0.1", daemon.port), b""));
+        kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
+        let again = || ask(from("127.0.0.1", daemon.port), b"").ok();
+        let new = [0, 1].map(|_| eventually(via, seconds(20), again));
+        is_reset(via, ask(from("127.0.0.1", daemon.port), b""));
+        drop((held, new));
+    }
+}
+
+#[test]
+fn those_in_the_line_count_and_a_reload_forgets_nobody() {
+    let words = ["--via", "direct", "-i", "1", "--source-conns", "2", "--worker-conns", "1", "--drain-timeout", "30s"];
+    let daemon = start("127.0.0.1", &words);
+    daemon.wait_online(1);
+    let open = ask(from("127.0.0.1", daemon.port), b"").unwrap();
+    let mut waits = from("127.0.0.1", daemon.port);
+    std::io::Write::write_all(&mut waits, REQUEST).unwrap();
+    eventually("one waits", seconds(10), || (daemon.ls()["services"][0]["held"] == 1).then_some(()));
+    is_reset("a third", ask(from("127.0.0.1", daemon.port), b""));
+    daemon.signal(Signal::SIGHUP);
+    let waits = super::answered(waits).unwrap();
+    is_reset("a third, beside the new worker", ask(from("127.0.0.1", daemon.port), b""));
+    drop((open, waits));
+    daemon.wait_for("reloaded");
+    eventually("there is a place", seconds(10), || ask(from("127.0.0.1", daemon.port), b"").ok());
+    assert_eq!(intake(&daemon)["waiting"], 0);
+}
