@@ -49,6 +49,8 @@ pub mod end {
     pub const SERVER: u8 = 2;
     /// The client reset it, or it timed out.
     pub const RESET: u8 = 3;
+    /// It did not: it goes on with another worker.
+    pub const MOVED: u8 = 4;
 }
 
 /// A socket address as the kernel lays it out.

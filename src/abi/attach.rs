@@ -48,6 +48,11 @@ pub mod op {
     pub const LOG: u16 = 13;
     /// The process wants the record of translated addresses, where the counters page or the variable says that there is one.
     pub const TRANSLATIONS: u16 = 14;
+    /// A connection comes back to the master, with the message: number is the listener, and the address begins with
+    /// [`super::TRANSLATED`] where a PROXY header named its ends. Nothing is answered.
+    pub const MOVE: u16 = 15;
+    /// Over this connection [`MOVE`] may come.
+    pub const MOVES: u16 = 16;
 }
 
 #[repr(C)]
@@ -109,6 +114,9 @@ pub const LATER: u16 = 7;
 pub const LOG: u16 = 8;
 /// With the memory file of translated addresses.
 pub const TRANSLATIONS: u16 = 9;
+
+/// See [`op::MOVE`].
+pub const TRANSLATED: u8 = 1;
 
 /// The most descriptors in a reply.
 pub const MAX_FDS: usize = 4;

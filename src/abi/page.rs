@@ -41,6 +41,15 @@ pub mod addresses {
     pub const TRANSLATES: usize = LOST + 1;
 }
 
+/// Direct, `--drain-idle move`.
+pub mod moving {
+    /// Not 0 where processes watch what they read from new connections and write to them. Written by the master.
+    pub const WATCHES: usize = super::addresses::TRANSLATES + 1;
+    /// Not 0 while connections that the server closes between two requests are to come back to the master. Written by the
+    /// master.
+    pub const MOVES: usize = WATCHES + 1;
+}
+
 /// Places of the words in the header row.
 pub mod header {
     /// Direct: the master has closed its copies of the sockets up to this number. Written by the master.

@@ -31,6 +31,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::handoff::TakenBack;
 use crate::handoff::bell::Bell;
 use crate::handoff::rescue::{self, Job};
 use alarm::Alarm;
@@ -217,6 +218,9 @@ impl Acceptor {
             }
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
+            Order::Moved { service, listener, socket, client } => {
+                self.on(service, |it, cx| it.moved(listener, TakenBack { socket, translated: client }, now, cx));
+            }
             Order::Rescued { from, sockets } => {
                 self.on(from.worker.service, |it, cx| it.rescued(cx, &from, sockets, now));
             }

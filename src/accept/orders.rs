@@ -11,7 +11,7 @@ use super::stage::StageRules;
 use super::stage::refusals::{Refusal, StageStats};
 use super::waits::{Shed, ShedReason, Waits};
 use crate::handoff::page::CountersPage;
-use crate::handoff::{QueueTx, TakenBack};
+use crate::handoff::{Client, QueueTx, TakenBack};
 
 /// Index of a service in the daemon's list; never used again for another.
 pub type ServiceId = usize;
@@ -42,13 +42,15 @@ impl std::fmt::Display for WorkerId {
     }
 }
 
-/// Counters of a slot over all its workers. The accept thread writes them, the control thread reads them.
+/// Counters of a slot over all its workers. The accept thread writes them unless it says otherwise.
 #[derive(Debug, Default)]
 pub struct SlotStats {
     /// Connections handed over and not taken back.
     pub connections: AtomicU64,
     /// Connections taken back for other workers.
     pub rescued: AtomicU64,
+    /// Connections that leaving workers gave back between two requests. Written by the control thread.
+    pub moved: AtomicU64,
 }
 
 /// Counters of a service. The accept thread writes them, the control thread reads them.
@@ -202,6 +204,8 @@ pub enum Order {
     Drain(WorkerId),
     /// Take back the connections that a worker had not received when it died.
     WorkerDied(WorkerId),
+    /// A connection that a leaving server gave back between two requests, and what a PROXY header said of its client.
+    Moved { service: ServiceId, listener: ListenerId, socket: OwnedFd, client: Option<Client> },
     /// From the rescue thread: the sockets it took back from one queue of a live worker.
     Rescued { from: RescueKey, sockets: Vec<TakenBack> },
     /// Take the backlog, close the service's listeners, hand over held connections, retire all workers.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Context;
-use super::dispatcher::{RETRY, ServiceDispatcher};
+use super::dispatcher::{Phase, RETRY, ServiceDispatcher};
 use super::line::{Held, Ticket};
 use super::orders::{Addresses, LimitReached, ListenerId, Report};
 use super::policy::Policy;
@@ -160,6 +160,16 @@ impl ServiceDispatcher {
     pub(super) fn reset(&self, held: Held, cx: &Context) {
         leaves_line(&held, cx);
         reset(held.socket);
+    }
+
+    /// A connection goes on with another worker, unless the service ends or too many wait: then it is closed.
+    pub fn moved(&mut self, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
+        let full = self.waiting() >= self.rules.max_held;
+        if self.phase != Phase::Serving || self.listener(listener).is_none() || full {
+            drop(Foreign::socket(connection.socket));
+            return;
+        }
+        self.hold_rescued(listener, vec![connection], now, cx);
     }
 
     /// Rescued connections have waited longest: they go first, in their order.

@@ -188,6 +188,11 @@ impl Book {
     }
 
     fn closed(&mut self, closed: &Closed, now: Now) {
+        if closed.end == end::MOVED {
+            // Its line is that of the worker that has it last.
+            self.take(closed.id);
+            return;
+        }
         let end = match closed.end {
             end::CLIENT => End::Client,
             end::RESET => End::Reset,
@@ -196,9 +201,9 @@ impl Book {
         self.finish(closed.id, closed.closed, end, Some(closed), now);
     }
 
-    /// A connection is over: its line.
-    fn finish(&mut self, id: u32, closed_at: u64, end: End, closed: Option<&Closed>, now: Now) {
-        let Some(received) = self.open.remove(&id) else { return };
+    /// A process has a connection no more.
+    fn take(&mut self, id: u32) -> Option<Received> {
+        let received = self.open.remove(&id)?;
         let place = (received.pid, received.fd);
         if self.places.get(&place) == Some(&id) {
             self.places.remove(&place);
@@ -206,6 +211,12 @@ impl Book {
         if let Some(process) = self.processes.get_mut(&received.pid) {
             process.open = process.open.saturating_sub(1);
         }
+        Some(received)
+    }
+
+    /// A connection is over: its line.
+    fn finish(&mut self, id: u32, closed_at: u64, end: End, closed: Option<&Closed>, now: Now) {
+        let Some(received) = self.take(id) else { return };
         let in_range = |ns: u64| ns.clamp(self.since, now.ns.max(self.since));
         let received_at = in_range(received.received);
         let accepted = if received.accepted == 0 { received_at } else { in_range(received.accepted).min(received_at) };

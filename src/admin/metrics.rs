@@ -64,7 +64,7 @@ struct OfDirection {
 /// A metric: name, help text, value.
 type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
 
-const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
+const SLOT_COUNTERS: [Metric<SlotState>; 5] = [
     (
         "connections",
         "Connections handed to the slot, including those taken back",
@@ -72,6 +72,7 @@ const SLOT_COUNTERS: [Metric<SlotState>; 4] = [
         |slot| slot.connections.saturating_add(slot.rescued),
     ),
     ("rescued", "Connections taken back from the slot's workers for others", |slot| slot.rescued),
+    ("moved", "Idle connections that the slot's leaving workers gave to others", |slot| slot.moved),
     ("workers_started", "Workers that the slot has had", |slot| slot.generation),
     ("restarts", "Starts of the slot's workers after the first, reloads not counted", |slot| slot.restarts),
 ];

@@ -89,6 +89,8 @@ pub enum Kind {
     },
     /// `--node-ipc cluster`, without direct delivery.
     ClusterByRelay,
+    /// `--drain-idle move` by relay.
+    MovesDirect,
     /// `--slow-start`, with a policy under which shares do not grow: why.
     SlowStart(&'static str),
     /// Recycling, where no slot has a server of its own.
@@ -212,6 +214,13 @@ impl Kind {
             }
             Self::ClusterByRelay => {
                 format!("{} needs direct delivery; use {}", form.set(key, &"cluster"), form.example(key, "plain"))
+            }
+            Self::MovesDirect => {
+                format!(
+                    "{} needs direct delivery, and connections are relayed here; use {}",
+                    form.set(key, &"move"),
+                    form.example(key, "close")
+                )
             }
             Self::SlowStart(why) => format!(
                 "{key_name} needs {} or {}; with the policy given {why}",

@@ -42,6 +42,14 @@ pub enum OnErrored {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DrainIdle {
+    /// The server's close is the connection's end
+    Close,
+    /// Another server goes on with it
+    Move,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
     /// Start the server again
     Restart,
@@ -155,6 +163,18 @@ pub struct Options {
     /// Time for a replaced worker to finish its connections
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
     pub drain_timeout: Duration,
+    /// What becomes of an idle HTTP/1.1 connection that a replaced server closes: close, or move to another server
+    ///
+    /// move: with direct delivery its client notices nothing. A server that catches --stop-signal gets it as soon as the last connection was handed to it, and must finish its requests then.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "WHAT",
+        env = "ROUNDSMAN_DRAIN_IDLE",
+        default_value = "close",
+        hide_possible_values = true
+    )]
+    pub drain_idle: DrainIdle,
     /// Time for a replaced server to exit after its stop signal
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
     pub kill_timeout: Duration,

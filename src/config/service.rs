@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::clients::Clients;
 use super::error::{ConfigError, Kind, unusable};
 use super::memory::MaxMemory;
-use super::options::{NodeIpc, OnErrored, OnExit, Options};
+use super::options::{DrainIdle, NodeIpc, OnErrored, OnExit, Options};
 use super::sources::COMMAND;
 use super::upstream::{self, WeightedUpstream};
 use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
@@ -106,6 +106,7 @@ pub struct Limits {
     /// Connections of the service at a time, at most.
     pub max_conns: Option<u32>,
     pub drain_timeout: Duration,
+    pub drain_idle: DrainIdle,
     pub kill_timeout: Duration,
     pub max_surge: u32,
     pub stop_timeout: Duration,
@@ -210,6 +211,14 @@ impl ServiceConfig {
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
+        if run.drain_idle == DrainIdle::Move {
+            match (&backend, run.policy) {
+                (Backend::NoPort(_), _) => return Err(Kind::Excludes("no-listen").of("drain-idle")),
+                (Backend::Direct(_), Policy::None) => return Err(Kind::WorkersAccept.of("drain-idle")),
+                (Backend::Direct(_), _) => {}
+                (Backend::Upstreams(..) | Backend::Relayed(_), _) => return Err(Kind::MovesDirect.of("drain-idle")),
+            }
+        }
         let recycles = [("max-age", run.max_age.is_some()), ("max-served", run.max_served.is_some())];
         if let (Some((key, _)), Backend::Upstreams(..)) = (recycles.iter().find(|(_, given)| *given), &backend) {
             return Err(Kind::NoServerInSlot.of(key));
@@ -244,6 +253,7 @@ impl ServiceConfig {
             accept_rate: run.accept_rate,
             max_conns: run.max_conns,
             drain_timeout: run.drain_timeout,
+            drain_idle: run.drain_idle,
             kill_timeout: run.kill_timeout,
             max_surge: run.max_surge,
             stop_timeout: run.stop_timeout,

@@ -304,6 +304,9 @@ pub struct SlotState {
     pub connections: u64,
     /// Connections taken back for others.
     pub rescued: u64,
+    /// Idle connections that its leaving workers gave to others.
+    #[serde(default)]
+    pub moved: u64,
     /// What its workers counted; of it, programs get how long hand-offs waited, by bucket.
     #[serde(default, rename = "handoff_waits", with = "handoff_waits")]
     pub counts: Counts,

@@ -6,9 +6,10 @@ use tracing::warn;
 
 use super::Daemon;
 use crate::direct::attach::{AttachEvent, Refusal, RequestKind, Secret};
-use crate::direct::guests::Ours;
+use crate::direct::guests::{Guest, Ours};
 use crate::events::Source;
 use crate::service::Service;
+use crate::service::attach::Shown;
 
 /// Requests of one attach connection before others have their turn.
 const REQUESTS_A_TURN: usize = 8;
@@ -29,7 +30,11 @@ impl Daemon {
     pub(super) fn serve_attached(&mut self, number: u32) {
         for _ in 0..REQUESTS_A_TURN {
             let Some(attach) = &mut self.context.attach else { return };
-            let admits = |secret: &Secret, pid, uid| self.services.iter().any(|one| one.admits(secret, pid, uid));
+            let admits = |secret: &Secret, guest: &Guest| {
+                let (pid, uid) = (guest.pid, guest.uid);
+                let shown = if guest.proven == Some(*secret) { Shown::Before } else { Shown::By { pid, uid } };
+                self.services.iter().any(|one| one.admits(secret, shown))
+            };
             match attach.next(number, admits) {
                 Ok(None) => return,
                 Ok(Some(AttachEvent::Ended(pid, secret))) => {
@@ -39,7 +44,7 @@ impl Daemon {
                 }
                 Ok(Some(AttachEvent::Request(request))) => {
                     let leases = matches!(request.kind, RequestKind::Lease).then_some((request.pid, request.secret));
-                    let known = |one: &&mut Service| one.admits(&request.secret, request.pid, request.uid);
+                    let known = |one: &&mut Service| one.admits(&request.secret, Shown::Before);
                     let reply =
                         self.services.iter_mut().find(known).and_then(|one| one.attach(&self.context).request(request));
                     let Some(attach) = &mut self.context.attach else { return };

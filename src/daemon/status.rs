@@ -166,6 +166,7 @@ fn slot_state(at: usize, slot: &Slot, policy: Policy, cpu: &mut CpuMeter) -> Slo
         connections,
         counts,
         rescued: slot.stats.rescued.load(Relaxed),
+        moved: slot.stats.moved.load(Relaxed),
         rss_bytes: pid.into_iter().chain(server_pid).map(rss_bytes).sum(),
         cpu: pid.into_iter().chain(server_pid).map(|pid| cpu.percent(pid)).sum(),
         finished: slot.lifecycle.phase == Phase::Finished,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -12,12 +11,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
 use super::guests::{Guest, Guests, Ours};
-use super::wire::{encode, parse};
-use crate::abi::attach::{self as abi, REQUEST_BYTES, SocketOption, TOKEN_BYTES};
+use super::receiving::request;
+use super::wire::encode;
+use crate::abi::attach::{SocketOption, TOKEN_BYTES};
 use crate::events::{Registry, Source};
 use crate::limited::Limited;
 use crate::sys::closer::{self, Foreign};
-use crate::sys::{process, random, reason, scm, sock};
+use crate::sys::{process, random, reason, scm};
 
 /// The most connections and watched processes: one per process, and a slot may have many processes.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -90,6 +90,21 @@ pub enum RequestKind {
     Log,
     /// It wants the record of translated addresses.
     Translations,
+    /// Over this connection [`RequestKind::Move`] may come.
+    Moves,
+    /// A connection comes back, since its server leaves.
+    Move(Moved),
+}
+
+/// A connection that a leaving server gave back between two requests.
+#[derive(Debug)]
+pub struct Moved {
+    /// Where it was accepted.
+    pub listener: usize,
+    /// The connection.
+    pub socket: OwnedFd,
+    /// A PROXY header named its ends.
+    pub translated: bool,
 }
 
 /// How a stand-in ended.
@@ -137,6 +152,8 @@ pub enum AttachReply {
     Back(Foreign),
     /// The value of a listener's option.
     Value(SocketOption),
+    /// None is expected.
+    Nothing,
 }
 
 /// What comes from a connection or from the pidfd of a process with a lease.
@@ -234,7 +251,7 @@ impl AttachServer {
             let peer = getsockopt(&connection, PeerCredentials);
             let socket = Foreign::socket(connection.into());
             let Ok(peer) = peer else { continue };
-            let guest = Guest { socket, pid: peer.pid() as u32, uid: peer.uid(), since: now, proven: false };
+            let guest = Guest { socket, pid: peer.pid() as u32, uid: peer.uid(), since: now, proven: None };
             match self.guests.arrives(guest, ours, now) {
                 Ok(Some(guest)) => self.enter(guest, now),
                 Ok(None) => {}
@@ -301,7 +318,7 @@ impl AttachServer {
     pub fn next(
         &mut self,
         number: u32,
-        admits: impl FnOnce(&Secret, u32, u32) -> bool,
+        admits: impl FnOnce(&Secret, &Guest) -> bool,
     ) -> Result<Option<AttachEvent>, Refusal> {
         if let Some(Leased { pidfd, pid, secret }) = self.leased.remove(&number) {
             self.registry.unwatch(&pidfd);
@@ -310,8 +327,8 @@ impl AttachServer {
         let Some(guest) = self.guests.get(number) else { return Ok(None) };
         match request(guest, admits) {
             Ok(request) => {
-                if request.is_some() {
-                    self.guests.prove(number);
+                if let Some(request) = &request {
+                    self.guests.prove(number, request.secret);
                 }
                 Ok(request.map(AttachEvent::Request))
             }
@@ -324,7 +341,7 @@ impl AttachServer {
 
     /// Sends the reply to a connection's request. A connection that does not take it is closed.
     pub fn reply(&mut self, number: u32, reply: &AttachReply) {
-        let Some(guest) = self.guests.get(number) else { return };
+        let Some(guest) = self.guests.get(number).filter(|_| !matches!(reply, AttachReply::Nothing)) else { return };
         let (bytes, fds) = encode(reply);
         if scm::send_fds(guest.socket.as_fd(), &bytes, fds.into_iter()).is_err() {
             self.guests.remove(number);
@@ -334,50 +351,6 @@ impl AttachServer {
     /// Closes a connection: its request was refused.
     pub fn close(&mut self, number: u32) {
         self.guests.remove(number);
-    }
-}
-
-/// One request; `Err(None)` when the connection has ended. It is peeked at before it is received: descriptors are accepted
-/// only from processes that have shown a proof.
-fn request(
-    guest: &Guest,
-    admits: impl FnOnce(&Secret, u32, u32) -> bool,
-) -> Result<Option<AttachRequest>, Option<Refusal>> {
-    let nonsense = |why: String| Some(Refusal::Nonsense(why));
-    let mut bytes = [0; REQUEST_BYTES + 1];
-    let descriptors = match scm::peek(guest.socket.as_fd(), &mut bytes) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            return Ok(None);
-        }
-        Ok((REQUEST_BYTES, descriptors)) => descriptors,
-        Ok((len @ 1.., _)) => return Err(nonsense(format!("a message of {len} bytes"))),
-        _ => return Err(None),
-    };
-    let mut secret = Secret::default();
-    secret.copy_from_slice(&bytes[offset_of!(abi::Request, token)..][..TOKEN_BYTES]);
-    if !admits(&secret, guest.pid, guest.uid) {
-        return Err(Some(Refusal::NotOurs { pid: guest.pid, uid: guest.uid }));
-    }
-    if descriptors && closer::received_wait() {
-        return Err(nonsense("too many descriptors to close".to_owned()));
-    }
-    let mut fds = Vec::new();
-    let received = scm::recv_fds(guest.socket.as_fd(), &mut bytes, &mut fds);
-    let sent = fds.iter().map(|fd| fd.try_clone().map(Foreign::received)).collect::<io::Result<Vec<_>>>();
-    // The close of a socket flushes nothing; with its copy above it does nothing at all.
-    let sent = match (received, sent) {
-        (Ok(_), Ok(sent)) if fds.len() <= 1 && fds.iter().all(|fd| sock::is_socket(fd.as_fd())) => sent,
-        (_, sent) => {
-            fds.into_iter().map(Foreign::received).for_each(drop);
-            let why = sent
-                .err()
-                .map_or_else(|| "a request with other descriptors than a socket".to_owned(), |e| e.to_string());
-            return Err(nonsense(why));
-        }
-    };
-    match parse(&bytes[..REQUEST_BYTES], fds) {
-        Ok(kind) => Ok(Some(AttachRequest { kind, pid: guest.pid, uid: guest.uid, secret, sent })),
-        Err(why) => Err(nonsense(why)),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::attach::Secret;
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
@@ -42,8 +43,8 @@ pub struct Guest {
     /// As SO_PEERCRED says.
     pub uid: u32,
     pub since: Instant,
-    /// It has sent a request with a worker's proof.
-    pub proven: bool,
+    /// The proof of its last request that was admitted.
+    pub proven: Option<Secret>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -86,9 +87,9 @@ impl Guests {
         self.inside.get(&number)
     }
 
-    pub fn prove(&mut self, number: u32) {
+    pub fn prove(&mut self, number: u32, secret: Secret) {
         if let Some(guest) = self.inside.get_mut(&number) {
-            guest.proven = true;
+            guest.proven = Some(secret);
         }
     }
 
@@ -162,7 +163,7 @@ impl Guests {
             return Err(guest);
         }
         let full = self.inside.len() + others >= self.most;
-        let unproven = self.inside.values().filter(|other| !other.proven).count();
+        let unproven = self.inside.values().filter(|other| other.proven.is_none()).count();
         if full || unproven >= MAX_UNPROVEN {
             let Some(last) = self.to_evict() else { return Err(guest) };
             self.inside.remove(&last);
@@ -174,7 +175,7 @@ impl Guests {
     /// Of the connections without a proof, the oldest of the user with the most, so that one user cannot push out another's.
     fn to_evict(&self) -> Option<u32> {
         let mut of_user: HashMap<u32, usize> = HashMap::new();
-        let unproven = || self.inside.iter().filter(|(_, guest)| !guest.proven);
+        let unproven = || self.inside.iter().filter(|(_, guest)| guest.proven.is_none());
         unproven().for_each(|(_, guest)| *of_user.entry(guest.uid).or_default() += 1);
         let rank = |guest: &Guest| std::cmp::Reverse(of_user.get(&guest.uid).copied().unwrap_or(0));
         unproven().min_by_key(|(_, guest)| (rank(guest), guest.since)).map(|(&number, _)| number)
@@ -182,12 +183,13 @@ impl Guests {
 
     /// Closes connections that sent no request in time.
     pub fn expire(&mut self, now: Instant) {
-        self.inside.retain(|_, guest| guest.proven || now.duration_since(guest.since) < REQUEST_TIMEOUT);
+        self.inside.retain(|_, guest| guest.proven.is_some() || now.duration_since(guest.since) < REQUEST_TIMEOUT);
     }
 
     /// The time when a connection expires or can be searched for.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let unproven = self.inside.values().filter(|guest| !guest.proven).map(|guest| guest.since + REQUEST_TIMEOUT);
+        let unproven =
+            self.inside.values().filter(|guest| guest.proven.is_none()).map(|guest| guest.since + REQUEST_TIMEOUT);
         let look = (!self.waiting.is_empty()).then(|| now + Duration::from_secs_f64(1.0 / SEARCH_RATE));
         unproven.chain(look).min()
     }
@@ -208,7 +210,7 @@ mod tests {
     use crate::sys::sock::seqpacket_pair;
 
     fn guest(pid: u32, uid: u32, since: Instant) -> Guest {
-        Guest { socket: Foreign::socket(seqpacket_pair().unwrap().0), pid, uid, since, proven: false }
+        Guest { socket: Foreign::socket(seqpacket_pair().unwrap().0), pid, uid, since, proven: None }
     }
 
     #[test]
@@ -230,12 +232,12 @@ mod tests {
         let (mut guests, now) = (Guests::new(100), Instant::now());
         for n in 0..MAX_PER_PROCESS as u32 {
             guests.enter(n, guest(7, 33, now), 0).unwrap();
-            guests.prove(n);
+            guests.prove(n, [0; 16]);
         }
         assert!(guests.enter(500, guest(7, 33, now), 0).is_err());
         for n in 0..36 {
             guests.enter(600 + n, guest(1000 + n, 33, now), 0).unwrap();
-            guests.prove(600 + n);
+            guests.prove(600 + n, [0; 16]);
         }
         // Full, and all have a proof; with watched processes it is full earlier.
         assert!(guests.enter(700, guest(3, 33, now), 0).is_err());
@@ -251,7 +253,7 @@ mod tests {
         let (mut guests, now) = (Guests::new(100), Instant::now());
         guests.enter(0, guest(7, 33, now), 0).unwrap();
         guests.enter(1, guest(7, 33, now), 0).unwrap();
-        guests.prove(1);
+        guests.prove(1, [0; 16]);
         assert_eq!(guests.deadline(now), Some(now + REQUEST_TIMEOUT));
         guests.expire(now + REQUEST_TIMEOUT);
         assert_eq!((guests.has(0), guests.has(1), guests.deadline(now)), (false, true, None));

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod guests;
 pub mod options;
 mod places;
+mod receiving;
 mod wire;
 
 use std::fs::{File, OpenOptions};

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::attach::{AttachReply, Ended, RequestKind};
+use super::attach::{AttachReply, Ended, Moved, RequestKind};
 use crate::abi::attach::{
     self as abi, ADDRESS_BYTES, BACK, LATER, LISTENER, LOG, OPTION_BYTES, PASS, REPLY_BYTES, SHARED, STATUS,
     SocketOption, TRANSLATIONS, VALUE, VERSION, YOURSELF, op,
@@ -36,6 +36,11 @@ pub(super) fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<RequestKind, 
         (op::SET_OPTION, None) => RequestKind::SetOption(number, option(address).ok_or("an option")?),
         (op::GET_OPTION, None) => RequestKind::GetOption(number, option(address).ok_or("an option")?),
         (op::GIVE_BACK, None) => RequestKind::GiveBack(number),
+        (op::MOVES, None) => RequestKind::Moves,
+        (op::MOVE, Some(socket)) => {
+            let translated = address.first() == Some(&abi::TRANSLATED);
+            RequestKind::Move(Moved { listener: number, socket, translated })
+        }
         (op::LOG, None) => RequestKind::Log,
         (op::TRANSLATIONS, None) => RequestKind::Translations,
         (op::RECOGNIZE, Some(socket)) => RequestKind::Recognize(socket),
@@ -72,6 +77,8 @@ pub(super) fn encode(reply: &AttachReply) -> ([u8; REPLY_BYTES], Vec<BorrowedFd<
     let at = offset_of!(abi::Reply, address);
     let (kind, number, fds) = match reply {
         AttachReply::Errno(errno) => (STATUS, *errno as u32, Vec::new()),
+        // It is not sent.
+        AttachReply::Nothing => (STATUS, 0, Vec::new()),
         AttachReply::Pass => (PASS, 0, Vec::new()),
         AttachReply::Yourself => (YOURSELF, 0, Vec::new()),
         AttachReply::Later => (LATER, 0, Vec::new()),

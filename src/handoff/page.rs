@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::abi::page::{ROW_WORDS, ROWS, addresses, header, latency, room, row, upstream};
+use crate::abi::page::{ROW_WORDS, ROWS, addresses, header, latency, moving, room, row, upstream};
 use crate::sys::mmap::SharedPage;
 
 /// The most connections that one process can have open (the kernel's ceiling on descriptors): a page that
@@ -146,6 +146,16 @@ impl CountersPage {
     /// Whether hand-offs to the worker's processes carry the addresses that PROXY headers named.
     pub fn set_translates(&self, on: bool) {
         self.0.words()[addresses::TRANSLATES].store(u64::from(on), Ordering::Release);
+    }
+
+    /// Whether the worker's processes watch what they read and write (`--drain-idle move`).
+    pub fn set_watches(&self, on: bool) {
+        self.0.words()[moving::WATCHES].store(u64::from(on), Ordering::Release);
+    }
+
+    /// Whether connections that the server closes between two requests come back to the master.
+    pub fn set_moves(&self, on: bool) {
+        self.0.words()[moving::MOVES].store(u64::from(on), Ordering::Release);
     }
 
     /// The server was asked to stop: from now on it says when it connects to itself.

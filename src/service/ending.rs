@@ -47,6 +47,9 @@ impl Service {
         let (Escaped { server, attachment }, exit) = match slot.exited(&scene, pid, exit) {
             ExitEffect::Nothing => return,
             ExitEffect::Retired(Escaped { server, attachment }) => {
+                if let Some(attachment) = attachment.as_deref().filter(|one| one.moves) {
+                    self.attach.late.add(at, attachment, now);
+                }
                 end_left_behind(&self.pids(), &server, attachment.as_deref());
                 return;
             }

@@ -43,6 +43,10 @@ impl Listeners {
         Self { service, name: name.to_owned(), all, listening: BTreeSet::new(), spare, closing, lately }
     }
 
+    pub fn service(&self) -> ServiceId {
+        self.service
+    }
+
     /// Also those that were given back: each keeps its place.
     pub fn all(&self) -> &[Listener] {
         &self.all

@@ -6,6 +6,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::operations::Operations;
+use super::pausing::Paused;
 use super::shutdown::{Step, Stop};
 use super::{Context, Service};
 use crate::slot::Slot;
@@ -28,6 +29,7 @@ impl Service {
     /// The reason to end the daemon.
     pub fn step(&mut self, context: &Context, now: Instant) -> Result<(), CannotListen> {
         let disconnects = self.handoff_done && self.stop.as_ref().is_some_and(Stop::closes);
+        let stopping = self.stop.is_some() || self.operations.paused != Paused::No;
         let drains = self.stop.as_ref().is_some_and(|stop| stop.step == Step::Drain);
         let due = [
             self.step_starts(context, now),
@@ -43,7 +45,9 @@ impl Service {
             self.slots
                 .iter_mut()
                 .enumerate()
-                .filter_map(|(at, slot)| slot.step_retiring((&self.config.name, at), &self.config.limits, context, now))
+                .filter_map(|(at, slot)| {
+                    slot.step_retiring((&self.config.name, at), &self.config.limits, stopping, context, now)
+                })
                 .min(),
             self.slots
                 .iter_mut()

@@ -9,6 +9,7 @@ use super::Slot;
 use super::lifecycle::{Backoff, Event, Phase};
 use super::rollout::{self, RetireAction, RetireStage, Times};
 use crate::accept::orders::Order;
+use crate::config::options::DrainIdle;
 use crate::config::service::Limits;
 use crate::relay::protocol::ToWorker;
 use crate::sys::{clock, process};
@@ -106,17 +107,25 @@ pub struct Escaped {
 }
 
 impl Slot {
-    /// Does what is due for workers on their way out; when there is more to do.
+    /// Does what is due for workers on their way out; when there is more to do. `stopping`: the service ends.
     pub fn step_retiring(
         &mut self,
         (name, at): (&str, usize),
         limits: &Limits,
+        stopping: bool,
         context: &Context,
         now: Instant,
     ) -> Option<Instant> {
         let (times, signal, phase) = (&Times::of(limits), limits.stop_signal, self.lifecycle.phase);
         let (mut late, mut acted) = (false, false);
         for old in &mut self.retiring {
+            if limits.drain_idle == DrainIdle::Move && old.out_of_rotation {
+                match old.stage {
+                    _ if stopping => old.worker.keep_idle(),
+                    RetireStage::Draining(_) => old.worker.give_back_idle(signal),
+                    _ => {}
+                }
+            }
             let open = old.worker.open();
             let action = old.step(times, phase, signal, context, now);
             acted |= !matches!(action, RetireAction::Nothing | RetireAction::GiveUpSuccessor);

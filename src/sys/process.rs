@@ -248,6 +248,13 @@ pub fn is_below(pid: u32, roots: &[u32]) -> bool {
     false
 }
 
+/// Whether a process has a handler for a signal; false when it is gone.
+pub fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (signal as i32 - 1) & 1 != 0)
+}
+
 /// Sends SIGKILL to `root` and all processes below it.
 pub fn kill_tree(root: u32) {
     #[cfg(test)]

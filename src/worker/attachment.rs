@@ -62,6 +62,8 @@ pub struct Attachment {
     pub abandoned: Option<Instant>,
     /// What its processes have closed.
     pub left: Left,
+    /// Its processes give connections back between two requests.
+    pub moves: bool,
     uncounted: Uncounted,
     /// Since when nothing is pending or open.
     empty: Option<Instant>,
@@ -91,6 +93,7 @@ impl Attachment {
             adopted: BTreeSet::new(),
             abandoned: None,
             left: Left::default(),
+            moves: false,
             uncounted: Uncounted::default(),
             empty: None,
             _library: library,

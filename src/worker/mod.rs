@@ -27,6 +27,7 @@ use nix::sys::signal::Signal;
 use self::attachment::Attachment;
 pub use self::context::Context;
 pub use self::delivery::Delivery;
+use self::ipc::Ipc;
 use self::relay::{Readiness, Relay};
 use self::server::{Server, StopRequest};
 pub use self::start::Seat;
@@ -253,6 +254,34 @@ impl Worker {
         }
         if let Some(server) = self.server_mut() {
             server.request_stop(attached, signal);
+        }
+    }
+
+    /// `--drain-idle move`, for a server that gets no more connections: those that it closes between two requests come back to
+    /// the master. Servers do that once they are asked to stop, so one that catches the signal is asked at once. (Node's cluster
+    /// workers are told to disconnect.)
+    pub fn give_back_idle(&mut self, signal: Signal) {
+        let Some((server, attachment)) = self.direct_mut() else { return };
+        if !attachment.moves {
+            attachment.moves = true;
+            attachment.page.set_moves(true);
+        }
+        let pending = attachment.queues.values().any(|queue| queue.pending() > 0);
+        if pending || server.stop_request != StopRequest::NotSent {
+            return;
+        }
+        let told = attachment.only_process().unwrap_or(server.pid);
+        let disconnects = server.ipc.as_ref().is_some_and(Ipc::can_disconnect);
+        // After a message the signal follows when it has drained.
+        if !disconnects && !server.ipc.as_mut().is_some_and(Ipc::stop) && process::catches(told, signal) {
+            self.request_stop(signal);
+        }
+    }
+
+    /// What its server closes is closed: the service ends.
+    pub fn keep_idle(&mut self) {
+        if let Some(attachment) = self.attachment_mut().filter(|attachment| attachment.moves) {
+            attachment.page.set_moves(false);
         }
     }
 

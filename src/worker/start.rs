@@ -25,6 +25,7 @@ use crate::accept::orders::WorkerId;
 use crate::access::{Logged, WorkerLog};
 use crate::codes::OS;
 use crate::config::ServiceConfig;
+use crate::config::options::DrainIdle;
 use crate::direct::attach::secret;
 use crate::events::Source;
 use crate::handoff::page::CountersPage;
@@ -168,6 +169,7 @@ fn start_direct(
     let translations =
         seat.config.proxy_from.as_ref().map(|_| TranslationsFile::create()).transpose().map_err(refused)?;
     page.set_translates(translations.is_some());
+    page.set_watches(seat.config.limits.drain_idle == DrainIdle::Move);
     let environment =
         vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret, translations.is_some()))];
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;

@@ -20,4 +20,5 @@ mod node;
 mod proxy;
 mod queue;
 mod relay;
+mod stay;
 mod top;

@@ -10,7 +10,7 @@ use super::counts::Accepting;
 use super::message::{self, RecvVia};
 use super::raw::{self, EAGAIN, ECONNABORTED, EINVAL, EMFILE, ENOTCONN, O_RDWR, PollFd, SO_DOMAIN};
 use super::table::{StandIn, Stands};
-use super::{bell, close, counts, errno, fail, journal, libc_result, next, table, translations};
+use super::{bell, close, counts, errno, fail, journal, libc_result, next, table, translations, watched};
 
 /// Wake-ups of threads that wait in accept, a millisecond apart.
 const MAX_WAKES: u32 = 200;
@@ -116,15 +116,17 @@ struct Taken {
 impl Taken {
     fn count(&self, shown: Option<u16>, from: &StandIn) {
         if !self.wakes {
+            let watched = watched::begin(self.socket, from.listener.load(Relaxed));
             if self.destination.len > 0 {
                 let own = from.address();
                 // The kernel's own addresses may have another family than those of the header.
                 let kernels = raw::socket_option(self.socket, SO_DOMAIN);
                 let shown = (kernels != i32::from(own.family())).then_some(own.family());
-                table::received(self.socket, self.number, shown);
-                translations::received(self.socket, &self.peer, &self.destination, own.family());
+                table::received(self.socket, self.number, shown, watched);
+                let known = translations::received(self.socket, &self.peer, &self.destination, own.family());
+                watched::translated(self.socket, known);
             } else {
-                table::received(self.socket, self.number, shown);
+                table::received(self.socket, self.number, shown, watched);
             }
             journal::received(self.socket, from.listener.load(Relaxed), self.accepted, &self.peer);
         }

@@ -32,6 +32,7 @@ pub mod nr {
     pub const READLINKAT: usize = 267;
     pub const GETDENTS64: usize = 217;
     pub const EPOLL_CTL: usize = 233;
+    pub const EPOLL_CREATE1: usize = 291;
     pub const KILL: usize = 62;
     pub const IOCTL: usize = 16;
     pub const NANOSLEEP: usize = 35;
@@ -81,6 +82,7 @@ pub mod nr {
     pub const READLINKAT: usize = 78;
     pub const GETDENTS64: usize = 61;
     pub const EPOLL_CTL: usize = 21;
+    pub const EPOLL_CREATE1: usize = 20;
     pub const KILL: usize = 129;
     pub const IOCTL: usize = 29;
     pub const NANOSLEEP: usize = 101;

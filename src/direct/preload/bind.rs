@@ -13,7 +13,7 @@ use super::raw::{
     status_flags,
 };
 use super::table::{New, StandIn, Stands};
-use super::{counts, epolls, errno, fail, idle, journal, next, table, translations};
+use super::{counts, epolls, errno, fail, idle, journal, moving, next, table, translations};
 
 /// How long to wait before an answer is asked for once more.
 const RETRY_AFTER_MS: u64 = 2;
@@ -135,6 +135,7 @@ fn take_place(fd: i32, answer: &Answer, nonblock: usize, address: &Address) -> i
     let Some(stand_in) = table::put_stand_in(fd, &new) else { return fail(EMFILE) };
     journal::begin();
     translations::begin();
+    moving::begin();
     if stands == Stands::Queue {
         stand_in.park(raw::move_to_high_fd(place));
     }
@@ -201,6 +202,7 @@ fn adopt(fd: i32, listener: u32, listens: bool) -> Option<(i32, &'static StandIn
     }
     journal::begin();
     translations::begin();
+    moving::begin();
     take_lease();
     Some((queue, stand_in?))
 }
@@ -241,6 +243,7 @@ fn recognize_shared(fd: i32) -> Option<&'static StandIn> {
     table::put_stand_in(fd, &new)?;
     journal::begin();
     translations::begin();
+    moving::begin();
     take_lease();
     table::stand_in(fd)
 }

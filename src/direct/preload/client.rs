@@ -60,7 +60,14 @@ pub struct Master {
 impl Master {
     /// From the environment; `None`: this process has none.
     pub fn find() -> Option<Self> {
-        Self::parse(variable()?.to_bytes())
+        let value = variable()?.to_bytes();
+        remembered::keep(value);
+        Self::parse(value)
+    }
+
+    /// As it was found first, also by a parent: some servers clear the environment of their workers.
+    pub fn remembered() -> Option<Self> {
+        remembered::with(Self::parse).or_else(Self::find)
     }
 
     /// The variable's value: name, `:`, token, what the worker has.
@@ -95,6 +102,42 @@ impl Master {
 
     pub fn request(&self, op: u16, number: u32, address: [u8; ADDRESS_BYTES]) -> Request {
         Request { version: VERSION, op, pid: pid(), token: self.token, number, address }
+    }
+}
+
+/// The variable's value, as it was found first.
+mod remembered {
+    use core::cell::UnsafeCell;
+    use core::sync::atomic::{AtomicUsize, Ordering::*};
+
+    const MOST: usize = 160;
+    const WRITING: usize = usize::MAX;
+
+    struct Value(UnsafeCell<[u8; MOST]>);
+    // SAFETY: written once, by whoever has set LEN to WRITING, and read only after LEN has its length.
+    unsafe impl Sync for Value {}
+    static VALUE: Value = Value(UnsafeCell::new([0; MOST]));
+    /// 0: none yet.
+    static LEN: AtomicUsize = AtomicUsize::new(0);
+
+    /// Keeps the first one.
+    pub fn keep(value: &[u8]) {
+        if value.len() > MOST || LEN.compare_exchange(0, WRITING, AcqRel, Relaxed).is_err() {
+            return;
+        }
+        // SAFETY: no other thread writes it, and none reads it yet.
+        let place = unsafe { &mut *VALUE.0.get() };
+        place.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+        LEN.store(value.len(), Release);
+    }
+
+    pub fn with<T>(parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        let len = LEN.load(Acquire);
+        if len == 0 || len == WRITING {
+            return None;
+        }
+        // SAFETY: it is never written again.
+        parse(unsafe { &*VALUE.0.get() }.get(..len)?)
     }
 }
 

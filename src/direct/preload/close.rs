@@ -5,10 +5,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::abi::attach::op;
 use super::bind::recognize;
 use super::raw::{
-    EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, SHUT_RDWR, SHUT_WR, is_open,
+    EBADF, EINVAL, ENOTCONN, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK, SHUT_RD, SHUT_RDWR, SHUT_WR,
+    is_open,
 };
 use super::table::{StandIn, Stands};
-use super::{accept, bell, client, counts, epolls, fail, idle, journal, next, raw, table};
+use super::{accept, bell, client, counts, epolls, fail, idle, journal, moving, next, raw, table};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
@@ -69,6 +70,11 @@ fn before_close(fd: i32) -> AfterClose {
 pub extern "C" fn close(fd: i32) -> i32 {
     if !table::knows(fd) || !counts::ours() {
         return next::close(fd);
+    }
+    if let Some(moved) = moving::at_close(fd) {
+        let result = next::close(fd);
+        AfterClose { unlisten: None, ring: moved.close_done() }.act();
+        return result;
     }
     let after = before_close(fd);
     let result = next::close(fd);
@@ -216,6 +222,12 @@ pub unsafe extern "C" fn ioctl(fd: i32, request: usize, argument: usize) -> i32 
 #[unsafe(no_mangle)]
 pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     let Some(stand_in) = genuine_or_marked(fd) else {
+        if how != SHUT_RD
+            && let Some(moved) = moving::at_shutdown(fd)
+        {
+            AfterClose { unlisten: None, ring: moved.close_done() }.act();
+            return 0;
+        }
         journal::shuts(fd, how);
         return next::shutdown(fd, how);
     };

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
-use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, addresses, header, latency, room, row};
+use super::abi::page::{PAGE_BYTES, ROW_WORDS, ROWS, addresses, header, latency, moving, room, row};
 use super::arch::{nr, pid, syscall6};
 use super::identity::Identity;
 use super::{next, raw};
@@ -207,6 +207,17 @@ pub fn logs() -> bool {
 /// Whether hand-offs to this worker carry the addresses that PROXY headers named.
 pub fn translates() -> bool {
     shared_word(addresses::TRANSLATES).is_some_and(|word| word.load(Acquire) != 0)
+}
+
+/// Whether what this worker reads and writes is watched.
+pub fn watches() -> bool {
+    shared_word(moving::WATCHES).is_some_and(|word| word.load(Acquire) != 0)
+}
+
+/// Whether connections that are closed between two requests go back to the master.
+#[inline]
+pub fn moves() -> bool {
+    shared_word(moving::MOVES).is_some_and(|word| word.load(Acquire) != 0)
 }
 
 /// This process's row, if it has one.

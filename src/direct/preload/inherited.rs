@@ -2,7 +2,7 @@
 //! reach the queue is known to be one before this process has asked the master for it.
 
 use super::bind::named;
-use super::{epolls, table};
+use super::{epolls, table, watched};
 
 /// The kernel's msghdr on 64-bit machines: the control messages' address and length.
 const CONTROL: usize = 32;
@@ -41,6 +41,21 @@ pub unsafe fn mark_received(message: usize) {
         if len != 0 {
             mark_rights(*((message + CONTROL) as *const usize), len);
         }
+    }
+}
+
+/// A message is about to be sent: connections that go with it are those of another process, too, from then on.
+///
+/// # Safety
+/// `message` is the address of a `struct msghdr` that is passed to sendmsg(2).
+#[inline]
+pub unsafe fn lose_sent(message: usize) {
+    // SAFETY: by the caller's word.
+    let (control, len) =
+        unsafe { (*((message + CONTROL) as *const usize), *((message + CONTROL_LEN) as *const usize)) };
+    if control != 0 && len != 0 {
+        // SAFETY: as above: `len` bytes lie there.
+        each_right(unsafe { core::slice::from_raw_parts(control as *const u8, len) }, watched::lose);
     }
 }
 

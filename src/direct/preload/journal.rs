@@ -24,10 +24,10 @@ const SHUT_FIRST: u32 = 1 << 31;
 const SHUT_SECOND: u32 = 1 << 30;
 
 /// The kernel's `struct tcp_info`, as far as it is needed, in words.
-type TcpInfo = [u64; 29];
+pub type TcpInfo = [u64; 29];
 
 /// States of a TCP connection.
-mod state {
+pub mod state {
     pub const ESTABLISHED: u8 = 1;
     pub const TIME_WAIT: u8 = 6;
     pub const CLOSE: u8 = 7;
@@ -162,6 +162,15 @@ fn record_closed(ring: Ring<'_>, fd: i32) {
     write(ring, |_| Record::Closed(closed));
 }
 
+/// A connection goes on with another worker, whose line has all of its bytes.
+pub fn moved(fd: i32) {
+    let Some(ring) = ring() else { return };
+    if let Some(known) = entry(fd).and_then(|entry| own(entry.swap(0, Relaxed))) {
+        let moved = Closed { end: end::MOVED, ..closed(known & (access::IDS - 1), 0, None, counts::now()) };
+        write(ring, |_| Record::Closed(moved));
+    }
+}
+
 /// Whether the client has ended its side.
 fn fin_came(info: &TcpInfo, marks: u32) -> bool {
     match info_state(info) {
@@ -171,7 +180,8 @@ fn fin_came(info: &TcpInfo, marks: u32) -> bool {
     }
 }
 
-fn tcp_info(fd: i32) -> Option<TcpInfo> {
+/// What the kernel knows of a TCP connection.
+pub fn tcp_info(fd: i32) -> Option<TcpInfo> {
     const IPPROTO_TCP: usize = 6;
     const TCP_INFO: usize = 11;
     let mut info: TcpInfo = [0; 29];
@@ -182,7 +192,7 @@ fn tcp_info(fd: i32) -> Option<TcpInfo> {
     (result == 0).then_some(info)
 }
 
-fn info_state(info: &TcpInfo) -> u8 {
+pub fn info_state(info: &TcpInfo) -> u8 {
     info[0] as u8
 }
 

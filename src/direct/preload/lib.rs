@@ -19,18 +19,22 @@ mod close;
 mod connect;
 mod counts;
 mod epolls;
+mod exchange;
+mod framing;
 mod identity;
 mod idle;
 mod inherited;
 mod journal;
 mod lease;
 mod message;
+mod moving;
 mod next;
 mod raw;
 mod sockopt;
 mod table;
 mod transfer;
 mod translations;
+mod watched;
 
 unsafe extern "C" {
     fn __errno_location() -> *mut i32;

@@ -94,6 +94,7 @@ next! {
     [] close_range = c"close_range", nr::CLOSE_RANGE, (first: u32, last: u32, flags: i32) -> i32;
     [unsafe] fcntl = c"fcntl", nr::FCNTL, (fd: i32, command: i32, argument: usize) -> i32;
     [unsafe] clock_gettime = c"clock_gettime", nr::CLOCK_GETTIME, (clock: i32, time: *mut u64) -> i32;
+    [] epoll_create1 = c"epoll_create1", nr::EPOLL_CREATE1, (flags: i32) -> i32;
     [unsafe] ioctl = c"ioctl", nr::IOCTL, (fd: i32, request: usize, argument: usize) -> i32;
     [unsafe] read = c"read", nr::READ, (fd: i32, to: usize, len: usize) -> isize;
     [unsafe] readv = c"readv", nr::READV, (fd: i32, parts: *const Part, count: i32) -> isize;

@@ -255,6 +255,29 @@ pub fn socket_name(fd: i32, name: &mut [u8]) -> Option<usize> {
     (result == 0).then_some((len as usize).min(name.len()))
 }
 
+/// Whether close(2) of a socket waits for its bytes, or drops them (SO_LINGER).
+pub fn lingers(fd: i32) -> bool {
+    const SO_LINGER: usize = 13;
+    let (mut linger, mut len) = ([0i32; 2], 8u32);
+    let (at, room) = (linger.as_mut_ptr() as usize, &raw mut len as usize);
+    // SAFETY: the kernel writes at most eight bytes into the option, and the length.
+    let result = unsafe { syscall6(nr::GETSOCKOPT, [fd as usize, SOL_SOCKET as usize, SO_LINGER, at, room, 0]) };
+    result != 0 || linger[0] != 0
+}
+
+/// A connected stream whose other end is closed.
+pub fn ended_stream(nonblocking: bool) -> Option<i32> {
+    let flags = O_CLOEXEC | if nonblocking { O_NONBLOCK } else { 0 };
+    let mut ends = [-1i32; 2];
+    let arguments = [AF_UNIX as usize, SOCK_STREAM as usize | flags, 0, ends.as_mut_ptr() as usize, 0, 0];
+    // SAFETY: the kernel writes two descriptors into the local.
+    if unsafe { syscall6(nr::SOCKETPAIR, arguments) } < 0 {
+        return None;
+    }
+    close(ends[1]);
+    Some(ends[0])
+}
+
 /// The number by which the kernel knows a socket, the same in all processes that have it; 0 where there is none.
 pub fn socket_cookie(fd: i32) -> u64 {
     const SO_COOKIE: usize = 57;

@@ -3,16 +3,20 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::address::{AF_INET, AF_INET6, Address};
+use super::address::Address;
 use super::arch::pid;
 use super::counts::{self, Page};
 use super::identity::Identity;
-use super::{bell, journal, raw, translations};
+use super::{raw, watched};
 
+#[path = "connections.rs"]
+mod connections;
 #[path = "leave.rs"]
 mod leave;
 #[path = "marks.rs"]
 mod marks;
+use connections::is_connection;
+pub use connections::{closing, going, gone, is_watched, received, shown_family};
 pub use leave::leave;
 pub use marks::{has_shared, is_marked, join, join_marked, mark};
 
@@ -22,14 +26,9 @@ pub const TRACKED: usize = 65_536;
 pub const STAND_INS: usize = 64;
 
 /// A tracked descriptor: 0 unknown, 1..=STAND_INS a stand-in, MARKED one that another process made and this one has not
-/// asked the master for, CONNECTION and up a connection: the family in which its
-/// addresses are shown, and its number.
+/// asked the master for; the others are in `connections.rs`.
 static KINDS: [AtomicU32; TRACKED] = [const { AtomicU32::new(0) }; TRACKED];
 const MARKED: u32 = STAND_INS as u32 + 1;
-const CONNECTION: u32 = 1 << 31;
-const AS_V4: u32 = 1 << 30;
-const AS_V6: u32 = 1 << 29;
-const NUMBER: u32 = AS_V6 - 1;
 
 /// What stands in a listening socket's place.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,13 +201,19 @@ fn kind(fd: i32) -> Option<&'static AtomicU32> {
 /// The stand-in at a descriptor.
 pub fn stand_in(fd: i32) -> Option<&'static StandIn> {
     let place = kind(fd)?.load(Acquire);
-    if place == 0 || place & CONNECTION != 0 { None } else { PLACES.get(place as usize - 1) }
+    if place == 0 || is_connection(place) { None } else { PLACES.get(place as usize - 1) }
 }
 
 /// Whether a descriptor is marked as a stand-in: one load and one comparison, for calls that every descriptor gets.
 #[inline(always)]
 pub fn is_stand_in(fd: i32) -> bool {
     kind(fd).is_some_and(|kind| kind.load(Relaxed).wrapping_sub(1) < MARKED)
+}
+
+/// The same, or a connection that is watched.
+#[inline(always)]
+pub fn is_looked_at(fd: i32) -> bool {
+    kind(fd).is_some_and(|kind| kind.load(Relaxed) as i32 > 0)
 }
 
 pub struct New<'a> {
@@ -253,12 +258,13 @@ pub fn put_stand_in(fd: i32, new: &New<'_>) -> Option<&'static StandIn> {
 
 /// A copy of a stand-in (dup and its like) is one, too. Copies of a connection are not counted.
 pub fn copy(from: i32, to: i32) {
+    watched::lose(from);
     if let (Some(from), Some(to)) = (kind(from), kind(to)) {
         let value = from.load(Acquire);
-        if value & CONNECTION != 0 {
+        if is_connection(value) {
             counts::estimate();
         }
-        to.store(if value & CONNECTION != 0 { 0 } else { value }, Release);
+        to.store(if is_connection(value) { 0 } else { value }, Release);
     }
 }
 
@@ -338,59 +344,6 @@ pub fn remove_stand_in(fd: i32) -> Option<u32> {
     release(stand_in);
     let another = |place: &StandIn| place.is_used() && place.listener.load(Relaxed) == listener;
     (last && !PLACES.iter().any(another)).then_some(listener)
-}
-
-/// A connection was received at a descriptor. `shown`: the family that its addresses are to have, where it is another
-/// than their own.
-pub fn received(fd: i32, number: u32, shown: Option<u16>) {
-    counts::received();
-    let shown = match shown {
-        Some(AF_INET) => AS_V4,
-        Some(_) => AS_V6,
-        None => 0,
-    };
-    let Some(slot) = kind(fd) else {
-        // Its close will not be noticed.
-        return counts::estimate();
-    };
-    // Still marked: it was closed where we could not see it.
-    if slot.swap(CONNECTION | shown | number & NUMBER, AcqRel) & CONNECTION != 0 && counts::closed() {
-        bell::ROOM.ring();
-    }
-}
-
-/// The family that a connection's addresses are to have, where it is another than their own.
-pub fn shown_family(fd: i32) -> Option<u16> {
-    let value = kind(fd)?.load(Acquire);
-    match value & (CONNECTION | AS_V4 | AS_V6) {
-        shown if shown == CONNECTION | AS_V4 => Some(AF_INET),
-        shown if shown == CONNECTION | AS_V6 => Some(AF_INET6),
-        _ => None,
-    }
-}
-
-/// A descriptor is about to be closed: if it is a connection, counts it, and waits (normally not at all) until the
-/// master has closed its copy, since otherwise the client's FIN would come late. Whether the bell is to be rung afterwards.
-pub fn closing(fd: i32) -> bool {
-    let Some(slot) = kind(fd) else { return false };
-    let value = slot.load(Acquire);
-    if value == MARKED {
-        slot.store(0, Release);
-    }
-    if value & CONNECTION == 0 {
-        return false;
-    }
-    slot.store(0, Release);
-    for _ in 0..1000 {
-        // Numbers wrap at 29 bits: ahead by less than half is "released".
-        if counts::released().wrapping_sub(value) & NUMBER < NUMBER / 2 {
-            break;
-        }
-        raw::yield_now();
-    }
-    journal::closing(fd);
-    translations::closing(fd);
-    counts::closed()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Numbers no file has are enough here: the table never looks at what is there, but for a stand-in's own file.
 
 use super::*;
+use crate::address::{AF_INET, AF_INET6};
 
 /// Descriptors that no other test uses.
 const FIRST: i32 = 60_000;
@@ -42,7 +43,7 @@ fn a_stand_in_is_known_by_all_its_descriptors_until_the_last_goes() {
 fn a_mark_is_a_stand_in_that_is_not_known_yet() {
     let fd = FIRST + 200;
     mark(fd);
-    assert!(is_marked(fd) && is_stand_in(fd) && knows(fd) && stand_in(fd).is_none());
+    assert!(is_marked(fd) && is_stand_in(fd) && is_looked_at(fd) && knows(fd) && stand_in(fd).is_none());
     closing(fd);
     assert!(!is_marked(fd) && !is_stand_in(fd));
 }
@@ -51,7 +52,8 @@ fn a_mark_is_a_stand_in_that_is_not_known_yet() {
 fn a_connection_is_shown_in_the_family_that_its_server_expects() {
     for (at, shown) in [(0, None), (1, Some(AF_INET)), (2, Some(AF_INET6))] {
         let fd = FIRST + 300 + at;
-        received(fd, 5, shown);
+        received(fd, 5, shown, at == 1);
+        assert_eq!((is_watched(fd), is_looked_at(fd)), (at == 1, at == 1));
         assert_eq!((shown_family(fd), is_stand_in(fd), knows(fd)), (shown, false, true));
         copy(fd, fd + 10);
         assert!(!knows(fd + 10), "a copy of a connection is not counted");

@@ -1,6 +1,8 @@
 //! recv, send and their families: on a stand-in they fail as on a listening socket, which is not connected. What lies in
 //! the queue is for accept alone. (Python's ssl module calls recv on every socket that it wraps, listeners included.)
 //!
+//! On a connection that is watched (`watched.rs`) they are followed.
+//!
 //! These are called for every byte that a server moves, so all other descriptors cost one load, one comparison and the
 //! jump to libc's own function, which stays a cancellation point. Pointers are passed on unchanged.
 
@@ -8,20 +10,20 @@ use super::arch;
 use super::bind::named;
 use super::close::genuine;
 use super::inherited::{self, MMSGHDR_BYTES};
-use super::raw::{EAGAIN, ENOTCONN, EPIPE, raise_sigpipe, receives_no_more};
-use super::table::{self, Stands, is_marked, is_stand_in};
-use super::{fail, next};
+use super::raw::{EAGAIN, EBADF, ENOTCONN, EPIPE, raise_sigpipe, receives_no_more};
+use super::table::{self, Stands, is_looked_at, is_marked, is_stand_in};
+use super::{fail, next, watched};
 
 const MSG_NOSIGNAL: i32 = 0x4000;
-const MSG_ERRQUEUE: i32 = 0x2000;
+pub const MSG_ERRQUEUE: i32 = 0x2000;
 /// Where a `struct mmsghdr` has the message's length.
 const MSG_LEN: usize = 56;
 
 /// The kernel's iovec.
 #[repr(C)]
 pub struct Part {
-    at: usize,
-    len: usize,
+    pub at: usize,
+    pub len: usize,
 }
 
 /// Whether there is a queue at the descriptor. (Under none the listening socket itself is there: the kernel answers.)
@@ -80,9 +82,11 @@ unsafe fn is_empty(parts: *const Part, count: i32) -> bool {
     parts.is_null() || (0..count.max(0) as usize).all(|at| unsafe { (*parts.add(at)).len } == 0)
 }
 
-/// Calls that fail on a stand-in: under which condition, and how; else they are libc's.
-macro_rules! fail_on_a_stand_in {
-    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $how:ident($fd:ident, $flags:expr) if $moves:expr;)*) => {$(
+/// Calls that fail on a stand-in, under which condition, and how, else are libc's; and what a watched connection is told of
+/// them.
+macro_rules! looked_at {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $how:ident($fd:ident, $flags:expr) if $moves:expr,
+        $note:ident($($noted:expr),*);)*) => {$(
         #[allow(clippy::missing_safety_doc, reason = "as the call of this name in section 2 of the manual")]
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $kind),*) -> $result {
@@ -92,31 +96,75 @@ macro_rules! fail_on_a_stand_in {
             unsafe extern "C" fn marked($($argument: $kind),*) -> $result {
                 // SAFETY: as the call of this name.
                 unsafe {
-                    if $moves && let Some(failed) = $how($fd, $flags) {
+                    match watched::enter($fd) {
+                        Some(Ok(inside)) => {
+                            let result = next::$name($($argument),*);
+                            inside.$note(result as isize, $($noted),*);
+                            return result;
+                        }
+                        Some(Err(())) => return fail(EBADF) as $result,
+                        None => {}
+                    }
+                    if is_stand_in($fd)
+                        && $moves
+                        && let Some(failed) = $how($fd, $flags)
+                    {
                         return failed as $result;
                     }
                     next::$name($($argument),*)
                 }
             }
             // SAFETY: as the call of this name.
-            unsafe { if is_stand_in($fd) { marked($($argument),*) } else { next::$name($($argument),*) } }
+            unsafe { if is_looked_at($fd) { marked($($argument),*) } else { next::$name($($argument),*) } }
         }
     )*};
 }
 
-fail_on_a_stand_in! {
-    read(fd: i32, to: usize, len: usize) -> isize, no_receive(fd, 0) if len != 0;
-    readv(fd: i32, parts: *const Part, count: i32) -> isize, no_receive(fd, 0) if !is_empty(parts, count);
-    recv(fd: i32, to: usize, len: usize, flags: i32) -> isize, no_receive(fd, flags) if true;
+looked_at! {
+    read(fd: i32, to: usize, len: usize) -> isize, no_receive(fd, 0) if len != 0, read(to, 0);
+    readv(fd: i32, parts: *const Part, count: i32) -> isize, no_receive(fd, 0) if !is_empty(parts, count),
+        read_parts(parts, count.max(0) as usize, 0);
+    recv(fd: i32, to: usize, len: usize, flags: i32) -> isize, no_receive(fd, flags) if true, read(to, flags);
     recvfrom(fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize,
-        no_receive(fd, flags) if true;
-    write(fd: i32, from: usize, len: usize) -> isize, no_send(fd, 0) if true;
-    writev(fd: i32, parts: *const Part, count: i32) -> isize, no_send(fd, 0) if !is_empty(parts, count);
-    send(fd: i32, from: usize, len: usize, flags: i32) -> isize, no_send(fd, flags) if true;
-    sendto(fd: i32, from: usize, len: usize, flags: i32, to: usize, to_len: u32) -> isize, no_send(fd, flags) if true;
-    sendmsg(fd: i32, message: usize, flags: i32) -> isize, no_send(fd, flags) if true;
-    sendmmsg(fd: i32, messages: usize, count: u32, flags: i32) -> i32, no_send(fd, flags) if count != 0;
-    sendfile(fd: i32, from: i32, offset: usize, len: usize) -> isize, no_send(fd, 0) if len != 0;
+        no_receive(fd, flags) if true, read(to, flags);
+    write(fd: i32, from: usize, len: usize) -> isize, no_send(fd, 0) if true, written(from, 0);
+    writev(fd: i32, parts: *const Part, count: i32) -> isize, no_send(fd, 0) if !is_empty(parts, count),
+        written_parts(parts, count.max(0) as usize, 0);
+    send(fd: i32, from: usize, len: usize, flags: i32) -> isize, no_send(fd, flags) if true, written(from, flags);
+    sendto(fd: i32, from: usize, len: usize, flags: i32, to: usize, to_len: u32) -> isize, no_send(fd, flags) if true,
+        written(from, flags);
+    sendmmsg(fd: i32, messages: usize, count: u32, flags: i32) -> i32, no_send(fd, flags) if count != 0, unknown();
+    sendfile(fd: i32, from: i32, offset: usize, len: usize) -> isize, no_send(fd, 0) if len != 0, written_unseen();
+}
+
+/// sendmsg(2): a connection may go with it.
+///
+/// # Safety
+/// As sendmsg(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmsg(fd: i32, message: usize, flags: i32) -> isize {
+    // SAFETY: as sendmsg(2).
+    unsafe {
+        if watched::is_used() && message != 0 {
+            inherited::lose_sent(message);
+        }
+        if !is_looked_at(fd) {
+            return next::sendmsg(fd, message, flags);
+        }
+        match watched::enter(fd) {
+            Some(Ok(inside)) => {
+                let sent = next::sendmsg(fd, message, flags);
+                inside.written_message(sent, message, flags);
+                return sent;
+            }
+            Some(Err(())) => return fail(EBADF) as isize,
+            None => {}
+        }
+        match no_send(fd, flags) {
+            Some(failed) => failed as isize,
+            None => next::sendmsg(fd, message, flags),
+        }
+    }
 }
 
 /// recvmsg(2): a stand-in may come with it.
@@ -130,9 +178,16 @@ pub unsafe extern "C" fn recvmsg(fd: i32, message: usize, flags: i32) -> isize {
     {
         return failed as isize;
     }
+    let watched = watched::enter(fd);
+    if matches!(watched, Some(Err(()))) {
+        return fail(EBADF) as isize;
+    }
     // SAFETY: as recvmsg(2), which has filled in the message where it succeeded.
     unsafe {
         let received = next::recvmsg(fd, message, flags);
+        if let Some(Ok(inside)) = watched {
+            inside.read_message(received, message, flags);
+        }
         if received >= 0 {
             inherited::mark_received(message);
         }

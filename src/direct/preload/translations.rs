@@ -81,16 +81,19 @@ pub enum End {
 }
 
 /// A connection was received whose addresses a header named; the server sees them in this family.
-pub fn received(fd: i32, client: &Address, destination: &Endpoint, family: u16) {
-    let Some(record) = record() else { return };
+/// Whether they are known from now on.
+pub fn received(fd: i32, client: &Address, destination: &Endpoint, family: u16) -> bool {
+    let Some(record) = record() else { return false };
     let destination = Address { bytes: destination.address, len: u32::from(destination.len) };
     let translation = Translation {
         client: endpoint(&client.shown_as(family)),
         destination: endpoint(&destination.shown_as(family)),
     };
-    if !record.insert(raw::socket_cookie(fd), pid(), &translation, raw::is_gone) {
+    let known = record.insert(raw::socket_cookie(fd), pid(), &translation, raw::is_gone);
+    if !known {
         counts::lose_addresses();
     }
+    known
 }
 
 /// A connection is about to be closed.

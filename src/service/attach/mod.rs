@@ -2,6 +2,7 @@
 
 mod binding;
 mod holders;
+mod moving;
 mod node;
 mod node_queries;
 mod node_sockets;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use socket2::{Protocol, SockRef};
 
 use self::binding::Binders;
+use self::moving::LateWorkers;
 use self::node_sockets::NodeSockets;
 use self::refusals::Refusals;
 use self::unused::Unused;
@@ -35,6 +37,7 @@ use crate::sys::interrupt::impatiently;
 use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
+use crate::worker::server::Server;
 
 /// What is known from one request to the next.
 #[derive(Debug, Default)]
@@ -50,6 +53,7 @@ pub struct State {
     all_started: bool,
     /// The log has said that a worker listens on a port that is not served.
     hinted: bool,
+    pub late: LateWorkers,
     pub refusals: Refusals,
     pub node: NodeSockets,
 }
@@ -84,19 +88,41 @@ impl Service {
     }
 
     /// Whether a secret is that of one of its workers, shown by a process that may be that worker's.
-    pub fn admits(&self, secret: &Secret, pid: u32, uid: u32) -> bool {
+    pub fn admits(&self, secret: &Secret, shown: Shown) -> bool {
         let own = self.config.user.as_ref().map_or(nix::unistd::geteuid(), |user| user.uid).as_raw();
-        self.slots.iter().flat_map(Slot::workers).filter_map(Worker::direct).any(|(server, attachment)| {
+        let may_show = |server: &Server| match shown {
+            Shown::Before => true,
             // A server that root starts may become another user by itself; then it has to be one of its processes.
-            attachment.secret == *secret && (uid == own || process::is_below(pid, &[server.pid]))
-        })
+            Shown::By { pid, uid } => uid == own || process::is_below(pid, &[server.pid]),
+        };
+        let mut workers = self.slots.iter().flat_map(Slot::workers).filter_map(Worker::direct);
+        workers.any(|(server, attachment)| attachment.secret == *secret && may_show(server))
+            || (matches!(shown, Shown::Before) && self.attach.late.has(secret))
     }
+}
+
+/// Who shows a secret.
+#[derive(Debug, Clone, Copy)]
+pub enum Shown {
+    By {
+        /// As SO_PEERCRED says.
+        pid: u32,
+        /// As SO_PEERCRED says.
+        uid: u32,
+    },
+    /// A process that was admitted with it, and may be gone by now.
+    Before,
 }
 
 impl Handler<'_> {
     /// Answers a library that [`Service::admits`] admitted; `None`: its worker is gone.
     pub fn request(&mut self, mut request: AttachRequest) -> Option<AttachReply> {
         let copies = std::mem::take(&mut request.sent);
+        if let RequestKind::Move(moved) = request.kind {
+            // Before another worker has it, or the client would not see that one's close.
+            copies.into_iter().for_each(Foreign::close_copy);
+            return Some(self.moved(&request.secret, moved));
+        }
         let reply = self.reply(request);
         copies.into_iter().for_each(close_now);
         reply
@@ -127,7 +153,8 @@ impl Handler<'_> {
             RequestKind::GetOption(listener, option) => options::get(self.listeners.find(listener), &option),
             RequestKind::GiveBack(listener) => self.give_back(at, listener),
             RequestKind::Recognize(socket) => self.recognize(at, &socket, request.pid),
-            RequestKind::Connects(..) => AttachReply::Errno(0),
+            RequestKind::Connects(..) | RequestKind::Moves => AttachReply::Errno(0),
+            RequestKind::Move(moved) => self.moved(&request.secret, moved),
             RequestKind::Log => self.slots[at].attachment().map_or(AttachReply::Errno(libc::EINVAL), ring),
             RequestKind::Translations => {
                 self.slots[at].attachment().map_or(AttachReply::Errno(libc::EINVAL), translations)
@@ -138,7 +165,11 @@ impl Handler<'_> {
     /// A worker on its way out gets nothing new, and what it closes is of no interest.
     fn request_of_old(&self, request: &AttachRequest, old: &Attachment) -> AttachReply {
         match &request.kind {
-            RequestKind::Unlisten(..) | RequestKind::Listen(_) | RequestKind::Connects(..) => AttachReply::Errno(0),
+            RequestKind::Unlisten(..)
+            | RequestKind::Listen(_)
+            | RequestKind::Connects(..)
+            | RequestKind::Moves
+            | RequestKind::Move(_) => AttachReply::Errno(0),
             RequestKind::Lease => AttachReply::Errno(self.config.limits.stop_signal as i32),
             RequestKind::SetOption(listener, option) => {
                 options::set(self.listeners.find(*listener), option, request.uid)

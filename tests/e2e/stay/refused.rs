@@ -1,0 +1,38 @@
+//! Where connections cannot move.
+
+use crate::support::{install_dir, roundsman, write_file};
+
+fn check(words: &[&str]) -> (Option<i32>, String) {
+    let output = roundsman().arg("check").args(words).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn options_with_which_no_connection_could_move_are_refused() {
+    for (flags, file, said) in [
+        (
+            vec!["-l", "8080", "--via", "relay", "--", "node"],
+            "listen = 8080\nvia = 'relay'\ncommand = ['node']",
+            "needs direct delivery",
+        ),
+        (vec!["-l", "8080", "-u", "127.0.0.1:1"], "listen = 8080\nupstream = '127.0.0.1:1'", "needs direct delivery"),
+        (
+            vec!["-l", "8080", "-p", "none", "--", "node"],
+            "listen = 8080\npolicy = 'none'\ncommand = ['node']",
+            "workers accept by themselves",
+        ),
+        (vec!["--no-listen", "--", "node"], "no-listen = true\ncommand = ['node']", "cannot be combined with"),
+    ] {
+        let (code, text) = check(&[&["--drain-idle", "move"][..], &flags].concat());
+        assert!(code == Some(2) && text.contains(said), "{flags:?}: {code:?} {text}");
+        let dir = install_dir();
+        let path = write_file(dir.path(), "a.toml", &format!("[service.a]\ndrain-idle = 'move'\n{file}\n"));
+        let (code, text) = check(&["-c", path.to_str().unwrap()]);
+        assert!(code == Some(78) && text.contains(said) && text.contains("a.toml:"), "{file}: {code:?} {text}");
+    }
+    let (code, text) = check(&["--drain-idle", "keep", "--", "node"]);
+    assert!(code == Some(2) && text.contains("close") && text.contains("move"), "{code:?} {text}");
+    let (code, text) = check(&["--drain-idle", "move", "--", "node"]);
+    assert!(code == Some(0) && text.lines().any(|line| line.contains("drain-idle") && line.contains("move")), "{text}");
+}
