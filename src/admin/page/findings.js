@@ -73,12 +73,13 @@ function* pointsBack(name) {
   }
 }
 
-// Since when something has been so of a slot's point and the others', by the history.
+// Since when something has been so of a slot's point and the others', by the history; a moment without it is not its end.
 function slotSince(name, slot, test) {
-  let first = null;
+  let first = null, missed = 0;
   for (const [at, points] of pointsBack(name)) {
-    if (!points[slot] || !test(points[slot], points.filter((_, other) => other !== slot))) break;
-    first = at;
+    if (!points[slot]) break;
+    if (test(points[slot], points.filter((_, other) => other !== slot))) [first, missed] = [at, 0];
+    else if (++missed > 2) break;
   }
   return first;
 }
