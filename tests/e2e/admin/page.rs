@@ -112,6 +112,14 @@ fn it_shows_no_slots_one_eight_and_sixty_four_bright_dark_and_narrow() {
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    // A moment in which it is not slow is not the end of that; a while is.
+    let since = "slotSince('shop', 3, slow)";
+    let before = browser.js(since).as_u64().unwrap();
+    let quick = "(back) => back.forEach((n) => { const { slots } = feed.columns.at(-n).services.find((one) => one.name == 'shop'); slots[3] = slots[4] })";
+    browser.js(&format!("({quick})([2, 3])"));
+    assert_eq!(browser.js(since), before);
+    browser.js(&format!("({quick})([2, 3, 4, 5])"));
+    assert!(browser.js(since).as_u64().unwrap() > before);
     show(&mut browser, admin, "trouble");
     let said = browser.text("main");
     for words in [
