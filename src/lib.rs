@@ -9,6 +9,7 @@
 //! | [`program`] | what is known of a command before it runs |
 //! | [`listener`] | listening sockets, bound or adopted |
 //! | [`proxy_protocol`] | the header in which a balancer in front says who its client is |
+//! | [`affinity`] | what a connection is hashed on: keys in a request's head, sessions |
 //! | [`accept`] | the accept thread: listeners → policy → hand-off |
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
 //! | [`abi`] | what two processes must agree on |
@@ -37,6 +38,7 @@ pub mod accept;
 pub mod access;
 pub mod addr;
 pub mod admin;
+pub mod affinity;
 pub mod cidr;
 pub mod cli;
 pub mod codes;

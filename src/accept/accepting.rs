@@ -130,7 +130,8 @@ impl ServiceDispatcher {
         cx: &Context,
     ) {
         // Nobody overtakes those that wait.
-        let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, client.address, now) };
+        let key = self.key(&client);
+        let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, key, now) };
         let worker = match choice {
             Choice::Gets(at) => return self.workers.push(at, id, socket, client),
             Choice::Waits(at) => Some(at),

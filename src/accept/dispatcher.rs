@@ -224,6 +224,7 @@ impl ServiceDispatcher {
     /// Removes a worker. The clients waiting for it alone go to others, each in its turn.
     fn remove(&mut self, cx: &Context, id: WorkerId) -> Option<Worker> {
         let mut worker = self.workers.remove(id)?;
+        self.stage.forget_sessions(id);
         self.watch_if_ours(cx);
         for (ticket, held) in std::mem::take(&mut worker.line) {
             self.line.insert(ticket, held);

@@ -8,6 +8,7 @@ fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
     Rules {
         policy: Policy::Rr,
+        hash_on: None,
         by: AcceptedBy::Master,
         addresses: crate::accept::orders::Addresses::Ignored,
         cap: 16,

@@ -64,6 +64,7 @@ impl ServiceDispatcher {
 
     fn finish(&mut self, cx: &Context) {
         self.workers.clear();
+        self.stage.clear_sessions();
         if self.phase == Phase::Pausing {
             self.phase = Phase::Serving;
             cx.report(Report::Paused(self.id));

@@ -5,6 +5,7 @@ mod alarm;
 mod deaths;
 mod dispatcher;
 mod ends;
+pub mod hash;
 mod leavers;
 mod limit;
 mod line;
@@ -215,6 +216,9 @@ impl Acceptor {
             Order::Weight { service, slot, weight } => self.on(service, |it, _| it.set_weight(slot, weight)),
             Order::CountServed { worker, limit } => {
                 self.on(worker.service, |it, _| it.workers.count_served(worker, limit));
+            }
+            Order::Sessions { worker, changes } => {
+                self.on(worker.service, |it, cx| it.change_sessions(worker, &changes, now, cx));
             }
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),

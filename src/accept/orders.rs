@@ -6,10 +6,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::hash::Key;
 use super::policy::Policy;
 use super::stage::StageRules;
 use super::stage::refusals::{Refusal, StageStats};
 use super::waits::{Shed, ShedReason, Waits};
+use crate::affinity::HashOn;
+use crate::affinity::sessions::Change;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Client, QueueTx, TakenBack};
 
@@ -114,6 +117,8 @@ pub enum AcceptedBy {
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub policy: Policy,
+    /// What a policy that hashes goes by; `None`: it does not hash.
+    pub hash_on: Option<HashOn>,
     pub by: AcceptedBy,
     /// The most hand-offs that may be pending for one worker.
     pub cap: u32,
@@ -122,7 +127,7 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// How long a client waits for a worker before it is reset.
     pub queue_timeout: Duration,
-    /// Under `ip-hash`: how long a client waits for its own worker before another may take it.
+    /// Under a policy that hashes: how long a client waits for its own worker before another may take it.
     pub hash_wait: Duration,
     /// How long a worker may receive nothing while hand-offs wait before it counts as hung.
     pub hang_timeout: Option<Duration>,
@@ -145,19 +150,28 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// How long a worker that comes now is in its slow start: under `ip-hash` clients belong to workers, and under `none` they
+    /// How long a worker that comes now is in its slow start: where it is hashed clients belong to workers, and under `none` they
     /// accept by themselves.
     pub fn slow_start(&self) -> Duration {
         match self.policy {
             Policy::Rr | Policy::LeastConn => self.slow_start,
-            Policy::IpHash | Policy::None => Duration::ZERO,
+            Policy::IpHash | Policy::Hash | Policy::None => Duration::ZERO,
+        }
+    }
+
+    /// What a client is hashed by; `None` also where only its worker decides.
+    pub fn key(&self, client: &Client) -> Option<Key> {
+        match self.hash_on.as_ref()? {
+            HashOn::Source => client.address.ip().map(Key::Address),
+            HashOn::Cookie(_) | HashOn::Query(_) | HashOn::Header(_) => client.key.map(Key::Digest),
+            HashOn::SocketIo => None,
         }
     }
 
     /// Age of a pending hand-off from which the worker's queue is emptied for other workers.
     pub fn rescue_after(&self) -> Duration {
         match self.policy {
-            Policy::IpHash => self.stall_timeout.max(self.hash_wait),
+            Policy::IpHash | Policy::Hash => self.stall_timeout.max(self.hash_wait),
             Policy::Rr | Policy::LeastConn | Policy::None => self.stall_timeout,
         }
     }
@@ -198,6 +212,8 @@ pub enum Order {
     /// Sets the weight of a slot, 0 to 256, which its next workers inherit. With 0 it gets nothing new and keeps what is
     /// in its queues; with all slots at 0 clients are held.
     Weight { service: ServiceId, slot: u32, weight: u16 },
+    /// A worker has begun or ended sessions.
+    Sessions { worker: WorkerId, changes: Vec<Change> },
     /// Report when a worker has been given this many connections.
     CountServed { worker: WorkerId, limit: u64 },
     /// Stop giving a live worker connections and take back those it has not received.

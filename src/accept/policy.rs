@@ -1,10 +1,6 @@
 //! The choice of the worker for the next connection: pure, over plain numbers.
 
-use std::hash::Hasher;
-use std::net::IpAddr;
-
-use siphasher::sip::SipHasher13;
-
+use super::hash::{Key, hashed};
 use super::weighted::{self, Slack};
 
 /// `--policy`.
@@ -17,6 +13,8 @@ pub enum Policy {
     LeastConn,
     /// By the client's address: the same client reaches the same worker
     IpHash,
+    /// By a key: the same key reaches the same worker
+    Hash,
     /// Workers accept by themselves (Node's SCHED_NONE)
     None,
 }
@@ -27,15 +25,23 @@ impl std::fmt::Display for Policy {
             Self::Rr => "rr",
             Self::LeastConn => "least-conn",
             Self::IpHash => "ip-hash",
+            Self::Hash => "hash",
             Self::None => "none",
         })
+    }
+}
+
+impl Policy {
+    /// Whether connections belong to workers.
+    pub fn hashes(self) -> bool {
+        matches!(self, Self::IpHash | Self::Hash)
     }
 }
 
 /// One worker as the policy sees it, from a snapshot taken once per burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Hashed by `ip-hash`.
+    /// Hashed with a key.
     pub slot: u32,
     /// Hand-offs not yet received, including those of this burst.
     pub pending: u32,
@@ -185,21 +191,23 @@ impl Candidate {
     }
 }
 
-/// Whether the workers take turns. A client without an address (a Unix socket) cannot be hashed; under `none` the master
+/// Whether the workers take turns: without a key (a Unix socket has no address) nothing can be hashed; under `none` the master
 /// places only connections that it held while no worker was alive.
-pub fn takes_turns(policy: Policy, client: Option<IpAddr>) -> bool {
+pub fn takes_turns(policy: Policy, key: Option<Key>) -> bool {
     match policy {
         Policy::Rr | Policy::None => true,
-        Policy::IpHash => client.is_none(),
+        Policy::IpHash | Policy::Hash => !matches!(key, Some(Key::Address(_) | Key::Digest(_))),
         Policy::LeastConn => false,
     }
 }
 
 /// Returns the index of the worker that gets the next connection, or `None` if no worker may get one. Counts the choice as
 /// pending, and turns missed by workers that do not keep up as owed.
-pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: Option<IpAddr>) -> Option<usize> {
-    let chosen = match (policy, client) {
-        (Policy::IpHash, Some(client)) => by_hash(workers, turn.uneven, client)?,
+pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, key: Option<Key>) -> Option<usize> {
+    let key = key.filter(|_| policy.hashes());
+    let own = key.and_then(|key| hashed(workers, turn.uneven, key, Candidate::eligible));
+    let chosen = match (policy, own) {
+        (_, Some(own)) => own,
         (Policy::LeastConn, _) if turn.uneven => {
             let mean = mean_load(workers);
             weighted::pick(workers, Slack::None, |worker| mean.of(worker))?
@@ -210,7 +218,7 @@ pub fn pick(policy: Policy, workers: &mut [Candidate], turn: &mut Turn, client: 
             turn.next = chosen + 1;
             chosen
         }
-        (Policy::Rr | Policy::None | Policy::IpHash, _) => {
+        (Policy::Rr | Policy::None | Policy::IpHash | Policy::Hash, _) => {
             let chosen = in_turn(workers, turn)?;
             turn.rises(workers[chosen].load());
             pass_turn(workers, turn, chosen);
@@ -342,35 +350,6 @@ impl Mean {
         let mean = if worker.young && self.slow_start { self.open * u64::from(worker.share) / self.shares } else { 0 };
         worker.open.max(mean) + u64::from(worker.pending)
     }
-}
-
-/// Rendezvous hashing (Thaler and Ravishankar, 1996): a slot that leaves moves only its own clients.
-fn by_hash(workers: &[Candidate], uneven: bool, client: IpAddr) -> Option<usize> {
-    hashed(workers, uneven, client, Candidate::eligible)
-}
-
-/// Under `ip-hash`: the worker that a client belongs to, whether or not it has room now.
-pub fn home(workers: &[Candidate], turn: &Turn, client: IpAddr) -> Option<usize> {
-    hashed(workers, turn.uneven, client, |worker| worker.weight > 0 && !worker.stalled)
-}
-
-fn hashed(workers: &[Candidate], uneven: bool, client: IpAddr, may: impl Fn(&Candidate) -> bool) -> Option<usize> {
-    let candidates = (0..workers.len()).filter(|&at| may(&workers[at]));
-    if !uneven {
-        return candidates.max_by_key(|&at| hash(client, workers[at].slot));
-    }
-    let score = |at: usize| weighted::score(hash(client, workers[at].slot), workers[at].weight);
-    candidates.min_by(|&a, &b| score(a).total_cmp(&score(b)))
-}
-
-fn hash(client: IpAddr, slot: u32) -> u64 {
-    let mut hasher = SipHasher13::new();
-    match client {
-        IpAddr::V4(v4) => hasher.write(&v4.octets()),
-        IpAddr::V6(v6) => hasher.write(&v6.octets()),
-    }
-    hasher.write_u32(slot);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@ use super::*;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
+use crate::accept::hash::home;
+
 fn worker(slot: u32) -> Candidate {
     Candidate {
         slot,
@@ -24,8 +26,8 @@ fn workers(n: u32) -> Vec<Candidate> {
     (0..n).map(worker).collect()
 }
 
-fn client(n: u32) -> Option<IpAddr> {
-    Some(Ipv4Addr::from(0x0a00_0000 + n).into())
+fn client(n: u32) -> Option<Key> {
+    Some(Key::Address(Ipv4Addr::from(0x0a00_0000 + n).into()))
 }
 
 #[test]
@@ -119,14 +121,14 @@ fn nobody_gets_more_than_the_cap_and_a_stalled_worker_gets_nothing() {
     let (mut workers, mut turn) = (workers(2), Turn::default());
     workers[0].pending = 64;
     workers[1].stalled = true;
-    for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::None] {
+    for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::Hash, Policy::None] {
         assert_eq!(pick(policy, &mut workers, &mut turn, client(1)), None);
     }
 }
 
 #[test]
 fn weight_0_gets_nothing_and_is_owed_nothing() {
-    for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::None] {
+    for policy in [Policy::Rr, Policy::LeastConn, Policy::IpHash, Policy::Hash, Policy::None] {
         let (mut workers, mut turn) = (workers(3), Turn::default());
         workers[1].weight = 0;
         for n in 0..60 {
@@ -171,24 +173,50 @@ fn least_conn_does_not_flood_a_newcomer() {
 }
 
 #[test]
-fn ip_hash_keeps_clients_and_moves_only_those_of_a_lost_slot() {
-    let all = workers(8);
-    let home = |workers: &[Candidate], n| {
-        let at = pick(Policy::IpHash, &mut workers.to_vec(), &mut Turn::default(), client(n)).unwrap_or(usize::MAX);
-        workers[at].slot
-    };
-    let before: Vec<_> = (0..2000).map(|n| home(&all, n)).collect();
-    let mut fewer = all.clone();
-    fewer.remove(3);
-    for (n, &slot) in before.iter().enumerate() {
-        if slot != 3 {
-            assert_eq!(home(&fewer, n as u32), slot);
+fn keys_stay_and_only_those_of_a_lost_slot_move() {
+    let digest = |n: u32| Some(Key::Digest(crate::affinity::digest(n.to_string().as_bytes())));
+    for (policy, key) in [(Policy::IpHash, client as fn(u32) -> _), (Policy::Hash, client), (Policy::Hash, digest)] {
+        let all = workers(8);
+        let home = |workers: &[Candidate], n| {
+            let at = pick(policy, &mut workers.to_vec(), &mut Turn::default(), key(n)).unwrap_or(usize::MAX);
+            workers[at].slot
+        };
+        let before: Vec<_> = (0..2000).map(|n| home(&all, n)).collect();
+        let mut fewer = all.clone();
+        fewer.remove(3);
+        for (n, &slot) in before.iter().enumerate() {
+            if slot != 3 {
+                assert_eq!(home(&fewer, n as u32), slot);
+            }
+        }
+        for slot in 0..8 {
+            let share = before.iter().filter(|&&s| s == slot).count();
+            assert!((180..=320).contains(&share), "slot {slot} has {share} of 2000");
         }
     }
-    for slot in 0..8 {
-        let share = before.iter().filter(|&&s| s == slot).count();
-        assert!((180..=320).contains(&share), "slot {slot} has {share} of 2000");
-    }
+}
+
+/// Clients stay where they are when the program is replaced by a newer one.
+#[test]
+fn the_hash_is_the_same_in_every_version() {
+    let workers = workers(8);
+    let homes = |key: fn(u32) -> Option<Key>| {
+        let home = |n| key(n).and_then(|key| home(&workers, &Turn::default(), key)).unwrap_or(usize::MAX);
+        (0..8).map(home).collect::<Vec<_>>()
+    };
+    assert_eq!(homes(client), [2, 7, 3, 4, 2, 1, 3, 3]);
+    assert_eq!(homes(|n| Some(Key::Digest(crate::affinity::digest(&[n as u8])))), [6, 0, 7, 6, 0, 1, 0, 4]);
+}
+
+#[test]
+fn without_a_key_or_its_worker_they_take_turns() {
+    let (mut workers, mut turn) = (workers(3), Turn::default());
+    let mut next = |key| pick(Policy::Hash, &mut workers, &mut turn, key);
+    assert_eq!([next(None), next(None), next(None), next(None)], [0, 1, 2, 0].map(Some));
+    assert_eq!([next(Some(Key::Worker(2))), next(Some(Key::Worker(2)))], [Some(2); 2]);
+    assert_eq!(next(Some(Key::Worker(9))), Some(1), "the worker is gone");
+    workers[1].weight = 0;
+    assert_ne!(pick(Policy::Hash, &mut workers, &mut turn, Some(Key::Worker(1))), Some(1), "the slot is drained");
 }
 
 #[test]
@@ -199,7 +227,9 @@ fn a_client_stays_with_a_worker_that_is_full_and_leaves_one_that_is_stalled() {
             client(n).and_then(|client| home(workers, &Turn::default(), client)).unwrap_or(usize::MAX)
         };
         let own = of(&workers);
-        assert_eq!(pick(Policy::IpHash, &mut workers.clone(), &mut Turn::default(), client(n)), Some(own));
+        for policy in [Policy::IpHash, Policy::Hash] {
+            assert_eq!(pick(policy, &mut workers.clone(), &mut Turn::default(), client(n)), Some(own));
+        }
         workers[own].pending = 64;
         assert_eq!(of(&workers), own);
         workers[own].stalled = true;
@@ -214,7 +244,7 @@ proptest! {
     fn whoever_is_picked_may_be_picked_and_someone_is_if_anyone_may(
         facts in proptest::collection::vec((0u32..4, 0u64..9, any::<(bool, bool, bool)>()), 0..9),
         start in 0usize..20,
-        policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash)],
+        policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash), Just(Policy::Hash)],
     ) {
         let mut turn = Turn { next: start, ..Turn::default() };
         let mut workers: Vec<_> = facts.iter().enumerate().map(|(slot, &(pending, open, (behind, stalled, young)))| {

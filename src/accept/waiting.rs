@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Context;
 use super::dispatcher::{Phase, RETRY, ServiceDispatcher};
+use super::hash::Key;
 use super::line::{Held, Ticket};
 use super::orders::{Addresses, LimitReached, ListenerId, Report};
-use super::policy::Policy;
 use super::waits::ShedReason;
 use super::worker::Worker;
 use super::worker_set::Choice;
+use crate::affinity::HashOn;
 use crate::handoff::{Client, TakenBack};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::closer::Foreign;
@@ -55,10 +56,20 @@ impl ServiceDispatcher {
         self.paused = (!self.until_bell).then_some(now + RETRY);
     }
 
-    /// Chooses a worker. Under `ip-hash` a connection may have to wait for the worker that its client belongs to.
-    pub(super) fn choose(&mut self, listener: ListenerId, peer: PeerAddress, now: Instant) -> Choice {
-        let may_wait = self.rules.policy == Policy::IpHash && self.waiting() < self.rules.max_held;
-        self.workers.choose(self.rules.policy, listener, peer, may_wait, now)
+    /// Chooses a worker. Where it is hashed a connection may have to wait for the worker that its key belongs to.
+    pub(super) fn choose(&mut self, listener: ListenerId, key: Option<Key>, now: Instant) -> Choice {
+        let may_wait = key.is_some() && self.waiting() < self.rules.max_held;
+        self.workers.choose(self.rules.policy, listener, key, may_wait, now)
+    }
+
+    /// What decides which worker a client belongs to.
+    pub(super) fn key(&self, client: &Client) -> Option<Key> {
+        match (&self.rules.hash_on, client.key) {
+            (Some(HashOn::SocketIo), Some(session)) => {
+                self.workers.position(self.stage.session(session)?).map(Key::Worker)
+            }
+            _ => self.rules.key(client),
+        }
     }
 
     /// Has a connection wait, with its ticket: in the line of the worker at an index, or in that of the service.
@@ -103,8 +114,8 @@ impl ServiceDispatcher {
         while let Some((ticket, held)) =
             self.line.next(|listener| self.workers.is_served(listener) && !self.blocked.contains(&listener))
         {
-            let (listener, address) = (held.listener, held.client.address);
-            let choice = self.choose(listener, address, now);
+            let (listener, key) = (held.listener, self.key(&held.client));
+            let choice = self.choose(listener, key, now);
             if choice == Choice::NoWorker {
                 self.paused = Some(now + RETRY);
                 self.block(listener);
@@ -179,10 +190,11 @@ impl ServiceDispatcher {
             return;
         }
         for TakenBack { socket, translated } in sockets.into_iter().rev() {
-            let client = translated.unwrap_or_else(|| match self.rules.addresses {
+            let mut client = translated.unwrap_or_else(|| match self.rules.addresses {
                 Addresses::Wanted => PeerAddress::of(socket.as_fd()).into(),
                 Addresses::Ignored => Client::default(),
             });
+            self.find_key_again(&socket, &mut client);
             let ticket = self.line.ticket_at_head();
             self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);
         }

@@ -1,10 +1,11 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::accept::policy::{Policy, Turn, home, pick};
+use crate::accept::hash::{Key, home};
+use crate::accept::policy::{Policy, Turn, pick};
 use crate::accept::shares::share;
 
 fn workers(weights: &[u16]) -> Vec<Candidate> {
@@ -112,7 +113,7 @@ fn a_worker_that_is_busy_for_its_weight_is_passed_over_and_not_flooded_later() {
 
 #[test]
 fn under_ip_hash_clients_go_by_the_weights_and_only_those_of_the_slot_that_changes_move() {
-    let client = |n: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
+    let client = |n: u32| Key::Address(Ipv4Addr::from(0x0a00_0000 + n).into());
     let homes = |weights: &[u16]| {
         let workers = workers(weights);
         let even = weights.iter().all(|&weight| weight == 1);
@@ -178,7 +179,7 @@ proptest! {
     #[test]
     fn whoever_is_picked_may_be_picked_and_someone_is_if_anyone_may(
         facts in proptest::collection::vec((0u32..4, 0u64..9, any::<(bool, bool, bool, bool)>(), 0u16..4), 0..9),
-        policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash)],
+        policy in prop_oneof![Just(Policy::Rr), Just(Policy::LeastConn), Just(Policy::IpHash), Just(Policy::Hash)],
     ) {
         let weights: Vec<_> = facts.iter().map(|fact| fact.3).collect();
         let mut workers = workers(&weights);
@@ -186,7 +187,7 @@ proptest! {
             *worker = Candidate { pending, cap: 3, open, behind, stalled, young, newcomer, ..*worker };
         }
         let before = workers.clone();
-        match pick(policy, &mut workers, &mut uneven(), Some(Ipv4Addr::LOCALHOST.into())) {
+        match pick(policy, &mut workers, &mut uneven(), Some(Key::Address(Ipv4Addr::LOCALHOST.into()))) {
             Some(at) => prop_assert!(before[at].eligible()),
             None => prop_assert!(!before.iter().any(Candidate::eligible)),
         }

@@ -108,7 +108,7 @@ pub struct Worker {
     estimate_reported: bool,
     /// Connections given to it from which on it is to be reported.
     served_limit: u64,
-    /// Under `ip-hash`: clients that wait in the master until this worker has room.
+    /// Where it is hashed: clients that wait in the master until this worker has room.
     pub line: Part,
 }
 

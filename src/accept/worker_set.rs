@@ -9,12 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::hash::{Key, home};
 use super::orders::{ListenerId, SlotStats, WorkerId, place};
-use super::policy::{Candidate, MAX_OWED, Policy, Turn, home, pick, takes_turns};
+use super::policy::{Candidate, MAX_OWED, Policy, Turn, pick, takes_turns};
 use super::shares::Shares;
 use super::worker::{Returned, Worker};
 use crate::handoff::{Client, QueueTx};
-use crate::sys::sock::PeerAddress;
 
 /// Up to so many workers, `rr` reads all loads for each choice that needs them.
 const FEW: usize = 16;
@@ -55,7 +55,7 @@ pub(super) struct WorkerSet {
 pub(super) enum Choice {
     /// To the worker at this index, which counts it already.
     Gets(usize),
-    /// Under `ip-hash`: into the line of the worker at this index.
+    /// Where it is hashed: into the line of the worker at this index.
     Waits(usize),
     /// No worker may get one.
     NoWorker,
@@ -159,7 +159,7 @@ impl WorkerSet {
         self.changed();
     }
 
-    fn position(&self, id: WorkerId) -> Option<usize> {
+    pub fn position(&self, id: WorkerId) -> Option<usize> {
         self.workers.iter().position(|worker| worker.id == id)
     }
 
@@ -273,29 +273,28 @@ impl WorkerSet {
         }
     }
 
-    /// Chooses a worker that has room. With `may_wait` (under `ip-hash`) only the worker that the client belongs to may get
+    /// Chooses a worker that has room. With `may_wait` (where it is hashed) only the worker that the key belongs to may get
     /// the connection.
     pub fn choose(
         &mut self,
         policy: Policy,
         listener: ListenerId,
-        peer: PeerAddress,
+        key: Option<Key>,
         may_wait: bool,
         now: Instant,
     ) -> Choice {
-        let client = peer.ip();
-        if takes_turns(policy, client) {
+        if takes_turns(policy, key) {
             self.read_loads(now);
         }
         if self.serving(listener).0 == self.workers.len() {
-            let own = if may_wait { client.and_then(|client| home(&self.views, &self.turn, client)) } else { None };
+            let own = if may_wait { key.and_then(|key| home(&self.views, &self.turn, key)) } else { None };
             return match own {
                 Some(at) if !self.views[at].has_room() || !self.workers[at].line.is_empty() => Choice::Waits(at),
                 Some(at) => {
                     self.views[at].gets_one();
                     Choice::Gets(at)
                 }
-                None => pick(policy, &mut self.views, &mut self.turn, client).map_or(Choice::NoWorker, Choice::Gets),
+                None => pick(policy, &mut self.views, &mut self.turn, key).map_or(Choice::NoWorker, Choice::Gets),
             };
         }
         // Rare: some servers do not listen here. They count as stalled for this choice.
@@ -305,12 +304,12 @@ impl WorkerSet {
             view.stalled |= !worker.serves_at(place(listener));
         }
         if may_wait
-            && let Some(at) = client.and_then(|client| home(&views, &self.turn, client))
+            && let Some(at) = key.and_then(|key| home(&views, &self.turn, key))
             && (!views[at].has_room() || !self.workers[at].line.is_empty())
         {
             return Choice::Waits(at);
         }
-        let chosen = pick(policy, &mut views, &mut self.turn, client);
+        let chosen = pick(policy, &mut views, &mut self.turn, key);
         self.turn.loads_changed();
         let Some(at) = chosen else { return Choice::NoWorker };
         self.views.iter_mut().zip(&views).for_each(|(view, after)| view.credit = after.credit);

@@ -1,6 +1,7 @@
 //! The state as OpenMetrics. Counters are summed over all workers of a slot, so they never fall on a restart or reload.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
 
@@ -130,8 +131,9 @@ const SERVICE_GAUGES: [Metric<ServiceState>; 5] = [
 const INTAKE_GAUGES: [Metric<IntakeState>; 1] =
     [("intake_waiting", "Connections that have not sent what has to be known first", |intake| intake.waiting)];
 
-const INTAKE_COUNTERS: [Metric<IntakeState>; 2] = [
+const INTAKE_COUNTERS: [Metric<IntakeState>; 3] = [
     ("proxy_headers", "Valid PROXY headers", |intake| intake.proxy_headers),
+    ("hash_keys", "Connections whose first request had a key, which decided", |intake| intake.keys),
     ("addresses_lost", "Connections whose servers see the balancer's address", |intake| intake.addresses_lost),
 ];
 
@@ -211,11 +213,17 @@ fn intake(to: &mut DescriptorEncoder<'_>, services: &[(OfService, &ServiceState)
         services.iter().filter_map(|(labels, service)| Some((labels.clone(), service.intake.as_ref()?))).collect();
     table(to, Kind::Gauge, &INTAKE_GAUGES, &intakes)?;
     table(to, Kind::Counter, &INTAKE_COUNTERS, &intakes)?;
-    let refused = intakes.iter().flat_map(|(OfService { service }, intake)| {
-        let of =
-            |(reason, count): (&String, &u64)| (OfReason { service: service.clone(), reason: reason.clone() }, *count);
-        intake.refused.iter().map(of)
-    });
+    let by_reason = |of: fn(&IntakeState) -> &BTreeMap<String, u64>| {
+        intakes.iter().flat_map(move |(OfService { service }, intake)| {
+            let row = |(reason, count): (&String, &u64)| {
+                (OfReason { service: service.clone(), reason: reason.clone() }, *count)
+            };
+            of(intake).iter().map(row)
+        })
+    };
+    let no_key = by_reason(|intake| &intake.no_key);
+    family(to, Kind::Counter, "hash_no_key", "Connections whose first request did not decide, by reason", no_key)?;
+    let refused = by_reason(|intake| &intake.refused);
     family(to, Kind::Counter, "refused", "Connections reset before a worker was chosen, by reason", refused)
 }
 

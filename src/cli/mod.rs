@@ -152,7 +152,7 @@ pub struct Demo {
     /// Number of servers, max, or -1
     #[arg(short, long, value_name = "N", default_value = "4", allow_hyphen_values = true)]
     pub instances: Instances,
-    /// Balancing: rr, least-conn, ip-hash, none
+    /// Balancing: rr, least-conn, ip-hash, hash, none
     #[arg(short, long, value_name = "POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
 }

@@ -132,7 +132,8 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         line("directory", service.cwd.as_deref().unwrap_or("-"));
     }
     line("delivery", &format!("{}: {}", service.via, service.via_reason));
-    line("policy", &service.policy);
+    let on = service.hash_on.as_ref().map(|on| format!(" on {on}")).unwrap_or_default();
+    line("policy", &format!("{}{on}", service.policy));
     for listener in &service.listen {
         let from = if listener.from == "server" { ", chosen by the server" } else { "" };
         let workers = if listener.workers == 1 { "worker" } else { "workers" };
@@ -144,6 +145,9 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         line("waits", &waited(&service.waits));
     }
     if let Some(intake) = &service.intake {
+        if let Some(keys) = keys(intake) {
+            line("keys", &keys);
+        }
         line("intake", &self::intake(intake));
     }
     if let Some(server) = &service.server {
@@ -178,6 +182,15 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         }
     }
     text
+}
+
+/// Connections that were hashed on their first request, or were to be.
+fn keys(intake: &IntakeState) -> Option<String> {
+    let without: u64 = intake.no_key.values().sum();
+    let reasons: Vec<_> =
+        intake.no_key.iter().filter(|(_, count)| **count > 0).map(|(why, count)| format!("{count} {why}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+    (intake.keys + without > 0).then(|| format!("{} connections with a key, {without} without{reasons}", intake.keys))
 }
 
 /// Connections before a worker is chosen.

@@ -91,6 +91,10 @@ pub enum Kind {
     ClusterByRelay,
     /// `--drain-idle move` by relay.
     MovesDirect,
+    /// The key means something only with this policy.
+    NeedsPolicy(&'static str),
+    /// `--hash-on socket.io`, where no worker can report sessions: why, and what to do.
+    NoSessions(&'static str),
     /// `--slow-start`, with a policy under which shares do not grow: why.
     SlowStart(&'static str),
     /// Recycling, where no slot has a server of its own.
@@ -221,6 +225,10 @@ impl Kind {
                     form.set(key, &"move"),
                     form.example(key, "close")
                 )
+            }
+            Self::NeedsPolicy(policy) => format!("{key_name} needs {}", form.example("policy", policy)),
+            Self::NoSessions(why) => {
+                format!("{} needs workers that report their sessions by Node's IPC; {why}", form.set(key, &"socket.io"))
             }
             Self::SlowStart(why) => format!(
                 "{key_name} needs {} or {}; with the policy given {why}",

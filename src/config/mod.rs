@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod diagnostics;
 pub mod error;
 pub mod file;
+mod hashing;
 pub mod instances;
 pub mod memory;
 pub mod merge;

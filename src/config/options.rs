@@ -82,11 +82,16 @@ pub struct Options {
     /// Repeatable. Also [::1]:80; 80=3000 for a server that binds port 3000 itself. Default: the addresses that the server binds.
     #[arg(short, long, value_name = "ADDR", env = "ROUNDSMAN_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
-    /// Balancing: rr (least loaded, in turn), least-conn, ip-hash, none
+    /// Balancing: rr (least loaded, in turn), least-conn, ip-hash, hash, none
     ///
-    /// Who gets the next connection: in turn, the fewest open, by the client's address, or the kernel's choice.
+    /// Who gets the next connection: in turn, the fewest open, by the client's address, by a key (--hash-on), or the kernel's choice.
     #[arg(short, long, value_name = "POLICY", env = "ROUNDSMAN_POLICY", default_value = "rr", value_parser = policy)]
     pub policy: Policy,
+    /// Key of --policy hash: source, cookie:NAME, query:NAME, header:NAME, socket.io [default: source]
+    ///
+    /// All but source (the client's address) are in the first request: HTTP/1, up to 16 KiB; without one a worker is chosen as by rr. socket.io: sessions reported by setupWorker of @socket.io/sticky.
+    #[arg(long, hide_short_help = true, value_name = "KEY", env = "ROUNDSMAN_HASH_ON")]
+    pub hash_on: Option<crate::affinity::HashOn>,
     /// Number of workers, max, or -1
     ///
     /// 1 to 1024. -1: all CPUs but one. max (or 0, as in PM2): one per CPU that the container may use, by its affinity and its quota, rounded up.
@@ -208,7 +213,7 @@ pub struct Options {
     /// Time for a client to wait while no worker can take it
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_QUEUE_TIMEOUT", default_value = "30s", value_parser = time)]
     pub queue_timeout: Duration,
-    /// Time for a client to wait for its own worker with --policy ip-hash
+    /// Time for a client to wait for its own worker with --policy ip-hash or hash
     ///
     /// Then it goes to another one; at once when its worker dies or is replaced.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HASH_WAIT", default_value = "1s", value_parser = time)]

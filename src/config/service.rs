@@ -11,10 +11,11 @@ use super::memory::MaxMemory;
 use super::options::{DrainIdle, NodeIpc, OnErrored, OnExit, Options};
 use super::sources::COMMAND;
 use super::upstream::{self, WeightedUpstream};
-use super::{Inherited, MAX_ADDRESSES, delivery, proxy_loop, user};
+use super::{Inherited, MAX_ADDRESSES, delivery, hashing, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, AccessLog, Sample};
 use crate::addr::{Listen, ListenAddr};
+use crate::affinity::HashOn;
 use crate::output::files::Files;
 use crate::program::command::{CommandLine, Lookup};
 use crate::proxy_protocol::balancers::Balancers;
@@ -29,6 +30,8 @@ pub struct ServiceConfig {
     pub listen: Vec<Listen>,
     /// Who gets the next connection.
     pub policy: Policy,
+    /// What a policy that hashes goes by.
+    pub hash_on: Option<HashOn>,
     pub instances: u32,
     /// How the number was found, if it was not given.
     pub instances_why: Option<String>,
@@ -180,8 +183,8 @@ impl ServiceConfig {
                     return Err(Kind::Excludes("no-listen").of("slow-start"));
                 }
                 Policy::Rr | Policy::LeastConn => {}
-                Policy::IpHash => {
-                    return Err(Kind::SlowStart("the same client always gets the same worker").of("slow-start"));
+                Policy::IpHash | Policy::Hash => {
+                    return Err(Kind::SlowStart("the same client gets the same worker").of("slow-start"));
                 }
                 Policy::None => return Err(Kind::SlowStart("workers take connections themselves").of("slow-start")),
             }
@@ -208,6 +211,7 @@ impl ServiceConfig {
         };
         let delivery::Choice { backend, reason: via_reason, chosen } =
             delivery::choose(run.via, run.send_proxy, command, upstreams, &run.listen, inherited, run.no_listen)?;
+        let hash_on = hashing::key(run.policy, run.hash_on, run.no_listen, run.node_ipc, &backend)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
@@ -297,6 +301,7 @@ impl ServiceConfig {
             name,
             listen: run.listen,
             policy: run.policy,
+            hash_on,
             instances,
             instances_why,
             backend,

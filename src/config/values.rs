@@ -19,12 +19,12 @@ pub fn policy(text: &str) -> Result<Policy, String> {
     let near = match text.to_ascii_lowercase().replace(['_', ' '], "-").as_str() {
         "roundrobin" | "round-robin" | "sched-rr" => Some("rr"),
         "leastconn" | "least-conn" | "least-connections" | "least" => Some("least-conn"),
-        "iphash" | "ip-hash" | "source" | "hash" => Some("ip-hash"),
+        "iphash" | "ip-hash" | "source" => Some("ip-hash"),
         "sched-none" | "off" => Some("none"),
         _ => None,
     };
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    Err(format!("one of rr, least-conn, ip-hash, none{hint}"))
+    Err(format!("one of rr, least-conn, ip-hash, hash, none{hint}"))
 }
 
 /// The longest time: the clock can always be set forward by it.

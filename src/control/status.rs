@@ -32,6 +32,9 @@ pub struct ServiceState {
     pub command: Option<String>,
     /// The policy.
     pub policy: String,
+    /// What `--policy hash` goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_on: Option<String>,
     /// The delivery.
     pub via: String,
     /// Why this delivery.
@@ -109,6 +112,12 @@ pub struct IntakeState {
     pub proxy_headers: u64,
     /// Connections reset since then, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Connections whose first request had a key, which decided.
+    #[serde(default)]
+    pub keys: u64,
+    /// Those whose first request was looked at and did not decide, by reason.
+    #[serde(default)]
+    pub no_key: BTreeMap<String, u64>,
     /// Connections whose servers see the balancer's address, because they have too many at a time.
     pub addresses_lost: u64,
 }

@@ -8,8 +8,10 @@ use crate::accept::policy::Policy;
 use crate::accept::stage::refusals::{Refusal, StageStats};
 use crate::accept::waits::ShedReason;
 use crate::access::Access;
+use crate::affinity::HashOn;
+use crate::affinity::head::NoKey;
+use crate::config::Backend;
 use crate::config::service::Limits;
-use crate::config::{Backend, ServiceConfig};
 use crate::control::status::{
     Daemon as Status, IntakeState, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState,
     UpstreamState,
@@ -18,6 +20,7 @@ use crate::control::waits::WaitState;
 use crate::listener::{Listener, Origin};
 use crate::service::Service;
 use crate::service::recycling::Recycled;
+use crate::service::rules::has_stage;
 use crate::service::shared::SharedServer;
 use crate::service::upstreams::{State, Upstreams};
 use crate::slot::Slot;
@@ -59,6 +62,12 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         name: service.config.name.clone(),
         command,
         policy: service.config.policy.to_string(),
+        hash_on: service
+            .config
+            .hash_on
+            .as_ref()
+            .filter(|_| service.config.policy == Policy::Hash)
+            .map(HashOn::to_string),
         via: service.config.backend.via().to_owned(),
         via_reason: service.config.via_reason.clone(),
         listen: service.listeners.ids().filter_map(listen).collect(),
@@ -78,7 +87,7 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         reloads: service.reloads,
         recycled: recycled(&service.config.limits, service.recycled),
         access_lost: service.config.access.as_ref().map(|_| access.lost(id)),
-        intake: has_intake(service.config).then(|| intake(&service.stats.stage, service.slots)),
+        intake: has_stage(service.config).then(|| intake(&service.stats.stage, service.slots)),
         waiting_for_upstream: service.upstreams.map_or(0, Upstreams::waiting),
         upstreams: service.upstreams.into_iter().flat_map(Upstreams::states).map(upstream_state).collect(),
         stopped: service.stopped,
@@ -98,17 +107,14 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
     }
 }
 
-/// Whether something has to be known of connections before a worker is chosen.
-fn has_intake(config: &ServiceConfig) -> bool {
-    config.proxy_from.is_some() || config.clients.any()
-}
-
 fn intake(stage: &StageStats, slots: &[Slot]) -> IntakeState {
     let lost = slots.iter().map(|slot| slot.totals.total().addresses_lost);
     IntakeState {
         waiting: stage.waiting.load(Relaxed),
         proxy_headers: stage.headers.load(Relaxed),
         refused: Refusal::ALL.map(|reason| (reason.name().to_owned(), stage.refused(reason))).into_iter().collect(),
+        keys: stage.keys.load(Relaxed),
+        no_key: NoKey::ALL.map(|reason| (reason.name().to_owned(), stage.without_key(reason))).into_iter().collect(),
         // Servers write these.
         addresses_lost: lost.fold(0, u64::saturating_add),
     }

@@ -9,10 +9,12 @@ pub struct Client {
     pub address: PeerAddress,
     /// Where it connected to, if a PROXY header named both.
     pub destination: Option<Box<PeerAddress>>,
+    /// What its first request is hashed by, if that was looked for and found.
+    pub key: Option<u64>,
 }
 
 impl From<PeerAddress> for Client {
     fn from(address: PeerAddress) -> Self {
-        Self { address, destination: None }
+        Self { address, destination: None, key: None }
     }
 }

@@ -38,7 +38,11 @@ impl TranslationsFile {
             let address = PeerAddress { len: endpoint.len, bytes: endpoint.address };
             address.ip().is_some().then_some(address)
         };
-        Some(Client { address: address(known.client)?, destination: Some(Box::new(address(known.destination)?)) })
+        Some(Client {
+            address: address(known.client)?,
+            destination: Some(Box::new(address(known.destination)?)),
+            key: None,
+        })
     }
 }
 

@@ -6,6 +6,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::affinity::digest;
+use crate::affinity::sessions::{Change, MAX_NAME};
+
 /// A message from a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum IpcMessage {
@@ -201,6 +204,8 @@ pub enum Directive {
     Broadcast(String),
     /// `{type: 'to', slot, data}`: pass this on to one worker.
     To(usize, String),
+    /// `{type: 'sticky:connection', data: sid}` and `sticky:disconnection`, by `setupWorker` of `@socket.io/sticky`.
+    Session(Change),
     /// Nothing; it is only shown to readers of messages.
     Nothing,
 }
@@ -224,9 +229,21 @@ pub fn directive(text: &str, from: usize) -> Directive {
     let data = addressed.data.map_or("null", RawValue::get);
     match (addressed.r#type, addressed.slot) {
         ("broadcast", _) => Directive::Broadcast(format!("{{\"type\":\"broadcast\",\"from\":{from},\"data\":{data}}}")),
+        ("sticky:connection", _) => {
+            session(data).map_or(Directive::Nothing, |sid| Directive::Session(Change::Opened(sid)))
+        }
+        ("sticky:disconnection", _) => {
+            session(data).map_or(Directive::Nothing, |sid| Directive::Session(Change::Closed(sid)))
+        }
         ("to", Some(slot)) => Directive::To(slot, format!("{{\"type\":\"to\",\"from\":{from},\"data\":{data}}}")),
         _ => Directive::Nothing,
     }
+}
+
+/// A session's name, as its digest.
+fn session(data: &str) -> Option<u64> {
+    let name: String = serde_json::from_str(data).ok()?;
+    (1..=MAX_NAME).contains(&name.len()).then(|| digest(name.as_bytes()))
 }
 
 #[cfg(test)]
@@ -277,6 +294,22 @@ mod tests {
             directive(r#"{"slot":1,"type":"to"}"#, 0),
             Directive::To(1, r#"{"type":"to","from":0,"data":null}"#.into())
         );
+        let sid = digest(b"lv_VI97HAXpY6yYWAAAC");
+        for (text, wanted) in [
+            (r#"{"type":"sticky:connection","data":"lv_VI97HAXpY6yYWAAAC"}"#, Directive::Session(Change::Opened(sid))),
+            (
+                r#"{"data":"lv_VI97HAXpY6yYWAAAC","type":"sticky:disconnection"}"#,
+                Directive::Session(Change::Closed(sid)),
+            ),
+            (r#"{"type":"sticky:connection","data":""}"#, Directive::Nothing),
+            (r#"{"type":"sticky:connection","data":7}"#, Directive::Nothing),
+            (r#"{"type":"sticky:connection"}"#, Directive::Nothing),
+            (r#"{"type":"sticky:http-response","data":"x"}"#, Directive::Nothing),
+        ] {
+            assert_eq!(directive(text, 0), wanted, "{text}");
+        }
+        let long = format!(r#"{{"type":"sticky:connection","data":"{}"}}"#, "x".repeat(MAX_NAME + 1));
+        assert_eq!(directive(&long, 0), Directive::Nothing);
         for other in ["{}", "3", r#"{"type":"to"}"#, r#"{"type":3}"#, r#"{"type":"process:msg"}"#] {
             assert_eq!(directive(other, 0), Directive::Nothing, "{other}");
         }

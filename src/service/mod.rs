@@ -14,7 +14,7 @@ mod reconfigure;
 pub mod recycling;
 pub mod reload;
 mod reports;
-mod rules;
+pub mod rules;
 pub mod shared;
 mod shutdown;
 mod silence;

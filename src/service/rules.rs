@@ -10,6 +10,7 @@ use crate::accept::policy::Policy;
 use crate::accept::stage::StageRules;
 use crate::accept::stage::sources::SourceLimits;
 use crate::addr::Upstream;
+use crate::affinity::HashOn;
 use crate::config::clients::Clients;
 use crate::config::upstream::WeightedUpstream;
 use crate::config::{Backend, ServiceConfig};
@@ -39,13 +40,14 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
     let share = usize::try_from(nofile / HELD_SHARE).unwrap_or(MAX_HELD);
     Rules {
         policy: config.policy,
+        hash_on: config.hash_on.clone(),
         by: match (config.policy, direct) {
             (Policy::None, true) => AcceptedBy::Servers,
             (Policy::None, false) => AcceptedBy::Workers,
             _ => AcceptedBy::Master,
         },
         addresses: if direct
-            || config.policy == Policy::IpHash
+            || config.hash_on == Some(HashOn::Source)
             || config.proxy_from.is_some()
             || config.clients.by_address()
         {
@@ -72,16 +74,22 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
     }
 }
 
-/// What has to be known of a service's connections before a worker is chosen.
+/// Whether something has to be known of a service's connections before a worker is chosen.
+pub fn has_stage(config: &ServiceConfig) -> bool {
+    config.proxy_from.is_some() || config.clients.any() || config.hash_on.as_ref().is_some_and(HashOn::reads_head)
+}
+
+/// What that is; `None`: nothing.
 fn stage(config: &ServiceConfig, max: usize) -> Option<Arc<StageRules>> {
     let clients = &config.clients;
-    let needed = config.proxy_from.is_some() || clients.any();
-    needed.then(|| {
+    has_stage(config).then(|| {
         Arc::new(StageRules {
             proxy_from: config.proxy_from.clone().unwrap_or_default(),
             allowed: clients.allowed.clone(),
             sources: SourceLimits { conns: clients.source_conns, rate: clients.source_rate },
             first_byte: clients.first_byte_timeout,
+            key: config.hash_on.clone().filter(HashOn::reads_head),
+            session_wait: config.limits.hash_wait,
             max,
         })
     })

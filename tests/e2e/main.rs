@@ -21,4 +21,5 @@ mod proxy;
 mod queue;
 mod relay;
 mod stay;
+mod sticky;
 mod top;

@@ -1,9 +1,10 @@
 //! Instructions of the pure parts under callgrind. This program runs itself there, twice, with more and less to do.
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::process::Command;
 
+use roundsman::accept::hash::Key;
 use roundsman::accept::policy::{Candidate, Policy, Turn, pick};
 use roundsman::lines::Lines;
 
@@ -32,7 +33,7 @@ fn choose(policy: Policy, workers: u32, least: u64, times: u32) {
     let mut workers: Vec<_> = (0..workers).map(worker).collect();
     let mut turn = Turn::default();
     for n in 0..times {
-        let client = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+        let client = Key::Address(Ipv4Addr::from(0x0a00_0000 + n).into());
         if let Some(at) = black_box(pick(policy, &mut workers, &mut turn, Some(client))) {
             workers[at].pending = 0;
             turn.fell(&workers[at]);

@@ -16,6 +16,7 @@ use source::{Source, Use, crate_of, paths};
 const ALLOWED: Table<'_> = &[
     ("abi", &[]),
     ("addr", &[]),
+    ("affinity", &[]),
     ("cidr", &[]),
     ("proxy_protocol", &["cidr"]),
     ("codes", &[]),
@@ -29,9 +30,9 @@ const ALLOWED: Table<'_> = &[
     ("listener", &["addr", "proc_net", "sys"]),
     ("handoff", &["abi", "sys"]),
     ("access", &["abi", "handoff", "limited", "output", "sys"]),
-    ("accept", &["cidr", "handoff", "proxy_protocol", "sys"]),
+    ("accept", &["affinity", "cidr", "handoff", "proxy_protocol", "sys"]),
     ("relay", &["abi", "addr", "handoff", "proxy_protocol", "sys"]),
-    ("node", &["lines", "sys"]),
+    ("node", &["affinity", "lines", "sys"]),
     (
         "config",
         &[
@@ -39,6 +40,7 @@ const ALLOWED: Table<'_> = &[
             "accept::policy::Policy",
             "access::settings",
             "addr",
+            "affinity::HashOn",
             "cidr",
             "output::LogFormat",
             "output::files::Files",
@@ -80,15 +82,15 @@ const ALLOWED: Table<'_> = &[
     (
         "service",
         &[
-            "abi", "accept", "access", "addr", "config", "direct", "events", "handoff", "launch", "limited",
-            "listener", "node", "proc_net", "relay", "slot", "sys", "worker",
+            "abi", "accept", "access", "addr", "affinity", "config", "direct", "events", "handoff", "launch",
+            "limited", "listener", "node", "proc_net", "relay", "slot", "sys", "worker",
         ],
     ),
     (
         "daemon",
         &[
-            "accept", "access", "addr", "admin", "config", "control", "direct", "events", "launch", "limited",
-            "listener", "output", "program", "relay", "service", "slot", "sys", "worker",
+            "accept", "access", "addr", "admin", "affinity", "config", "control", "direct", "events", "launch",
+            "limited", "listener", "output", "program", "relay", "service", "slot", "sys", "worker",
         ],
     ),
     (

@@ -9,6 +9,7 @@ mod client;
 mod deadlines;
 mod first_byte;
 mod header;
+mod key;
 pub mod refusals;
 pub mod sources;
 mod steps;
@@ -26,6 +27,8 @@ use super::Context;
 use super::dispatcher::ServiceDispatcher;
 use super::orders::{ListenerId, Report, ServiceId};
 use super::waiting::reset;
+use crate::affinity::HashOn;
+use crate::affinity::head::NoKey;
 use crate::cidr::AllowDeny;
 use crate::handoff::Client;
 use crate::proxy_protocol::balancers::Balancers;
@@ -33,7 +36,7 @@ use crate::sys::sock::{self, PeerAddress};
 use deadlines::Deadlines;
 use refusals::{Refusal, Unreported};
 use sources::SourceLimits;
-use steps::{Desk, Outcome, Seen, Step};
+use steps::{Desk, Late, Outcome, Seen, Step};
 
 /// Tokens of connections have this bit and not the one below it, their service's id, and their place in the bits below.
 const STAGED: usize = 1 << 63;
@@ -49,7 +52,11 @@ pub struct StageRules {
     pub sources: SourceLimits,
     /// How long a client may send nothing.
     pub first_byte: Option<Duration>,
-    /// The most connections here; for one more, the one whose time is over first is reset.
+    /// What the first request is hashed by, where it is to be read.
+    pub key: Option<HashOn>,
+    /// Time for a worker to report a session.
+    pub session_wait: Duration,
+    /// The most connections here; for one more, the one whose time is over first is reset, or goes without a key.
     pub max: usize,
 }
 
@@ -106,12 +113,13 @@ impl Stage {
 
     /// Whether there is something to do: some have passed, the time of some is over, or something is to be reported.
     pub fn is_due(&self, now: Instant) -> bool {
-        !self.passed.is_empty() || self.deadline(now).is_some_and(|at| at <= now)
+        self.deadline(now).is_some_and(|at| at <= now)
     }
 
-    /// When the first one's time is over, or the next report is due.
+    /// When the first one's time is over, or the next report is due; now where some have passed.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.deadlines.first().into_iter().chain(self.unreported.due(now)).min()
+        let passed = (!self.passed.is_empty()).then_some(now);
+        self.deadlines.first().into_iter().chain(self.unreported.due(now)).chain(passed).min()
     }
 
     /// The service has new rules for connections that come from now on.
@@ -156,7 +164,7 @@ impl ServiceDispatcher {
                     && let Some(place) = self.stage.deadlines.place()
                     && let Some(oldest) = self.stage.remove(place, cx)
                 {
-                    self.refuse_one(oldest.arrival, Refusal::StageFull);
+                    self.give_way(oldest);
                 }
                 let deadline = now + step.time(&rules);
                 self.stay(Staged { arrival, rules, step, deadline }, cx)
@@ -172,12 +180,26 @@ impl ServiceDispatcher {
         let watched = cx.poll.registry().register(&mut SourceFd(&fd), token(self.id, place), Interest::READABLE);
         if watched.is_err() {
             // Out of memory, or of epoll's max_user_watches.
-            return self.refuse_one(staged.arrival, Refusal::StageFull);
+            self.give_way(staged);
+            return None;
         }
         self.stage.deadlines.insert(staged.deadline, place);
         entry.insert(staged);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         None
+    }
+
+    /// There is no place for a connection: it is reset, or goes without a key.
+    fn give_way(&mut self, staged: Staged) {
+        match staged.step.late() {
+            Late::Refused(_) => drop(self.refuse_one(staged.arrival, Refusal::StageFull)),
+            Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason),
+        }
+    }
+
+    fn pass_without_key(&mut self, arrival: Arrival, reason: NoKey) {
+        self.stats.stage.no_key(reason);
+        self.stage.passed.push(arrival);
     }
 
     /// Resets a connection; `None`.
@@ -216,10 +238,17 @@ impl ServiceDispatcher {
         }
     }
 
-    /// Gives those that have passed to workers, and resets those whose time is over.
+    /// Gives those that have passed to workers, after those whose time is over.
     pub(super) fn leave_stage(&mut self, now: Instant, cx: &Context) {
         if self.rules.stage.is_none() && self.stage.is_empty() {
             return;
+        }
+        while let Some(place) = self.stage.deadlines.due(now) {
+            let Some(staged) = self.stage.remove(place, cx) else { break };
+            match staged.step.late() {
+                Late::Refused(reason) => drop(self.refuse_one(staged.arrival, reason)),
+                Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason),
+            }
         }
         let mut full = Vec::new();
         for arrival in std::mem::take(&mut self.stage.passed) {
@@ -231,10 +260,6 @@ impl ServiceDispatcher {
             self.admit(arrival, served, now, &mut full, cx);
         }
         self.give_up(full, super::waits::ShedReason::QueueFull, cx);
-        while let Some(place) = self.stage.deadlines.due(now) {
-            let Some(staged) = self.stage.remove(place, cx) else { break };
-            self.refuse_one(staged.arrival, staged.step.late());
-        }
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
     }
 

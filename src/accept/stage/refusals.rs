@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::affinity::head::NoKey;
+
 /// What was refused is reported this often at most.
 const REPORTS: Duration = Duration::from_secs(1);
 
@@ -61,10 +63,22 @@ pub struct StageStats {
     pub waiting: AtomicU64,
     /// Valid PROXY headers.
     pub headers: AtomicU64,
+    /// Connections whose first request had a key, which decided.
+    pub keys: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
+    no_key: [AtomicU64; NoKey::ALL.len()],
 }
 
 impl StageStats {
+    /// Connections whose first request was looked at and did not decide.
+    pub fn without_key(&self, reason: NoKey) -> u64 {
+        self.no_key[reason as usize].load(Relaxed)
+    }
+
+    pub(super) fn no_key(&self, reason: NoKey) {
+        self.no_key[reason as usize].fetch_add(1, Relaxed);
+    }
+
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }
@@ -114,6 +128,9 @@ mod tests {
     #[test]
     fn reasons_are_counted_where_they_are_read() {
         for (at, reason) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+        }
+        for (at, reason) in NoKey::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at);
         }
     }

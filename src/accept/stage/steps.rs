@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use super::client::Clients;
 use super::refusals::{Refusal, StageStats};
 use super::{Arrival, StageRules};
-use super::{client, first_byte, header};
+use super::{client, first_byte, header, key};
+use crate::accept::orders::WorkerId;
+use crate::affinity::head::NoKey;
+use crate::affinity::sessions::Sessions;
 
 /// What has to be known of a connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,10 @@ pub(super) enum Step {
     Client,
     /// Anything that is the server's.
     FirstByte,
+    /// Its key, in the head of its first request.
+    Key,
+    /// The worker of the session that the key names.
+    Session,
 }
 
 /// What a look at a connection shows.
@@ -45,6 +52,14 @@ pub(super) enum Outcome {
     Refused(Refusal),
 }
 
+/// What becomes of a connection that has waited for long enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Late {
+    Refused(Refusal),
+    /// It passes, and any worker will do.
+    NoKey(NoKey),
+}
+
 /// What looking needs beside the connection.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -53,6 +68,8 @@ pub(super) struct Desk {
     /// Whether every worker online was started to be told what headers say.
     pub translates: bool,
     pub clients: Clients,
+    /// What workers have reported.
+    pub sessions: Sessions<WorkerId>,
 }
 
 /// How a connection is looked at.
@@ -72,7 +89,9 @@ impl Step {
         match self {
             Self::Header => Some(Self::Client),
             Self::Client => Some(Self::FirstByte),
-            Self::FirstByte => None,
+            Self::FirstByte => Some(Self::Key),
+            Self::Key => Some(Self::Session),
+            Self::Session => None,
         }
     }
 
@@ -82,14 +101,18 @@ impl Step {
             Self::Header => header::TIMEOUT,
             Self::Client => Duration::ZERO,
             Self::FirstByte => rules.first_byte.unwrap_or_default(),
+            Self::Key => key::TIMEOUT,
+            Self::Session => rules.session_wait,
         }
     }
 
-    /// Why a connection is refused whose time for this is over.
-    pub fn late(self) -> Refusal {
+    /// What becomes of a connection whose time for this is over.
+    pub fn late(self) -> Late {
         match self {
-            Self::Header => Refusal::ProxyTimeout,
-            Self::Client | Self::FirstByte => Refusal::FirstByteTimeout,
+            Self::Header => Late::Refused(Refusal::ProxyTimeout),
+            Self::Client | Self::FirstByte => Late::Refused(Refusal::FirstByteTimeout),
+            Self::Key => Late::NoKey(NoKey::Incomplete),
+            Self::Session => Late::NoKey(NoKey::UnknownSession),
         }
     }
 
@@ -100,6 +123,8 @@ impl Step {
             Self::Header => header::look(desk, rules, stats, arrival, closed),
             Self::Client => client::look(desk, rules, arrival, now),
             Self::FirstByte => first_byte::look(rules, arrival, closed),
+            Self::Key => key::look(desk, rules, stats, arrival, closed),
+            Self::Session => key::session(desk, rules, stats, arrival),
         }
     }
 

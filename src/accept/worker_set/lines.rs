@@ -1,4 +1,4 @@
-//! Clients that wait for a worker: under `ip-hash` each worker has a line of its own; and the bell that a worker rings when it
+//! Clients that wait for a worker: where it is hashed each worker has a line of its own; and the bell that a worker rings when it
 //! has room again.
 
 use std::time::Instant;
@@ -7,7 +7,6 @@ use super::{Choice, WorkerSet};
 use crate::accept::Context;
 use crate::accept::line::{Held, Part, Ticket};
 use crate::accept::orders::{Rules, place};
-use crate::accept::policy::Policy;
 use crate::accept::worker::Worker;
 use crate::handoff::page::Rings;
 
@@ -43,7 +42,7 @@ impl WorkerSet {
                 let own = view.weight > 0
                     && !view.stalled
                     && self.workers[at].serves_at(place(held.listener))
-                    && rules.policy == Policy::IpHash;
+                    && rules.policy.hashes();
                 let waited = now.duration_since(held.since);
                 let patient = own && waited < rules.hash_wait;
                 let choice = if own && view.has_room() {
@@ -52,7 +51,7 @@ impl WorkerSet {
                 } else if patient {
                     Choice::NoWorker
                 } else {
-                    self.choose(rules.policy, held.listener, held.client.address, false, now)
+                    self.choose(rules.policy, held.listener, rules.key(&held.client), false, now)
                 };
                 match choice {
                     Choice::Gets(to) => {

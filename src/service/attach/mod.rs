@@ -53,6 +53,8 @@ pub struct State {
     all_started: bool,
     /// The log has said that a worker listens on a port that is not served.
     hinted: bool,
+    /// The log has said that workers report sessions, which have no meaning.
+    sessions_hinted: bool,
     pub late: LateWorkers,
     pub refusals: Refusals,
     pub node: NodeSockets,

@@ -3,9 +3,12 @@
 use std::io;
 use std::time::Instant;
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Handler;
+use crate::accept::orders::Order;
+use crate::affinity::HashOn;
+use crate::affinity::sessions::Change;
 use crate::config::Limits;
 use crate::node::message::{self, Cluster, Directive, IpcMessage};
 use crate::slot::Slot;
@@ -45,12 +48,14 @@ impl Handler<'_> {
         let mut heard = Vec::new();
         let read = ipc.channel.read(&mut heard);
         let mut nonsense = read.as_ref().err().map(ToString::to_string);
+        let mut sessions = Vec::new();
         for message in heard {
-            if let Err(error) = self.said(at, pid, old, message) {
+            if let Err(error) = self.said(at, pid, old, message, &mut sessions) {
                 nonsense = Some(error.to_string());
                 break;
             }
         }
+        self.sessions(at, pid, sessions);
         if let Some(why) = nonsense {
             warn!(name: "worker-killed", service = %name, slot = at, pid, "killed: nonsense on its IPC channel: {why}");
             crate::sys::process::kill_tree(pid);
@@ -59,11 +64,18 @@ impl Handler<'_> {
         read.ok()
     }
 
-    fn said(&mut self, at: usize, pid: u32, old: bool, heard: IpcMessage) -> io::Result<()> {
+    fn said(
+        &mut self,
+        at: usize,
+        pid: u32,
+        old: bool,
+        heard: IpcMessage,
+        sessions: &mut Vec<Change>,
+    ) -> io::Result<()> {
         match heard {
-            IpcMessage::WithHandle(message) => self.said(at, pid, old, *message),
+            IpcMessage::WithHandle(message) => self.said(at, pid, old, *message, sessions),
             IpcMessage::User(text) => {
-                self.program_said(at, pid, &text);
+                self.program_said(at, pid, &text, sessions);
                 Ok(())
             }
             IpcMessage::Cluster(Cluster::Query(query)) => self.answer_query((at, pid, old), query),
@@ -79,7 +91,7 @@ impl Handler<'_> {
         }
     }
 
-    fn program_said(&mut self, at: usize, pid: u32, text: &str) {
+    fn program_said(&mut self, at: usize, pid: u32, text: &str, sessions: &mut Vec<Change>) {
         match message::directive(text, at) {
             Directive::Ready => {
                 let _ = say_to(self.slots, pid, |ipc| {
@@ -93,10 +105,23 @@ impl Handler<'_> {
                     debug!(service = %self.config.name, slot, "a message for a slot that has no worker with IPC");
                 }
             }
-            Directive::Nothing => {
+            Directive::Session(change) if self.config.hash_on == Some(HashOn::SocketIo) => sessions.push(change),
+            Directive::Session(_) if !std::mem::replace(&mut self.state.sessions_hinted, true) => {
+                info!(service = %self.config.name, "workers report sessions of Socket.IO: to have the requests of each go to its worker, use --policy hash --hash-on socket.io");
+            }
+            Directive::Session(_) | Directive::Nothing => {
                 let slot = Some(at as u32);
                 self.context.launcher.outputs.message(&self.config.name, slot, pid, text);
             }
+        }
+    }
+
+    /// Passes on what a worker has reported.
+    fn sessions(&self, at: usize, pid: u32, changes: Vec<Change>) {
+        let of = |worker: &&Worker| worker.server().is_some_and(|server| server.pid == pid);
+        let worker = self.slots.get(at).and_then(|slot| slot.workers().find(of));
+        if let Some(worker) = worker.filter(|_| !changes.is_empty()) {
+            self.context.orders.send(Order::Sessions { worker: worker.id, changes });
         }
     }
 

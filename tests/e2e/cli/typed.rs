@@ -27,7 +27,7 @@ fn bad_usage_is_named_and_ends_with_2() {
     fails(&[], 2, &["Usage:"]);
     fails(&["--no-such-flag"], 2, &["--no-such-flag"]);
     fails(&["--polcy", "rr", "-l", "1", "-u", "a:1"], 2, &["--policy"]);
-    fails(&["-p", "fastest", "-l", "1", "-u", "a:1"], 2, &["rr, least-conn, ip-hash, none"]);
+    fails(&["-p", "fastest", "-l", "1", "-u", "a:1"], 2, &["rr, least-conn, ip-hash, hash, none"]);
     fails(&["-p", "leastconn", "-l", "1", "-u", "a:1"], 2, &["did you mean least-conn"]);
     fails(&["-p", "3000", "--", "true"], 2, &["did you mean -l 3000"]);
     fails(&["-i", "0x", "-l", "1", "-u", "a:1"], 2, &["0x", "1 to 1024"]);

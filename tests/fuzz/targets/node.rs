@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use roundsman::lines::Lines;
 use roundsman::node::channel::LONGEST;
-use roundsman::node::message::{self, Cluster, Heard};
+use roundsman::node::message::{self, Cluster, Directive, IpcMessage};
 
 fuzz_target!(|input: (Vec<u8>, u8)| {
     let (bytes, piece) = input;
@@ -13,16 +13,16 @@ fuzz_target!(|input: (Vec<u8>, u8)| {
     assert_eq!(whole, read(&bytes, usize::from(piece).max(1)));
     for heard in whole.into_iter().flatten() {
         match heard {
-            Heard::User(text) => {
+            IpcMessage::User(text) => {
                 // What is passed on is a line of JSON.
-                let meant = message::meant(&text, 0);
+                let meant = message::directive(&text, 0);
                 for text in [Some(text), passed(meant)].into_iter().flatten() {
                     let line = message::user(&text);
                     assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
                     serde_json::from_slice::<&serde_json::value::RawValue>(&line).expect("JSON");
                 }
             }
-            Heard::Cluster(Cluster::Query(query)) => {
+            IpcMessage::Cluster(Cluster::Query(query)) => {
                 let answer = message::shared(&query, &query.data, 1);
                 assert_eq!(answer.iter().filter(|&&byte| byte == b'\n').count(), 1);
             }
@@ -31,14 +31,14 @@ fuzz_target!(|input: (Vec<u8>, u8)| {
     }
 });
 
-fn passed(meant: message::Meant) -> Option<String> {
+fn passed(meant: Directive) -> Option<String> {
     match meant {
-        message::Meant::Broadcast(text) | message::Meant::To(_, text) => Some(text),
-        message::Meant::Ready | message::Meant::Nothing => None,
+        Directive::Broadcast(text) | Directive::To(_, text) => Some(text),
+        Directive::Ready | Directive::Session(_) | Directive::Nothing => None,
     }
 }
 
-fn read(bytes: &[u8], piece: usize) -> Vec<Result<Heard, String>> {
+fn read(bytes: &[u8], piece: usize) -> Vec<Result<IpcMessage, String>> {
     let (mut lines, mut found) = (Lines::up_to(LONGEST), Vec::new());
     for piece in bytes.chunks(piece) {
         lines.push(piece).expect("short enough");
