@@ -12,7 +12,7 @@ COSTS = {"tree": ("CPU µs per connection, whole tree", 1, 1e6), "more": ("more 
 
 # Requests of so many clients, made once. Bytes of numbers are written out, since the script is text.
 SCRIPT = """
-local requests, at = {}, 0
+local requests, at = {}, -1
 function init(args)
   for n = 1, 1000 do
     local client = {198, 18, math.floor(n / 250), n % 250 + 1}
@@ -23,7 +23,10 @@ function init(args)
   end
 end
 function request()
-  at = at % 1000 + 1
+  at = at + 1
+  -- wrk parses the first one, and sends it never.
+  if at == 0 then return wrk.format("GET") end
+  at = (at - 1) % 1000 + 1
   return requests[at]
 end
 """
