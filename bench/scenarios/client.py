@@ -93,7 +93,8 @@ def silent(bench):
     bench.table("silent", f"{ORDINARY} clients beside {SILENT} that send nothing, 4 of the smallest server, direct",
                 columns, {"nothing, nobody silent": alone["nothing"], **cells},
                 f"Each asks every {PAUSE_MS} ms on average, one request per connection. Without an option those that send nothing "
-                "stay with the servers; with one they are reset when their time is over, and come again.")
+                "stay with the servers; with one they are reset when their time is over, and come again. They come over two seconds, "
+                "not all at once.")
     for name in (peer.name for peer in running[1:]):
         beyond = [on - 1.1 * off for on, off in zip(cells[name]["p99_us"], cells["nothing"]["p99_us"])]
         bench.target("silent", f"{name}: ms at p99 beyond 1.1 times those of nothing, median of pairs",
@@ -106,7 +107,7 @@ def measured(bench, headers):
 
     def measure(peer):
         before = peer.cpu(), system.own_cpu(peer.pid)
-        requests = wrk(peer, "", bench.seconds, 50, script=scripts[headers[peer.name]])
+        requests = wrk(peer, "small", bench.seconds, 50, script=scripts[headers[peer.name]])
         after = peer.cpu(), system.own_cpu(peer.pid)
         tree, master = ((b - a) / requests for a, b in zip(before, after))
         return {"tree": tree, "master": master, "rate": requests / bench.seconds}

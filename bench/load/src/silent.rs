@@ -14,6 +14,9 @@ use crate::hold::next;
 use crate::paths::quantile;
 use crate::request::ask_behind;
 
+/// Those that are silent come over this time.
+const COMING: Duration = Duration::from_secs(2);
+
 pub struct Plan {
     pub silent: usize,
     pub clients: usize,
@@ -37,7 +40,14 @@ fn keep_silent(target: SocketAddr, count: usize, crowd: &Crowd, end: &AtomicBool
         poll.registry().register(&mut stream, Token(at), Interest::READABLE | Interest::WRITABLE)?;
         Ok(stream)
     };
-    let mut all = (0..count).map(|at| connect(&poll, at)).collect::<io::Result<Vec<_>>>()?;
+    let begin = Instant::now();
+    let mut all = Vec::with_capacity(count);
+    for at in 0..count {
+        // As clients do that know nothing of each other.
+        let due = begin + COMING.mul_f64(at as f64 / count as f64);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        all.push(connect(&poll, at)?);
+    }
     let mut is_open = vec![false; count];
     let mut events = Events::with_capacity(1024);
     while !end.load(Relaxed) {
