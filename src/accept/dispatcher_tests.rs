@@ -2,7 +2,10 @@ use std::net::TcpListener;
 
 use super::*;
 use crate::accept::policy::Policy;
+use crate::accept::stage::StageRules;
+use crate::accept::stage::sources::SourceLimits;
 use crate::handoff::{Carries, TakenBack};
+use crate::proxy_protocol::balancers::Balancers;
 
 fn rules(max_held: usize) -> Rules {
     let second = Duration::from_secs(1);
@@ -196,4 +199,34 @@ fn workers_that_lag_are_waited_for_by_the_bell_and_not_by_polling() {
     page.receives(1, sockets.len() as u64);
     dispatcher.turn(&cx, due);
     assert_eq!((sockets.len(), dispatcher.waiting()), (2, 1));
+}
+
+#[test]
+fn thousands_whose_time_is_over_leave_between_those_that_come() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.rules.addresses = crate::accept::orders::Addresses::Wanted;
+    dispatcher.rules.stage = Some(Arc::new(StageRules {
+        proxy_from: Balancers(vec!["127.0.0.1".parse().unwrap()]),
+        allowed: None,
+        sources: SourceLimits::default(),
+        first_byte: None,
+        key: None,
+        session_wait: Duration::ZERO,
+        max: 1000,
+    }));
+    let address = socket2::SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
+    let _clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let now = Instant::now();
+    for _ in 0..3 {
+        dispatcher.readable(0);
+        dispatcher.turn(&cx, now);
+    }
+    assert_eq!(dispatcher.stage.len(), 100);
+    let later = now + Duration::from_secs(4);
+    let mut left = Vec::new();
+    while dispatcher.deadline(later).is_some_and(|at| at <= later) {
+        dispatcher.turn(&cx, later);
+        left.push(dispatcher.stage.len());
+    }
+    assert_eq!(left, [84, 68, 52, 36, 20, 4, 0]);
 }

@@ -38,6 +38,9 @@ use refusals::{Refusal, Unreported};
 use sources::SourceLimits;
 use steps::{Desk, Late, Outcome, Seen, Step};
 
+/// Connections whose time is over, per turn; the others in the next one, which begins at once. Thousands may have come together, and
+/// new connections are accepted in between.
+const MAX_LATE: usize = 16;
 /// Tokens of connections have this bit and not the one below it, their service's id, and their place in the bits below.
 const STAGED: usize = 1 << 63;
 const PLACE_BITS: u32 = 32;
@@ -243,7 +246,8 @@ impl ServiceDispatcher {
         if self.rules.stage.is_none() && self.stage.is_empty() {
             return;
         }
-        while let Some(place) = self.stage.deadlines.due(now) {
+        for _ in 0..MAX_LATE {
+            let Some(place) = self.stage.deadlines.due(now) else { break };
             let Some(staged) = self.stage.remove(place, cx) else { break };
             match staged.step.late() {
                 Late::Refused(reason) => drop(self.refuse_one(staged.arrival, reason)),
