@@ -63,11 +63,13 @@ fn a_rescued_connection_still_has_its_key() {
 
 #[test]
 fn clients_held_while_no_worker_is_alive_keep_their_key() {
-    let daemon = relay(&["-i", "3", "--hash-on", "header:X-Key"]);
+    let daemon = relay(&["-i", "3", "--hash-on", "header:X-Key", "--backoff", "2s..2s"]);
     let before = homes(&daemon);
-    let pids = |daemon: &Daemon| (0..3).map(|slot| daemon.slot(slot, "server_pid").as_i64().unwrap() as i32).collect();
-    let servers: Vec<i32> = pids(&daemon);
-    servers.iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
+    let pid = |slot| Pid::from_raw(daemon.slot(slot, "server_pid").as_i64().unwrap() as i32);
+    (0..3).map(pid).collect::<Vec<_>>().into_iter().for_each(|pid| kill(pid, Signal::SIGKILL).unwrap());
+    // What a relay worker has received by then goes with its server.
+    let none_is_online = || (0..3).all(|slot| daemon.slot(slot, "state") != "online");
+    eventually("all are known to be dead", seconds(20), || none_is_online().then_some(()));
     let mut clients: Vec<_> = (0..KEYS).map(|key| send(daemon.port, &key.to_string())).collect();
     let served: Vec<_> = clients.iter_mut().map(answer).collect();
     assert_eq!(served.len(), before.len());
