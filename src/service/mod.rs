@@ -192,10 +192,13 @@ impl Service {
     /// # Errors
     /// Why it cannot be now.
     pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<Ticket, String> {
-        if operation == Operation::Reload && rules::reread(&mut self.config.clients)? {
+        let reread = if operation == Operation::Reload { rules::reread(&self.config.clients)? } else { None };
+        let ticket = self.operate(context, now, |operations, workers| operations.begin(operation, workers))?;
+        if let Some(clients) = reread {
+            self.config.clients = clients;
             context.orders.send(Order::Rules(self.id, rules::rules(&self.config, self.cap, context.nofile)));
         }
-        self.operate(context, now, |operations, workers| operations.begin(operation, workers))
+        Ok(ticket)
     }
 
     /// Whether a reload, and a new configuration, may begin.

@@ -95,13 +95,14 @@ fn stage(config: &ServiceConfig, max: usize) -> Option<Arc<StageRules>> {
     })
 }
 
-/// Reads the networks of `--allow` and `--deny` again, where they are in files. Whether there are such options.
+/// `--allow` and `--deny` with the networks that their files have now; `None` without these options.
 ///
 /// # Errors
-/// What is wrong with such a file; the old ones stay in force.
-pub(super) fn reread(clients: &mut Clients) -> Result<bool, String> {
+/// What is wrong with a file.
+pub(super) fn reread(clients: &Clients) -> Result<Option<Clients>, String> {
+    let mut clients = clients.clone();
     clients.read().map_err(|error| error.to_string())?;
-    Ok(clients.allowed.is_some())
+    Ok(clients.allowed.is_some().then_some(clients))
 }
 
 /// The addresses of a service's upstreams, looked up.

@@ -182,3 +182,26 @@ fn the_stage_costs_nothing_where_nothing_has_to_be_known() {
         assert!(of("epoll_ctl") <= of_stage * 0.3, "{from:?}: {calls:.2?}");
     }
 }
+
+#[test]
+fn rules_about_addresses_cost_no_call_and_limits_one_each() {
+    let upstream = Upstream::echo();
+    let rules = ["--allow", "127.0.0.0/8,192.0.2.0/24", "--deny", "127.0.0.2", "--source-rate", "1000000/s"];
+    for (options, limit, named) in [
+        (&rules[..], 6.3, 0.0),
+        // Its own address.
+        (&["--source-conns", "65536"], 7.3, 1.0),
+        // A look; where the first byte comes later, it is waited for: two more looks at most, and epoll.
+        (&["--first-byte-timeout", "5s"], 13.0, 0.0),
+    ] {
+        let daemon = Daemon::start(&[&["-i", "1", "-u", &upstream.arg()], options].concat());
+        daemon.wait_online(1);
+        (0..20).for_each(|_| answers(daemon.port));
+        let calls = counted(&[daemon.pid() as i32], || answers(daemon.port));
+        at_most(&format!("master, {options:?}"), limit, &calls);
+        let of = |name: &str| calls.get(name).copied().unwrap_or(0.0);
+        assert!((of("getsockname") - named).abs() < 0.02, "{options:?}: {calls:.2?}");
+        assert_eq!(of("recvfrom") > 0.5, options[0] == "--first-byte-timeout", "{options:?}: {calls:.2?}");
+        assert_eq!(of("sendto"), 0.0, "below the limit the kernel is not asked: {calls:.2?}");
+    }
+}
