@@ -49,9 +49,12 @@ fn from(source: &str, port: u16) -> TcpStream {
 
 /// Sends a request behind these bytes; the connection stays open if it was answered.
 fn ask(mut stream: TcpStream, before: &[u8]) -> Result<TcpStream, ErrorKind> {
-    // A reset may be there before the request.
-    let _ = stream.write_all(&[before, REQUEST].concat());
-    answered(stream)
+    // A reset may be there before the request; what hears of it says so once.
+    match stream.write_all(&[before, REQUEST].concat()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ErrorKind::ConnectionReset),
+        Err(error) => Err(error.kind()),
+        Ok(()) => answered(stream),
+    }
 }
 
 fn answered(mut stream: TcpStream) -> Result<TcpStream, ErrorKind> {
