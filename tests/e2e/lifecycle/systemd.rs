@@ -73,3 +73,30 @@ fn the_unit_is_valid_and_hardened() {
     let installed = std::path::Path::new("/usr/local/bin/roundsman").exists();
     assert!(installed || said.contains("/usr/local/bin/roundsman is not executable"), "{said}");
 }
+
+/// `--source-conns` asks the kernel by netlink, for one.
+#[test]
+fn the_unit_permits_every_family_that_the_program_opens() {
+    fn families(directory: &std::path::Path, found: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                families(&path, found);
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.extend(text.split("libc::AF_").skip(1).map(|rest| {
+                    let name = rest.split(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit()).next();
+                    format!("AF_{}", name.unwrap())
+                }));
+            }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut opened = std::collections::BTreeSet::from(["AF_UNIX".to_owned()]);
+    families(&root.join("src"), &mut opened);
+    opened.remove("AF_UNSPEC");
+    assert!(opened.contains("AF_NETLINK") && opened.contains("AF_INET6"), "{opened:?}");
+    let unit = std::fs::read_to_string(root.join("config/roundsman.service")).unwrap();
+    let line = unit.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies=")).unwrap();
+    assert_eq!(line.split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<_>>(), opened);
+}
