@@ -31,9 +31,13 @@ impl Clients {
     }
 }
 
-/// Judges a connection by its client's address. One without any, of a Unix socket, passes.
+/// Judges a connection by its client's address. One without any, of a Unix socket, passes, and so does a trusted source's while its
+/// headers are not read: it would be judged by the balancer's address.
 pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: Instant) -> Look {
     let Some(ip) = arrival.client.address.ip() else { return Look::Passes };
+    if !desk.translates && rules.proxy_from.contain(arrival.peer.ip()) {
+        return Look::Passes;
+    }
     if rules.allowed.as_ref().is_some_and(|allowed| !allowed.allows(ip)) {
         return Look::Refused(Refusal::Denied);
     }
@@ -63,5 +67,49 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
             *unknown = true;
             Look::Passes
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::accept::stage::sources::SourceLimits;
+    use crate::cidr::AllowDeny;
+    use crate::proxy_protocol::balancers::Balancers;
+
+    #[test]
+    fn a_balancer_whose_headers_are_not_read_yet_is_not_judged_by_its_own_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = listener.accept().unwrap().0.into();
+        let peer = PeerAddress::of(std::os::fd::AsFd::as_fd(&socket));
+        let mut arrival = Arrival { listener: 0, socket, client: peer.into(), peer };
+        let rules = |from: &str, allow: &str, rate| StageRules {
+            proxy_from: Balancers(vec![from.parse().unwrap()]),
+            allowed: Some(Arc::new(AllowDeny::new(&[allow.parse().unwrap()], &[]).unwrap())),
+            sources: SourceLimits { conns: None, rate },
+            first_byte: None,
+            key: None,
+            session_wait: Duration::ZERO,
+            max: 1,
+        };
+        let (denied, open) = (rules("127.0.0.1", "192.0.2.0/24", None), rules("127.0.0.1", "0.0.0.0/0", Some(1)));
+        let mut desk = Desk::default();
+        let now = Instant::now();
+        for _ in 0..9 {
+            assert_eq!(look(&mut desk, &denied, &arrival, now), Look::Passes);
+            assert_eq!(look(&mut desk, &open, &arrival, now), Look::Passes);
+        }
+        // Other clients are judged meanwhile.
+        let other = rules("192.0.2.1", "192.0.2.0/24", None);
+        assert_eq!(look(&mut desk, &other, &arrival, now), Look::Refused(Refusal::Denied));
+        desk.translates = true;
+        assert_eq!(look(&mut desk, &denied, &arrival, now), Look::Refused(Refusal::Denied));
+        arrival.client = crate::handoff::Client::default();
+        assert_eq!(look(&mut desk, &denied, &arrival, now), Look::Passes);
     }
 }
