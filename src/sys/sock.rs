@@ -243,6 +243,12 @@ pub fn reset_on_close(socket: BorrowedFd<'_>) {
     let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
+/// Whether a socket is one of the network and not a Unix socket.
+pub fn is_tcp(socket: BorrowedFd<'_>) -> bool {
+    let domain = socket2::SockRef::from(&socket).domain();
+    domain.is_ok_and(|domain| matches!(domain, socket2::Domain::IPV4 | socket2::Domain::IPV6))
+}
+
 /// The local address of a bound TCP socket.
 pub fn local_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()

@@ -105,6 +105,12 @@ fn token(service: ServiceId, place: usize) -> Token {
     Token(STAGED | service << PLACE_BITS | place)
 }
 
+/// Whether the close of a connection cannot block: no descriptors travel by TCP. So floods need no other thread.
+fn closes_at_once(arrival: &Arrival) -> bool {
+    // Where nothing needs addresses, those of TCP are not asked for, either.
+    arrival.peer.len > 0 || sock::is_tcp(arrival.socket.as_fd())
+}
+
 impl Stage {
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -207,11 +213,10 @@ impl ServiceDispatcher {
 
     /// Resets a connection; `None`.
     fn refuse_one(&mut self, arrival: Arrival, reason: Refusal) -> Option<Arrival> {
-        match arrival.peer.len {
-            // From a Unix socket.
-            0 => reset(arrival.socket),
-            // No descriptors travel by TCP, so this close cannot block, and floods need no other thread.
-            _ => sock::reset_on_close(arrival.socket.as_fd()),
+        if closes_at_once(&arrival) {
+            sock::reset_on_close(arrival.socket.as_fd());
+        } else {
+            reset(arrival.socket);
         }
         self.stats.stage.count(reason);
         self.stage.unreported.add(reason);
@@ -296,6 +301,20 @@ impl ServiceDispatcher {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_unix_sockets_are_closed_by_another_thread() {
+        let arrival = |socket: OwnedFd, peer: PeerAddress| Arrival { listener: 0, socket, client: peer.into(), peer };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket: OwnedFd = listener.accept().unwrap().0.into();
+        let peer = PeerAddress::of(socket.as_fd());
+        assert!(closes_at_once(&arrival(socket.try_clone().unwrap(), peer)));
+        assert!(closes_at_once(&arrival(socket, PeerAddress::default())));
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = PeerAddress::of(unix.as_fd());
+        assert!(!closes_at_once(&arrival(unix.into(), peer)));
+    }
 
     #[test]
     fn a_token_tells_the_service_and_the_place() {
