@@ -33,7 +33,7 @@ use crate::cidr::AllowDeny;
 use crate::handoff::Client;
 use crate::proxy_protocol::balancers::Balancers;
 use crate::sys::sock::{self, PeerAddress};
-use deadlines::Deadlines;
+use deadlines::{Deadlines, Evictions};
 use refusals::{Refusal, Unreported};
 use sources::SourceLimits;
 use steps::{Desk, Late, Outcome, Seen, Step};
@@ -59,7 +59,8 @@ pub struct StageRules {
     pub key: Option<HashOn>,
     /// Time for a worker to report a session.
     pub session_wait: Duration,
-    /// The most connections here; for one more, the one whose time is over first is reset, or goes without a key.
+    /// The most connections here; for one more, one that has sent nothing is reset, or the oldest one is reset or goes without
+    /// a key.
     pub max: usize,
 }
 
@@ -79,6 +80,7 @@ struct Staged {
     arrival: Arrival,
     rules: Arc<StageRules>,
     step: Step,
+    since: Instant,
     deadline: Instant,
 }
 
@@ -87,6 +89,7 @@ struct Staged {
 pub(super) struct Stage {
     waiting: Slab<Staged>,
     deadlines: Deadlines,
+    evictions: Evictions,
     /// Those that have passed since the last turn.
     passed: Vec<Arrival>,
     desk: Desk,
@@ -140,6 +143,7 @@ impl Stage {
     fn remove(&mut self, place: usize, cx: &Context) -> Option<Staged> {
         let staged = self.waiting.try_remove(place)?;
         self.deadlines.remove(staged.deadline, place);
+        self.evictions.remove(staged.step, staged.since, place);
         // The registration belongs to the open file, which goes to a worker.
         cx.unwatch(&staged.arrival.socket);
         Some(staged)
@@ -170,13 +174,13 @@ impl ServiceDispatcher {
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),
             Outcome::Waits(step) => {
                 if self.stage.len() >= rules.max
-                    && let Some(place) = self.stage.deadlines.place()
-                    && let Some(oldest) = self.stage.remove(place, cx)
+                    && let Some(place) = self.stage.evictions.next()
+                    && let Some(evicted) = self.stage.remove(place, cx)
                 {
-                    self.give_way(oldest);
+                    self.give_way(evicted);
                 }
                 let deadline = now + step.time(&rules);
-                self.stay(Staged { arrival, rules, step, deadline }, cx)
+                self.stay(Staged { arrival, rules, step, since: now, deadline }, cx)
             }
         }
     }
@@ -193,6 +197,7 @@ impl ServiceDispatcher {
             return None;
         }
         self.stage.deadlines.insert(staged.deadline, place);
+        self.stage.evictions.insert(staged.step, staged.since, place);
         entry.insert(staged);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         None
@@ -225,16 +230,18 @@ impl ServiceDispatcher {
 
     /// An event for a connection here. `closed`: its client has ended its side, or is gone.
     pub(super) fn staged_event(&mut self, place: usize, closed: bool, now: Instant, cx: &Context) {
-        let Stage { waiting, deadlines, desk, .. } = &mut self.stage;
+        let Stage { waiting, deadlines, evictions, desk, .. } = &mut self.stage;
         // An event of the same turn may be for an earlier connection at this place: it costs a look.
-        let Some(Staged { arrival, rules, step, deadline }) = waiting.get_mut(place) else { return };
+        let Some(Staged { arrival, rules, step, since, deadline }) = waiting.get_mut(place) else { return };
         let seen = Seen { rules, stats: &self.stats.stage, now, closed };
         let outcome = match step.walk(desk, arrival, seen) {
             Outcome::Waits(same) if same == *step => return,
             Outcome::Waits(next) => {
                 deadlines.remove(*deadline, place);
+                evictions.remove(*step, *since, place);
                 (*step, *deadline) = (next, now + next.time(rules));
                 deadlines.insert(*deadline, place);
+                evictions.insert(*step, *since, place);
                 return;
             }
             outcome => outcome,
