@@ -3,10 +3,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::sock::PeerAddress;
+use super::sock::{self, PeerAddress};
 use super::sock_diag::{HEADER, NLMSG_ERROR, REQUEST, SOCK_DIAG_BY_FAMILY, u32_at};
 
 /// Connections that are asked about in one message: the answers have to fit into the socket's buffer.
@@ -68,6 +69,13 @@ impl Ends {
         put(HEADER + 44, &self.interface.to_ne_bytes());
         put(HEADER + 48, &[0xff; 8]);
     }
+}
+
+/// Whether a TCP connection was reset: a process has it, but the kernel finds it no more.
+pub fn is_gone(socket: BorrowedFd<'_>) -> bool {
+    const CLOSE: u8 = 7;
+    let mut info = [0; 8];
+    sock::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).is_ok() && info[0] == CLOSE
 }
 
 /// A socket for such questions.

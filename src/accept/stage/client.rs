@@ -9,7 +9,7 @@ use super::sources::{Reached, Sources};
 use super::steps::{Desk, Look};
 use super::{Arrival, StageRules};
 use crate::sys::sock::PeerAddress;
-use crate::sys::sock_open::{Ends, Kernel};
+use crate::sys::sock_open::{self, Ends, Kernel};
 
 /// What is known of the clients of a service.
 #[derive(Debug, Default)]
@@ -61,6 +61,10 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
         Ok(None) => Look::Passes,
         Ok(Some(Reached::Conns)) => Look::Refused(Refusal::SourceConns),
         Ok(Some(Reached::Rate)) => Look::Refused(Refusal::SourceRate),
+        // It asks nothing any more, and says nothing of the others.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && sock_open::is_gone(arrival.socket.as_fd()) => {
+            Look::Refused(Refusal::ClientLeft)
+        }
         Err(_) => {
             // Of its answers, some may still come.
             *kernel = None;

@@ -18,14 +18,29 @@ fn daemons(dir: &Path) -> [Daemon; 2] {
     let (first, second) = (free_port(), free_port());
     let deny = format!("@{}", dir.join("deny.txt").display());
     let listen = format!("127.0.0.1:{first}");
-    let words = ["-l", &listen, "--via", "direct", "-i", "1", "--deny", &deny, "--", "node", "-e", NODE];
+    let words = [
+        "-l",
+        &listen,
+        "--via",
+        "direct",
+        "-i",
+        "1",
+        "--deny",
+        &deny,
+        "--drain-timeout",
+        "0s",
+        "--",
+        "node",
+        "-e",
+        NODE,
+    ];
     let flags = Daemon::launch(roundsman(), &words, first);
     write_file(
         dir,
         "web.toml",
         &format!(
             "[service.web]\nlisten = \"127.0.0.1:{second}\"\ninstances = 1\nvia = \"relay\"\ndeny = [\"127.0.0.4\", \
-             \"@deny.txt\"]\ncommand = [\"node\", \"-e\", {NODE:?}]\n"
+             \"@deny.txt\"]\ndrain-timeout = \"0s\"\ncommand = [\"node\", \"-e\", {NODE:?}]\n"
         ),
     );
     let file = Daemon::launch(roundsman(), &["-c", dir.join("web.toml").to_str().unwrap()], second);

@@ -90,3 +90,25 @@ fn those_in_the_line_count_and_a_reload_forgets_nobody() {
     eventually("there is a place", seconds(10), || ask(from("127.0.0.1", daemon.port), b"").ok());
     assert_eq!(intake(&daemon)["waiting"], 0);
 }
+
+#[test]
+fn those_that_were_reset_before_they_were_accepted_free_no_place() {
+    let daemon = start("127.0.0.1", &["--via", "direct", "-i", "1", "--source-conns", "2"]);
+    daemon.wait_online(1);
+    let held = [0, 1].map(|_| ask(from("127.0.0.1", daemon.port), b"").unwrap());
+    for round in 1..=3 {
+        daemon.signal(Signal::SIGSTOP);
+        for _ in 0..3 {
+            let client = from("127.0.0.1", daemon.port);
+            socket2::SockRef::from(&client).set_linger(Some(seconds(0))).unwrap();
+        }
+        daemon.signal(Signal::SIGCONT);
+        is_reset("a third", ask(from("127.0.0.1", daemon.port), b""));
+        let left = refused(&daemon, "client-left") + refused(&daemon, "source-conns");
+        assert_eq!(left, 4 * round);
+    }
+    assert!(refused(&daemon, "client-left") > 0);
+    assert!(!daemon.log().contains("--source-conns does not hold"), "{}", daemon.log());
+    drop(held);
+    eventually("there is a place", seconds(10), || ask(from("127.0.0.1", daemon.port), b"").ok());
+}

@@ -70,11 +70,11 @@ impl Allowance {
         self.paid = (self.paid + PAID).min(2 * noted + MAX_LOOKS);
     }
 
-    /// Takes connections that are over out of those of a source, as far as it may be known now; how many. `present`: one that
-    /// is open.
+    /// Takes connections that are over out of those of a source, as far as it may be known now. `present`: one that
+    /// should be open.
     ///
     /// # Errors
-    /// When the kernel does not say, or does not even know `present`.
+    /// When the kernel does not say; `NotFound` when it does not even know `present`.
     pub fn check(
         &mut self,
         noted: &mut Vec<Ends>,
@@ -82,14 +82,14 @@ impl Allowance {
         budget: &mut Budget,
         now: Instant,
         open: Open<'_>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<()> {
         if now >= self.next && self.paid < noted.len() && budget.take(noted.len().min(MAX_LOOKS), now) {
             self.next = now + INTERVAL;
             self.paid = noted.len().min(MAX_LOOKS);
         }
         let newest = NEWEST.min(noted.len());
         if self.paid < newest {
-            return Ok(0);
+            return Ok(());
         }
         // Those that came before these, and how many of them were not looked at yet.
         let mut older = noted.len() - newest;
@@ -107,7 +107,7 @@ impl Allowance {
             (older, left, looks, ended) = (older - gone, left - count, looks + count, ended + gone);
             worth = gone * 2 >= count;
         }
-        Ok(ended)
+        Ok(())
     }
 
     /// Takes those out of a range that are over; how many.
@@ -118,7 +118,7 @@ impl Allowance {
         asked[1..].copy_from_slice(&noted[range.clone()]);
         let [present, answers @ ..] = open(asked)?;
         if !present {
-            // It has other addresses elsewhere, or is in another namespace: nothing can be said of the others, either.
+            // It was reset, or it is in another namespace: nothing can be said of the others, either.
             return Err(io::ErrorKind::NotFound.into());
         }
         let (mut answers, mut place) = (answers.into_iter(), 0);

@@ -116,7 +116,8 @@ impl Sources {
     /// A connection came. Notes it, unless its source has as much as it may. `ends`: where connections at a time are limited.
     ///
     /// # Errors
-    /// When the kernel does not say what is open; the connection is not noted then.
+    /// When the kernel does not say what is open; `NotFound`: it does not know the one that came. That is not noted then, and
+    /// the others stay: it may have been reset already.
     pub fn comes(
         &mut self,
         ip: IpAddr,
@@ -144,16 +145,14 @@ impl Sources {
             let full = |source: &Source| source.noted.len() >= conns as usize;
             if full(source) {
                 let Source { noted, allowance, .. } = source;
+                let had = noted.len();
                 let checked = allowance.check(noted, ends, &mut self.budget, now, open);
-                gone += *checked.as_ref().unwrap_or(&0);
-                if let Err(error) = checked {
-                    gone += source.noted.len();
-                    source.noted = Vec::new();
-                    self.noted -= gone.min(self.noted);
-                    return Err(error);
-                }
+                gone += had - source.noted.len();
+                self.noted -= gone.min(self.noted);
+                checked?;
+            } else {
+                self.noted -= gone.min(self.noted);
             }
-            self.noted -= gone.min(self.noted);
             if full(source) {
                 return Ok(Some(Reached::Conns));
             }

@@ -127,7 +127,7 @@ fn those_that_keep_all_and_try_on_are_looked_at_ten_times_a_second_and_not_all_a
 }
 
 #[test]
-fn a_kernel_that_knows_nothing_refuses_nobody() {
+fn one_that_the_kernel_does_not_know_says_nothing_of_the_others() {
     let mut scene = Scene::new();
     for port in 0..10 {
         scene.comes(source(1), port, CONNS, 0);
@@ -135,8 +135,10 @@ fn a_kernel_that_knows_nothing_refuses_nobody() {
     scene.world.knows_none = true;
     let world = &mut scene.world;
     let answer = scene.sources.comes(source(1), Some(ends(10)), CONNS, scene.start, &mut |asked| world.open(asked));
-    assert!(answer.is_err());
-    assert_eq!(scene.noted(), 0);
+    assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(scene.noted(), 10);
+    scene.world.knows_none = false;
+    assert_eq!(scene.comes(source(1), 11, CONNS, 0), Some(Reached::Conns));
 }
 
 #[test]
