@@ -1,8 +1,9 @@
 """An HTTP server that does with a connection what its path says, and gives all of them up at its stop signal.
 
 KEEPS=random: from its stop signal on it reads a few bytes at a time, and closes connections at any moment.
+KEEPS=full: from its stop signal on it can open nothing.
 """
-import os, random, selectors, signal, socket, subprocess, sys, threading, time
+import os, random, resource, selectors, signal, socket, subprocess, sys, threading, time
 
 PID = str(os.getpid())
 WILD = os.environ.get("KEEPS") == "random"
@@ -167,6 +168,8 @@ def stop(*_):
     global stopping
     if stopping is None:
         stopping = time.monotonic()
+        if os.environ.get("KEEPS") == "full":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         if not WILD:
             for connection in list(connections.values()):
                 connection.close()

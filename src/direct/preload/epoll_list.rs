@@ -24,7 +24,7 @@ pub fn are_known() -> bool {
     is_known() && COUNT.load(Relaxed) as usize <= MOST
 }
 
-/// Looks, unless that was done. Fails while another thread does.
+/// Looks, unless that was done. Fails while another thread does, and where not all descriptors can be seen.
 fn is_known() -> bool {
     let own = counts::own_pid();
     if OWNER.load(Acquire) == own && SEEN.load(Acquire) == MADE.load(Acquire) {
@@ -36,7 +36,7 @@ fn is_known() -> bool {
     }
     let made = MADE.load(Acquire);
     let mut count = 0;
-    each_descriptor(|directory, fd| {
+    let complete = each_descriptor(|directory, fd| {
         if is_epoll(directory, fd) {
             if let Some(place) = KNOWN.get(count as usize) {
                 place.store(fd, Relaxed);
@@ -44,11 +44,13 @@ fn is_known() -> bool {
             count += 1;
         }
     });
-    COUNT.store(count, Relaxed);
-    SEEN.store(made, Release);
-    OWNER.store(own, Release);
+    if complete {
+        COUNT.store(count, Relaxed);
+        SEEN.store(made, Release);
+        OWNER.store(own, Release);
+    }
     LOOKING.store(0, Release);
-    true
+    complete
 }
 
 /// Takes a descriptor out of all of them.

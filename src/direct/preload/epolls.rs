@@ -29,6 +29,8 @@ struct Registration {
 pub struct Registrations {
     found: [Registration; MAX_REGISTRATIONS],
     count: usize,
+    /// Whether these are all of them: /proc was there, and no more were found than are kept.
+    pub complete: bool,
 }
 
 /// The kernel's epoll_event; packed on x86_64 only.
@@ -47,22 +49,26 @@ fn control(epoll: i32, what: usize, fd: i32, event: &Event) {
 /// Takes a descriptor out of every epoll instance of this process that has it.
 pub fn take_out(fd: i32) -> Registrations {
     let none = Registration { epoll: -1, fd: -1, events: 0, data: 0 };
-    let mut all = Registrations { found: [none; MAX_REGISTRATIONS], count: 0 };
+    let mut all = Registrations { found: [none; MAX_REGISTRATIONS], count: 0, complete: true };
     let own = device_and_inode(fd);
-    each_epoll(|epoll| {
-        each_line(epoll, |line| {
+    let mut missed = false;
+    let seen = each_epoll(|epoll| {
+        let read = each_line(epoll, |line| {
             let Some((found, inode)) = registration(line, epoll) else { return };
             let same = inode.is_none_or(|inode| own.is_some_and(|own| own.1 == inode));
             // Another descriptor of the file that is open has its own turn.
-            if same
-                && (found.fd == fd || device_and_inode(found.fd) != own)
-                && let Some(place) = all.found.get_mut(all.count)
-            {
+            if same && (found.fd == fd || device_and_inode(found.fd) != own) {
+                let Some(place) = all.found.get_mut(all.count) else {
+                    all.complete = false;
+                    return;
+                };
                 *place = found;
                 all.count += 1;
             }
         });
+        missed |= !read;
     });
+    all.complete &= seen && !missed;
     for one in all.found.iter().take(all.count) {
         one.control(DEL, fd);
     }
@@ -124,36 +130,38 @@ fn open(path: &CStr) -> i32 {
     (unsafe { syscall6(nr::OPENAT, [AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0]) }) as i32
 }
 
-/// Calls `each` with every descriptor that is an epoll instance.
-fn each_epoll(mut each: impl FnMut(i32)) {
+/// Calls `each` with every descriptor that is an epoll instance; whether none can have been missed.
+fn each_epoll(mut each: impl FnMut(i32)) -> bool {
     each_descriptor(|directory, fd| {
         if is_epoll(directory, fd) {
             each(fd);
         }
-    });
+    })
 }
 
-/// Calls `each` with the descriptor of /proc/self/fd and every descriptor of this process.
-pub fn each_descriptor(mut each: impl FnMut(i32, i32)) {
+/// Calls `each` with the descriptor of /proc/self/fd and every descriptor of this process; whether it
+/// has read all of them (no descriptor may be left to open the directory, or there is no /proc).
+pub fn each_descriptor(mut each: impl FnMut(i32, i32)) -> bool {
     let directory = open(c"/proc/self/fd");
     if directory < 0 {
-        return;
+        return false;
     }
     let mut entries = [0u8; 2048];
-    loop {
+    let complete = loop {
         let (at, len) = (entries.as_mut_ptr() as usize, entries.len());
         // SAFETY: the kernel writes at most `len` bytes into the local.
         let n = unsafe { syscall6(nr::GETDENTS64, [directory as usize, at, len, 0, 0, 0]) };
         if n <= 0 {
-            break;
+            break n == 0;
         }
         each_name(entries.get(..n as usize).unwrap_or(&[]), |name| {
             if let Some(fd) = number(name, 10) {
                 each(directory, fd as i32);
             }
         });
-    }
+    };
     close(directory);
+    complete
 }
 
 /// Calls `each` with the names in what getdents64(2) gave, records of linux_dirent64: inode (8), offset (8), length of the
@@ -198,8 +206,8 @@ fn is_epoll(directory: i32, fd: i32) -> bool {
     n > 0 && target.get(..n as usize).is_some_and(|target| target.starts_with(b"anon_inode:[eventpoll]"))
 }
 
-/// Calls `each` with every whole line of an epoll descriptor's fdinfo.
-fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) {
+/// Calls `each` with every whole line of an epoll descriptor's fdinfo; whether it was read to its end.
+fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) -> bool {
     let mut path = [0u8; 40];
     let head = b"/proc/self/fdinfo/";
     for (place, byte) in path.iter_mut().zip(head) {
@@ -208,14 +216,15 @@ fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) {
     decimal(epoll, path.get_mut(head.len()..).unwrap_or(&mut []));
     let file = CStr::from_bytes_until_nul(&path).map_or(-1, open);
     if file < 0 {
-        return;
+        return false;
     }
     let mut buffer = [0u8; 1024];
-    let mut kept = 0;
+    let (mut kept, mut complete) = (0, false);
     while let Some(room) = buffer.get_mut(kept..).filter(|room| !room.is_empty()) {
         // SAFETY: the kernel writes at most the room's length.
         let n = unsafe { syscall6(nr::READ, [file as usize, room.as_mut_ptr() as usize, room.len(), 0, 0, 0]) };
         if n <= 0 {
+            complete = n == 0;
             break;
         }
         let len = kept + n as usize;
@@ -228,6 +237,7 @@ fn each_line(epoll: i32, mut each: impl FnMut(&[u8])) {
         kept = len - start.min(len);
     }
     close(file);
+    complete
 }
 
 #[cfg(test)]

@@ -89,7 +89,10 @@ pub fn at_shutdown(fd: i32) -> Option<Moved> {
         return None;
     };
     let registered = epolls::take_out(fd);
-    let moved = send(fd, watched).then(|| {
+    if !registered.complete {
+        watched.leaving.store(0, SeqCst);
+    }
+    let moved = (registered.complete && send(fd, watched)).then(|| {
         let going = table::going(fd);
         raw::dup3(ended, fd, raw::cloexec_of(fd));
         Moved { fd, going }
@@ -108,7 +111,9 @@ fn leaving(fd: i32) -> Option<&'static Watched> {
 /// Whether another server can go on with a connection. Then no thread of this one can begin to use it any more.
 #[cold]
 fn is_free(fd: i32, watched: &Watched) -> bool {
-    if watched.owner.load(Relaxed) != super::arch::pid() || watched.leaving.swap(1, SeqCst) != 0 {
+    let may = watched.owner.load(Relaxed) == super::arch::pid() && watched.may_move();
+    // Another thread's call waits from here on.
+    if !may || watched.leaving.swap(1, SeqCst) != 0 {
         return false;
     }
     let free = watched.inside.load(SeqCst) == 0

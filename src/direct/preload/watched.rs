@@ -21,7 +21,7 @@ pub struct Watched {
     pub translated: AtomicU32,
     /// Calls of threads that are reading or writing. (That of a thread that was cancelled stays.)
     pub inside: AtomicU32,
-    /// 1 while it is about to be given away: nobody may begin to read.
+    /// 1 while it is about to be given away: who begins to read or write waits.
     pub leaving: AtomicU32,
     /// 1: it can never go on elsewhere.
     lost: AtomicU32,
@@ -137,6 +137,15 @@ fn of_info(info: &TcpInfo, queued: u64) -> Option<SoFar> {
 }
 
 impl Watched {
+    /// Whether a look at what the kernel has counted is worth it: no thread uses it, and the last request was answered.
+    pub fn may_move(&self) -> bool {
+        let mut at_rest = false;
+        if self.lost.load(Acquire) == 0 && self.inside.load(SeqCst) == 0 {
+            self.with(|exchange| at_rest = exchange.is_at_rest());
+        }
+        at_rest
+    }
+
     /// Whether nothing keeps another server from going on with it, and everything that the kernel has counted was seen.
     pub fn is_at_rest(&self, so_far: SoFar) -> bool {
         let mut result = false;
@@ -167,12 +176,38 @@ impl Drop for Inside {
     }
 }
 
-/// A call on a watched connection is about to be made; `Err`: it goes away just now, as by another thread's close(2).
-/// `None`: it is none.
+/// A call on a watched connection is about to be made; `Err`: it went away, and its close(2) does not end. `None`: it is none.
 pub fn enter(fd: i32) -> Option<Result<Inside, ()>> {
-    let inside = Inside(known(fd)?);
-    inside.0.inside.fetch_add(1, SeqCst);
-    Some(if inside.0.leaving.load(SeqCst) == 0 { Ok(inside) } else { Err(()) })
+    let watched = known(fd)?;
+    let inside = begin_call(watched);
+    if watched.leaving.load(SeqCst) == 0 { Some(Ok(inside)) } else { enter_later(fd, inside) }
+}
+
+fn begin_call(watched: &'static Watched) -> Inside {
+    watched.inside.fetch_add(1, SeqCst);
+    Inside(watched)
+}
+
+/// The connection is about to be given away: it may stay after all, and once it is closed another file may have its number,
+/// before that is known here.
+#[cold]
+fn enter_later(fd: i32, mut inside: Inside) -> Option<Result<Inside, ()>> {
+    const YIELDS: u32 = 1000;
+    const MOST_MS: u32 = 2000;
+    for turn in 0..YIELDS + MOST_MS {
+        // In a child of a process that was about to give it away nobody does.
+        if inside.0.leaving.load(SeqCst) == 0 || inside.0.owner.load(Relaxed) != super::arch::pid() {
+            return Some(Ok(inside));
+        }
+        drop(inside);
+        if turn < YIELDS {
+            raw::yield_now()
+        } else {
+            raw::sleep_ms(1)
+        }
+        inside = begin_call(known(fd)?);
+    }
+    Some(Err(()))
 }
 
 const MSG_OOB: i32 = 1;
@@ -304,6 +339,33 @@ impl Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_waits_until_a_connection_has_left_or_stays() {
+        /// No other test uses it.
+        const FD: i32 = 60_100;
+        assert!(prepare());
+        let Some(watched) = at(FD) else { panic!("no room") };
+        watched.owner.store(crate::arch::pid(), Relaxed);
+        table::received(FD, 1, None, true);
+        let after = |act: &(dyn Fn() + Sync)| {
+            watched.leaving.store(1, SeqCst);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    act();
+                });
+                enter(FD).map(|entered| entered.is_ok())
+            })
+        };
+        assert_eq!(after(&|| watched.leaving.store(0, SeqCst)), Some(true));
+        assert_eq!(after(&|| watched.owner.store(0, SeqCst)), Some(true), "a child goes on");
+        watched.owner.store(crate::arch::pid(), Relaxed);
+        // Another file may be there.
+        let kind = table::going(FD);
+        assert_eq!(after(&|| assert!(!table::gone(FD, kind))), None);
+        assert_eq!(watched.inside.load(SeqCst), 0);
+    }
 
     #[test]
     fn what_the_kernel_counts() {

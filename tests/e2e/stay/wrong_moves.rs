@@ -144,3 +144,21 @@ fn only_a_connection_between_two_requests_goes_on_with_the_successor() {
     let moved = CASES.iter().filter(|case| case.then == Moves).count();
     assert!(wrong.is_empty() && daemon.total("moved") == moved as u64, "{wrong:#?}\n{}", daemon.log());
 }
+
+#[test]
+fn nothing_moves_from_a_server_whose_epoll_instances_cannot_be_found() {
+    let daemon = launch(1, &["--env", "KEEPS=full"], &["python3", &keeps()]);
+    let mut streams = Vec::new();
+    for path in ["/idle", "/shutdown"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        stream.set_read_timeout(Some(seconds(20))).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        expect(&mut stream, path, path);
+        streams.push(stream);
+    }
+    reload(&daemon);
+    for mut stream in streams {
+        assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+    assert_eq!(daemon.total("moved"), 0, "{}", daemon.log());
+}
