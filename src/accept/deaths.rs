@@ -58,7 +58,12 @@ mod tests {
     #[test]
     fn what_a_process_that_is_gone_had_open_is_closed_whenever_it_is_seen() {
         let (rescue, _rescues) = crossbeam_channel::unbounded();
-        let cx = Context { poll: mio::Poll::new().unwrap(), rescue, report: Box::new(|_| {}) };
+        let cx = Context {
+            poll: mio::Poll::new().unwrap(),
+            rescue,
+            report: Box::new(|_| {}),
+            staged: std::cell::Cell::default(),
+        };
         let (page, _fd) = CountersPage::create().unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();

@@ -3,6 +3,7 @@ use std::net::TcpListener;
 use super::*;
 use crate::accept::policy::Policy;
 use crate::accept::stage::StageRules;
+use crate::accept::stage::refusals::Refusal;
 use crate::accept::stage::sources::SourceLimits;
 use crate::handoff::{Carries, TakenBack};
 use crate::proxy_protocol::balancers::Balancers;
@@ -32,7 +33,12 @@ fn rules(max_held: usize) -> Rules {
 
 fn dispatcher(max_held: usize) -> (ServiceDispatcher, Context, Arc<OwnedFd>) {
     let rescue = crossbeam_channel::unbounded().0;
-    let cx = Context { poll: mio::Poll::new().unwrap(), rescue, report: Box::new(|_| {}) };
+    let cx = Context {
+        poll: mio::Poll::new().unwrap(),
+        rescue,
+        report: Box::new(|_| {}),
+        staged: std::cell::Cell::default(),
+    };
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let socket = Arc::new(OwnedFd::from(socket));
@@ -201,19 +207,63 @@ fn workers_that_lag_are_waited_for_by_the_bell_and_not_by_polling() {
     assert_eq!((sockets.len(), dispatcher.waiting()), (2, 1));
 }
 
-#[test]
-fn thousands_whose_time_is_over_leave_between_those_that_come() {
-    let (mut dispatcher, cx, socket) = dispatcher(16);
-    dispatcher.rules.addresses = crate::accept::orders::Addresses::Wanted;
-    dispatcher.rules.stage = Some(Arc::new(StageRules {
+fn headers(max: usize) -> Arc<StageRules> {
+    Arc::new(StageRules {
         proxy_from: Balancers(vec!["127.0.0.1".parse().unwrap()]),
         allowed: None,
         sources: SourceLimits::default(),
         first_byte: None,
         key: None,
         session_wait: Duration::ZERO,
-        max: 1000,
-    }));
+        max,
+    })
+}
+
+/// Two services with a stage: the first one's clients stay silent for a minute.
+#[test]
+fn stages_have_a_bound_together_and_the_fullest_makes_room() {
+    let (mut silent, context, first) = dispatcher(16);
+    let silence = StageRules {
+        proxy_from: Balancers(Vec::new()),
+        first_byte: Some(Duration::from_secs(60)),
+        ..StageRules::clone(&headers(20))
+    };
+    silent.rules.stage = Some(Arc::new(silence));
+    let second = Arc::new(OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()));
+    socket2::SockRef::from(&second).set_nonblocking(true).unwrap();
+    let mut balanced = ServiceDispatcher::new(1, rules(16), Arc::default());
+    balanced.rules.addresses = crate::accept::orders::Addresses::Wanted;
+    balanced.rules.stage = Some(headers(20));
+    balanced.add_listener(&context, 0, second.clone());
+    let orders = crossbeam_channel::unbounded().1;
+    let mut all = crate::accept::Acceptor { context, orders, dispatchers: vec![silent, balanced] };
+    let clients = |count, socket: &Arc<OwnedFd>| -> Vec<_> {
+        let address = socket2::SockRef::from(socket).local_addr().unwrap().as_socket().unwrap();
+        (0..count).map(|_| std::net::TcpStream::connect(address).unwrap()).collect()
+    };
+    let now = Instant::now();
+    let turns = |all: &mut crate::accept::Acceptor| {
+        all.dispatchers.iter_mut().for_each(|service| service.readable(0));
+        all.turn(now);
+        let waiting = [0, 1].map(|at| all.dispatchers[at].stage.len());
+        let refused = [0, 1].map(|at| all.dispatchers[at].stats.stage.refused(Refusal::StageFull));
+        (waiting, refused, all.context.staged.get())
+    };
+    let _silent = clients(30, &first);
+    assert_eq!(turns(&mut all), ([20, 0], [10, 0], 20));
+    let _balanced = clients(5, &second);
+    assert_eq!(turns(&mut all), ([15, 5], [15, 0], 20));
+    let _more = clients(15, &second);
+    assert_eq!(turns(&mut all), ([10, 10], [20, 10], 20));
+    (0..2).for_each(|at| all.dispatchers[at].clear_stage(None, &all.context));
+    assert_eq!(all.context.staged.get(), 0);
+}
+
+#[test]
+fn thousands_whose_time_is_over_leave_between_those_that_come() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.rules.addresses = crate::accept::orders::Addresses::Wanted;
+    dispatcher.rules.stage = Some(headers(1000));
     let address = socket2::SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
     let _clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     let now = Instant::now();

@@ -22,6 +22,7 @@ pub mod weighted;
 mod worker;
 mod worker_set;
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -99,7 +100,7 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let orders = Orders { sender, waker, bell: Arc::default() };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
-    let context = Context { poll, rescue, report: Box::new(report) };
+    let context = Context { poll, rescue, report: Box::new(report), staged: Cell::default() };
     let mut acceptor = Acceptor { context, orders: receiver, dispatchers: Vec::new() };
     thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
     Ok(orders)
@@ -110,6 +111,8 @@ struct Context {
     poll: Poll,
     rescue: Sender<Job<RescueKey>>,
     report: Box<dyn Fn(Report) + Send>,
+    /// Connections that wait in the stages of all services.
+    staged: Cell<usize>,
 }
 
 impl Context {
@@ -171,14 +174,19 @@ impl Acceptor {
             if self.dispatchers.iter().any(ServiceDispatcher::has_ready) {
                 alarm.run();
             }
-            for dispatcher in &mut self.dispatchers {
-                dispatcher.turn(&self.context, now);
-            }
+            self.turn(now);
             let open = || self.dispatchers.iter().map(ServiceDispatcher::connection_count).sum();
             if let Some(pause) = pacing.pause(self.accepted(), now, open) {
                 // Not past the next deadline: the rest of a backlog may be due at once.
                 thread::sleep(self.timeout(Instant::now()).map_or(pause, |due| due.min(pause)));
             }
+        }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        for service in 0..self.dispatchers.len() {
+            self.dispatchers[service].turn(&self.context, now);
+            stage::crowd::make_room(&mut self.dispatchers, service, &self.context);
         }
     }
 

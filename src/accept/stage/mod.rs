@@ -6,6 +6,7 @@
 //! passed.
 
 mod client;
+pub(super) mod crowd;
 mod deadlines;
 mod first_byte;
 mod header;
@@ -59,7 +60,7 @@ pub struct StageRules {
     pub key: Option<HashOn>,
     /// Time for a worker to report a session.
     pub session_wait: Duration,
-    /// The most connections here; for one more, one that has sent nothing is reset, or the oldest one is reset or goes without
+    /// The most connections here, over all services; for one more, one that has sent nothing is reset, or the oldest one is reset or goes without
     /// a key.
     pub max: usize,
 }
@@ -142,6 +143,7 @@ impl Stage {
     /// Takes out a connection that waits.
     fn remove(&mut self, place: usize, cx: &Context) -> Option<Staged> {
         let staged = self.waiting.try_remove(place)?;
+        cx.staged.set(cx.staged.get().saturating_sub(1));
         self.deadlines.remove(staged.deadline, place);
         self.evictions.remove(staged.step, staged.since, place);
         // The registration belongs to the open file, which goes to a worker.
@@ -173,11 +175,8 @@ impl ServiceDispatcher {
             Outcome::Passed => Some(arrival),
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),
             Outcome::Waits(step) => {
-                if self.stage.len() >= rules.max
-                    && let Some(place) = self.stage.evictions.next()
-                    && let Some(evicted) = self.stage.remove(place, cx)
-                {
-                    self.give_way(evicted);
+                if self.stage.len() >= rules.max {
+                    self.evict(cx);
                 }
                 let deadline = now + step.time(&rules);
                 self.stay(Staged { arrival, rules, step, since: now, deadline }, cx)
@@ -199,6 +198,7 @@ impl ServiceDispatcher {
         self.stage.deadlines.insert(staged.deadline, place);
         self.stage.evictions.insert(staged.step, staged.since, place);
         entry.insert(staged);
+        cx.staged.set(cx.staged.get() + 1);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         None
     }
