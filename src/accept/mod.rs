@@ -25,6 +25,7 @@ mod worker_set;
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -230,8 +231,14 @@ impl Acceptor {
             }
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
-            Order::Moved { service, listener, socket, client } => {
-                self.on(service, |it, cx| it.moved(listener, TakenBack { socket, translated: client }, now, cx));
+            Order::Moved { service, listener, socket, client, stats } => {
+                stats.moving.fetch_sub(1, Relaxed);
+                self.on(service, |it, cx| {
+                    if it.takes_moved(listener) {
+                        stats.moved.fetch_add(1, Relaxed);
+                        it.moved(listener, TakenBack { socket: socket.into_owned(), translated: client }, now, cx);
+                    }
+                });
             }
             Order::Rescued { from, sockets } => {
                 self.on(from.worker.service, |it, cx| it.rescued(cx, &from, sockets, now));

@@ -15,6 +15,7 @@ use crate::affinity::HashOn;
 use crate::affinity::sessions::Change;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Client, QueueTx, TakenBack};
+use crate::sys::closer::Foreign;
 
 /// Index of a service in the daemon's list; never used again for another.
 pub type ServiceId = usize;
@@ -52,8 +53,10 @@ pub struct SlotStats {
     pub connections: AtomicU64,
     /// Connections taken back for other workers.
     pub rescued: AtomicU64,
-    /// Connections that leaving workers gave back between two requests. Written by the control thread.
+    /// Connections that leaving workers gave back between two requests, and others get.
     pub moved: AtomicU64,
+    /// Those that the control thread has passed on, and the accept thread has not seen yet (a gauge).
+    pub moving: AtomicU64,
 }
 
 /// Counters of a service. The accept thread writes them, the control thread reads them.
@@ -221,7 +224,14 @@ pub enum Order {
     /// Take back the connections that a worker had not received when it died.
     WorkerDied(WorkerId),
     /// A connection that a leaving server gave back between two requests, and what a PROXY header said of its client.
-    Moved { service: ServiceId, listener: ListenerId, socket: OwnedFd, client: Option<Client> },
+    Moved {
+        service: ServiceId,
+        listener: ListenerId,
+        socket: Foreign,
+        client: Option<Client>,
+        /// Of the slot that had it.
+        stats: Arc<SlotStats>,
+    },
     /// From the rescue thread: the sockets it took back from one queue of a live worker.
     Rescued { from: RescueKey, sockets: Vec<TakenBack> },
     /// Take the backlog, close the service's listeners, hand over held connections, retire all workers.

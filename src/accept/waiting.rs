@@ -173,13 +173,14 @@ impl ServiceDispatcher {
         reset(held.socket);
     }
 
-    /// A connection goes on with another worker, unless the service ends or too many wait: then it is closed.
-    pub fn moved(&mut self, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
+    /// Whether connections that a leaving worker gave back can go on: the service does not end, and not too many wait.
+    pub fn takes_moved(&mut self, listener: ListenerId) -> bool {
         let full = self.waiting() >= self.rules.max_held;
-        if self.phase != Phase::Serving || self.listener(listener).is_none() || full {
-            drop(Foreign::socket(connection.socket));
-            return;
-        }
+        self.phase == Phase::Serving && self.listener(listener).is_some() && !full
+    }
+
+    /// A connection goes on with another worker.
+    pub fn moved(&mut self, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
         self.hold_rescued(listener, vec![connection], now, cx);
     }
 
@@ -194,6 +195,8 @@ impl ServiceDispatcher {
                 Addresses::Wanted => PeerAddress::of(socket.as_fd()).into(),
                 Addresses::Ignored => Client::default(),
             });
+            // A server may still have a copy, and have its close block.
+            client.foreign = true;
             self.find_key_again(&socket, &mut client);
             let ticket = self.line.ticket_at_head();
             self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);

@@ -17,6 +17,7 @@ use super::weighted::FULL;
 use crate::handoff::page::{CountersPage, Rings};
 use crate::handoff::{Client, QueueTx};
 use crate::sys::clock::monotonic_ns;
+use crate::sys::closer::Foreign;
 
 /// A worker whose oldest hand-off is older than this is passed over. Measured on two busy cores, 40 connections at a time
 /// over 4 workers, busiest/mean: 2 ms 1.06–1.15 (that is a worker waiting for its CPU), 5 ms 1.01–1.02, 8 ms and more no
@@ -350,7 +351,11 @@ impl Worker {
                         break;
                     }
                 };
-                lane.batch.drain(..count);
+                for (socket, client) in lane.batch.drain(..count) {
+                    if client.foreign {
+                        drop(Foreign::received(socket));
+                    }
+                }
                 self.sent += count as u64;
                 if lane.queue.is_direct() {
                     // After the close of our copy: a server that closes a socket waits for its number.

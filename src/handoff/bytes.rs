@@ -52,5 +52,5 @@ pub(super) fn translated_tag(client: &Client, accepted: u64) -> [u8; payload::TR
 pub(super) fn translated(tag: &[u8]) -> Option<Client> {
     let address = endpoint(tag, offset_of!(payload::TranslatedTag, client))?;
     let destination = endpoint(tag, offset_of!(payload::TranslatedTag, destination))?;
-    Some(Client { address, destination: Some(Box::new(destination)), key: None })
+    Some(Client { address, destination: Some(Box::new(destination)), key: None, foreign: false })
 }

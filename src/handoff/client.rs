@@ -11,10 +11,12 @@ pub struct Client {
     pub destination: Option<Box<PeerAddress>>,
     /// What its first request is hashed by, if that was looked for and found.
     pub key: Option<u64>,
+    /// A server may have had the connection: a close of ours can block.
+    pub foreign: bool,
 }
 
 impl From<PeerAddress> for Client {
     fn from(address: PeerAddress) -> Self {
-        Self { address, destination: None, key: None }
+        Self { address, destination: None, key: None, foreign: false }
     }
 }

@@ -275,7 +275,7 @@ impl QueueTx {
                 let destination = endpoint(message, offset_of!(payload::DirectTranslated, destination))?;
                 // As an endpoint, whose length is in front of its address, too.
                 let address = endpoint(message, offset_of!(payload::Direct, address_len))?;
-                Some(Client { address, destination: Some(Box::new(destination)), key: None })
+                Some(Client { address, destination: Some(Box::new(destination)), key: None, foreign: false })
             }
         }
     }

@@ -119,7 +119,7 @@ fn a_server_that_is_not_told_of_headers_gets_the_kernels_address() {
         let queue = QueueTx::to_server(0, carries).unwrap();
         let (rx, _keep) = queue.ends().unwrap();
         let accepted = OwnedFd::from(server.try_clone().unwrap());
-        let sent = Client { address: named, destination: destination.clone(), key: None };
+        let sent = Client { address: named, destination: destination.clone(), key: None, foreign: false };
         queue.send_batch(&[(accepted, sent)], 1, 1).unwrap();
         let (mut bytes, mut sockets) = ([0; payload::DIRECT_TRANSLATED_BYTES], Vec::new());
         scm::recv_fds(rx.as_fd(), &mut bytes, &mut sockets).unwrap();

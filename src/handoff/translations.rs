@@ -42,6 +42,7 @@ impl TranslationsFile {
             address: address(known.client)?,
             destination: Some(Box::new(address(known.destination)?)),
             key: None,
+            foreign: false,
         })
     }
 }

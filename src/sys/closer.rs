@@ -176,12 +176,17 @@ impl Foreign {
         Self { fd: ManuallyDrop::new(fd), kind: Kind::Received }
     }
 
-    /// Closes it now, which blocks if it is the last descriptor of its file and the other process wants that.
-    pub fn close_copy(self) {
+    /// It is no longer one whose drop is looked after.
+    pub fn into_owned(self) -> OwnedFd {
         let mut this = ManuallyDrop::new(self);
         mark(&this.fd, false);
         // SAFETY: it is not used after this, and the drop of `self`, which would take it again, is not run.
-        drop(unsafe { ManuallyDrop::take(&mut this.fd) });
+        unsafe { ManuallyDrop::take(&mut this.fd) }
+    }
+
+    /// Closes it now, which blocks if it is the last descriptor of its file and the other process wants that.
+    pub fn close_copy(self) {
+        drop(self.into_owned());
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn look(
     stats.headers.fetch_add(1, Relaxed);
     if let Some(Pair { client, destination }) = header.pair {
         let destination = Some(Box::new(PeerAddress::from(destination)));
-        arrival.client = Client { address: client.into(), destination, key: None };
+        arrival.client = Client { address: client.into(), destination, key: None, foreign: false };
     }
     Look::Passes
 }

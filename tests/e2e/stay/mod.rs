@@ -3,6 +3,7 @@
 mod clients;
 mod refused;
 mod reloads;
+mod scaled;
 mod smuggling;
 mod wrong_moves;
 
