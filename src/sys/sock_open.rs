@@ -19,7 +19,7 @@ const LISTEN: u8 = 10;
 /// The place of the sequence number in `struct nlmsghdr`.
 const SEQUENCE: usize = 8;
 
-/// The two addresses of a TCP connection: no two that are open at a time have the same ones.
+/// The two addresses of a TCP connection, and its cookie: its addresses may be those of another one later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
     /// As IPv6 addresses; IPv4 ones are v4-mapped.
@@ -30,11 +30,30 @@ pub struct Ends {
     peer_port: [u8; 2],
     /// Of a link-local peer: the interface.
     interface: u32,
+    cookie: [u8; 8],
+}
+
+/// The kernel's number of a socket, which is never another one's, as `struct inet_diag_sockid` has it; all ones: any.
+fn cookie(socket: BorrowedFd<'_>) -> [u8; 8] {
+    let mut number = [0; 8];
+    if sock::option(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut number).is_err() {
+        return [0xff; 8];
+    }
+    // The lower half first.
+    let number = u64::from_ne_bytes(number);
+    let mut words = [0; 8];
+    words[..4].copy_from_slice(&(number as u32).to_ne_bytes());
+    words[4..].copy_from_slice(&((number >> 32) as u32).to_ne_bytes());
+    words
 }
 
 impl Ends {
-    /// `None` where one of them is no IP address.
-    pub fn new(own: &PeerAddress, peer: &PeerAddress) -> Option<Self> {
+    /// `peer`: the address that it is connected to. `None` where an address is no IP address.
+    pub fn of(socket: BorrowedFd<'_>, peer: &PeerAddress) -> Option<Self> {
+        Self::new(&PeerAddress::own(socket), peer, cookie(socket))
+    }
+
+    pub(crate) fn new(own: &PeerAddress, peer: &PeerAddress, cookie: [u8; 8]) -> Option<Self> {
         let (own, to) = (own.socket_address()?, peer.socket_address()?);
         let octets = |ip: IpAddr| match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
@@ -46,6 +65,7 @@ impl Ends {
             own_port: own.port().to_be_bytes(),
             peer_port: to.port().to_be_bytes(),
             interface: peer.interface(),
+            cookie,
         })
     }
 
@@ -60,14 +80,14 @@ impl Ends {
         put(6, &REQUEST_ONE.to_ne_bytes());
         put(SEQUENCE, &sequence.to_ne_bytes());
         put(HEADER, &[family as u8, libc::IPPROTO_TCP as u8]);
-        // `struct inet_diag_sockid`: ports, two addresses of 16 bytes, interface, cookie (all ones: any).
+        // `struct inet_diag_sockid`: ports, two addresses of 16 bytes, interface, cookie.
         put(HEADER + 8, &self.own_port);
         put(HEADER + 10, &self.peer_port);
         let skip = if v4 { 12 } else { 0 };
         put(HEADER + 12, &self.own[skip..]);
         put(HEADER + 28, &self.peer[skip..]);
         put(HEADER + 44, &self.interface.to_ne_bytes());
-        put(HEADER + 48, &[0xff; 8]);
+        put(HEADER + 48, &self.cookie);
     }
 }
 
@@ -130,8 +150,9 @@ fn answer(message: &[u8]) -> Option<(u32, bool)> {
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
     let sequence = u32_at(message, SEQUENCE)?;
     if kind == NLMSG_ERROR {
-        // ENOENT mostly.
-        return Some((sequence, false));
+        let errno = (u32_at(message, HEADER)? as i32).wrapping_neg();
+        // ESTALE: another socket has these addresses now.
+        return matches!(errno, libc::ENOENT | libc::ESTALE).then_some((sequence, false));
     }
     // Of `struct inet_diag_msg` the state is at 1: where there is no such connection, the answer is about the listener. The inode
     // is at 68: 0 for a connection that only the kernel still has.
@@ -147,7 +168,7 @@ mod tests {
     use super::*;
 
     fn ends(socket: &TcpStream) -> Ends {
-        Ends::new(&PeerAddress::own(socket.as_fd()), &PeerAddress::of(socket.as_fd())).unwrap()
+        Ends::of(socket.as_fd(), &PeerAddress::of(socket.as_fd())).unwrap()
     }
 
     #[test]
@@ -193,6 +214,55 @@ mod tests {
             assert!(kernel.are_open(&[ends]).unwrap()[0]);
             drop(server);
             assert_eq!(kernel.are_open(&[ends]).unwrap(), [false; BATCH]);
+        }
+    }
+
+    #[test]
+    fn another_connection_with_the_same_addresses_is_another() {
+        let mut kernel = Kernel::open().unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let to = listener.local_addr().unwrap();
+            let connect = |port| {
+                let client = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+                client.set_reuse_address(true).unwrap();
+                client.bind(&std::net::SocketAddr::new(to.ip(), port).into()).unwrap();
+                client.connect(&to.into()).unwrap();
+                (TcpStream::from(client), listener.accept().unwrap().0)
+            };
+            let (client, server) = connect(0);
+            let (first, port) = (ends(&server), client.local_addr().unwrap().port());
+            sock::reset_on_close(client.as_fd());
+            drop((client, server));
+            let (_client, server) = connect(port);
+            assert!(!is_gone(server.as_fd()));
+            assert_eq!(kernel.are_open(&[first, ends(&server)]).unwrap()[..2], [false, true], "{address}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_is_gone() {
+        let mut kernel = Kernel::open().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = PeerAddress::own(client.as_fd());
+        sock::reset_on_close(client.as_fd());
+        drop(client);
+        let server = listener.accept().unwrap().0;
+        assert!(is_gone(server.as_fd()));
+        let ends = Ends::of(server.as_fd(), &peer).unwrap();
+        assert!(!kernel.are_open(&[ends]).unwrap()[0]);
+    }
+
+    #[test]
+    fn an_error_that_is_not_about_the_connection_is_no_answer() {
+        let mut message = [0; 36];
+        message[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
+        for (errno, expected) in
+            [(libc::ENOENT, Some((0, false))), (libc::ESTALE, Some((0, false))), (libc::ENOMEM, None)]
+        {
+            message[HEADER..HEADER + 4].copy_from_slice(&(-errno).to_ne_bytes());
+            assert_eq!(answer(&message), expected);
         }
     }
 

@@ -8,7 +8,6 @@ use super::refusals::Refusal;
 use super::sources::{Reached, Sources};
 use super::steps::{Desk, Look};
 use super::{Arrival, StageRules};
-use crate::sys::sock::PeerAddress;
 use crate::sys::sock_open::{self, Ends, Kernel};
 
 /// What is known of the clients of a service.
@@ -46,10 +45,7 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
     }
     let Clients { sources, kernel, unknown } = &mut desk.clients;
     // Those of the socket itself, whatever a PROXY header names.
-    let ends = rules.sources.conns.and_then(|_| {
-        let own = PeerAddress::own(arrival.socket.as_fd());
-        Ends::new(&own, &arrival.peer)
-    });
+    let ends = rules.sources.conns.and_then(|_| Ends::of(arrival.socket.as_fd(), &arrival.peer));
     let mut open = |connections: &[Ends]| {
         if kernel.is_none() {
             *kernel = Some(Kernel::open()?);
@@ -84,6 +80,7 @@ mod tests {
     use crate::accept::stage::sources::SourceLimits;
     use crate::cidr::AllowDeny;
     use crate::proxy_protocol::balancers::Balancers;
+    use crate::sys::sock::PeerAddress;
 
     #[test]
     fn a_balancer_whose_headers_are_not_read_yet_is_not_judged_by_its_own_address() {

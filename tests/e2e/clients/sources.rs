@@ -1,5 +1,6 @@
 //! What one source may have: in forked servers, in the line, after deaths.
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -111,4 +112,30 @@ fn those_that_were_reset_before_they_were_accepted_free_no_place() {
     assert!(!daemon.log().contains("--source-conns does not hold"), "{}", daemon.log());
     drop(held);
     eventually("there is a place", seconds(10), || ask(from("127.0.0.1", daemon.port), b"").ok());
+}
+
+/// As a balancer does: a client's connection comes from a port that another client's came from before.
+#[test]
+fn a_port_of_the_balancers_that_another_client_has_now_counts_for_that_one() {
+    let daemon = start("127.0.0.1", &["--via", "relay", "-i", "1", "--proxy-from", "127.0.0.9", "--source-conns", "2"]);
+    daemon.wait_online(1);
+    let connect = |client: &str, port: u16| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 9], port)).into()).unwrap();
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], daemon.port)).into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(seconds(20))).unwrap();
+        ask(stream, format!("PROXY TCP4 {client} 203.0.113.1 1234 80\r\n").as_bytes())
+    };
+    let first = [0, 0].map(|_| connect("192.0.2.1", 0).unwrap());
+    is_reset("a third", connect("192.0.2.1", 0));
+    let ports = first.map(|stream| {
+        socket2::SockRef::from(&stream).set_linger(Some(seconds(0))).unwrap();
+        stream.local_addr().unwrap().port()
+    });
+    let _others =
+        [("192.0.2.2", ports[0]), ("192.0.2.3", ports[1])].map(|(client, port)| connect(client, port).unwrap());
+    let _again = [0, 1].map(|_| eventually("it has none", seconds(10), || connect("192.0.2.1", 0).ok()));
+    is_reset("a third again", connect("192.0.2.1", 0));
 }

@@ -94,7 +94,7 @@ impl Allowance {
         // Those that came before these, and how many of them were not looked at yet.
         let mut older = noted.len() - newest;
         let (mut left, mut looks) = (older, newest);
-        let mut ended = self.look(noted, older..older + newest, present, open)?;
+        let mut ended = self.look(noted, older..older + newest, older + newest, present, open)?;
         let mut worth = ended * 2 >= newest;
         while left > 0 && looks < MAX_LOOKS && (ended == 0 || worth) {
             self.at = if self.at < older { self.at } else { 0 };
@@ -102,7 +102,7 @@ impl Allowance {
             if self.paid < count {
                 break;
             }
-            let gone = self.look(noted, self.at..self.at + count, present, open)?;
+            let gone = self.look(noted, self.at..self.at + count, older, present, open)?;
             self.at += count - gone;
             (older, left, looks, ended) = (older - gone, left - count, looks + count, ended + gone);
             worth = gone * 2 >= count;
@@ -110,8 +110,16 @@ impl Allowance {
         Ok(())
     }
 
-    /// Takes those out of a range that are over; how many.
-    fn look(&mut self, noted: &mut Vec<Ends>, range: Range<usize>, present: Ends, open: Open<'_>) -> io::Result<usize> {
+    /// Takes those out of a range that are over; how many. Their places are filled by the last ones before `end`; those behind it
+    /// are few and stay the last.
+    fn look(
+        &mut self,
+        noted: &mut Vec<Ends>,
+        range: Range<usize>,
+        end: usize,
+        present: Ends,
+        open: Open<'_>,
+    ) -> io::Result<usize> {
         self.paid -= range.len().min(self.paid);
         let mut asked = [present; BATCH];
         let asked = &mut asked[..range.len() + 1];
@@ -121,13 +129,17 @@ impl Allowance {
             // It was reset, or it is in another namespace: nothing can be said of the others, either.
             return Err(io::ErrorKind::NotFound.into());
         }
-        let (mut answers, mut place) = (answers.into_iter(), 0);
-        let before = noted.len();
-        noted.retain(|_| {
-            let kept = !range.contains(&place) || answers.next() != Some(false);
-            place += 1;
-            kept
-        });
-        Ok(before - noted.len())
+        let mut kept = range.start;
+        for (place, open) in range.clone().zip(answers) {
+            if open {
+                noted.swap(kept, place);
+                kept += 1;
+            }
+        }
+        for (place, last) in (kept..range.end).rev().zip((0..end).rev()) {
+            noted.swap(place, last);
+            noted.remove(last);
+        }
+        Ok(range.end - kept)
     }
 }

@@ -138,20 +138,13 @@ impl Sources {
             return Ok(Some(Reached::Rate));
         }
         if let Some((ends, conns)) = ends.zip(limits.conns) {
-            // The new connection has come in place of one with the same ends.
-            let before = source.noted.len();
-            source.noted.retain(|noted| *noted != ends);
-            let mut gone = before - source.noted.len();
             let full = |source: &Source| source.noted.len() >= conns as usize;
             if full(source) {
                 let Source { noted, allowance, .. } = source;
                 let had = noted.len();
                 let checked = allowance.check(noted, ends, &mut self.budget, now, open);
-                gone += had - source.noted.len();
-                self.noted -= gone.min(self.noted);
+                self.noted -= (had - source.noted.len()).min(self.noted);
                 checked?;
-            } else {
-                self.noted -= gone.min(self.noted);
             }
             if full(source) {
                 return Ok(Some(Reached::Conns));

@@ -27,7 +27,7 @@ impl World {
 
 fn ends(port: u16) -> Ends {
     let own = SocketAddr::from(([127, 0, 0, 1], 80)).into();
-    Ends::new(&own, &SocketAddr::from(([192, 0, 2, 1], port)).into()).unwrap()
+    Ends::new(&own, &SocketAddr::from(([192, 0, 2, 1], port)).into(), [0; 8]).unwrap()
 }
 
 fn source(number: u32) -> IpAddr {
@@ -141,13 +141,29 @@ fn one_that_the_kernel_does_not_know_says_nothing_of_the_others() {
     assert_eq!(scene.comes(source(1), 11, CONNS, 0), Some(Reached::Conns));
 }
 
+/// Whichever are over, those and only those are taken out, and the others stay once each.
 #[test]
-fn one_that_comes_with_the_ends_of_another_replaces_it() {
-    let mut scene = Scene::new();
-    for _ in 0..100 {
-        assert_eq!(scene.comes(source(1), 7, CONNS, 0), None);
+fn those_that_are_over_are_taken_out_wherever_they_are() {
+    let limits = SourceLimits { conns: Some(150), rate: None };
+    for step in [2, 3, 7, 31, 149] {
+        for first in [0, 1, 60, 141, 149] {
+            let mut scene = Scene::new();
+            (0..150).for_each(|port| assert_eq!(scene.comes(source(1), port, limits, 0), None));
+            let over: HashSet<_> = (first..150).step_by(step).collect();
+            scene.world.closed = over.clone();
+            let mut came = 150;
+            // The look at the others stops where there is little to find: each further one looks on.
+            for round in 1..20 {
+                while scene.comes(source(1), came, limits, 200 * round).is_none() {
+                    came += 1;
+                }
+            }
+            assert_eq!(usize::from(came - 150), over.len(), "{first} {step}");
+            let noted = &scene.sources.sets.iter().flatten().next().unwrap().noted;
+            let ports: Vec<_> = (0..came).filter(|port| noted.contains(&ends(*port))).collect();
+            assert_eq!(ports, (0..came).filter(|port| !over.contains(port)).collect::<Vec<_>>());
+        }
     }
-    assert_eq!((scene.noted(), scene.world.looks), (1, 0));
 }
 
 #[test]
