@@ -96,7 +96,7 @@ impl ServiceDispatcher {
                 if let Some(rate) = self.rules.accept_rate {
                     self.pace.count(rate, now);
                 }
-                let arrival = Arrival { listener: id, socket, client: peer.into(), peer };
+                let arrival = Arrival { listener: id, socket, client: peer.into(), peer, looked: 0 };
                 if let Some(arrival) = self.pass_stage(arrival, now, cx) {
                     self.admit(arrival, served, now, full, cx);
                 }

@@ -91,6 +91,8 @@ pub enum Kind {
     ClusterByRelay,
     /// `--drain-idle move` by relay.
     MovesDirect,
+    /// `--drain-idle move`, where a connection's worker depends on a request.
+    MovesWithoutKey,
     /// The key means something only with this policy.
     NeedsPolicy(&'static str),
     /// `--hash-on socket.io`, where no worker can report sessions: why, and what to do.
@@ -226,6 +228,13 @@ impl Kind {
                     form.example(key, "close")
                 )
             }
+            Self::MovesWithoutKey => format!(
+                "{} cannot be combined with {}, except {}: an idle connection has no request to look at, so any worker would get it; use {}",
+                form.set(key, &"move"),
+                form.name("hash-on"),
+                form.example("hash-on", "source"),
+                form.example(key, "close")
+            ),
             Self::NeedsPolicy(policy) => format!("{key_name} needs {}", form.example("policy", policy)),
             Self::NoSessions(why) => {
                 format!("{} needs workers that report their sessions by Node's IPC; {why}", form.set(key, &"socket.io"))

@@ -219,6 +219,9 @@ impl ServiceConfig {
             match (&backend, run.policy) {
                 (Backend::NoPort(_), _) => return Err(Kind::Excludes("no-listen").of("drain-idle")),
                 (Backend::Direct(_), Policy::None) => return Err(Kind::WorkersAccept.of("drain-idle")),
+                (Backend::Direct(_), _) if hash_on.as_ref().is_some_and(HashOn::reads_head) => {
+                    return Err(Kind::MovesWithoutKey.of("drain-idle"));
+                }
                 (Backend::Direct(_), _) => {}
                 (Backend::Upstreams(..) | Backend::Relayed(_), _) => return Err(Kind::MovesDirect.of("drain-idle")),
             }

@@ -22,6 +22,10 @@ use crate::handoff::Client;
 /// Time for a head to come.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A look begins at a head's first byte again, and a client chooses how many pieces there are. So many bytes are enough for a head of
+/// 1000 that come one by one, and for one of [`MAX_BYTES`] in 63 pieces.
+const MAX_LOOKED: usize = 32 * MAX_BYTES;
+
 /// Looks for the key.
 pub(super) fn look(
     desk: &mut Desk,
@@ -31,7 +35,7 @@ pub(super) fn look(
     closed: bool,
 ) -> Look {
     let Some(on) = &rules.key else { return Look::Passes };
-    match peek(on, &arrival.socket, &mut desk.buffer) {
+    match peek_again(on, &arrival.socket, &mut desk.buffer, &mut arrival.looked) {
         Found::NeedsMore if !closed => return Look::Waits,
         Found::NeedsMore => stats.no_key(NoKey::Incomplete),
         Found::NoKey(reason) => stats.no_key(reason),
@@ -57,14 +61,25 @@ pub(super) fn session(desk: &Desk, rules: &StageRules, stats: &StageStats, arriv
     Look::Passes
 }
 
-fn peek(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>) -> Found {
+/// One of several looks; `looked`: the bytes of all.
+fn peek_again(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>, looked: &mut usize) -> Found {
+    let (found, bytes) = peek(on, socket, buffer);
+    *looked += bytes;
+    match found {
+        Found::NeedsMore if *looked > MAX_LOOKED => Found::NoKey(NoKey::Incomplete),
+        found => found,
+    }
+}
+
+/// Also says in how many bytes it looked.
+fn peek(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>) -> (Found, usize) {
     buffer.resize(MAX_BYTES, 0);
     match crate::sys::sock::peek(socket.as_fd(), buffer) {
-        Ok(n) => find(on, &buffer[..n]),
+        Ok(n) => (find(on, &buffer[..n]), n),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            Found::NeedsMore
+            (Found::NeedsMore, 0)
         }
-        Err(_) => Found::NoKey(NoKey::Incomplete),
+        Err(_) => (Found::NoKey(NoKey::Incomplete), 0),
     }
 }
 
@@ -116,9 +131,53 @@ impl ServiceDispatcher {
     /// Looks for the key of a connection that was taken back from a worker, which has read nothing of it.
     pub(in crate::accept) fn find_key_again(&mut self, socket: &OwnedFd, client: &mut Client) {
         if let Some(on) = self.rules.hash_on.as_ref().filter(|on| on.reads_head())
-            && let Found::Key(key) = peek(on, socket, &mut self.stage.desk.buffer)
+            && let (Found::Key(key), _) = peek(on, socket, &mut self.stage.desk.buffer)
         {
             client.key = Some(key);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Looks at the first bytes of a head, as many as it says each time. The answer, and how many looks there were.
+    fn looks(head: &[u8], sizes: impl IntoIterator<Item = usize>) -> (Found, usize) {
+        let on = HashOn::Header("X-Key".to_owned());
+        let (mut buffer, mut looked, mut looks) = (Vec::new(), 0, 0);
+        for size in sizes {
+            let (mut client, socket) = UnixStream::pair().unwrap();
+            client.write_all(&head[..size]).unwrap();
+            looks += 1;
+            let found = peek_again(&on, &socket.into(), &mut buffer, &mut looked);
+            if found != Found::NeedsMore {
+                return (found, looks);
+            }
+        }
+        (Found::NeedsMore, looks)
+    }
+
+    fn head(bytes: usize) -> Vec<u8> {
+        let (begin, end) = ("GET / HTTP/1.1\r\nX: ", "\r\nX-Key: a\r\n\r\n");
+        format!("{begin}{}{end}", "x".repeat(bytes - begin.len() - end.len())).into_bytes()
+    }
+
+    #[test]
+    fn a_key_is_found_in_as_many_pieces_as_it_is_said() {
+        let key = Found::Key(crate::affinity::digest(b"a"));
+        assert_eq!(looks(&head(1000), 1..=1000), (key, 1000));
+        assert_eq!(looks(&head(MAX_BYTES), (1..=63).map(|n| MAX_BYTES * n / 63)), (key, 63));
+    }
+
+    #[test]
+    fn a_client_cannot_have_a_long_head_looked_at_for_every_byte() {
+        let (found, looks) = looks(&head(15_000), 14_000..15_000);
+        assert_eq!(found, Found::NoKey(NoKey::Incomplete));
+        assert!(looks < 40, "{looks}");
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Arrival {
     pub client: Client,
     /// The address by which it came, as the kernel knows it.
     pub peer: PeerAddress,
+    /// Bytes in which its key was looked for, over all looks.
+    pub looked: usize,
 }
 
 /// A connection here.

@@ -22,6 +22,16 @@ fn options_with_which_no_connection_could_move_are_refused() {
             "listen = 8080\npolicy = 'none'\ncommand = ['node']",
             "workers accept by themselves",
         ),
+        (
+            vec!["-l", "8080", "-p", "hash", "--hash-on", "cookie:a", "--", "node"],
+            "listen = 8080\npolicy = 'hash'\nhash-on = 'cookie:a'\ncommand = ['node']",
+            "no request to look at",
+        ),
+        (
+            vec!["-l", "8080", "-p", "hash", "--hash-on", "socket.io", "--", "node", "app.js"],
+            "listen = 8080\npolicy = 'hash'\nhash-on = 'socket.io'\ncommand = ['node', 'app.js']",
+            "no request to look at",
+        ),
         (vec!["--no-listen", "--", "node"], "no-listen = true\ncommand = ['node']", "cannot be combined with"),
     ] {
         let (code, text) = check(&[&["--drain-idle", "move"][..], &flags].concat());
@@ -35,4 +45,8 @@ fn options_with_which_no_connection_could_move_are_refused() {
     assert!(code == Some(2) && text.contains("close") && text.contains("move"), "{code:?} {text}");
     let (code, text) = check(&["--drain-idle", "move", "--", "node"]);
     assert!(code == Some(0) && text.lines().any(|line| line.contains("drain-idle") && line.contains("move")), "{text}");
+    for policy in [&["-p", "ip-hash"][..], &["-p", "hash"], &["-p", "hash", "--hash-on", "source"]] {
+        let (code, text) = check(&[&["--drain-idle", "move"][..], policy, &["--", "node"]].concat());
+        assert_eq!(code, Some(0), "{policy:?}: {text}");
+    }
 }

@@ -99,3 +99,20 @@ fn a_client_that_sends_no_head_gets_a_worker_after_5_s() {
     assert_eq!(rest(&mut clients[0]), b"late");
     assert_eq!(rest(&mut clients[1]), b"GET / HTTP/1.1\r\nX-Key: a\r\n\r\n");
 }
+
+/// Each piece costs the accept thread a look at all of them.
+#[test]
+fn a_client_that_sends_a_long_head_byte_by_byte_gets_a_worker_early() {
+    let (daemon, _server) = echo();
+    let mut sent = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; 15_000][..]].concat();
+    let mut client = connect(daemon.port);
+    let begin = Instant::now();
+    client.write_all(&sent).unwrap();
+    while daemon.total("connections") == 0 {
+        sent.extend([b'y'; 10]);
+        (0..10).for_each(|_| client.write_all(b"y").unwrap());
+        assert!(begin.elapsed() < seconds(20) && sent.len() < 16_000, "{} bytes", sent.len());
+    }
+    assert_eq!(intake(&daemon)["no_key"]["incomplete"], 1);
+    assert!(rest(&mut client) == sent);
+}
