@@ -88,7 +88,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket = listener.accept().unwrap().0.into();
         let peer = PeerAddress::of(std::os::fd::AsFd::as_fd(&socket));
-        let mut arrival = Arrival { listener: 0, socket, client: peer.into(), peer };
+        let mut arrival = Arrival { listener: 0, socket, client: peer.into(), peer, looked: 0 };
         let rules = |from: &str, allow: &str, rate| StageRules {
             proxy_from: Balancers(vec![from.parse().unwrap()]),
             allowed: Some(Arc::new(AllowDeny::new(&[allow.parse().unwrap()], &[]).unwrap())),

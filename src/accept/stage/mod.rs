@@ -313,7 +313,8 @@ mod tests {
 
     #[test]
     fn only_unix_sockets_are_closed_by_another_thread() {
-        let arrival = |socket: OwnedFd, peer: PeerAddress| Arrival { listener: 0, socket, client: peer.into(), peer };
+        let arrival =
+            |socket: OwnedFd, peer: PeerAddress| Arrival { listener: 0, socket, client: peer.into(), peer, looked: 0 };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket: OwnedFd = listener.accept().unwrap().0.into();
