@@ -76,7 +76,7 @@ fn several_daemons_are_all_shown_and_a_live_name_is_refused() {
     let mut third = launch("a");
     let end = third.finish(seconds(5));
     assert_eq!(end.code(), 2);
-    assert!(end.log.contains(&format!("taken by pid {}; use --name", a.pid())), "{}", end.log);
+    assert!(end.log.contains(&format!("taken by pid {}; run `roundsman reload a`", a.pid())), "{}", end.log);
     // A name whose daemon was killed is free again.
     let mut b = b;
     b.signal(nix::sys::signal::Signal::SIGKILL);
