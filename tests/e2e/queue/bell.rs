@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{LONG, answered, ask, occupied, start, wait_held};
+use super::{LONG, answered, ask, occupied, occupy, start, wait_held};
 use crate::support::{App, eventually, freeze, millis, reset, seconds};
 
 /// How often the threads of the master that have to do with connections have gone to sleep.
@@ -101,7 +101,7 @@ fn room_is_known_as_soon_as_a_connection_is_closed() {
 fn room_is_known_as_soon_as_a_worker_that_was_stopped_receives() {
     for via in ["direct", "relay"] {
         let app = start(&["--via", via, "--worker-conns", "1"]);
-        let first = ask(app.port, LONG);
+        let first = occupy(app.port);
         eventually("it is taken", seconds(10), || (app.daemon.total("open") == 1).then_some(()));
         let pid = app.daemon.workers()[usize::from(app.daemon.slot(0, "open") == 1)];
         let mut took = Duration::ZERO;

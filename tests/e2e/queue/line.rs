@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
-use super::{LONG, answered, ask, body, held, keep, occupied, start, start_also, wait_held};
+use super::{LONG, answered, ask, body, held, keep, occupied, occupy, start, start_also, wait_held};
 use crate::support::{App, eventually, free_port, get, is_closed, millis, read_all, reset, seconds};
 
 fn shed(app: &App, reason: &str) -> u64 {
@@ -43,7 +43,7 @@ fn one_line_for_all_listeners() {
         let listen = format!("127.0.0.1:{other}");
         let also = if via == "direct" { other.to_string() } else { String::new() };
         let app = start_also(&also, &["-i", "1", "--worker-conns", "1", "--via", via, "-l", &listen]);
-        let first = ask(app.port, LONG);
+        let first = occupy(app.port);
         eventually("it is taken", seconds(10), || (app.daemon.total("connections") == 1).then_some(()));
         let mut waiting = Vec::new();
         for (n, port) in [other, app.port, app.port, other, other, app.port].into_iter().enumerate() {
