@@ -1,11 +1,11 @@
 """Rolling reloads under clients that keep their connection and post on it, and never repeat a request."""
-import itertools, json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 
 from harness import apps, peers, system
 from harness.peers import Peer, free_port, write
 
 # Longer than that a reload is not waited for: those who keep their connections open then stay.
-PATIENCE = 30
+PATIENCE = 10
 PAUSE_MS = 20
 # What people write who replace the workers of a cluster themselves: the new one listens, then the old one is disconnected.
 CLUSTER = """const http = require('http'), cluster = require('cluster');
@@ -54,8 +54,8 @@ def told(*command, env=None):
 
 def ours(bench, name, command, port, *options, vias=("direct",)):
     """Behind roundsman."""
-    idle = [(), ("--drain-idle", "move")] if system.knows("--drain-idle") else [()]
-    for via, more in itertools.product(vias, idle):
+    moves = [("direct", "--drain-idle", "move")] if system.knows("--drain-idle") else []
+    for via, *more in [(via,) for via in vias] + moves:
         arguments = ["-i", "2", "--via", via, "--min-uptime", "200ms", "--drain-timeout", "1s", *options, *more]
         if via == "relay":
             arguments += ["-l", f"127.0.0.1:{port}"]
