@@ -25,6 +25,8 @@ fn a_cookie_decides_with_direct_delivery() {
     assert_eq!(all(), first, "a key keeps its worker");
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "keys are spread: {first:?}");
     assert_eq!(slot("Cookie: route=0\r\n"), first[0], "quotes are no part of it");
+    // A worker that still has some of them is passed over.
+    eventually("all are closed", seconds(10), || (daemon.total("open") == 0).then_some(()));
     let without: BTreeSet<_> = (0..12).map(|_| slot("Cookie: Route=0\r\n")).collect();
     assert_eq!(without.len(), 3, "without a key in turn");
     let service = &daemon.ls()["services"][0];
