@@ -81,6 +81,11 @@ def roundsman(bench, name, arguments, port, env=None):
     return Peer(bench, name, [BINARY, "--name", f"bench-{port}", "--control", control, "--log-level", "warn", *arguments], port, env)
 
 
+def reload_command(bench, port):
+    """Reloads the roundsman at a port."""
+    return [BINARY, "reload", "--control", os.path.join(bench.tmp, f"{port}.sock")]
+
+
 def relay(bench, policy, target, name=None, instances=2):
     port = free_port()
     arguments = ["-l", f"127.0.0.1:{port}", "-i", str(instances), "-p", policy, "-u", f"127.0.0.1:{target}"]

@@ -65,7 +65,7 @@ def ours(bench, name, command, port, *options, vias=("direct",)):
 
 def reloaded_by_us(bench, title, arguments, port):
     peer = peers.roundsman(bench, title, arguments, port, {"PYTHONPATH": bench.tmp})
-    return peer, told(system.BINARY, "reload", "--control", os.path.join(bench.tmp, f"{port}.sock"))
+    return peer, told(*peers.reload_command(bench, port))
 
 
 def signalled(bench, name, command, port, signal_, config=None):

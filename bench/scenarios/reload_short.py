@@ -49,8 +49,7 @@ def short(bench, reloads, clients):
         port = system.free_port()
         arguments = ["-l", f"127.0.0.1:{port}", "-i", "2", "--via", via, "--min-uptime", "200ms", "--", "node", app]
         peer = peers.roundsman(bench, f"roundsman, {via}", arguments, port)
-        reload = [system.BINARY, "reload", "--control", os.path.join(bench.tmp, f"{port}.sock")]
-        cells[peer.name] = asyncio.run(measure(port, clients, reloads, reload))
+        cells[peer.name] = asyncio.run(measure(port, clients, reloads, peers.reload_command(bench, port)))
         peer.stop()
     port, pm2 = system.free_port(), os.path.join(os.path.dirname(system.pm2()), "pm2")
     os.environ.update(PM2_HOME=os.path.join(bench.tmp, "pm2"), PORT=str(port))

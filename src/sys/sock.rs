@@ -142,14 +142,18 @@ pub fn accept_with_peer(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, PeerAd
 
 /// recv(2), never blocking.
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
-    let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
-    Ok(cvt!(n)? as usize)
+    receive(socket, buffer, libc::MSG_DONTWAIT)
 }
 
-/// As [`recv`], but the bytes stay where they are.
-pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+/// As [`recv`], but the bytes stay where they are. `None`: nothing has come yet.
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match receive(socket, buffer, libc::MSG_DONTWAIT | libc::MSG_PEEK) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        peeked => peeked.map(Some),
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buffer`, exclusively borrowed for the call.
     let n = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
     Ok(cvt!(n)? as usize)

@@ -1,6 +1,5 @@
 //! `--first-byte-timeout`: a connection whose client says nothing reaches no worker.
 
-use std::io;
 use std::os::fd::AsFd;
 
 use super::refusals::Refusal;
@@ -14,10 +13,8 @@ pub(super) fn look(rules: &StageRules, arrival: &Arrival, closed: bool) -> Look 
         return Look::Passes;
     }
     match sock::peek(arrival.socket.as_fd(), &mut [0]) {
-        Ok(1..) => Look::Passes,
-        Err(error) if !closed && matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            Look::Waits
-        }
-        Ok(0) | Err(_) => Look::Refused(Refusal::ClientLeft),
+        Ok(Some(1..)) => Look::Passes,
+        Ok(None) if !closed => Look::Waits,
+        Ok(_) | Err(_) => Look::Refused(Refusal::ClientLeft),
     }
 }

@@ -29,15 +29,14 @@ pub(super) fn look(
     }
     desk.buffer.resize(proxy_protocol::MAX_BYTES, 0);
     let header = match sock::peek(arrival.socket.as_fd(), &mut desk.buffer) {
-        Ok(0) => return Look::Refused(Refusal::ClientLeft),
-        Ok(n) => match proxy_protocol::parse(&desk.buffer[..n]) {
+        Ok(None) => None,
+        Ok(Some(0)) | Err(_) => return Look::Refused(Refusal::ClientLeft),
+        Ok(Some(n)) => match proxy_protocol::parse(&desk.buffer[..n]) {
             Ok(header) => header,
             Err(Invalid::NoHeader | Invalid::Malformed | Invalid::TooLong | Invalid::Checksum) => {
                 return Look::Refused(Refusal::ProxyInvalid);
             }
         },
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-        Err(_) => return Look::Refused(Refusal::ClientLeft),
     };
     let Some(header) = header else {
         return if closed { Look::Refused(Refusal::ProxyInvalid) } else { Look::Waits };

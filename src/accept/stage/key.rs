@@ -3,7 +3,6 @@
 //! Nothing is refused here: a connection without a key goes to any worker, and it is the server that judges requests.
 
 use std::collections::HashSet;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::affinity::HashOn;
 use crate::affinity::head::{Found, MAX_BYTES, NoKey, find};
 use crate::affinity::sessions::Change;
 use crate::handoff::Client;
+use crate::sys::sock;
 
 /// Time for a head to come.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,11 +74,9 @@ fn peek_again(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>, looked: &mut 
 /// Also says in how many bytes it looked.
 fn peek(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>) -> (Found, usize) {
     buffer.resize(MAX_BYTES, 0);
-    match crate::sys::sock::peek(socket.as_fd(), buffer) {
-        Ok(n) => (find(on, &buffer[..n]), n),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            (Found::NeedsMore, 0)
-        }
+    match sock::peek(socket.as_fd(), buffer) {
+        Ok(Some(n)) => (find(on, &buffer[..n]), n),
+        Ok(None) => (Found::NeedsMore, 0),
         Err(_) => (Found::NoKey(NoKey::Incomplete), 0),
     }
 }
