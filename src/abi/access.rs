@@ -124,19 +124,23 @@ fn halves(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
+const PLACE_WORDS: usize = ADDRESS_BYTES.div_ceil(8);
+
 fn put_place(words: &mut [u64], place: &Place) {
-    for (word, bytes) in words.iter_mut().zip(place.bytes.chunks(8)) {
-        *word = bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let mut bytes = [0; PLACE_WORDS * 8];
+    bytes[..ADDRESS_BYTES].copy_from_slice(&place.bytes);
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
     }
 }
 
 fn place(words: &[u64], len: u16) -> Place {
-    let mut place = Place { len, bytes: [0; ADDRESS_BYTES] };
-    for (bytes, word) in place.bytes.chunks_mut(8).zip(words) {
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = (word >> (8 * at)) as u8;
-        }
+    let mut bytes = [0; PLACE_WORDS * 8];
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
     }
+    let mut place = Place { len, bytes: [0; ADDRESS_BYTES] };
+    place.bytes.copy_from_slice(&bytes[..ADDRESS_BYTES]);
     place
 }
 
