@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use thiserror::Error;
@@ -21,7 +22,7 @@ use crate::sys::closer;
 #[cfg(test)]
 use crate::sys::fake;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
-use crate::sys::{reason, sock};
+use crate::sys::{process, reason, sock};
 
 /// Starts relay workers and servers.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub struct Server<'a> {
     pub files: &'a Files,
     /// The worker's end of Node's channel.
     pub channel: Option<BorrowedFd<'a>>,
+    /// Stays open in the server, at its number.
+    pub kept: Option<BorrowedFd<'a>>,
     /// The port of Node's inspector.
     pub inspect: Option<u16>,
     /// Sent by the kernel when the master dies.
@@ -108,7 +111,7 @@ impl Launcher {
         strip(&mut command);
         prepare(
             &mut command,
-            ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None },
+            ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None, kept: None },
         );
         Ok(spawn(&mut command)?.id())
     }
@@ -156,6 +159,7 @@ impl Launcher {
                 nofile: Some(self.nofile),
                 user: server.user.cloned(),
                 channel: server.channel.map(|fd| fd.as_raw_fd()),
+                kept: server.kept.map(|fd| fd.as_raw_fd()),
             },
         );
         let name = || server.command.to_string();
@@ -196,14 +200,29 @@ fn named_cwd() -> Option<PathBuf> {
         .then_some(named)
 }
 
-/// Runs a command without input under the servers' credentials and returns its output.
+/// A trial that takes longer is ended.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs a command without input under the servers' credentials and returns its output. `kept` stays open in it, at its
+/// number.
 ///
 /// # Errors
-/// As fork(2) and execve(2).
-pub fn trial(command: &mut Command, user: Option<&Credentials>) -> io::Result<std::process::Output> {
-    let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None };
+/// As fork(2) and execve(2); `TimedOut` after two seconds.
+pub fn trial(
+    command: &mut Command,
+    user: Option<&Credentials>,
+    kept: Option<BorrowedFd<'_>>,
+) -> io::Result<std::process::Output> {
+    let kept = kept.map(|fd| fd.as_raw_fd());
+    let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None, kept };
     prepare(command.stdin(Stdio::null()), setup);
-    spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+    let mut child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    if !process::ends_within(&process::pidfd_open(child.id())?, TRIAL_TIMEOUT) {
+        process::kill_tree(child.id());
+        child.wait()?;
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    child.wait_with_output()
 }
 
 /// Starts a process while the closer threads are paused.

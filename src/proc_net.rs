@@ -7,7 +7,7 @@ use procfs::net::TcpState;
 use procfs::process::{FDTarget, all_processes};
 
 use crate::sys::sock_diag::Found;
-use crate::sys::{process, sock_diag, sockets};
+use crate::sys::{inspect, process, sock_diag, sockets};
 
 /// `nginx (pid 12)`, or `None` when it is another user's or another namespace's process.
 pub fn port_holder(port: u16) -> Option<String> {
@@ -92,15 +92,15 @@ pub fn unix_sockets_of(pids: &[u32]) -> Vec<String> {
 
 /// Whether one of these processes is in another network namespace than we are.
 pub fn is_in_another_network(pids: &[u32]) -> bool {
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let own = namespace("self");
-    pids.iter().filter_map(|pid| namespace(&pid.to_string())).any(|other| Some(other) != own)
+    let namespace = |pid: u32| inspect::look(pid, || std::fs::read_link(format!("/proc/{pid}/ns/net"))).ok();
+    let own = namespace(std::process::id());
+    pids.iter().filter_map(|&pid| namespace(pid)).any(|other| Some(other) != own)
 }
 
 /// Whether a process was started without this environment variable.
 pub fn lacks_variable(pid: u32, name: &str) -> bool {
     let start = [name.as_bytes(), b"="].concat();
-    let environment = std::fs::read(format!("/proc/{pid}/environ"));
+    let environment = inspect::look(pid, || std::fs::read(format!("/proc/{pid}/environ")));
     environment.is_ok_and(|all| !all.split(|&byte| byte == 0).any(|entry| entry.starts_with(&start)))
 }
 

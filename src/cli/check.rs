@@ -10,29 +10,45 @@ use crate::config::sources::{COMMAND, Given, Key, Origin, Takes, keys};
 use crate::config::upstream;
 use crate::config::{Config, Inherited};
 use crate::exit::Exit;
+use crate::worker::Delivery;
+use crate::worker::delivery::DeliveryError;
 
 ///
 /// # Errors
 /// As [`Config::load`].
 pub fn check(given: Given) -> Result<(), Exit> {
-    let config = Config::load(given, Inherited::None)?;
+    let mut config = Config::load(given, Inherited::None)?;
+    let places = config.services.iter_mut().map(|(service, _)| place(service)).collect::<Result<Vec<_>, _>>()?;
     for warning in crate::config::sources::unknown_variables() {
         crate::exit::tell(format_args!("warning: {warning}"));
     }
     let mut out = std::io::stdout().lock();
     // A closed pipe (`check | head`) is no error.
-    let _ = std::io::Write::write_all(&mut out, text(&config).as_bytes());
+    let _ = std::io::Write::write_all(&mut out, text(&config, &places).as_bytes());
     Ok(())
 }
 
-fn text(config: &Config) -> String {
+/// How the daemon would deliver, now that it would start: where its servers find the library, if they need it. The program's
+/// loader is run for a moment, behind the wrappers that stand before the program; the program is not.
+///
+/// # Errors
+/// What a start would fail with.
+fn place(service: &mut ServiceConfig) -> Result<Option<String>, DeliveryError> {
+    let delivery = Delivery::prepare(service, false, || Ok(String::new()))?;
+    Ok(match &delivery {
+        Delivery::Direct(_, library) => Some(library.place()),
+        Delivery::Relay(_) | Delivery::NoPort(_) => None,
+    })
+}
+
+fn text(config: &Config, places: &[Option<String>]) -> String {
     let keys = keys();
     let of_daemon = |key: &&Key| OF_DAEMON.contains(&key.name.as_str());
     let mut text = String::new();
     for key in keys.iter().filter(of_daemon).filter(|key| key.name != "name") {
         line(&mut text, key, &config.settings, None);
     }
-    for (service, settings) in &config.services {
+    for ((service, settings), place) in config.services.iter().zip(places) {
         let _ = write!(text, "\n[service.{}]", quoted_key(&service.name));
         let origin = match settings.get("name").map(|setting| &setting.origin) {
             Some(origin) => origin.to_string(),
@@ -41,17 +57,20 @@ fn text(config: &Config) -> String {
         let _ = writeln!(text, "  # {origin}");
         let (command, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.name == COMMAND);
         for key in command.into_iter().chain(others).filter(|key| !of_daemon(key) && key.name != "config") {
-            line(&mut text, key, settings, note(&key.name, service).as_deref());
+            line(&mut text, key, settings, note(&key.name, service, place.as_deref()).as_deref());
         }
     }
     text
 }
 
 /// The effective value, where it depends on the machine.
-fn note(key: &str, service: &ServiceConfig) -> Option<String> {
+fn note(key: &str, service: &ServiceConfig, place: Option<&str>) -> Option<String> {
     match key {
         "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
-        "via" => Some(format!("{} here: {}", service.backend.via(), service.via_reason)),
+        "via" => {
+            let library = place.map(|place| format!("; the library is {place}")).unwrap_or_default();
+            Some(format!("{} here: {}{library}", service.backend.via(), service.via_reason))
+        }
         "max-memory" => service.limits.max_memory.map(|bytes| format!("{} MiB for each worker", bytes >> 20)),
         _ => None,
     }

@@ -84,7 +84,7 @@ fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, 
     if let Some(port) = served.iter().enumerate().find_map(|(at, port)| served[..at].contains(port).then_some(port)) {
         return Ok(Some(format!("several addresses stand for port {port}, and a server listens there once")));
     }
-    let program = command.program().map_err(|error| Kind::Command(error).of(COMMAND))?;
+    let program = command.last_program().map_err(|error| Kind::Command(error).of(COMMAND))?;
     Ok(elf::examine(&program).err().map(|obstacle| obstacle.to_string()))
 }
 

@@ -6,20 +6,20 @@ pub mod guests;
 pub mod options;
 mod places;
 mod receiving;
+mod trial;
 mod wire;
+
+use trial::Outcome;
+pub use trial::Target;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::launch;
-use crate::program::elf::Dynamic;
-use crate::sys::process::Credentials;
 use crate::sys::{mmap, reason};
 
 /// The preload library, built by build.rs.
@@ -35,34 +35,96 @@ pub struct Preload {
 #[derive(Debug)]
 enum Place {
     /// A sealed memory file that servers open under our /proc/PID/fd.
-    Memory(#[allow(dead_code)] OwnedFd),
-    /// For servers that cannot read our /proc: a file, locked while we live and removed at our end.
-    File(PathBuf, #[allow(dead_code)] Option<Flock<File>>),
+    Ours(#[expect(dead_code, reason = "it lives as long")] OwnedFd),
+    /// One that servers inherit.
+    Inherited(OwnedFd),
+    /// A file that only its owner can change, locked while we live and removed at our end.
+    File(PathBuf, #[expect(dead_code, reason = "it lives as long")] Option<Flock<File>>),
 }
 
+/// Where the library may be put.
+#[derive(Debug)]
+enum Kind {
+    Ours,
+    Inherited,
+    In(PathBuf),
+}
+
+/// Inherited descriptors of ours are above those that programs use, close or count.
+const INHERITED_FD: RawFd = 900;
+
 impl Preload {
-    /// Finds a place that works for `program` under the servers' credentials: tries each by having the program's own
-    /// loader list what it would load.
+    /// Finds a place that works for a command, by trying one after the other.
+    ///
+    /// A memory file of ours leaves nothing behind, and survives whatever a server closes; but only processes of our user can
+    /// open it, in our namespaces. Where servers may have another one, a file comes first, which all users can read. Without a
+    /// place for that, a memory file that they inherit: all users, roots and namespaces can open it, as long as they
+    /// have /proc and keep the descriptor.
     ///
     /// # Errors
     /// Why none works.
-    pub fn find(program: &Dynamic, user: Option<&Credentials>) -> Result<Self, String> {
+    pub fn find(target: &Target) -> Result<Self, String> {
+        let files = places::directories().into_iter().map(Kind::In);
+        let kinds: Vec<Kind> = match target.user.is_some() || target.changes_user() {
+            true => files.chain([Kind::Inherited, Kind::Ours]).collect(),
+            false => [Kind::Ours].into_iter().chain(files).chain([Kind::Inherited]).collect(),
+        };
         let mut refused = String::new();
-        let memory = || Self::in_memory().map_err(|error| reason(&error));
-        let files = places::directories().into_iter().map(|directory| Self::in_directory(&directory));
-        for preload in std::iter::once_with(memory).chain(files) {
-            match preload.and_then(|preload| preload.try_with(program, user).map(|()| preload)) {
-                Ok(preload) => return Ok(preload),
-                Err(reason) => refused = reason,
+        for kind in kinds {
+            let preload = match Self::put(&kind) {
+                Ok(preload) => preload,
+                Err(reason) => {
+                    refused = reason;
+                    continue;
+                }
+            };
+            if matches!(kind, Kind::In(_)) && target.changes_user() && !places::all_users_read(Path::new(&preload.path))
+            {
+                refused = format!("not all users can read {}", preload.path);
+                continue;
+            }
+            match target.tries(&preload.path, preload.inherited()) {
+                Outcome::Loads => return Ok(preload),
+                Outcome::Refused(reason) => refused = reason,
+                Outcome::Never(reason) => return Err(reason),
             }
         }
         Err(refused)
     }
 
-    fn in_memory() -> io::Result<Self> {
-        let file = mmap::sealed_file(c"roundsman-preload", LIBRARY)?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok(Self { path, place: Place::Memory(file) })
+    fn put(kind: &Kind) -> Result<Self, String> {
+        let memory = || mmap::sealed_file(c"roundsman-preload", LIBRARY);
+        let shown = |error: io::Error| reason(&error);
+        match kind {
+            Kind::In(directory) => Self::in_directory(directory),
+            Kind::Ours => {
+                let file = memory().map_err(shown)?;
+                let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+                Ok(Self { path, place: Place::Ours(file) })
+            }
+            Kind::Inherited => {
+                let file = memory().and_then(|file| mmap::above(file, INHERITED_FD)).map_err(shown)?;
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                Ok(Self { path, place: Place::Inherited(file) })
+            }
+        }
+    }
+
+    /// The descriptor that servers have to inherit.
+    pub fn inherited(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place {
+            Place::Inherited(file) => Some(file.as_fd()),
+            Place::Ours(_) | Place::File(..) => None,
+        }
+    }
+
+    /// Where it is, in words.
+    pub fn place(&self) -> String {
+        match &self.place {
+            Place::Ours(_) => "a memory file of the daemon".to_owned(),
+            Place::Inherited(_) => "a memory file that servers inherit".to_owned(),
+            Place::File(path, _) => format!("a file in {}", path.parent().unwrap_or(path).display()),
+        }
     }
 
     fn in_directory(directory: &Path) -> Result<Self, String> {
@@ -95,19 +157,6 @@ impl Preload {
                 Err(format!("{}: {}", directory.display(), reason(&error)))
             }
         }
-    }
-
-    fn try_with(&self, program: &Dynamic, user: Option<&Credentials>) -> Result<(), String> {
-        let mut command = Command::new(&program.loader);
-        command.arg("--list").arg(&program.program).env("LD_PRELOAD", &self.path);
-        let output = launch::trial(&mut command, user)
-            .map_err(|error| format!("{} cannot be started: {}", program.loader.display(), reason(&error)))?;
-        let listed = String::from_utf8_lossy(&output.stdout).contains(&self.path);
-        if listed && output.status.success() {
-            return Ok(());
-        }
-        let message = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("no message").to_owned();
-        Err(format!("the loader of {} does not load {}: {message}", program.program.display(), self.path))
     }
 
     /// The value of LD_PRELOAD: the library, followed by those already there.

@@ -5,6 +5,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, Uid};
+
+use crate::sys::process::Credentials;
+use crate::sys::rights::as_server;
+
+/// A user without rights.
+const NOBODY: u32 = 65_534;
 
 /// Prefix and suffix of a library's file name, around the pid and a number.
 const NAME: (&str, &str) = ("roundsman-", "-preload.so");
@@ -32,6 +39,15 @@ fn is_safe(directory: &Path) -> bool {
             meta.is_dir() && [0, own].contains(&meta.uid()) && (sticky || meta.mode() & 0o022 == 0)
         })
     })
+}
+
+/// Whether every user that our servers can become can read a file; only root's can become others.
+pub fn all_users_read(file: &Path) -> bool {
+    let other = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let nobody = Credentials { uid: other.0, gid: other.1, groups: Vec::new() };
+    // Any other error: we cannot change users, and so no server can.
+    let read = as_server(Some(&nobody), || std::fs::File::open(file).map(drop));
+    !read.is_err_and(|error| error.raw_os_error() == Some(libc::EACCES))
 }
 
 /// Removes the libraries of daemons that were killed. A live daemon holds a lock on its own, which also protects a daemon in

@@ -4,6 +4,7 @@
 //! counted, and the count is written once the reader is back.
 
 pub mod background;
+mod complaints;
 mod events;
 pub mod files;
 pub mod follow;

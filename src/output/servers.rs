@@ -16,6 +16,7 @@ use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::complaints::Complaints;
 use super::follow::{Follower, LogKind, Query};
 use super::line::{Line, Origin, Stream};
 use super::recent::Recent;
@@ -58,12 +59,6 @@ pub struct Servers {
     outlet: Outlet,
 }
 
-impl std::fmt::Debug for Order {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Order")
-    }
-}
-
 impl Servers {
     /// Starts the thread that reads, and those that pass on.
     ///
@@ -87,6 +82,7 @@ impl Servers {
             rings: BTreeMap::new(),
             messages: BTreeMap::new(),
             recent,
+            complaints: Complaints::default(),
         };
         thread::Builder::new().name("servers".into()).spawn(move || reader.run())?;
         Ok(Self { orders, waker, under_way, outlet })
@@ -179,6 +175,7 @@ struct Reader {
     messages: BTreeMap<Arc<str>, Ring>,
     /// The daemon's events.
     recent: Recent,
+    complaints: Complaints,
 }
 
 impl Reader {
@@ -372,6 +369,9 @@ impl Reader {
         let at = SystemTime::now();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let lines = || text.split(|&byte| byte == b'\n');
+        if stream == Stream::Err {
+            self.complaints.look(origin, lines());
+        }
         let ring = self.rings.entry(origin.service.clone()).or_default();
         lines().for_each(|line| ring.push(origin.slot, origin.pid, stream, at, line));
         let wants = |query: &Query| query.wants(LogKind::Lines, &origin.service, origin.slot, stream);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
+use super::wrapper::Wrapped;
 use crate::codes::{NOT_EXECUTABLE, NOT_FOUND, USAGE};
 use crate::sys::reason;
 
@@ -104,6 +105,22 @@ impl CommandLine {
     /// As [`CommandLine::find`].
     pub fn program(&self) -> Result<PathBuf, CommandError> {
         locate(self.arg0(), &self.lookup)
+    }
+
+    /// What runs in the end, where wrappers (env, gosu, setpriv) stand before it, and its file; `None` without one, or
+    /// where its program is not found here.
+    pub fn wrapped(&self) -> Option<(Wrapped, PathBuf)> {
+        let wrapped = Wrapped::of(&self.words)?;
+        let program = locate(&wrapped.program, &self.lookup).ok()?;
+        Some((wrapped, program))
+    }
+
+    /// The program that runs in the end.
+    ///
+    /// # Errors
+    /// As [`CommandLine::find`].
+    pub fn last_program(&self) -> Result<PathBuf, CommandError> {
+        self.wrapped().map_or_else(|| self.program(), |(_, program)| Ok(program))
     }
 
     /// The name that a service gets from its command.

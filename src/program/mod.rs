@@ -5,3 +5,4 @@ pub mod elf;
 pub mod hints;
 pub mod node;
 pub mod primary;
+pub mod wrapper;

@@ -20,7 +20,7 @@ use crate::worker::exit::LastExit;
 use crate::worker::listen_watch;
 use crate::worker::probe::Probe;
 use crate::worker::server::{Server, StopRequest};
-use crate::worker::start::start_server;
+use crate::worker::start::{Extras, start_server};
 
 /// A server that all slots share.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl SharedServer {
         let seat = Seat { config, id, listeners: 0, told: None, now };
         let probe = upstream.map(|first| Probe::upstream(first, now));
         let backoff = Backoff::of(&config.limits);
-        match start_server(&seat, None, command, None, Vec::new(), context) {
+        match start_server(&seat, None, command, None, Extras::default(), context) {
             Ok(server) => {
                 self.server = Some(Server { probe, ..server });
                 self.lifecycle.apply(Event::Started, now, &backoff);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Slot;
-use crate::sys::{process, sockets};
+use crate::sys::{inspect, process, sockets};
 use crate::worker::attachment::Attachment;
 use crate::worker::instead;
 use crate::worker::server::{Server, StopRequest};
@@ -58,7 +58,7 @@ pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachmen
     let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
     let entry = format!("{MARK}={}", server.mark);
     let marked = |pid: u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = inspect::look(pid, || std::fs::read(format!("/proc/{pid}/environ"))).unwrap_or_default();
         environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
     };
     let holders = sockets::holders(&orphans, &inodes);

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
@@ -102,6 +102,19 @@ pub fn sealed_file(name: &std::ffi::CStr, contents: &[u8]) -> io::Result<OwnedFd
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
+}
+
+/// The same file at a descriptor of at least `number`, if the file limit allows it.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn above(file: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    match fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(number)) {
+        // SAFETY: the descriptor is new and owned by nothing else.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Err(nix::errno::Errno::EINVAL) => Ok(file),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 impl Drop for SharedPage {

@@ -10,6 +10,7 @@ pub mod epoll;
 #[cfg(test)]
 pub mod fake;
 pub mod futex;
+pub mod inspect;
 pub mod interrupt;
 pub mod mmap;
 pub mod process;

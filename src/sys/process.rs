@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -57,6 +58,8 @@ pub struct ChildSetup {
     pub user: Option<Credentials>,
     /// A descriptor to duplicate to [`CHANNEL`].
     pub channel: Option<RawFd>,
+    /// A descriptor that the child keeps, at the same number.
+    pub kept: Option<RawFd>,
 }
 
 /// The IPC channel's descriptor in a Node worker. Node makes descriptors up to 15 close-on-exec at its start, so a low number
@@ -95,6 +98,10 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
             // The copy is not close-on-exec. The child needs nothing at that number: see reserve_channel.
             // SAFETY: two numbers; the descriptor at the second is this child's own and not used again.
             cvt!(unsafe { libc::dup2(channel, CHANNEL) })?;
+        }
+        if let Some(kept) = setup.kept {
+            // SAFETY: clears close-on-exec of a number, in this child alone.
+            cvt!(unsafe { libc::fcntl(kept, libc::F_SETFD, 0) })?;
         }
         if let Some(limit) = setup.nofile {
             setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
@@ -156,9 +163,15 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// Whether a process has ended, reaped or not.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    ends_within(pidfd, Duration::ZERO)
+}
+
+/// Waits for the end of a process, for so long at most.
+pub fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    poll(&mut watched, limit).is_ok_and(|ready| ready > 0)
 }
 
 /// Has orphaned descendants become children of this process, so that none escapes a stop.
@@ -350,7 +363,7 @@ pub fn children() -> Vec<u32> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn wait_until(holds: impl Fn() -> bool) {
         let until = Instant::now() + Duration::from_secs(20);

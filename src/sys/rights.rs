@@ -31,6 +31,18 @@ pub fn as_server<T: Send>(user: Option<&Credentials>, act: impl FnOnce() -> io::
     })
 }
 
+/// Runs `act` with another user's rights to files, on a thread of its own.
+///
+/// # Errors
+/// As [`as_server`].
+pub fn with_files_of<T: Send>(user: &Credentials, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("as-user".into());
+        let thread = thread.spawn_scoped(scope, || take_file_rights(user).and_then(|()| act()))?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread with a user's rights has failed")))
+    })
+}
+
 /// Whether a program that we start as the same user has all our capabilities.
 fn outlive_exec() -> bool {
     let kept = ambient();

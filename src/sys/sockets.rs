@@ -1,8 +1,11 @@
 //! The sockets of a process, by the links in /proc/PID/fd.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::inspect;
 
 /// The processes among `pids` that have one of these sockets open.
 pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
@@ -11,20 +14,30 @@ pub fn holders(pids: &[u32], inodes: &[u64]) -> Vec<u32> {
 
 /// The inodes of a process's sockets.
 pub fn sockets(pid: u32) -> impl Iterator<Item = u64> {
-    links(pid).filter_map(|link| inode(&link))
+    inspect::look(pid, || inodes(pid, |_| true)).unwrap_or_default().into_iter()
 }
 
 /// The same of its TCP sockets alone; of all where the kernel does not say which those are.
 pub fn tcp_sockets(pid: u32) -> impl Iterator<Item = u64> {
-    links(pid).filter_map(|link| inode(&link).filter(|_| may_be_tcp(&link)))
+    inspect::look(pid, || inodes(pid, may_be_tcp)).unwrap_or_default().into_iter()
 }
 
-fn links(pid: u32) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|link| link.path())
+/// # Errors
+/// When the process is gone, or may not be looked at.
+fn inodes(pid: u32, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<u64>> {
+    let mut inodes = Vec::new();
+    for link in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().map(|link| link.path()) {
+        match std::fs::read_link(&link) {
+            Ok(target) => inodes.extend(inode(&target).filter(|_| wanted(&link))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // Closed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(inodes)
 }
 
-fn inode(link: &Path) -> Option<u64> {
-    let target = std::fs::read_link(link).ok()?;
+fn inode(target: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 

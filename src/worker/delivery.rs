@@ -1,6 +1,7 @@
 //! What a service's workers consist of: its configured backend, with all that starting one takes.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -8,8 +9,8 @@ use thiserror::Error;
 use crate::abi::attach::HAS_TRANSLATIONS;
 use crate::config::error::{ConfigError, Kind};
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
-use crate::direct::Preload;
 use crate::direct::attach::{Secret, hex};
+use crate::direct::{Preload, Target};
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
 use crate::sys::reason;
@@ -40,7 +41,30 @@ pub struct Library {
     attach: String,
 }
 
+/// A place for the library from which a command loads it, or why there is none.
+///
+/// # Errors
+/// When there is no such command.
+pub fn find(command: &CommandLine, config: &ServiceConfig) -> Result<Result<Preload, String>, CommandError> {
+    let wrapped = command.wrapped();
+    let program = wrapped.as_ref().map_or_else(|| command.program(), |(_, program)| Ok(program.clone()))?;
+    Ok(elf::examine(&program).map_err(|obstacle| obstacle.to_string()).and_then(|program| {
+        let wrapped = wrapped.map(|(wrapped, _)| wrapped);
+        Preload::find(&Target { command, program: &program, wrapped, user: config.user.as_ref() })
+    }))
+}
+
 impl Library {
+    /// A descriptor that servers inherit, to find it.
+    pub fn inherited(&self) -> Option<BorrowedFd<'_>> {
+        self.preload.inherited()
+    }
+
+    /// Where it is, in words.
+    pub fn place(&self) -> String {
+        self.preload.place()
+    }
+
     /// The value of LD_PRELOAD.
     pub fn value(&self) -> String {
         self.preload.value()
@@ -69,9 +93,7 @@ impl Delivery {
             Backend::Upstreams(..) => return Ok(Self::Relay(None)),
             Backend::NoPort(command) => return Ok(Self::NoPort(command.clone())),
         };
-        let program = elf::examine(&command.program()?).map_err(|obstacle| obstacle.to_string());
-        let preload = program.and_then(|program| Preload::find(&program, config.user.as_ref()));
-        match (preload, config.chosen) {
+        match (find(&command, config)?, config.chosen) {
             (Ok(preload), _) => Ok(Self::Direct(
                 command,
                 Arc::new(Library { preload, attach: attach().map_err(DeliveryError::Attach)? }),

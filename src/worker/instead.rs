@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::abi::attach::VARIABLE;
 use crate::proc_net;
 use crate::program::elf;
-use crate::sys::process;
+use crate::sys::{inspect, process};
 
 /// Unix sockets that are named.
 const MAX_NAMED: usize = 3;
@@ -26,9 +26,14 @@ pub fn by_itself(root: u32, has_flags: bool) -> Option<String> {
     let listeners = proc_net::listeners_of(root);
     let (&port, &pid) = listeners.first_key_value()?;
     let ports = names(listeners.into_keys())?;
-    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let image = PathBuf::from(format!("/proc/{pid}/exe"));
+    let program = inspect::look(pid, || std::fs::read_link(&image)).unwrap_or_default();
     // The link's target is not what is run where the file was replaced, or in another root.
-    let obstacle = elf::examine(&PathBuf::from(format!("/proc/{pid}/exe"))).err();
+    let examined = inspect::look(pid, || match elf::examine(&image) {
+        Err(elf::Obstacle::Unreadable { source, .. }) => Err(source),
+        examined => Ok(examined.err()),
+    });
+    let obstacle = examined.ok().flatten();
     let why = match obstacle {
         Some(elf::Obstacle::Go(_)) => format!("{} is a Go program, which cannot be preloaded", program.display()),
         Some(elf::Obstacle::Static(_)) => format!("{} is linked statically and cannot be preloaded", program.display()),

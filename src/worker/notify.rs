@@ -9,7 +9,7 @@ use tracing::debug;
 use crate::direct::attach::{hex, secret};
 use crate::events::{Registry, Source};
 use crate::sys::closer::{self, Foreign};
-use crate::sys::{process, scm, sock};
+use crate::sys::{inspect, process, scm, sock};
 
 /// Messages are short; what is longer is cut.
 const MAX_MESSAGE: usize = 4096;
@@ -81,10 +81,12 @@ impl Notify {
             if self.ready || !lines.any(|line| line == b"READY=1") {
                 continue;
             }
-            // One that has ended already (systemd-notify) can only be known by its user.
-            self.ready = received
-                .sender
-                .is_some_and(|sender| [0, self.uid].contains(&sender.uid) || process::is_below(sender.pid, &[server]));
+            // One that has ended already (systemd-notify) can only be known by its user, which a server may have changed.
+            self.ready = received.sender.is_some_and(|sender| {
+                [0, self.uid].contains(&sender.uid)
+                    || process::is_below(sender.pid, &[server])
+                    || inspect::runs_as(server, sender.uid)
+            });
             if !self.ready {
                 debug!(sender = ?received.sender, "READY=1 ignored: it is not from the server");
             }

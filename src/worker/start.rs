@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -96,7 +96,7 @@ impl Worker {
         let kind = match delivery {
             Delivery::Direct(command, library) => start_direct(seat, command, library, totals, context)?,
             Delivery::NoPort(command) => {
-                Kind::NoPort { server: start_server(seat, slot, command, None, Vec::new(), context)? }
+                Kind::NoPort { server: start_server(seat, slot, command, None, Extras::default(), context)? }
             }
             Delivery::Relay(None) => Kind::Relay { relay: None, server: None },
             Delivery::Relay(Some(command)) => {
@@ -104,7 +104,7 @@ impl Worker {
                     Some(address) => address,
                     None => context.ports.choose().map_err(os("cannot choose a port for the server"))?,
                 };
-                let server = start_server(seat, slot, command, Some(address), Vec::new(), context)?;
+                let server = start_server(seat, slot, command, Some(address), Extras::default(), context)?;
                 let probe = Some(Probe::private(address, seat.now));
                 Kind::Relay { relay: None, server: Some(Server { address: Some(address), probe, ..server }) }
             }
@@ -172,14 +172,23 @@ fn start_direct(
     page.set_watches(seat.config.limits.drain_idle == DrainIdle::Move);
     let environment =
         vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret, translations.is_some()))];
-    let server = start_server(seat, Some(seat.id.slot), command, seat.told, environment, context)?;
+    let extras = Extras { environment, kept: library.inherited() };
+    let server = start_server(seat, Some(seat.id.slot), command, seat.told, extras, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));
     (attachment.bell, attachment.log, attachment.translations) = (bell, log, translations);
     Ok(Kind::Direct { server, attachment })
 }
 
-/// Starts a server that is told an address, with more in its environment. `slot`: `None` for one that all slots share.
+/// What a server gets in addition.
+#[derive(Debug, Default)]
+pub struct Extras<'a> {
+    pub environment: Vec<(&'static str, String)>,
+    /// Stays open in it, at its number.
+    pub kept: Option<BorrowedFd<'a>>,
+}
+
+/// Starts a server that is told an address. `slot`: `None` for one that all slots share.
 ///
 /// # Errors
 /// What could not be had.
@@ -188,7 +197,7 @@ pub fn start_server(
     slot: Option<u32>,
     command: &CommandLine,
     told: Option<SocketAddr>,
-    mut environment: Vec<(&'static str, String)>,
+    Extras { mut environment, kept }: Extras<'_>,
     context: &Context,
 ) -> Result<Server, StartError> {
     let config = seat.config;
@@ -218,6 +227,7 @@ pub fn start_server(
     let inspect = inspect.map(|first| first.wrapping_add(slot.unwrap_or(0) as u16).wrapping_add(turn));
     let pid = context.launcher.server(&launch::Server {
         channel: theirs.as_ref().map(AsFd::as_fd),
+        kept,
         inspect,
         service: &config.name,
         slot,

@@ -118,6 +118,8 @@ const ALLOWED: Table<'_> = &[
             "program",
             "sys::reason",
             "sys::session",
+            "worker::Delivery",
+            "worker::delivery",
         ],
     ),
     ("main", &["admin", "cli", "codes", "config", "control", "daemon", "exit", "output", "relay"]),

@@ -22,7 +22,9 @@ fn via(program: Command, more: &[&str], server: &str) -> (String, String) {
     let listen = format!("127.0.0.1:{port}");
     let mut arguments = vec!["-l", &listen, "-i", "1"];
     arguments.extend(more);
-    arguments.extend(["--", server, "threads", "{port}"]);
+    arguments.push("--");
+    arguments.extend(server.split(' '));
+    arguments.extend(["threads", "{port}"]);
     let daemon = Daemon::launch(program, &arguments, port);
     daemon.wait_online(1);
     assert!(get(port).unwrap().starts_with("slot 0 peer"));
@@ -97,7 +99,9 @@ fn another_user_without_rights_a_read_only_root_and_noexec_directories() {
         dir.path().display()
     );
     let (delivery, reason) = via(inside(&noexec), &["--user", "nobody"], &server);
-    assert!(delivery == "relay" && reason.contains("does not load"), "{delivery}: {reason}");
+    assert_eq!(delivery, "direct", "servers inherit a memory file: {reason}");
+    let (delivery, reason) = via(inside(&noexec), &[], &format!("gosu nobody {server}"));
+    assert_eq!(delivery, "direct", "{reason}");
     let (delivery, _) = via(inside(&noexec), &[], &server);
     assert_eq!(delivery, "direct", "as the same user no file is needed");
     // Nor is a root that can be written to (there is no place for a control socket then).

@@ -6,6 +6,7 @@ mod borders;
 mod busy;
 mod closed;
 mod delivery;
+mod drops;
 mod evil;
 mod faults;
 mod files;

@@ -39,8 +39,9 @@ fn a_lost_environment_and_another_network_are_named() {
     let dir = install_dir();
     let (port, script) = (free_port().to_string(), fixed(dir.path()));
     let own = free_port().to_string();
-    let path = format!("PATH={}", std::env::var("PATH").unwrap());
-    let all = ["-l", &port, "-i", "1", "--via", "direct", "--", "env", "-i", &path, "python3", &script, &own];
+    // A shell that starts it: the command itself would be refused.
+    let line = format!("exec env -i PATH=\"$PATH\" python3 {script} {own}");
+    let all = ["-l", &port, "-i", "1", "--via", "direct", "--", "sh", "-c", &line];
     let daemon = Daemon::launch(roundsman(), &all, 0);
     named(&daemon, &format!("server listens on :{own} by itself: it was started without the environment that it got"));
     drop(daemon);

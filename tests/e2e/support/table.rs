@@ -83,7 +83,7 @@ while True:
     c.close()
 ";
 
-fn nginx_conf(dir: &Path, port: u16, listen: &str) -> PathBuf {
+pub fn nginx_conf(dir: &Path, port: u16, listen: &str) -> PathBuf {
     write_file(
         dir,
         &format!("{port}.conf"),
