@@ -152,6 +152,9 @@ impl ServiceDispatcher {
     pub fn set_rules(&mut self, rules: Rules) {
         self.stage.follow(rules.stage.as_deref());
         self.rules = Rules { by: self.rules.by, ..rules };
+        if !self.rules.has_sessions() {
+            self.stage.clear_sessions();
+        }
     }
 
     /// Closes a listener that left the configuration, where the master accepts only after its backlog was taken.

@@ -1,10 +1,14 @@
 use std::net::TcpListener;
 
 use super::*;
+use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::accept::stage::StageRules;
 use crate::accept::stage::refusals::Refusal;
 use crate::accept::stage::sources::SourceLimits;
+use crate::affinity::head::NoKey;
+use crate::affinity::sessions::Change;
+use crate::affinity::{HashOn, digest};
 use crate::handoff::{Carries, TakenBack};
 use crate::proxy_protocol::balancers::Balancers;
 
@@ -279,4 +283,113 @@ fn thousands_whose_time_is_over_leave_between_those_that_come() {
         left.push(dispatcher.stage.len());
     }
     assert_eq!(left, [84, 68, 52, 36, 20, 4, 0]);
+}
+
+fn sessions() -> Rules {
+    let stage = StageRules {
+        proxy_from: Balancers(Vec::new()),
+        key: Some(HashOn::SocketIo),
+        session_wait: Duration::from_secs(1),
+        ..StageRules::clone(&headers(1000))
+    };
+    let (policy, hash_on) = (Policy::Hash, Some(HashOn::SocketIo));
+    Rules { policy, hash_on, stage: Some(Arc::new(stage)), ..rules(16) }
+}
+
+fn opened(session: u64) -> Change {
+    Change::Opened(digest(session.to_string().as_bytes()))
+}
+
+/// A client that asks for a session.
+fn asks_for(session: u64, socket: &OwnedFd) -> std::net::TcpStream {
+    let address = socket2::SockRef::from(socket).local_addr().unwrap().as_socket().unwrap();
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(
+        &mut client,
+        format!("GET /?transport=polling&sid={session} HTTP/1.1\r\n\r\n").as_bytes(),
+    )
+    .unwrap();
+    client
+}
+
+#[test]
+fn a_report_is_for_those_that_wait_for_its_session_and_for_no_others() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.set_rules(sessions());
+    let (now, worker) = (Instant::now(), WorkerId { service: 0, slot: 0, generation: 1 });
+    let (queue, _end) = QueueTx::to_relay(Carries::Sockets).unwrap();
+    let queue = Arc::new(queue);
+    let page = Arc::new(CountersPage::create().unwrap().0);
+    dispatcher.online(&cx, worker, vec![(0, queue.clone())], page, Arc::default(), now);
+    let clients: Vec<_> = [1, 2, 2, 3].iter().map(|session| asks_for(*session, &socket)).collect();
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    let state = |dispatcher: &ServiceDispatcher| {
+        (dispatcher.stage.len(), dispatcher.stage.awaited(), queue.pending(), dispatcher.stats.stage.keys.load(Relaxed))
+    };
+    assert_eq!(state(&dispatcher), (4, 4, 0, 0));
+    let other = WorkerId { generation: 2, ..worker };
+    for (from, change) in [(worker, opened(9)), (other, opened(1)), (worker, opened(2))] {
+        dispatcher.change_sessions(from, &[change], now, &cx);
+    }
+    dispatcher.turn(&cx, now);
+    assert_eq!(state(&dispatcher), (2, 2, 2, 2));
+    // One is over as soon as it has begun, and the worker of the other goes.
+    let Change::Opened(first) = opened(1) else { return };
+    dispatcher.change_sessions(worker, &[opened(1), Change::Closed(first)], now, &cx);
+    dispatcher.drain(&cx, worker);
+    dispatcher.turn(&cx, now + Duration::from_secs(1));
+    assert_eq!((dispatcher.stage.len(), dispatcher.stage.awaited(), dispatcher.waiting()), (0, 0, 2));
+    let more = [1, 2].map(|session| asks_for(session, &socket));
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.stage.len(), dispatcher.waiting()), (0, 4), "both are known to be over");
+    assert_eq!(dispatcher.stats.stage.without_key(NoKey::UnknownSession), 3);
+    // Other rules: nothing is left of this.
+    dispatcher.online(
+        &cx,
+        other,
+        vec![(0, queue.clone())],
+        Arc::new(CountersPage::create().unwrap().0),
+        Arc::default(),
+        now,
+    );
+    dispatcher.change_sessions(other, &[opened(5)], now, &cx);
+    dispatcher.set_rules(rules(16));
+    let Change::Opened(fifth) = opened(5) else { return };
+    assert_eq!(dispatcher.stage.session(fifth), None);
+    drop((clients, more));
+}
+
+#[test]
+fn a_client_that_has_reset_is_dropped_when_its_connection_comes_back() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.set_rules(sessions());
+    let listener = TcpListener::from(socket.try_clone().unwrap());
+    let clients = [(); 2].map(|()| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    listener.set_nonblocking(false).unwrap();
+    let taken = [(); 2].map(|()| TakenBack { socket: listener.accept().unwrap().0.into(), translated: None });
+    let [gone, stays] = clients;
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    let key = RescueKey { worker: WorkerId { service: 0, slot: 0, generation: 1 }, listener: 0, stats: Arc::default() };
+    dispatcher.rescued(&cx, &key, taken.into(), Instant::now());
+    assert_eq!((dispatcher.waiting(), dispatcher.stats.shed.count(ShedReason::ClientLeft)), (1, 1));
+    drop(stays);
+}
+
+#[test]
+fn one_worker_that_reports_very_much_does_not_keep_the_accept_thread() {
+    let (dispatcher, context, _socket) = dispatcher(16);
+    let (sender, orders) = crossbeam_channel::unbounded();
+    let mut all = crate::accept::Acceptor { context, orders, dispatchers: vec![dispatcher] };
+    let worker = WorkerId { service: 0, slot: 0, generation: 1 };
+    for _ in 0..10 {
+        sender.send(Order::Sessions { worker, changes: vec![opened(1); 1500] }).unwrap();
+    }
+    let mut left = Vec::new();
+    while all.obey_some(Instant::now()) {
+        left.push(sender.len());
+    }
+    assert_eq!(left, [7, 4, 1]);
 }

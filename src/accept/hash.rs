@@ -14,13 +14,14 @@ pub enum Key {
     Address(IpAddr),
     /// See [`crate::affinity::digest`].
     Digest(u64),
-    /// It belongs to the worker at this index.
+    /// Only the worker at this index can serve it.
     Worker(usize),
 }
 
-/// The worker that a key belongs to, whether or not it has room now.
+/// The worker that a key belongs to, whether or not it has room now. One that is stalled loses its keys, but not what only it has.
 pub fn home(workers: &[Candidate], turn: &Turn, key: Key) -> Option<usize> {
-    hashed(workers, turn.uneven, key, |worker| worker.weight > 0 && !worker.stalled)
+    let stays = matches!(key, Key::Worker(_));
+    hashed(workers, turn.uneven, key, |worker| worker.weight > 0 && (stays || !worker.stalled))
 }
 
 /// The worker that a key belongs to among those that may get a connection. Rendezvous hashing (Thaler and Ravishankar, 1996):

@@ -46,6 +46,10 @@ const WAKER: Token = Token(usize::MAX);
 /// A listener's token is its service times this, plus its place in the service.
 const LISTENERS: usize = orders::PLACES;
 
+/// Orders obeyed per turn, by their [`Order::cost`]; the others in the next one, which begins at once. A worker may report sessions faster
+/// than all others do anything.
+const ORDERS: usize = 4096;
+
 /// The control thread's handle on the accept thread.
 #[derive(Debug, Clone)]
 pub struct Orders {
@@ -146,8 +150,9 @@ impl Acceptor {
         let mut events = Events::with_capacity(256);
         let mut pacing = Pacing::new(Instant::now());
         let mut alarm = Alarm::new();
+        let mut more_orders = false;
         loop {
-            let timeout = self.timeout(Instant::now());
+            let timeout = if more_orders { Some(Duration::ZERO) } else { self.timeout(Instant::now()) };
             match self.context.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => alarm.rang(self.accepted()),
                 // Only a closed or foreign epoll descriptor can do this; go on by timer, at a bounded rate.
@@ -158,19 +163,20 @@ impl Acceptor {
             for event in &events {
                 let Token(token) = event.token();
                 if event.token() == WAKER {
-                    while let Ok(order) = self.orders.try_recv() {
-                        self.obey(order, now);
-                    }
+                    more_orders = true;
                 } else if event.token() == deaths::DEATH {
                     self.dispatchers.iter_mut().for_each(ServiceDispatcher::process_died);
                 } else if let Some((service, ticket)) = leavers::client(event.token()) {
                     self.on(service, |it, cx| it.client_event(ticket, cx));
                 } else if let Some((service, place)) = stage::connection(event.token()) {
-                    let closed = event.is_read_closed() || event.is_error();
-                    self.on(service, |it, cx| it.staged_event(place, closed, now, cx));
+                    let end = stage::End::of(event);
+                    self.on(service, |it, cx| it.staged_event(place, end, now, cx));
                 } else if let Some(dispatcher) = self.dispatchers.get_mut(token / LISTENERS) {
                     dispatcher.readable(token % LISTENERS);
                 }
+            }
+            if more_orders {
+                more_orders = self.obey_some(now);
             }
             if self.dispatchers.iter().any(ServiceDispatcher::has_ready) {
                 alarm.run();
@@ -200,6 +206,17 @@ impl Acceptor {
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let next = self.dispatchers.iter().filter_map(|dispatcher| dispatcher.deadline(now)).min()?;
         Some(next.saturating_duration_since(now))
+    }
+
+    /// Obeys orders for a turn; whether there are more.
+    fn obey_some(&mut self, now: Instant) -> bool {
+        let mut left = ORDERS;
+        while left > 0 {
+            let Ok(order) = self.orders.try_recv() else { return false };
+            left = left.saturating_sub(order.cost());
+            self.obey(order, now);
+        }
+        !self.orders.is_empty()
     }
 
     fn obey(&mut self, order: Order, now: Instant) {

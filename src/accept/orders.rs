@@ -130,7 +130,7 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// How long a client waits for a worker before it is reset.
     pub queue_timeout: Duration,
-    /// Under a policy that hashes: how long a client waits for its own worker before another may take it.
+    /// See [`Rules::patience`].
     pub hash_wait: Duration,
     /// How long a worker may receive nothing while hand-offs wait before it counts as hung.
     pub hang_timeout: Option<Duration>,
@@ -171,9 +171,21 @@ impl Rules {
         }
     }
 
+    /// Whether connections belong to workers that alone can serve them.
+    pub fn has_sessions(&self) -> bool {
+        self.hash_on == Some(HashOn::SocketIo)
+    }
+
+    /// How long a client waits for its own worker before another may take it: elsewhere its session is unknown.
+    pub fn patience(&self) -> Duration {
+        if self.has_sessions() { self.queue_timeout } else { self.hash_wait }
+    }
+
     /// Age of a pending hand-off from which the worker's queue is emptied for other workers.
     pub fn rescue_after(&self) -> Duration {
         match self.policy {
+            // Those with a session come back to wait in the master, and hold up nobody without one.
+            Policy::Hash if self.has_sessions() => self.stall_timeout,
             Policy::IpHash | Policy::Hash => self.stall_timeout.max(self.hash_wait),
             Policy::Rr | Policy::LeastConn | Policy::None => self.stall_timeout,
         }
@@ -277,6 +289,17 @@ pub enum Report {
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
     Paused(ServiceId),
+}
+
+impl Order {
+    /// How many changes it makes, about; at least 1.
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Sessions { changes, .. } => changes.len().max(1),
+            Self::Rescued { sockets, .. } => sockets.len().max(1),
+            _ => 1,
+        }
+    }
 }
 
 impl Report {

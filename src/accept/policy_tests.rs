@@ -220,6 +220,18 @@ fn without_a_key_or_its_worker_they_take_turns() {
 }
 
 #[test]
+fn a_session_stays_with_its_worker_whatever_that_is_busy_with_and_leaves_its_drained_slot() {
+    let mut workers = workers(3);
+    let of = |workers: &[Candidate]| home(workers, &Turn::default(), Key::Worker(1));
+    (workers[1].stalled, workers[1].behind, workers[1].pending, workers[1].room) = (true, true, 64, 0);
+    assert_eq!(of(&workers), Some(1));
+    assert_eq!(pick(Policy::Hash, &mut workers.clone(), &mut Turn::default(), Some(Key::Worker(1))), Some(0));
+    workers[1].weight = 0;
+    assert_eq!(of(&workers), None);
+    assert_eq!(of(&workers[..1]), None, "the worker is gone");
+}
+
+#[test]
 fn a_client_stays_with_a_worker_that_is_full_and_leaves_one_that_is_stalled() {
     let mut workers = workers(4);
     for n in 0..100 {

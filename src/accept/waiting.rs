@@ -197,9 +197,14 @@ impl ServiceDispatcher {
             });
             // A server may still have a copy, and have its close block.
             client.foreign = true;
-            self.find_key_again(&socket, &mut client);
-            let ticket = self.line.ticket_at_head();
-            self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);
+            let has_left = self.find_key_again(&socket, &mut client).is_err();
+            let held = Held { listener, socket, client, since: now, watched: false };
+            if has_left {
+                self.give_up(vec![held], ShedReason::ClientLeft, cx);
+            } else {
+                let ticket = self.line.ticket_at_head();
+                self.hold(ticket, held, None, cx);
+            }
         }
     }
 }

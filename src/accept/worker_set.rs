@@ -289,7 +289,7 @@ impl WorkerSet {
         if self.serving(listener).0 == self.workers.len() {
             let own = if may_wait { key.and_then(|key| home(&self.views, &self.turn, key)) } else { None };
             return match own {
-                Some(at) if !self.views[at].has_room() || !self.workers[at].line.is_empty() => Choice::Waits(at),
+                Some(at) if self.has_to_wait(at) => Choice::Waits(at),
                 Some(at) => {
                     self.views[at].gets_one();
                     Choice::Gets(at)
@@ -305,7 +305,8 @@ impl WorkerSet {
         }
         if may_wait
             && let Some(at) = key.and_then(|key| home(&views, &self.turn, key))
-            && (!views[at].has_room() || !self.workers[at].line.is_empty())
+            && self.workers[at].serves_at(place(listener))
+            && self.has_to_wait(at)
         {
             return Choice::Waits(at);
         }
@@ -315,6 +316,12 @@ impl WorkerSet {
         self.views.iter_mut().zip(&views).for_each(|(view, after)| view.credit = after.credit);
         self.views[at] = views[at];
         Choice::Gets(at)
+    }
+
+    /// Whether a connection that belongs to the worker at an index has to wait for it.
+    fn has_to_wait(&self, at: usize) -> bool {
+        let view = &self.views[at];
+        view.stalled || !view.has_room() || !self.workers[at].line.is_empty()
     }
 
     /// Sends the batches. Returns whether a worker took less than it was given; the rest is appended to `returned`.

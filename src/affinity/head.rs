@@ -1,6 +1,9 @@
 //! The key of a connection in its first request's head, HTTP/1. The bytes stay in the socket: a server reads them, too.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
+
+use percent_encoding::percent_decode;
 
 use super::{HashOn, digest};
 
@@ -78,7 +81,7 @@ pub fn find(on: &HashOn, bytes: &[u8]) -> Found {
     let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
     // The version comes last in the first line.
     if let (Some(target), Some(_), true) = (request.path, request.version, in_target(on)) {
-        return key(target_key(on, target));
+        return key(target_key(on, target).as_deref());
     }
     match parsed {
         Ok(httparse::Status::Complete(_)) => key(header_key(on, request.headers)),
@@ -97,12 +100,14 @@ fn in_target(on: &HashOn) -> bool {
     matches!(on, HashOn::Query(_) | HashOn::SocketIo)
 }
 
-fn target_key<'a>(on: &HashOn, target: &'a str) -> Option<&'a [u8]> {
+fn target_key<'a>(on: &HashOn, target: &'a str) -> Option<Cow<'a, [u8]>> {
     let (_, query) = target.split_once('?')?;
     match on {
-        HashOn::Query(name) => parameter(query, name),
-        // Another program's parameter of that name is no session.
-        HashOn::SocketIo => parameter(query, "transport").and_then(|_| parameter(query, "sid")),
+        HashOn::Query(name) => parameter(query, name).map(Cow::Borrowed),
+        // Another program's parameter of that name is no session. Its worker reports it as it is, not as clients have to write it.
+        HashOn::SocketIo => {
+            parameter(query, "transport").and_then(|_| parameter(query, "sid")).map(|sid| percent_decode(sid).into())
+        }
         HashOn::Source | HashOn::Cookie(_) | HashOn::Header(_) => None,
     }
 }

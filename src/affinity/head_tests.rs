@@ -91,6 +91,12 @@ fn a_session_of_socket_io_is_one_only_beside_its_transport() {
     assert_eq!(find(&on, &request(target, "")), found("lv_VI97HAXpY6yYWAAAC"));
     assert_eq!(find(&on, &request("/socket.io/?EIO=4&transport=polling", "")), ABSENT);
     assert_eq!(find(&on, &request("/page?sid=lv_VI97HAXpY6yYWAAAC", "")), ABSENT);
+    // An app may make the names of its sessions itself.
+    for (written, name) in
+        [("user%3a7%3A%20", "user:7: "), ("%", "%"), ("%3", "%3"), ("%zz%+", "%zz%+"), ("%25%33%41", "%3A")]
+    {
+        assert_eq!(find(&on, &request(&format!("/?transport=polling&sid={written}"), "")), found(name), "{written}");
+    }
 }
 
 #[test]
@@ -119,6 +125,7 @@ fn others_are_named() {
         ("NUL", b"\0".to_vec(), Found::NoKey(NoKey::NotHttp)),
         ("NUL in a header", request("/", "A: \0\r\n"), Found::NoKey(NoKey::NotHttp)),
         ("a header with a space", request("/", "A : b\r\n"), Found::NoKey(NoKey::NotHttp)),
+        ("a folded header", request("/", "Cookie: a=b;\r\n route=c\r\n"), Found::NoKey(NoKey::NotHttp)),
         ("not UTF-8", b"GET /\xff HTTP/1.1\r\n\r\n".to_vec(), Found::NoKey(NoKey::NotHttp)),
         ("a long method", vec![b'A'; MAX_BYTES], Found::NoKey(NoKey::TooLarge)),
         ("16 KiB", long(MAX_BYTES), ABSENT),
@@ -162,6 +169,7 @@ proptest! {
 
     #[test]
     fn anything_is_judged(on in all(), bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        find(&on, &bytes);
+        let long: Vec<u8> = bytes.iter().copied().chain([b'a']).cycle().take(MAX_BYTES).collect();
+        prop_assert_ne!(find(&on, &long), Found::NeedsMore);
     }
 }

@@ -1,5 +1,6 @@
 //! What a connection is hashed on, so that connections with the same key reach the same worker.
 
+mod forgotten;
 pub mod head;
 pub mod sessions;
 

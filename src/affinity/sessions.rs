@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+use super::forgotten::Forgotten;
+
 /// Sessions of one worker, at most; one more makes it forget the oldest, which has most likely become a WebSocket: that
 /// needs no further connection.
 pub const MAX_PER_WORKER: usize = 65_536;
+/// Below this capacity, memory is not given back.
+const SMALL: usize = 1024;
 /// The longest name of a session, in bytes.
 pub const MAX_NAME: usize = 256;
 
@@ -23,13 +27,14 @@ pub struct Sessions<W> {
     all: HashMap<u64, (W, u64)>,
     /// By number: the oldest first.
     of: HashMap<W, BTreeMap<u64, u64>>,
+    forgotten: Forgotten,
     last: u64,
     max: usize,
 }
 
 impl<W> Default for Sessions<W> {
     fn default() -> Self {
-        Self { all: HashMap::new(), of: HashMap::new(), last: 0, max: MAX_PER_WORKER }
+        Self { all: HashMap::new(), of: HashMap::new(), forgotten: Forgotten::default(), last: 0, max: MAX_PER_WORKER }
     }
 }
 
@@ -47,6 +52,11 @@ impl<W: Copy + Eq + Hash> Sessions<W> {
         self.all.get(&session).map(|(worker, _)| *worker)
     }
 
+    /// Whether nobody has the session any more: no report is on its way.
+    pub fn is_over(&self, session: u64) -> bool {
+        !self.all.contains_key(&session) && self.forgotten.contains(session)
+    }
+
     /// A worker reports. The sessions of others stay what they are.
     pub fn change(&mut self, worker: W, change: Change) {
         match change {
@@ -59,32 +69,47 @@ impl<W: Copy + Eq + Hash> Sessions<W> {
                 if own.len() > self.max
                     && let Some((_, oldest)) = own.pop_first()
                 {
-                    self.all.remove(&oldest);
+                    self.drop(oldest);
                 }
             }
             Change::Closed(session) => {
                 if let Some(&(owner, number)) = self.all.get(&session)
                     && owner == worker
                 {
-                    self.all.remove(&session);
+                    self.drop(session);
                     if let Some(own) = self.of.get_mut(&worker) {
                         own.remove(&number);
                     }
+                    self.shrink();
                 }
             }
+        }
+    }
+
+    fn drop(&mut self, session: u64) {
+        self.all.remove(&session);
+        self.forgotten.add(session);
+    }
+
+    /// Gives memory back after a crowd.
+    fn shrink(&mut self) {
+        if self.all.capacity() > SMALL && self.all.len() < self.all.capacity() / 4 {
+            self.all.shrink_to(self.all.len() * 2);
         }
     }
 
     /// Forgets the sessions of a worker.
     pub fn forget(&mut self, worker: W) {
         for session in self.of.remove(&worker).unwrap_or_default().into_values() {
-            self.all.remove(&session);
+            self.drop(session);
         }
+        self.shrink();
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.all.clear();
+        let all = std::mem::take(&mut self.all);
+        all.into_keys().for_each(|session| self.forgotten.add(session));
         self.of.clear();
     }
 }
@@ -113,6 +138,41 @@ mod tests {
         assert_eq!(sessions.worker(10), None);
         sessions.forget(2);
         assert!(sessions.is_empty());
+    }
+
+    #[test]
+    fn a_session_is_over_once_nobody_has_it_whatever_took_it_away() {
+        let mut sessions = few(2);
+        let over = |sessions: &Sessions<u8>| (0..7).filter(|session| sessions.is_over(*session)).collect::<Vec<_>>();
+        (0..4).for_each(|session| sessions.change(1, Change::Opened(session)));
+        assert_eq!(over(&sessions), [0, 1], "displaced");
+        sessions.change(1, Change::Closed(2));
+        sessions.change(2, Change::Closed(3));
+        assert_eq!(over(&sessions), [0, 1, 2]);
+        sessions.change(2, Change::Opened(0));
+        assert_eq!(over(&sessions), [1, 2], "somebody has it again");
+        sessions.forget(1);
+        assert_eq!(over(&sessions), [1, 2, 3]);
+        sessions.change(1, Change::Opened(4));
+        sessions.clear();
+        assert_eq!(over(&sessions), [0, 1, 2, 3, 4]);
+        assert!(sessions.is_empty());
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_crowd_however_it_leaves() {
+        for forgets in [false, true] {
+            let mut sessions = few(usize::MAX);
+            (0..50_000).for_each(|session| sessions.change(1, Change::Opened(session)));
+            sessions.change(2, Change::Opened(60_000));
+            if forgets {
+                sessions.forget(1);
+            } else {
+                (0..50_000).for_each(|session| sessions.change(1, Change::Closed(session)));
+            }
+            assert_eq!((sessions.len(), sessions.worker(60_000)), (1, Some(2)));
+            assert!(sessions.all.capacity() <= SMALL, "{}", sessions.all.capacity());
+        }
     }
 
     #[test]

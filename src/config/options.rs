@@ -215,7 +215,7 @@ pub struct Options {
     pub queue_timeout: Duration,
     /// Time for a client to wait for its own worker with --policy ip-hash or hash
     ///
-    /// Then it goes to another one; at once when its worker dies or is replaced.
+    /// Then it goes to another one; at once when its worker dies or is replaced. With --hash-on socket.io: time for the report of its session.
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_HASH_WAIT", default_value = "1s", value_parser = time)]
     pub hash_wait: Duration,
     /// Time for the share of a new worker to grow to that of the others

@@ -29,20 +29,25 @@ impl Deadlines {
     }
 }
 
-/// The order in which connections make room for others: those that have sent nothing before those that have, and the one that
-/// came first before the others. A long wait for a first byte is not to cost a connection with a shorter deadline its place.
+/// The order in which connections make room for others: those that have sent nothing, then those whose key is
+/// looked for, who only lose that, then the others, and of each the one that came first. A long wait for a first byte is not to cost a connection with a shorter deadline its place.
 #[derive(Debug, Default)]
 pub struct Evictions(BTreeSet<(Rank, Instant, usize)>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Silent,
+    Keyless,
     Other,
 }
 
 impl Rank {
     fn of(step: Step) -> Self {
-        if step == Step::FirstByte { Self::Silent } else { Self::Other }
+        match step {
+            Step::FirstByte => Self::Silent,
+            Step::Key => Self::Keyless,
+            Step::Header | Step::Client | Step::Session => Self::Other,
+        }
     }
 }
 
@@ -68,9 +73,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_silent_make_room_first_and_the_oldest_of_them_before_the_others() {
+    fn the_silent_make_room_first_then_those_without_a_key_and_the_oldest_of_each_before_the_others() {
         let (start, mut evictions) = (Instant::now(), Evictions::default());
-        let came = [Step::Key, Step::Header, Step::FirstByte, Step::FirstByte, Step::Session];
+        let came = [Step::Session, Step::Header, Step::FirstByte, Step::FirstByte, Step::Key, Step::Key, Step::Header];
         let at = |place| start + Duration::from_secs(place);
         for (place, step) in came.into_iter().enumerate() {
             evictions.insert(step, at(place as u64), place);
@@ -84,6 +89,6 @@ mod tests {
             evictions.remove(step, at(place as u64), place);
             order.push(place);
         }
-        assert_eq!(order, [1, 2, 3, 0, 4]);
+        assert_eq!(order, [1, 2, 3, 4, 5, 0, 6]);
     }
 }

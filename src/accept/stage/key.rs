@@ -1,15 +1,15 @@
 //! The key of a connection, in the head of its first request; where it names a session, a worker has to have reported that.
 //!
-//! Nothing is refused here: a connection without a key goes to any worker, and it is the server that judges requests.
+//! Only clients that are gone are refused here: a connection without a key goes to any worker, and it is the server that judges requests.
 
-use std::collections::HashSet;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::refusals::StageStats;
-use super::steps::{Desk, Look, Step};
-use super::{Arrival, Stage, StageRules};
+use super::refusals::{Refusal, StageStats};
+use super::steps::{Desk, Look};
+use super::{Arrival, End, Stage, StageRules};
 use crate::accept::Context;
 use crate::accept::dispatcher::ServiceDispatcher;
 use crate::accept::orders::WorkerId;
@@ -27,19 +27,15 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_LOOKED: usize = 32 * MAX_BYTES;
 
 /// Looks for the key.
-pub(super) fn look(
-    desk: &mut Desk,
-    rules: &StageRules,
-    stats: &StageStats,
-    arrival: &mut Arrival,
-    closed: bool,
-) -> Look {
+pub(super) fn look(desk: &mut Desk, rules: &StageRules, stats: &StageStats, arrival: &mut Arrival, end: End) -> Look {
     let Some(on) = &rules.key else { return Look::Passes };
-    match peek_again(on, &arrival.socket, &mut desk.buffer, &mut arrival.looked) {
-        Found::NeedsMore if !closed => return Look::Waits,
-        Found::NeedsMore => stats.no_key(NoKey::Incomplete),
-        Found::NoKey(reason) => stats.no_key(reason),
-        Found::Key(key) => {
+    match (peek_again(on, &arrival.socket, &mut desk.buffer, &mut arrival.looked), end) {
+        (Ok(Found::NeedsMore), End::Open) => return Look::Waits,
+        (Ok(Found::NeedsMore), End::Half | End::Whole) => stats.no_key(NoKey::Incomplete),
+        // A peek that fails has taken the socket's error: the server would see an end like any other.
+        (Err(_), _) => return Look::Refused(Refusal::ClientLeft),
+        (Ok(Found::NoKey(reason)), _) => stats.no_key(reason),
+        (Ok(Found::Key(key)), _) => {
             arrival.client.key = Some(key);
             if *on != HashOn::SocketIo {
                 stats.keys.fetch_add(1, Relaxed);
@@ -50,35 +46,37 @@ pub(super) fn look(
 }
 
 /// Looks for the worker of a session. It may not be known yet: the client has its answer as soon as we have the report.
-pub(super) fn session(desk: &Desk, rules: &StageRules, stats: &StageStats, arrival: &Arrival) -> Look {
-    match arrival.client.key {
-        Some(session) if rules.key == Some(HashOn::SocketIo) => match desk.sessions.worker(session) {
-            Some(_) => stats.keys.fetch_add(1, Relaxed),
-            None => return Look::Waits,
-        },
-        _ => return Look::Passes,
-    };
+pub(super) fn session(desk: &Desk, rules: &StageRules, stats: &StageStats, arrival: &Arrival, end: End) -> Look {
+    let Some(session) = arrival.client.key.filter(|_| rules.key == Some(HashOn::SocketIo)) else { return Look::Passes };
+    if desk.sessions.worker(session).is_some() {
+        stats.keys.fetch_add(1, Relaxed);
+    } else if end == End::Whole {
+        return Look::Refused(Refusal::ClientLeft);
+    } else if desk.sessions.is_over(session) {
+        stats.no_key(NoKey::UnknownSession);
+    } else {
+        return Look::Waits;
+    }
     Look::Passes
 }
 
 /// One of several looks; `looked`: the bytes of all.
-fn peek_again(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>, looked: &mut usize) -> Found {
-    let (found, bytes) = peek(on, socket, buffer);
+fn peek_again(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>, looked: &mut usize) -> io::Result<Found> {
+    let (found, bytes) = peek(on, socket, buffer)?;
     *looked += bytes;
-    match found {
+    Ok(match found {
         Found::NeedsMore if *looked > MAX_LOOKED => Found::NoKey(NoKey::Incomplete),
         found => found,
-    }
+    })
 }
 
 /// Also says in how many bytes it looked.
-fn peek(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>) -> (Found, usize) {
+fn peek(on: &HashOn, socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<(Found, usize)> {
     buffer.resize(MAX_BYTES, 0);
-    match sock::peek(socket.as_fd(), buffer) {
-        Ok(Some(n)) => (find(on, &buffer[..n]), n),
-        Ok(None) => (Found::NeedsMore, 0),
-        Err(_) => (Found::NoKey(NoKey::Incomplete), 0),
-    }
+    Ok(match sock::peek(socket.as_fd(), buffer)? {
+        Some(n) => (find(on, &buffer[..n]), n),
+        None => (Found::NeedsMore, 0),
+    })
 }
 
 impl Stage {
@@ -92,7 +90,7 @@ impl Stage {
         self.desk.sessions.forget(worker);
     }
 
-    /// No worker does.
+    /// No worker does, or nobody asks for sessions any more.
     pub fn clear_sessions(&mut self) {
         self.desk.sessions.clear();
     }
@@ -107,32 +105,29 @@ impl ServiceDispatcher {
         now: Instant,
         cx: &Context,
     ) {
-        if self.rules.hash_on != Some(HashOn::SocketIo) || self.workers.position(worker).is_none() {
+        if !self.rules.has_sessions() || self.workers.position(worker).is_none() {
             return;
         }
-        let mut opened = HashSet::new();
         for &change in changes {
             self.stage.desk.sessions.change(worker, change);
             if let Change::Opened(session) = change {
-                opened.insert(session);
+                let places = self.stage.awaited.places(session);
+                places.into_iter().for_each(|place| self.staged_event(place, End::Open, now, cx));
             }
         }
-        let waits = |key: Option<u64>| key.is_some_and(|key| opened.contains(&key));
-        let waiting = self.stage.waiting.iter();
-        let places: Vec<_> = waiting
-            .filter(|(_, staged)| staged.step == Step::Session && waits(staged.arrival.client.key))
-            .map(|(place, _)| place)
-            .collect();
-        places.into_iter().for_each(|place| self.staged_event(place, false, now, cx));
     }
 
     /// Looks for the key of a connection that was taken back from a worker, which has read nothing of it.
-    pub(in crate::accept) fn find_key_again(&mut self, socket: &OwnedFd, client: &mut Client) {
+    ///
+    /// # Errors
+    /// When its client has reset it.
+    pub(in crate::accept) fn find_key_again(&mut self, socket: &OwnedFd, client: &mut Client) -> io::Result<()> {
         if let Some(on) = self.rules.hash_on.as_ref().filter(|on| on.reads_head())
-            && let (Found::Key(key), _) = peek(on, socket, &mut self.stage.desk.buffer)
+            && let (Found::Key(key), _) = peek(on, socket, &mut self.stage.desk.buffer)?
         {
             client.key = Some(key);
         }
+        Ok(())
     }
 }
 
@@ -152,7 +147,7 @@ mod tests {
             let (mut client, socket) = UnixStream::pair().unwrap();
             client.write_all(&head[..size]).unwrap();
             looks += 1;
-            let found = peek_again(&on, &socket.into(), &mut buffer, &mut looked);
+            let found = peek_again(&on, &socket.into(), &mut buffer, &mut looked).unwrap();
             if found != Found::NeedsMore {
                 return (found, looks);
             }

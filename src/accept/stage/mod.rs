@@ -5,9 +5,11 @@
 //! they have sent enough, or their time is over. Nobody comes here twice: who was handed to a worker and is taken back has
 //! passed.
 
+mod awaited;
 mod client;
 pub(super) mod crowd;
 mod deadlines;
+mod end;
 mod first_byte;
 mod header;
 mod key;
@@ -34,7 +36,9 @@ use crate::cidr::AllowDeny;
 use crate::handoff::Client;
 use crate::proxy_protocol::balancers::Balancers;
 use crate::sys::sock::{self, PeerAddress};
+use awaited::Awaited;
 use deadlines::{Deadlines, Evictions};
+pub(super) use end::End;
 use refusals::{Refusal, Unreported};
 use sources::SourceLimits;
 use steps::{Desk, Late, Outcome, Seen, Step};
@@ -60,8 +64,8 @@ pub struct StageRules {
     pub key: Option<HashOn>,
     /// Time for a worker to report a session.
     pub session_wait: Duration,
-    /// The most connections here, over all services; for one more, one that has sent nothing is reset, or the oldest one is reset or goes without
-    /// a key.
+    /// The most connections here, over all services; for one more, one that has sent nothing is reset, or one goes without the key that is
+    /// looked for, or the oldest one is reset or goes without its session.
     pub max: usize,
 }
 
@@ -93,6 +97,7 @@ pub(super) struct Stage {
     waiting: Slab<Staged>,
     deadlines: Deadlines,
     evictions: Evictions,
+    awaited: Awaited,
     /// Those that have passed since the last turn.
     passed: Vec<Arrival>,
     desk: Desk,
@@ -122,6 +127,12 @@ impl Stage {
         self.waiting.len()
     }
 
+    /// How many wait for a session.
+    #[cfg(test)]
+    pub fn awaited(&self) -> usize {
+        self.awaited.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.passed.is_empty()
     }
@@ -148,6 +159,7 @@ impl Stage {
         cx.staged.set(cx.staged.get().saturating_sub(1));
         self.deadlines.remove(staged.deadline, place);
         self.evictions.remove(staged.step, staged.since, place);
+        self.awaited.remove(staged.step, &staged.arrival, place);
         // The registration belongs to the open file, which goes to a worker.
         cx.unwatch(&staged.arrival.socket);
         Some(staged)
@@ -172,7 +184,7 @@ impl ServiceDispatcher {
         cx: &Context,
     ) -> Option<Arrival> {
         self.stage.desk.translates = self.workers.translate();
-        let seen = Seen { rules: &rules, stats: &self.stats.stage, now, closed: false };
+        let seen = Seen { rules: &rules, stats: &self.stats.stage, now, end: End::Open };
         match Step::FIRST.walk(&mut self.stage.desk, &mut arrival, seen) {
             Outcome::Passed => Some(arrival),
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),
@@ -199,6 +211,7 @@ impl ServiceDispatcher {
         }
         self.stage.deadlines.insert(staged.deadline, place);
         self.stage.evictions.insert(staged.step, staged.since, place);
+        self.stage.awaited.insert(staged.step, &staged.arrival, place);
         entry.insert(staged);
         cx.staged.set(cx.staged.get() + 1);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
@@ -230,12 +243,12 @@ impl ServiceDispatcher {
         None
     }
 
-    /// An event for a connection here. `closed`: its client has ended its side, or is gone.
-    pub(super) fn staged_event(&mut self, place: usize, closed: bool, now: Instant, cx: &Context) {
-        let Stage { waiting, deadlines, evictions, desk, .. } = &mut self.stage;
+    /// An event for a connection here.
+    pub(super) fn staged_event(&mut self, place: usize, end: End, now: Instant, cx: &Context) {
+        let Stage { waiting, deadlines, evictions, awaited, desk, .. } = &mut self.stage;
         // An event of the same turn may be for an earlier connection at this place: it costs a look.
         let Some(Staged { arrival, rules, step, since, deadline }) = waiting.get_mut(place) else { return };
-        let seen = Seen { rules, stats: &self.stats.stage, now, closed };
+        let seen = Seen { rules, stats: &self.stats.stage, now, end };
         let outcome = match step.walk(desk, arrival, seen) {
             Outcome::Waits(same) if same == *step => return,
             Outcome::Waits(next) => {
@@ -244,11 +257,13 @@ impl ServiceDispatcher {
                 (*step, *deadline) = (next, now + next.time(rules));
                 deadlines.insert(*deadline, place);
                 evictions.insert(*step, *since, place);
+                awaited.insert(*step, arrival, place);
                 return;
             }
             outcome => outcome,
         };
         let Some(Staged { arrival, .. }) = self.stage.remove(place, cx) else { return };
+        self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         match outcome {
             Outcome::Refused(reason) => drop(self.refuse_one(arrival, reason)),
             Outcome::Passed | Outcome::Waits(_) => self.stage.passed.push(arrival),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Clients;
 use super::refusals::{Refusal, StageStats};
-use super::{Arrival, StageRules};
+use super::{Arrival, End, StageRules};
 use super::{client, first_byte, header, key};
 use crate::accept::orders::WorkerId;
 use crate::affinity::head::NoKey;
@@ -78,8 +78,8 @@ pub(super) struct Seen<'a> {
     pub rules: &'a StageRules,
     pub stats: &'a StageStats,
     pub now: Instant,
-    /// The client has ended its side, so nothing more will come.
-    pub closed: bool,
+    /// Whether more may come.
+    pub end: End,
 }
 
 impl Step {
@@ -118,13 +118,13 @@ impl Step {
 
     /// Looks once.
     fn look(self, desk: &mut Desk, arrival: &mut Arrival, seen: Seen<'_>) -> Look {
-        let Seen { rules, stats, now, closed } = seen;
+        let Seen { rules, stats, now, end } = seen;
         match self {
-            Self::Header => header::look(desk, rules, stats, arrival, closed),
+            Self::Header => header::look(desk, rules, stats, arrival, end != End::Open),
             Self::Client => client::look(desk, rules, arrival, now),
-            Self::FirstByte => first_byte::look(rules, arrival, closed),
-            Self::Key => key::look(desk, rules, stats, arrival, closed),
-            Self::Session => key::session(desk, rules, stats, arrival),
+            Self::FirstByte => first_byte::look(rules, arrival, end != End::Open),
+            Self::Key => key::look(desk, rules, stats, arrival, end),
+            Self::Session => key::session(desk, rules, stats, arrival, end),
         }
     }
 

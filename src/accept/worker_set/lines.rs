@@ -28,8 +28,8 @@ impl WorkerSet {
         self.workers.iter_mut().flat_map(|worker| std::mem::take(&mut worker.line)).collect()
     }
 
-    /// Moves connections from a worker's line into its batch as soon as it has room; after `hash_wait`, or once the worker
-    /// is stalled, into another worker's. `leaves` is called for each of these. Returns the connections that found no room
+    /// Moves connections from a worker's line into its batch as soon as it has room; when their patience is over, or (without
+    /// sessions) once the worker is stalled, into another worker's. `leaves` is called for each of these. Returns the connections that found no room
     /// within the queue timeout.
     pub fn serve_lines(&mut self, rules: &Rules, now: Instant, mut leaves: impl FnMut(&Held)) -> Vec<Held> {
         let mut overdue = Vec::new();
@@ -39,13 +39,10 @@ impl WorkerSet {
         for at in 0..self.workers.len() {
             while let Some((ticket, held)) = self.workers[at].line.pop_first() {
                 let view = &mut self.views[at];
-                let own = view.weight > 0
-                    && !view.stalled
-                    && self.workers[at].serves_at(place(held.listener))
-                    && rules.policy.hashes();
+                let own = view.weight > 0 && self.workers[at].serves_at(place(held.listener)) && rules.policy.hashes();
                 let waited = now.duration_since(held.since);
-                let patient = own && waited < rules.hash_wait;
-                let choice = if own && view.has_room() {
+                let patient = own && (!view.stalled || rules.has_sessions()) && waited < rules.patience();
+                let choice = if own && !view.stalled && view.has_room() {
                     view.gets_one();
                     Choice::Gets(at)
                 } else if patient {
@@ -74,7 +71,7 @@ impl WorkerSet {
     pub fn lines_due(&self, rules: &Rules, now: Instant) -> Option<Instant> {
         let first = self.workers.iter().filter_map(|worker| Some(worker.line.first_key_value()?.1.since));
         let due =
-            |since: Instant| [since + rules.hash_wait, since + rules.queue_timeout].into_iter().find(|&at| at > now);
+            |since: Instant| [since + rules.patience(), since + rules.queue_timeout].into_iter().find(|&at| at > now);
         first.filter_map(due).min()
     }
 

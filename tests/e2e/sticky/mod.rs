@@ -2,6 +2,7 @@
 
 mod hostile;
 mod keys;
+mod left;
 mod lives;
 mod refused;
 mod sessions;

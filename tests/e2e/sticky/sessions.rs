@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -9,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::{intake, request};
 use crate::proxy::{body, connect};
-use crate::support::{Daemon, eventually, free_port, get, install_dir, millis, roundsman, seconds, write_file};
+use crate::support::{Daemon, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds, write_file};
 
 /// Reports what its requests ask for. Slot 0 does what is filled in, too.
 const SOURCE: &str = "
@@ -25,12 +26,16 @@ if (process.env.ROUNDSMAN_SLOT === '0') HOSTILE
 ";
 
 fn start(via: &str, hash_wait: &str, hostile: &str) -> (Daemon, u16, tempfile::TempDir) {
+    launch(roundsman(), via, &["--hash-wait", hash_wait], hostile)
+}
+
+pub fn launch(mut command: Command, via: &str, more: &[&str], hostile: &str) -> (Daemon, u16, tempfile::TempDir) {
     let (dir, port) = (install_dir(), free_port());
     write_file(dir.path(), "app.js", &SOURCE.replace("HOSTILE", hostile));
-    let mut command = roundsman();
     command.current_dir(dir.path()).env("PORT_OF_APP", port.to_string());
     let listen = format!("127.0.0.1:{port}");
-    let mut all = vec!["-i", "3", "--policy", "hash", "--hash-on", "socket.io", "--hash-wait", hash_wait];
+    let mut all = vec!["-i", "3", "--policy", "hash", "--hash-on", "socket.io"];
+    all.extend(more);
     all.extend(["--via", via, "--backoff", "20s..20s", "--name", "app"]);
     if via == "relay" {
         all.extend(["-l", &listen]);
@@ -47,16 +52,16 @@ fn send(port: u16, target: &str) -> TcpStream {
     stream
 }
 
-fn ask(port: u16, target: &str) -> String {
+pub fn ask(port: u16, target: &str) -> String {
     body(&mut send(port, target)).unwrap()
 }
 
-fn of(session: &str) -> String {
+pub fn of(session: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&t=x&sid={session}")
 }
 
 /// Sessions and the slots that made them.
-fn make(port: u16, count: usize) -> Vec<(String, String)> {
+pub fn make(port: u16, count: usize) -> Vec<(String, String)> {
     let make = |n| (format!("session-{n}"), ask(port, &format!("/?make=session-{n}")));
     let made: Vec<_> = (0..count).map(make).collect();
     for slot in ["0", "1", "2"] {
@@ -99,7 +104,7 @@ fn a_request_that_is_before_the_report_waits_for_it() {
 
 #[test]
 fn a_session_ends_by_its_report_and_with_its_worker() {
-    let (daemon, port, _dir) = start("direct", "300ms", "{}");
+    let (daemon, port, _dir) = start("direct", "15s", "{}");
     let unknown = || intake(&daemon)["no_key"]["unknown-session"].as_u64().unwrap();
     let made = make(port, 9);
     let of_slot = |slot: &str| made.iter().filter(|made| made.1 == slot).map(|made| made.0.clone()).collect::<Vec<_>>();
@@ -107,11 +112,12 @@ fn a_session_ends_by_its_report_and_with_its_worker() {
     ask(port, &format!("{}&end={}", of(&first[0]), first[0]));
     // Another worker's session.
     ask(port, &format!("{}&end={}", of(&second[0]), first[1]));
+    // Nobody waits for a report of one that is over.
+    let begin = Instant::now();
     eventually("the end", seconds(10), || {
         let before = unknown();
-        let begin = Instant::now();
         ask(port, &of(&first[0]));
-        (unknown() > before && begin.elapsed() >= millis(290)).then_some(())
+        (unknown() > before).then_some(())
     });
     assert_eq!(ask(port, &of(&first[1])), "0", "nobody else ends it");
     kill(Pid::from_raw(daemon.workers()[1]), Signal::SIGKILL).unwrap();
@@ -124,6 +130,48 @@ fn a_session_ends_by_its_report_and_with_its_worker() {
     ask(port, &of(&third[0]));
     assert_eq!(unknown(), before + 1, "gone with the worker");
     make(port, 9);
+    assert!(begin.elapsed() < seconds(15), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_session_that_nobody_reports_is_waited_for_and_then_anybodys() {
+    let (daemon, port, _dir) = start("relay", "300ms", "{}");
+    for n in 1..3 {
+        let begin = Instant::now();
+        ask(port, &of("never"));
+        assert!(begin.elapsed() >= millis(290), "{:?}", begin.elapsed());
+        assert_eq!(intake(&daemon)["no_key"]["unknown-session"], n);
+    }
+}
+
+/// Its connections are taken back: those with a session wait for it, the others do not.
+#[test]
+fn a_stalled_worker_keeps_its_sessions_and_nobody_else() {
+    for (wait, comes_back) in [("30s", true), ("3s", false)] {
+        let (daemon, port, _dir) =
+            launch(roundsman(), "direct", &["--hash-wait", "100ms", "--queue-timeout", wait], "{}");
+        let made = make(port, 6);
+        let of_slot =
+            |slot: &str| made.iter().filter(|made| made.1 == slot).map(|made| made.0.clone()).collect::<Vec<_>>();
+        let (own, other) = (of_slot("0"), of_slot("1"));
+        let victim = daemon.workers()[0];
+        freeze(victim);
+        let mut without: Vec<_> = (0..9).map(|_| send(port, "/")).collect();
+        let mut waits: Vec<_> = own.iter().chain(&own).map(|session| send(port, &of(session))).collect();
+        let slots: Vec<_> = without.iter_mut().map(|client| body(client).unwrap()).collect();
+        assert!(!slots.contains(&"0".to_owned()), "{slots:?}");
+        assert_eq!(ask(port, &of(&other[0])), "1");
+        let held = || (daemon.ls()["services"][0]["held"] == waits.len()).then_some(());
+        eventually("those with a session wait", seconds(10), held);
+        waits.push(send(port, &of(&own[0])));
+        if comes_back {
+            kill(Pid::from_raw(victim), Signal::SIGCONT).unwrap();
+        }
+        for client in &mut waits {
+            assert_eq!(body(client).unwrap() == "0", comes_back);
+        }
+        assert_eq!(daemon.ls()["services"][0]["shed"], 0);
+    }
 }
 
 #[test]
