@@ -33,6 +33,8 @@ pub struct Listener {
     pub origin: Origin,
     /// Counts the listeners that had this place in the service's list before.
     pub generation: usize,
+    /// Whoever started us passed it and has it, too.
+    pub passed: bool,
     /// The file of a Unix socket that we made: path, device, inode.
     file: Option<(PathBuf, u64, u64)>,
 }
@@ -126,6 +128,7 @@ impl Listener {
             address,
             port,
             app_port: None,
+            passed: false,
             file: None,
             origin: Origin::Server,
             generation: 0,
@@ -142,7 +145,24 @@ impl Listener {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
         }
         socket.set_nonblocking(true)?;
-        Self::finish(socket, None)
+        Ok(Self { passed: true, ..Self::finish(socket, None)? })
+    }
+
+    /// Adopts a listener that we had stored before we were killed.
+    ///
+    /// # Errors
+    /// When it is not a stream socket; ENOENT when the file of a Unix socket is gone, so that no client finds it.
+    pub fn adopt_stored(socket: OwnedFd) -> io::Result<Self> {
+        let listener = Self::adopt(socket)?;
+        let local = SockRef::from(&listener.socket).local_addr()?;
+        let file = match local.as_pathname() {
+            Some(path) => {
+                let meta = std::fs::symlink_metadata(path)?;
+                Some((path.to_owned(), meta.dev(), meta.ino()))
+            }
+            None => None,
+        };
+        Ok(Self { passed: false, file, ..listener })
     }
 
     fn finish(socket: Socket, file: Option<(PathBuf, u64, u64)>) -> io::Result<Self> {
@@ -163,6 +183,7 @@ impl Listener {
             address,
             port,
             app_port: None,
+            passed: false,
             file,
             origin: Origin::Flag,
             generation: 0,

@@ -140,7 +140,9 @@ fn text(start: &Start, of_user: bool) -> String {
     }
     text += &format!(
         "Restart=on-failure\nRestartSec=1\nTimeoutStartSec=90\n# More than --stop-delay and --stop-timeout together.\n\
-         TimeoutStopSec={}\nKillMode=mixed\nLimitNOFILE=65536\nOOMPolicy=continue\n",
+         TimeoutStopSec={}\nKillMode=mixed\n\
+         # systemd keeps the listeners when roundsman is killed: clients wait until it is back.\n\
+         FileDescriptorStoreMax=512\nLimitNOFILE=65536\nOOMPolicy=continue\n",
         start.stop.as_secs() + 7
     );
     text += &format!("\n[Install]\nWantedBy={}\n", if of_user { "default.target" } else { "multi-user.target" });

@@ -1,10 +1,11 @@
 //! Listening sockets passed by systemd or another supervisor (LISTEN_FDS, see sd_listen_fds(3)).
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use thiserror::Error;
 
+use super::fd_store::{forget_all, is_stored};
 use crate::addr::Listen;
 use crate::config::{Config, Inherited};
 use crate::listener::{BindError, Listener};
@@ -23,40 +24,67 @@ pub enum ListenError {
     Bind(#[from] BindError),
 }
 
-/// Whether sockets are passed to this process.
+/// Whether sockets are passed to this process, beside those that it has stored itself.
 pub fn inherited() -> Inherited {
-    let passed = sd_notify::listen_fds().is_ok_and(|fds| fds.len() > 0);
+    let passed = sd_notify::listen_fds().is_ok_and(|fds| fds.zip(names()).any(|(_, name)| !is_stored(&name)));
     if passed { Inherited::Some } else { Inherited::None }
 }
 
+/// The names of passed descriptors; empty where there is none.
+fn names() -> impl Iterator<Item = String> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<String> = names.split(':').map(str::to_owned).collect();
+    names.into_iter().chain(std::iter::repeat(String::new()))
+}
+
 /// The listeners of each service: inherited ones where they match, the rest bound anew. A single service also serves
-/// inherited ones that it does not name.
+/// inherited ones that it does not name, unless they are from the descriptor store.
 ///
 /// # Errors
 /// See [`ListenError`].
 pub fn take_inherited(config: &Config) -> Result<Vec<Vec<Listener>>, ListenError> {
-    let mut passed = Vec::new();
-    for fd in sd_notify::listen_fds().map_err(ListenError::Variables)? {
-        let listener = sock::adopt_inherited(fd).and_then(Listener::adopt);
-        passed.push(listener.map_err(|source| ListenError::Descriptor { fd, source })?);
+    let (mut passed, mut unwanted) = (Vec::new(), Vec::new());
+    for (fd, name) in sd_notify::listen_fds().map_err(ListenError::Variables)?.zip(names()) {
+        let socket = sock::adopt_inherited(fd);
+        match (is_stored(&name), socket.and_then(|socket| adopt(socket, &name))) {
+            (_, Ok(listener)) => passed.push((listener, name)),
+            // Its file was removed, for one.
+            (true, Err(_)) => unwanted.push(name),
+            (false, Err(source)) => return Err(ListenError::Descriptor { fd, source }),
+        }
     }
-    let mut all = Vec::new();
-    for (service, _) in &config.services {
-        all.push(service.listen.iter().map(|listen| one(listen, &mut passed)).collect::<Result<Vec<_>, _>>()?);
+    let services = config.services.iter();
+    let mut all: Vec<Vec<Option<Listener>>> = services
+        .map(|(service, _)| service.listen.iter().map(|listen| matching(listen, &mut passed)).collect())
+        .collect();
+    let (stored, passed): (Vec<_>, Vec<_>) = passed.into_iter().partition(|(_, name)| is_stored(name));
+    unwanted.extend(stored.into_iter().map(|(_, name)| name));
+    forget_all(&unwanted);
+    for ((service, _), listeners) in config.services.iter().zip(&mut all) {
+        for (listen, listener) in service.listen.iter().zip(listeners).filter(|(_, listener)| listener.is_none()) {
+            *listener = Some(bind(listen)?);
+        }
     }
-    match (all.as_mut_slice(), passed.first()) {
-        ([only], _) => only.extend(passed),
-        (_, Some(listener)) => return Err(ListenError::Unclaimed { address: listener.address.clone() }),
+    let mut all: Vec<Vec<Listener>> =
+        all.into_iter().map(|listeners| listeners.into_iter().flatten().collect()).collect();
+    let mut passed = passed.into_iter().map(|(listener, _)| listener);
+    match (all.as_mut_slice(), passed.next()) {
         (_, None) => {}
+        ([only], Some(first)) => only.extend(std::iter::once(first).chain(passed)),
+        (_, Some(listener)) => return Err(ListenError::Unclaimed { address: listener.address.clone() }),
     }
     Ok(all)
 }
 
-fn one(listen: &Listen, passed: &mut Vec<Listener>) -> Result<Listener, BindError> {
-    let Some(at) = passed.iter().position(|listener| listener.serves(&listen.address)) else { return bind(listen) };
-    let mut listener = passed.remove(at);
+fn adopt(socket: OwnedFd, name: &str) -> io::Result<Listener> {
+    if is_stored(name) { Listener::adopt_stored(socket) } else { Listener::adopt(socket) }
+}
+
+fn matching(listen: &Listen, passed: &mut Vec<(Listener, String)>) -> Option<Listener> {
+    let at = passed.iter().position(|(listener, _)| listener.serves(&listen.address))?;
+    let (mut listener, _) = passed.remove(at);
     listener.app_port = listen.app_port;
-    Ok(listener)
+    Some(listener)
 }
 
 /// Binds an address of a service.

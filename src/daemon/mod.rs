@@ -5,6 +5,7 @@ mod attach;
 mod channels;
 mod children;
 mod error;
+mod fd_store;
 mod listen_fds;
 mod order;
 mod reconfigure;

@@ -1,10 +1,12 @@
-//! Notifications to systemd (sd_notify(3)): ready, reloading, stopping, a status line, and the watchdog.
+//! Notifications to systemd (sd_notify(3)): ready, reloading, stopping, a status line, the watchdog, and the
+//! descriptor store.
 
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tracing::debug;
 
+use super::fd_store::Store;
 use crate::service::Service;
 use crate::slot::online;
 use crate::sys::reason;
@@ -24,6 +26,7 @@ pub struct Systemd {
     status: String,
     /// Half of the watchdog's limit, and when the next message is due.
     watchdog: Option<(Duration, Instant)>,
+    store: Store,
 }
 
 impl Systemd {
@@ -31,11 +34,12 @@ impl Systemd {
     pub fn find(now: Instant) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
-        Some(Self { state: State::Starting, status: String::new(), watchdog })
+        Some(Self { state: State::Starting, status: String::new(), watchdog, store: Store::default() })
     }
 
     /// Sends what has changed.
     pub fn step(&mut self, services: &[Service], stopping: bool, now: Instant) {
+        self.store.step(services, stopping);
         let reloading = services.iter().any(|service| service.view().reloading);
         let is_online = |service: &Service| online(service.slots()) > 0 || service.view().stopped;
         let state = match self.state {

@@ -23,3 +23,4 @@ mod relay;
 mod stay;
 mod sticky;
 mod top;
+mod upgrade;

@@ -1,0 +1,3 @@
+//! A daemon goes on as another process.
+
+mod stored;
