@@ -9,7 +9,7 @@ use super::raw::{
     is_open,
 };
 use super::table::{StandIn, Stands};
-use super::{accept, bell, client, counts, epolls, fail, idle, journal, moving, next, raw, table};
+use super::{accept, bell, client, counts, epolls, fail, idle, journal, moving, next, raw, table, watched};
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
@@ -76,6 +76,8 @@ pub extern "C" fn close(fd: i32) -> i32 {
         AfterClose { unlisten: None, ring: moved.close_done() }.act();
         return result;
     }
+    // Another thread may be about to put something else there.
+    drop(watched::enter(fd));
     let after = before_close(fd);
     let result = next::close(fd);
     after.act();

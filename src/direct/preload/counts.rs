@@ -22,11 +22,12 @@ impl Page {
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 static FILE: Identity = Identity::none();
 
-/// A page that is zeroed at fork: word 0 is the pid of the process that this memory belongs to, word 1 its row. 0 before
-/// it is needed.
+/// A page that is zeroed at fork: word 0 is the pid of the process that this memory belongs to, word 1 its row, word 2 its
+/// generation. 0 before it is needed.
 static PROCESS: AtomicUsize = AtomicUsize::new(0);
 const OWNER: usize = 0;
 const ROW: usize = 1;
+const GENERATION: usize = 2;
 
 /// Maps a counters page, unless the system refuses. One that is mapped already is mapped once: a server may bind again and
 /// again.
@@ -140,6 +141,18 @@ pub fn ours() -> bool {
 /// does: a child of vfork is taken for its parent.
 pub fn own_pid() -> u32 {
     process(OWNER).map(|cell| cell.load(Relaxed)).filter(|&owner| owner != 0).unwrap_or_else(pid)
+}
+
+/// Tells a process from the one that it was forked from, where both have the same pid (in namespaces of their own).
+pub fn generation() -> u32 {
+    let Some(cell) = process(GENERATION) else { return 0 };
+    match cell.load(Relaxed) {
+        0 => {
+            let new = (now() / 1000) as u32 | 1;
+            cell.compare_exchange(0, new, Relaxed, Relaxed).map_or_else(|known| known, |_| new)
+        }
+        known => known,
+    }
 }
 
 fn word(row_at: usize, place: usize) -> Option<&'static AtomicU64> {

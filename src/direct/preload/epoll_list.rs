@@ -53,12 +53,15 @@ fn is_known() -> bool {
     complete
 }
 
+/// Calls `each` with all of them.
+pub fn each_known(mut each: impl FnMut(i32)) {
+    KNOWN.iter().take(COUNT.load(Relaxed) as usize).for_each(|epoll| each(epoll.load(Relaxed)));
+}
+
 /// Takes a descriptor out of all of them.
 pub fn leave_all(fd: i32) {
     let nothing = Event { events: 0, data: 0 };
-    for epoll in KNOWN.iter().take(COUNT.load(Relaxed) as usize) {
-        control(epoll.load(Relaxed), DEL, fd, &nothing);
-    }
+    each_known(|epoll| control(epoll, DEL, fd, &nothing));
 }
 
 /// epoll_create1(2).

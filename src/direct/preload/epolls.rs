@@ -8,6 +8,7 @@ use super::raw::{close, device_and_inode, dup_at};
 
 #[path = "epoll_list.rs"]
 mod list;
+use list::each_known;
 pub use list::{are_known, leave_all};
 
 const AT_FDCWD: usize = -100isize as usize;
@@ -48,11 +49,24 @@ fn control(epoll: i32, what: usize, fd: i32, event: &Event) {
 
 /// Takes a descriptor out of every epoll instance of this process that has it.
 pub fn take_out(fd: i32) -> Registrations {
+    take_out_of(fd, |each| each_epoll(each))
+}
+
+/// The same where all of them [`are_known`]: with many descriptors it takes half the time not to look for them.
+pub fn take_out_of_known(fd: i32) -> Registrations {
+    take_out_of(fd, |each| {
+        each_known(each);
+        true
+    })
+}
+
+/// `epolls` calls with every instance; whether it has missed none.
+fn take_out_of(fd: i32, epolls: impl FnOnce(&mut dyn FnMut(i32)) -> bool) -> Registrations {
     let none = Registration { epoll: -1, fd: -1, events: 0, data: 0 };
     let mut all = Registrations { found: [none; MAX_REGISTRATIONS], count: 0, complete: true };
     let own = device_and_inode(fd);
     let mut missed = false;
-    let seen = each_epoll(|epoll| {
+    let seen = epolls(&mut |epoll| {
         let read = each_line(epoll, |line| {
             let Some((found, inode)) = registration(line, epoll) else { return };
             let same = inode.is_none_or(|inode| own.is_some_and(|own| own.1 == inode));

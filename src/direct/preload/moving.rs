@@ -14,8 +14,9 @@ use super::{counts, epolls, message, raw, table};
 /// The connection to the master for this, since nothing may wait for an answer; -1: none.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static FILE: Identity = Identity::none();
-/// The process that opened it.
+/// The process that opened it, and the one that is about to.
 static OWNER: AtomicU32 = AtomicU32::new(0);
+static OPENER: AtomicU32 = AtomicU32::new(0);
 
 /// How many milliseconds this process still waits in all for a master that does not keep up.
 static PATIENCE: AtomicU32 = AtomicU32::new(200);
@@ -36,6 +37,16 @@ pub fn is_ready() -> bool {
     if OWNER.load(Acquire) == own {
         return true;
     }
+    // A mark that came by fork is nobody's. What comes while another thread is at it is not watched.
+    if OPENER.swap(own, AcqRel) == own {
+        return false;
+    }
+    let opened = OWNER.load(Acquire) == own || open(own);
+    OPENER.store(0, Release);
+    opened
+}
+
+fn open(own: u32) -> bool {
     let Some(master) = Master::remembered() else { return false };
     let Some(socket) = master.connect() else { return false };
     let request = master.request(op::MOVES, 0, [0; ADDRESS_BYTES]);
@@ -88,7 +99,7 @@ pub fn at_shutdown(fd: i32) -> Option<Moved> {
         watched.leaving.store(0, SeqCst);
         return None;
     };
-    let registered = epolls::take_out(fd);
+    let registered = epolls::take_out_of_known(fd);
     if !registered.complete {
         watched.leaving.store(0, SeqCst);
     }
@@ -111,7 +122,7 @@ fn leaving(fd: i32) -> Option<&'static Watched> {
 /// Whether another server can go on with a connection. Then no thread of this one can begin to use it any more.
 #[cold]
 fn is_free(fd: i32, watched: &Watched) -> bool {
-    let may = watched.owner.load(Relaxed) == super::arch::pid() && watched.may_move();
+    let may = watched.is_own() && watched.may_move();
     // Another thread's call waits from here on.
     if !may || watched.leaving.swap(1, SeqCst) != 0 {
         return false;

@@ -214,6 +214,7 @@ pub unsafe extern "C" fn recvmmsg(fd: i32, messages: usize, count: u32, flags: i
         }
         return count as i32;
     }
+    watched::lose(fd);
     // SAFETY: as recvmmsg(2), which has filled in as many messages as it says.
     unsafe {
         let received = next::recvmmsg(fd, messages, count, flags, limit);
@@ -244,6 +245,8 @@ pub unsafe extern "C" fn splice(from: i32, at: usize, to: i32, to_at: usize, len
         _ if is_stand_in(to) => no_send(to, 0),
         _ => None,
     };
+    watched::lose(from);
+    watched::lose(to);
     match failed {
         Some(failed) => failed as isize,
         // SAFETY: as splice(2).

@@ -13,8 +13,9 @@ use super::{counts, moving, raw, table};
 
 /// A connection that is watched. All zeroes is one of nobody.
 pub struct Watched {
-    /// The process that received it.
+    /// The process that received it, and which one of that pid.
     pub owner: AtomicU32,
+    generation: AtomicU32,
     /// The listener that it came from.
     pub listener: AtomicU32,
     /// 1: a PROXY header named its ends.
@@ -83,6 +84,7 @@ fn begin_watching(fd: i32, listener: u32) -> bool {
     // SAFETY: `busy` was not set.
     unsafe { (*watched.exchange.get()).write(Exchange::new(so_far.read, so_far.written)) };
     watched.owner.store(counts::own_pid(), Relaxed);
+    watched.generation.store(counts::generation(), Relaxed);
     watched.listener.store(listener, Relaxed);
     for word in [&watched.translated, &watched.leaving, &watched.lost] {
         word.store(0, Relaxed);
@@ -137,6 +139,11 @@ fn of_info(info: &TcpInfo, queued: u64) -> Option<SoFar> {
 }
 
 impl Watched {
+    /// Whether this process received it; not one that has it by fork, or borrows this memory.
+    pub fn is_own(&self) -> bool {
+        self.owner.load(Relaxed) == super::arch::pid() && self.generation.load(Relaxed) == counts::generation()
+    }
+
     /// Whether a look at what the kernel has counted is worth it: no thread uses it, and the last request was answered.
     pub fn may_move(&self) -> bool {
         let mut at_rest = false;
