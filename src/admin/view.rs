@@ -69,6 +69,9 @@ struct OfService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_reached: Option<&'a str>,
     reloads: u64,
+    /// Idle connections that leaving workers gave to others.
+    #[serde(skip_serializing_if = "is_zero")]
+    moved: u64,
     stopped: bool,
     sick: bool,
     now: [Value; 6],
@@ -144,6 +147,10 @@ struct OfUpstream<'a> {
     last_error_s: Option<u64>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// The usual weight is not sent.
 fn is_one(weight: &u16) -> bool {
     *weight == 1
@@ -189,6 +196,7 @@ pub fn state(daemon: &Daemon, now: &[Series], viewer: Viewer) -> Value {
             waiting_for_upstream: service.waiting_for_upstream,
             limit_reached: service.limit_reached.as_deref(),
             reloads: service.reloads,
+            moved: service.slots.iter().map(|slot| slot.moved).sum(),
             stopped: service.stopped,
             sick: service.sick().is_some(),
             now: numbers(series.map_or(&none, |series| &series.all)),

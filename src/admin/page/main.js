@@ -109,6 +109,7 @@ class Service {
     mark(this.pill, 'pill ' + (service.stopped ? '' : service.sick ? 'bad' : online < all ? 'warn' : 'good'));
     const facts = [service.policy, 'by ' + service.via, service.listen.length ? 'listens on ' + service.listen.join(', ') : '',
       service.held ? line(service) : '', service.shed ? number(service.shed) + ' reset' : '', ...recycling(service),
+      service.moved ? several(number(service.moved), 'idle connection') + ' moved' : '',
       service.reloads ? several(service.reloads, 'reload') : '', service.command ? 'runs ' + service.command : '', service.cwd ? 'in ' + service.cwd : ''].filter(Boolean);
     if (this.facts !== facts.join('\n')) {
       this.facts = facts.join('\n');

@@ -152,7 +152,8 @@ pub fn detail(row: &Row<'_>) -> String {
             let pid = slot.server_pid.or(slot.pid).map(|pid| format!(", pid {pid}")).unwrap_or_default();
             let (state, connections) = (state(row.service, slot), slot.connections);
             let restarts = slot.restarts;
-            format!("{} {state}{pid}, {connections} connections, {restarts} restarts{end}", row.label())
+            let moved = if slot.moved > 0 { format!(", {} moved to others", slot.moved) } else { String::new() };
+            format!("{} {state}{pid}, {connections} connections{moved}, {restarts} restarts{end}", row.label())
         }
         Subject::Upstream(upstream) => {
             let (bytes_in, bytes_out) = (size(upstream.bytes_in), size(upstream.bytes_out));
