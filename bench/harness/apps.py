@@ -58,6 +58,8 @@ class App {{
             exchange.close();
         }});
         server.setExecutor(Executors.newFixedThreadPool(Integer.parseInt(args[1])));
+        // At TERM: requests under way have a second.
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(1)));
         server.start();
     }}
 }}
