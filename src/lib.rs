@@ -14,6 +14,7 @@
 //! | [`handoff`] | queues that carry accepted sockets, counters pages, rescue |
 //! | [`abi`] | what two processes must agree on |
 //! | [`access`] | the access log: a line for each connection |
+//! | [`exchange`] | where the requests and answers of an HTTP/1.1 connection begin and end |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
 //! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
 //! | [`node`] | Node's IPC: its channel, cluster messages |
@@ -47,6 +48,7 @@ pub mod control;
 pub mod daemon;
 pub mod direct;
 pub mod events;
+pub mod exchange;
 pub mod exit;
 pub mod handoff;
 pub mod launch;

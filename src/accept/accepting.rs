@@ -137,7 +137,7 @@ impl ServiceDispatcher {
             Choice::Waits(at) => Some(at),
             Choice::NoWorker => None,
         };
-        let held = Held { listener: id, socket, client, since: now, watched: false };
+        let held = Held { listener: id, socket, client, since: now, watched: false, slot: None };
         // No worker will ever serve a listener that closes and has none.
         if !served && self.listeners[place(id)].closing {
             return self.give_up(vec![held], ShedReason::NoWorker, cx);

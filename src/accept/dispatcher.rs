@@ -311,7 +311,7 @@ impl ServiceDispatcher {
         for (listener, socket, client) in returned.into_iter().rev() {
             self.block(listener);
             let ticket = self.line.ticket_at_head();
-            self.hold(ticket, Held { listener, socket, client, since: now, watched: false }, None, cx);
+            self.hold(ticket, Held { listener, socket, client, since: now, watched: false, slot: None }, None, cx);
         }
         if refused {
             self.paused = Some(now + RETRY);

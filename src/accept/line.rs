@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) since: Instant,
     /// The accept thread's epoll reports that its client left.
     pub(super) watched: bool,
+    /// The slot whose worker gave it back between two requests.
+    pub(super) slot: Option<u32>,
 }
 
 /// A part of the line.

@@ -4,7 +4,7 @@ use super::*;
 
 fn held(listener: ListenerId, since: Instant) -> Held {
     let (_, socket) = UnixStream::pair().unwrap();
-    Held { listener, socket: socket.into(), client: Client::default(), since, watched: false }
+    Held { listener, socket: socket.into(), client: Client::default(), since, watched: false, slot: None }
 }
 
 /// The listeners in the order in which they are served.

@@ -248,12 +248,13 @@ impl Acceptor {
             }
             Order::Drain(worker) => self.on(worker.service, |it, cx| it.drain(cx, worker)),
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
-            Order::Moved { service, listener, socket, client, stats } => {
+            Order::Moved { service, slot, listener, socket, client, stats } => {
                 stats.moving.fetch_sub(1, Relaxed);
                 self.on(service, |it, cx| {
                     if it.takes_moved(listener) {
                         stats.moved.fetch_add(1, Relaxed);
-                        it.moved(listener, TakenBack { socket: socket.into_owned(), translated: client }, now, cx);
+                        let connection = TakenBack { socket: socket.into_owned(), translated: client };
+                        it.moved(slot, listener, connection, now, cx);
                     }
                 });
             }

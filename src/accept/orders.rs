@@ -235,13 +235,15 @@ pub enum Order {
     Drain(WorkerId),
     /// Take back the connections that a worker had not received when it died.
     WorkerDied(WorkerId),
-    /// A connection that a leaving server gave back between two requests, and what a PROXY header said of its client.
+    /// A connection that a leaving worker gave back between two requests, and what a PROXY header said of its client.
     Moved {
         service: ServiceId,
+        /// Of the worker that had it.
+        slot: u32,
         listener: ListenerId,
         socket: Foreign,
         client: Option<Client>,
-        /// Of the slot that had it.
+        /// Of that slot.
         stats: Arc<SlotStats>,
     },
     /// From the rescue thread: the sockets it took back from one queue of a live worker.

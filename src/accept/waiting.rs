@@ -115,7 +115,12 @@ impl ServiceDispatcher {
             self.line.next(|listener| self.workers.is_served(listener) && !self.blocked.contains(&listener))
         {
             let (listener, key) = (held.listener, self.key(&held.client));
-            let choice = self.choose(listener, key, now);
+            // The others are older, and may be replaced next.
+            let newest = held.slot.filter(|_| key.is_none()).and_then(|slot| self.workers.newest_of(slot, listener));
+            let choice = match newest {
+                Some(at) => Choice::Gets(at),
+                None => self.choose(listener, key, now),
+            };
             if choice == Choice::NoWorker {
                 self.paused = Some(now + RETRY);
                 self.block(listener);
@@ -180,12 +185,24 @@ impl ServiceDispatcher {
     }
 
     /// A connection goes on with another worker.
-    pub fn moved(&mut self, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
-        self.hold_rescued(listener, vec![connection], now, cx);
+    pub fn moved(&mut self, slot: u32, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
+        self.hold_again(listener, vec![connection], Some(slot), now, cx);
     }
 
     /// Rescued connections have waited longest: they go first, in their order.
     pub(super) fn hold_rescued(&mut self, listener: ListenerId, sockets: Vec<TakenBack>, now: Instant, cx: &Context) {
+        self.hold_again(listener, sockets, None, now, cx);
+    }
+
+    /// `slot`: that of the worker that gave them back.
+    fn hold_again(
+        &mut self,
+        listener: ListenerId,
+        sockets: Vec<TakenBack>,
+        slot: Option<u32>,
+        now: Instant,
+        cx: &Context,
+    ) {
         if self.listener(listener).is_none() {
             sockets.into_iter().for_each(|taken| reset(taken.socket));
             return;
@@ -198,7 +215,7 @@ impl ServiceDispatcher {
             // A server may still have a copy, and have its close block.
             client.foreign = true;
             let has_left = self.find_key_again(&socket, &mut client).is_err();
-            let held = Held { listener, socket, client, since: now, watched: false };
+            let held = Held { listener, socket, client, since: now, watched: false, slot };
             if has_left {
                 self.give_up(vec![held], ShedReason::ClientLeft, cx);
             } else {

@@ -324,6 +324,17 @@ impl WorkerSet {
         view.stalled || !view.has_room() || !self.workers[at].line.is_empty()
     }
 
+    /// The last worker of a slot, which counts a connection more, if it has room.
+    pub fn newest_of(&mut self, slot: u32, listener: ListenerId) -> Option<usize> {
+        let at = self.workers.iter().rposition(|worker| worker.id.slot == slot)?;
+        let view = self.views.get_mut(at).filter(|view| view.eligible())?;
+        if !self.workers[at].serves_at(place(listener)) {
+            return None;
+        }
+        view.gets_one();
+        Some(at)
+    }
+
     /// Sends the batches. Returns whether a worker took less than it was given; the rest is appended to `returned`.
     pub fn flush(&mut self, now: Instant, returned: &mut Returned) -> bool {
         let mut refused = false;

@@ -89,10 +89,12 @@ pub enum Kind {
     },
     /// `--node-ipc cluster`, without direct delivery.
     ClusterByRelay,
-    /// `--drain-idle move` by relay.
-    MovesDirect,
     /// `--drain-idle move`, where a connection's worker depends on a request.
     MovesWithoutKey,
+    /// `--drain-spread` with direct delivery.
+    SpreadsRelay,
+    /// More than `--drain-timeout`.
+    SpreadTooLong,
     /// The key means something only with this policy.
     NeedsPolicy(&'static str),
     /// `--hash-on socket.io`, where no worker can report sessions: why, and what to do.
@@ -221,12 +223,12 @@ impl Kind {
             Self::ClusterByRelay => {
                 format!("{} needs direct delivery; use {}", form.set(key, &"cluster"), form.example(key, "plain"))
             }
-            Self::MovesDirect => {
-                format!(
-                    "{} needs direct delivery, and connections are relayed here; use {}",
-                    form.set(key, &"move"),
-                    form.example(key, "close")
-                )
+            Self::SpreadsRelay => format!(
+                "{key_name} needs relayed connections: with direct delivery they are the server's, which ends them itself; use {}",
+                form.example("via", "relay")
+            ),
+            Self::SpreadTooLong => {
+                format!("{key_name} is longer than {}, which ends what is left", form.name("drain-timeout"))
             }
             Self::MovesWithoutKey => format!(
                 "{} cannot be combined with {}, except {}: an idle connection has no request to look at, so any worker would get it; use {}",

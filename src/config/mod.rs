@@ -1,9 +1,11 @@
 //! The validated configuration.
 
 mod after;
+mod choices;
 pub mod clients;
 pub mod delivery;
 pub mod diagnostics;
+mod draining;
 pub mod error;
 pub mod file;
 mod hashing;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use super::choices::{DrainIdle, NodeIpc, OnErrored, OnExit};
 use super::clients::NetworkWord;
 use super::instances::Instances;
 use super::memory::{MaxMemory, size};
@@ -31,42 +32,6 @@ pub enum Via {
     Direct,
     /// Carry bytes to the server
     Relay,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnErrored {
-    /// End with the server's exit code
-    Exit,
-    /// Keep running
-    Stay,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DrainIdle {
-    /// The server's close is the connection's end
-    Close,
-    /// Another server goes on with it
-    Move,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnExit {
-    /// Start the server again
-    Restart,
-    /// Its work is done
-    Ok,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NodeIpc {
-    /// Cluster for `node FILE` with direct delivery, plain by relay
-    Auto,
-    /// No channel
-    Off,
-    /// Messages, and no cluster: for apps that fork workers themselves
-    Plain,
-    /// A worker of Node's cluster
-    Cluster,
 }
 
 /// The options of a service.
@@ -168,9 +133,9 @@ pub struct Options {
     /// Time for a replaced worker to finish its connections
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_TIMEOUT", default_value = "10s", value_parser = time)]
     pub drain_timeout: Duration,
-    /// What becomes of an idle HTTP/1.1 connection that a replaced server closes: close, or move to another server
+    /// What becomes of an idle HTTP/1.1 connection of a replaced worker: close, or move to another one
     ///
-    /// move: with direct delivery its client notices nothing. A server that catches --stop-signal gets it as soon as the last connection was handed to it, and must finish its requests then.
+    /// move: its client notices nothing. With direct delivery a server that catches --stop-signal gets it as soon as the last connection was handed to it, and must finish its requests then.
     #[arg(
         long,
         hide_short_help = true,
@@ -180,6 +145,11 @@ pub struct Options {
         hide_possible_values = true
     )]
     pub drain_idle: DrainIdle,
+    /// Window over which a replaced relay worker ends the connections that are left [default: all at the end]
+    ///
+    /// Each at a time of its own, at random, so that not all clients come back at once. At most --drain-timeout. An HTTP/1.1 request is answered first.
+    #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_DRAIN_SPREAD", value_parser = age)]
+    pub drain_spread: Option<Duration>,
     /// Time for a replaced server to exit after its stop signal
     #[arg(long, hide_short_help = true, value_name = "TIME", env = "ROUNDSMAN_KILL_TIMEOUT", default_value = "10s", value_parser = time)]
     pub kill_timeout: Duration,

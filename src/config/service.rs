@@ -11,7 +11,7 @@ use super::memory::MaxMemory;
 use super::options::{DrainIdle, NodeIpc, OnErrored, OnExit, Options};
 use super::sources::COMMAND;
 use super::upstream::{self, WeightedUpstream};
-use super::{Inherited, MAX_ADDRESSES, delivery, hashing, proxy_loop, user};
+use super::{Inherited, MAX_ADDRESSES, delivery, draining, hashing, proxy_loop, user};
 use crate::accept::policy::Policy;
 use crate::access::settings::{AccessFormat, AccessLog, Sample};
 use crate::addr::{Listen, ListenAddr};
@@ -110,6 +110,7 @@ pub struct Limits {
     pub max_conns: Option<u32>,
     pub drain_timeout: Duration,
     pub drain_idle: DrainIdle,
+    pub drain_spread: Option<Duration>,
     pub kill_timeout: Duration,
     pub max_surge: u32,
     pub stop_timeout: Duration,
@@ -211,21 +212,12 @@ impl ServiceConfig {
         };
         let delivery::Choice { backend, reason: via_reason, chosen } =
             delivery::choose(run.via, run.send_proxy, command, upstreams, &run.listen, inherited, run.no_listen)?;
+        let drained = (run.drain_idle, run.drain_spread, run.drain_timeout);
         let hash_on = hashing::key(run.policy, run.hash_on, run.no_listen, run.node_ipc, &backend)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
             return Err(Kind::ClusterByRelay.of("node-ipc"));
         }
-        if run.drain_idle == DrainIdle::Move {
-            match (&backend, run.policy) {
-                (Backend::NoPort(_), _) => return Err(Kind::Excludes("no-listen").of("drain-idle")),
-                (Backend::Direct(_), Policy::None) => return Err(Kind::WorkersAccept.of("drain-idle")),
-                (Backend::Direct(_), _) if hash_on.as_ref().is_some_and(HashOn::reads_head) => {
-                    return Err(Kind::MovesWithoutKey.of("drain-idle"));
-                }
-                (Backend::Direct(_), _) => {}
-                (Backend::Upstreams(..) | Backend::Relayed(_), _) => return Err(Kind::MovesDirect.of("drain-idle")),
-            }
-        }
+        draining::check(drained, run.policy, hash_on.as_ref(), &backend)?;
         let recycles = [("max-age", run.max_age.is_some()), ("max-served", run.max_served.is_some())];
         if let (Some((key, _)), Backend::Upstreams(..)) = (recycles.iter().find(|(_, given)| *given), &backend) {
             return Err(Kind::NoServerInSlot.of(key));
@@ -261,6 +253,7 @@ impl ServiceConfig {
             max_conns: run.max_conns,
             drain_timeout: run.drain_timeout,
             drain_idle: run.drain_idle,
+            drain_spread: run.drain_spread,
             kill_timeout: run.kill_timeout,
             max_surge: run.max_surge,
             stop_timeout: run.stop_timeout,

@@ -9,23 +9,24 @@ use tracing::warn;
 use super::Daemon;
 use crate::events::Source;
 use crate::relay::protocol::{self, FromWorker};
-use crate::slot::Slot;
 use crate::sys::closer::Foreign;
 use crate::sys::{process, reason};
 
 impl Daemon {
     /// A relay worker says something. One that talks nonsense is killed, and so replaced.
     pub(super) fn read_relay(&mut self, pid: u32) {
-        let Some((service, Some(at), _)) = self.owner(pid) else { return };
+        let Some((service, Some(at), context)) = self.owner(pid) else { return };
         let at = at as usize;
         loop {
-            let relay = service.slots().get(at).and_then(Slot::relay).filter(|relay| relay.pid == pid);
-            let Some(relay) = relay else { return };
+            let Some(relay) = service.slots().get(at).and_then(|slot| slot.relay_with(pid)) else { return };
             let mut fds = Vec::new();
             let received = protocol::receive::<FromWorker>(relay.channel.as_fd(), &mut fds);
-            // It has none to send.
-            fds.into_iter().map(Foreign::received).for_each(drop);
+            let sockets: Vec<_> = fds.into_iter().map(Foreign::received).collect();
             match received {
+                Ok(Some(FromWorker::Moved(given))) => {
+                    let mut handler = service.attach(context);
+                    given.iter().zip(sockets).for_each(|(given, socket)| handler.relay_gave(at, pid, *given, socket));
+                }
                 Ok(Some(message)) => service.on_relay_message(at, message, Instant::now()),
                 // Its death follows.
                 Ok(None) => return,

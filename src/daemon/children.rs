@@ -22,6 +22,8 @@ impl Daemon {
                 Ok(status) => {
                     let Some(pid) = status.pid() else { continue };
                     let own = pid.as_raw() as u32;
+                    // It may have given connections back at last.
+                    self.read_relay(own);
                     match self.owner(own) {
                         Some((service, slot, context)) => service.on_exit(slot, own, status, context, now),
                         None => debug!(pid = own, "orphan reaped"),

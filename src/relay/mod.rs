@@ -4,8 +4,10 @@
 //! nothing of supervision or of other workers.
 
 mod connect;
+mod follow;
 pub mod intake;
 mod journal;
+mod leaving;
 mod opening;
 mod pipes;
 mod probe;
@@ -143,7 +145,8 @@ impl Worker {
         let mut events = Events::with_capacity(1024);
         loop {
             let now = Instant::now();
-            let deadlines = [self.sessions.deadline(now), self.intake.deadline(&self.sessions, now)];
+            let deadlines =
+                [self.sessions.deadline(now), self.sessions.leave_due(), self.intake.deadline(&self.sessions, now)];
             let timeout = deadlines.into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
@@ -167,6 +170,7 @@ impl Worker {
             }
             let received = self.intake.take(&self.poll, &mut self.sessions, now)?;
             self.sessions.run_timers(&self.poll, now);
+            self.sessions.leave(&self.poll, self.channel.as_fd(), now);
             self.send_reports();
             if let Some(bell) = &self.bell
                 && self.sessions.room_is_wanted(received)
@@ -188,7 +192,9 @@ impl Worker {
                 Ok(Some(ToWorker::Drain)) => {
                     self.phase = Phase::Draining;
                     self.intake.stop_listening(&self.poll);
+                    self.sessions.spread(now);
                 }
+                Ok(Some(ToWorker::GiveBack(on))) => self.sessions.give_back(on),
                 Ok(None) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(unusable("channel to the master")(error)),

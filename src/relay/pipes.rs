@@ -38,9 +38,10 @@ impl Pipe {
         self.held
     }
 
-    /// Moves bytes from a socket into the pipe.
-    pub fn fill(&mut self, from: &OwnedFd) -> std::io::Result<Spliced> {
-        let spliced = blocked(splice::move_bytes(from.as_fd(), self.write.as_fd(), self.capacity))?;
+    /// Moves bytes from a socket into the pipe, at most `most` (not 0).
+    pub fn fill(&mut self, from: &OwnedFd, most: u64) -> std::io::Result<Spliced> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(self.capacity);
+        let spliced = blocked(splice::move_bytes(from.as_fd(), self.write.as_fd(), most))?;
         if let Spliced::Moved(n) = spliced {
             self.held += n;
         }
@@ -128,7 +129,7 @@ mod tests {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"secret").unwrap();
         let mut pipe = pipes.take().unwrap();
-        assert_eq!(pipe.fill(&theirs.into()).unwrap(), Spliced::Moved(6));
+        assert_eq!(pipe.fill(&theirs.into(), u64::MAX).unwrap(), Spliced::Moved(6));
         pipes.put(pipe);
         assert_eq!(pipes.take().unwrap().held(), 0);
     }

@@ -66,6 +66,10 @@ pub struct Setup {
     pub connect_timeout_ms: u64,
     /// Milliseconds after which a connection without a byte is closed.
     pub idle_timeout_ms: u64,
+    /// Whether its idle HTTP/1 connections may be asked for by [`ToWorker::GiveBack`].
+    pub moves: bool,
+    /// The window over which the connections that are left end once it drains; `None`: they may stay.
+    pub drain_spread_ms: Option<u64>,
 }
 
 /// Master to worker, after [`Setup`].
@@ -75,6 +79,8 @@ pub enum ToWorker {
     Serve,
     /// Take no new connections beyond what is queued; finish and exit.
     Drain,
+    /// Give back connections that lie between two HTTP/1 requests, now and as soon as they do; or do so no more.
+    GiveBack(bool),
     /// Try to connect to an upstream: all are down, and no client may come to try one.
     Probe,
 }
@@ -90,6 +96,17 @@ pub enum FromWorker {
     UpstreamUp { address: String },
     /// Whether the worker is near its file limit and takes no connections.
     Full(bool),
+    /// Connections for other workers, as many as the message has descriptors.
+    Moved(Vec<Given>),
+}
+
+/// A connection that goes on with another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// Number of the listener that its client came to, as in [`Setup`].
+    pub listener: usize,
+    /// Client and destination, where a PROXY header named them.
+    pub named: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// Sends one message; never blocks.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::follow::Follow;
 use super::pipes::{Pipe, Pipes, Spliced};
 use crate::sys::sock;
 
@@ -172,6 +173,7 @@ impl Flow {
         buffer: &mut [u8],
         pipes: &mut Pipes,
         moved: &mut u64,
+        mut follow: Follow<'_>,
     ) -> Step {
         let mut budget = BUDGET_BYTES;
         loop {
@@ -201,13 +203,21 @@ impl Flow {
             if budget == 0 {
                 return Step::Again;
             }
+            if follow.unread() == 0 && matches!(self.mode, Mode::Splice(..)) {
+                self.return_pipe(pipes);
+                self.mode = Mode::Copy(0);
+            }
             let step = match &mut self.mode {
-                Mode::Copy(_) => self.copy(from, to, buffer, moved),
+                Mode::Copy(_) => self.copy(from, to, buffer, moved, &mut follow),
                 Mode::Splice(_, pipe) => {
                     if pipe.is_none() {
                         *pipe = pipes.take();
                     }
-                    if pipe.is_some() { self.splice(from) } else { self.copy(from, to, buffer, moved) }
+                    if pipe.is_some() {
+                        self.splice(from, &mut follow)
+                    } else {
+                        self.copy(from, to, buffer, moved, &mut follow)
+                    }
                 }
             };
             match step {
@@ -242,7 +252,14 @@ impl Flow {
         }
     }
 
-    fn copy(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8], moved: &mut u64) -> Result<usize, Step> {
+    fn copy(
+        &mut self,
+        from: &mut End,
+        to: &mut End,
+        buffer: &mut [u8],
+        moved: &mut u64,
+        follow: &mut Follow<'_>,
+    ) -> Result<usize, Step> {
         let mut n = match read(from, buffer) {
             Ok(Some(n)) => n,
             Ok(None) => return Ok(0),
@@ -269,7 +286,8 @@ impl Flow {
                 Err(_) => self.broken = true,
             }
         }
-        self.count_read(n == buffer.len());
+        follow.saw(&buffer[..n]);
+        self.count_read(n == buffer.len() && follow.unread() >= BUFFER_BYTES as u64);
         // The FIN that follows travels with the last bytes: one packet less.
         let hint = if self.ended && !self.resets { sock::SendHint::FinFollows } else { sock::SendHint::None };
         let written = if to.writable { to.send(&buffer[..n], hint).map_err(|_| Step::ToBroken)? } else { 0 };
@@ -290,15 +308,16 @@ impl Flow {
     }
 
     /// Fills the pipe; the next round of `pump` drains it.
-    fn splice(&mut self, from: &mut End) -> Result<usize, Step> {
+    fn splice(&mut self, from: &mut End, follow: &mut Follow<'_>) -> Result<usize, Step> {
         let Mode::Splice(small, Some(pipe)) = &mut self.mode else { return Ok(0) };
-        match pipe.fill(&from.socket) {
+        match pipe.fill(&from.socket, follow.unread()) {
             Ok(Spliced::Moved(0)) => {
                 self.ended = true;
                 from.readable = false;
                 Ok(0)
             }
             Ok(Spliced::Moved(n)) => {
+                follow.missed(n as u64);
                 *small = if n < SMALL_BYTES { small.saturating_add(1) } else { 0 };
                 Ok(n)
             }

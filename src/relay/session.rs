@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::follow::{Followed, direction};
 use super::journal::Entry;
 use super::pipes::Pipes;
 use super::pump::{End, Flow, Nodelay, Step};
 use crate::abi::access::end;
+use crate::exchange::Direction;
 use crate::sys::sock;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Session {
     pub header: u8,
     /// If the connection is logged.
     pub entry: Option<Box<Entry>>,
+    /// If it may move, or end at a time of its own.
+    pub followed: Option<Box<Followed>>,
 }
 
 /// Whether the upstream's socket has TCP keep-alive, which is set only once a session has lasted for a while.
@@ -97,6 +101,7 @@ impl Session {
             finished: false,
             header: 0,
             entry: None,
+            followed: None,
         }
     }
 
@@ -178,11 +183,13 @@ impl Session {
         let client = &mut self.client;
         let (mut again, mut forth, mut back) = (false, Step::Waits, Step::Waits);
         if self.broken != Some(Side::Upstream) {
-            forth = self.forth.pump(client, upstream, buffer, pipes, &mut moved.forth);
+            let follow = direction(&mut self.followed, Direction::Requests);
+            forth = self.forth.pump(client, upstream, buffer, pipes, &mut moved.forth, follow);
             self.forth.stop_small_splices(pipes);
         }
         if self.broken != Some(Side::Client) {
-            back = self.back.pump(upstream, client, buffer, pipes, &mut moved.back);
+            let follow = direction(&mut self.followed, Direction::Answers);
+            back = self.back.pump(upstream, client, buffer, pipes, &mut moved.back, follow);
             self.back.stop_small_splices(pipes);
         }
         let mut both = false;
@@ -268,6 +275,18 @@ impl Session {
                 Fate::Over
             }
         }
+    }
+
+    /// Whether another worker can go on with it: between two requests, with nothing on its way in either direction.
+    pub fn can_move(&self) -> bool {
+        let still = |flow: &Flow| !flow.ended && !flow.resets && !flow.holds();
+        let unheard = matches!(&self.upstream, Stage::Established(end) if end.readable);
+        self.followed.as_ref().is_some_and(|followed| followed.can_move && followed.is_between())
+            && still(&self.forth)
+            && still(&self.back)
+            && self.header == 0
+            && !self.client.hangup
+            && !unheard
     }
 
     /// Returns its pipes to the pool. To be called before a session is dropped.

@@ -13,6 +13,7 @@ use slab::Slab;
 
 use super::connect::Sources;
 use super::journal::{Entry, Origin};
+use super::leaving::Leaving;
 use super::pipes::Pipes;
 use super::protocol::{FromWorker, Setup};
 use super::pump::{BUFFER_BYTES, Watched};
@@ -28,7 +29,7 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::sock;
 
 /// Unit of the sessions' clocks.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Interval of new attempts for sessions without a reachable upstream.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// Interval of checks whether the bytes before a reset are acknowledged.
@@ -46,7 +47,7 @@ pub struct Sessions {
     pipes: Pipes,
     pub(super) page: Rc<CountersPage>,
     pub(super) buffer: Box<[u8]>,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) connect_timeout: Duration,
     idle_timeout: Duration,
     /// What was closed when [`Sessions::room_is_wanted`] was asked last.
@@ -71,6 +72,7 @@ pub struct Sessions {
     pub(super) probe: Option<(usize, OwnedFd, Instant)>,
     send_proxy: Option<Version>,
     log: Option<AccessWriter>,
+    pub(super) leaving: Leaving,
 }
 
 pub(super) fn token(index: usize, generation: u32, side: Side) -> Token {
@@ -116,6 +118,7 @@ impl Sessions {
             probe: None,
             send_proxy: setup.send_proxy,
             log,
+            leaving: Leaving::new(setup),
         };
         sessions.stale = sessions.upstreams.unresolved();
         for (group, host, port) in &sessions.stale {
@@ -167,6 +170,7 @@ impl Sessions {
         self.generation = (self.generation + 1) % GENERATIONS;
         let mut session = Session::new(client, self.generation, self.tick(now));
         session.entry = self.log.as_ref().and_then(|log| Entry::begin(log, session.client.socket.as_fd(), origin));
+        self.follow(&mut session, origin);
         let header = self.send_proxy.map_or(0, |version| {
             let pair = origin.pair(session.client.socket.as_fd());
             sending::write(version, pair, &mut self.buffer)
@@ -178,6 +182,9 @@ impl Sessions {
             self.page.add_finished();
             return;
         };
+        if let Some(followed) = &mut session.followed {
+            followed.saw_first(&self.buffer[header..header + first]);
+        }
         let index = self.slab.insert(session);
         self.connect(poll, index, now, header + first);
     }
@@ -219,6 +226,7 @@ impl Sessions {
             self.upstreams.moved(session.target, moved.forth, moved.back);
         }
         self.act_on(poll, index, now, fate);
+        self.note_rest(index, tick);
     }
 
     /// Does what [`Session::advance`] asked for and registers the session with epoll for what it waits for.

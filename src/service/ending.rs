@@ -48,7 +48,7 @@ impl Service {
             ExitEffect::Nothing => return,
             ExitEffect::Retired(Escaped { server, attachment }) => {
                 if let Some(attachment) = attachment.as_deref().filter(|one| one.moves) {
-                    self.attach.late.add(slot.stats.clone(), attachment, now);
+                    self.attach.late.add(at as u32, slot.stats.clone(), attachment, now);
                 }
                 end_left_behind(&self.pids(), &server, attachment.as_deref());
                 return;

@@ -270,6 +270,8 @@ impl Service {
                 warn!(service = %name, slot = at, "worker is at its file limit and takes no connections until some end");
             }
             FromWorker::Full(false) => info!(service = %name, slot = at, "worker takes connections again"),
+            // What it gives back is its handler's.
+            FromWorker::Moved(_) => {}
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{Context, Service, futile, silence};
 use crate::accept::orders::{Order, WorkerId};
 use crate::accept::policy::Policy;
 use crate::addr::Upstream;
+use crate::config::options::DrainIdle;
 use crate::handoff::Carries;
 use crate::relay::protocol::{Resolved, Setup, Source};
 use crate::slot::Slot;
@@ -176,6 +177,8 @@ impl Service {
             pipes: self.pipes,
             connect_timeout_ms: millis(self.config.limits.connect_timeout),
             idle_timeout_ms: millis(self.config.limits.idle_timeout),
+            moves: self.config.limits.drain_idle == DrainIdle::Move,
+            drain_spread_ms: self.config.limits.drain_spread.map(millis),
         };
         let listeners = self.listeners.all().iter().take(setup.listeners);
         let listeners: Vec<_> = listeners.map(|listener| listener.socket.as_fd()).collect();

@@ -103,6 +103,11 @@ impl Slot {
         self.current.as_ref()?.relay()
     }
 
+    /// The relay worker with this pid, also one that makes room.
+    pub fn relay_with(&self, pid: u32) -> Option<&Relay> {
+        self.workers().filter_map(Worker::relay).chain(&self.finishing).find(|relay| relay.pid == pid)
+    }
+
     pub fn relay_mut(&mut self) -> Option<&mut Relay> {
         self.current.as_mut()?.relay_mut()
     }

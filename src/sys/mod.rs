@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod closer;
+pub mod connection;
 pub mod cpu;
 pub mod epoll;
 #[cfg(test)]

@@ -258,34 +258,6 @@ pub fn local_addr(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()
 }
 
-/// Whether a socket is an open TCP connection to a local port, without TLS in the kernel.
-pub fn is_open_connection(socket: BorrowedFd<'_>, port: u16) -> bool {
-    const ESTABLISHED: u8 = 1;
-    let mut info = [0; 8];
-    let known = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).is_ok();
-    let mut protocol = [0; 16];
-    let plain = option(socket, libc::IPPROTO_TCP, libc::TCP_ULP, &mut protocol).is_ok_and(|len| len == 0);
-    known && info[0] == ESTABLISHED && plain && local_addr(socket).is_some_and(|address| address.port() == port)
-}
-
-/// Makes a connection what accept(2) returns, whatever a server has set.
-///
-/// # Errors
-/// As setsockopt(2) and fcntl(2).
-pub fn accepted_anew(socket: BorrowedFd<'_>) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let connection = socket2::SockRef::from(&socket);
-    connection.set_linger(None)?;
-    connection.set_read_timeout(None)?;
-    connection.set_write_timeout(None)?;
-    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &1i32.to_ne_bytes())?;
-    // What it holds back is sent with this.
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_CORK, &0i32.to_ne_bytes())?;
-    // Without O_ASYNC.
-    fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
 /// Whether this process may have one more descriptor: a message's would be lost.
 pub fn can_receive(any: BorrowedFd<'_>) -> bool {
     any.try_clone_to_owned().is_ok()

@@ -257,10 +257,11 @@ impl Worker {
         }
     }
 
-    /// `--drain-idle move`, for a server that gets no more connections: those that it closes between two requests come back to
-    /// the master. Servers do that once they are asked to stop, so one that catches the signal is asked at once. (Node's cluster
+    /// `--drain-idle move`, for a worker that gets no more connections. A relay worker gives back those that lie between two
+    /// requests; those that a server closes between two requests come back to the master. Servers do that once they are asked to stop, so one that catches the signal is asked at once. (Node's cluster
     /// workers are told to disconnect.)
     pub fn give_back_idle(&mut self, signal: Signal) {
+        self.relay_mut().into_iter().for_each(|relay| relay.give_back(true));
         let Some((server, attachment)) = self.direct_mut() else { return };
         if !attachment.moves {
             attachment.moves = true;
@@ -280,6 +281,7 @@ impl Worker {
 
     /// What its server closes is closed: the service ends.
     pub fn keep_idle(&mut self) {
+        self.relay_mut().into_iter().for_each(|relay| relay.give_back(false));
         if let Some(attachment) = self.attachment_mut().filter(|attachment| attachment.moves) {
             attachment.page.set_moves(false);
         }

@@ -32,6 +32,8 @@ pub struct Relay {
     bell: Option<OwnedFd>,
     /// With `--access-log`: its memory file.
     pub log: Option<WorkerLog>,
+    /// It gives connections back between two requests.
+    pub gives_back: bool,
     /// Whether it said that it is set up.
     pub readiness: Readiness,
 }
@@ -77,7 +79,18 @@ impl Relay {
         let pid = launcher.relay(&service.name, slot, service.user.as_ref(), theirs)?;
         let page = Arc::new(page);
         let channel = Foreign::socket(channel);
-        Ok(Self { pid, channel, queues, page, ends, carries, bell, log, readiness: Readiness::NotSetUp })
+        Ok(Self {
+            pid,
+            channel,
+            queues,
+            page,
+            ends,
+            carries,
+            bell,
+            log,
+            gives_back: false,
+            readiness: Readiness::NotSetUp,
+        })
     }
 
     pub fn has_bell(&self) -> bool {
@@ -110,6 +123,14 @@ impl Relay {
     /// Sends an order. A worker whose channel is full or gone is on its way out anyhow.
     pub fn order(&self, order: ToWorker) {
         let _ = protocol::send(self.channel.as_fd(), &order, &[]);
+    }
+
+    /// Has it give connections back between two requests, or do so no more.
+    pub fn give_back(&mut self, on: bool) {
+        if self.gives_back != on {
+            self.gives_back = on;
+            self.order(ToWorker::GiveBack(on));
+        }
     }
 
     /// Lets it finish what it has; one that was not set up has nothing to finish.

@@ -39,6 +39,8 @@ fn carried(tool: &str, connections: usize) -> String {
         pipes: 8,
         connect_timeout_ms: 5_000,
         idle_timeout_ms: 60_000,
+        moves: false,
+        drain_spread_ms: None,
     };
     protocol::send(channel.as_fd(), &setup, &[page.as_fd(), end.as_fd()]).unwrap();
     drop((page, end));

@@ -3,6 +3,7 @@
 KEEPS=random: from its stop signal on it reads a few bytes at a time, and closes connections at any moment.
 KEEPS=full: from its stop signal on it can open nothing.
 KEEPS=brief: it ends at once.
+KEEPS=hung: it stops its parent, the master, first, and ends at once.
 """
 import os, random, resource, selectors, signal, socket, subprocess, sys, threading, time
 
@@ -20,6 +21,7 @@ stopping = None
 class Connection:
     def __init__(self, sock):
         self.sock, self.data, self.mode, self.path = sock, b"", "", ""
+        self.owes, self.proxy = False, ""
 
     def receive(self):
         limit = 65536
@@ -76,6 +78,12 @@ class Connection:
             self.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text) + 5}\r\n\r\n{text}")
         elif path == "/silent":
             pass
+        elif path in ("/slow", "/slower"):
+            self.owes = True
+            threading.Timer(0.5 if path == "/slow" else 3, self.answer_late, [whole]).start()
+        elif path == "/peer":
+            text = self.proxy or "%s:%d" % self.sock.getpeername()
+            self.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}")
         elif path in ("/heads", "/bytes", "/vectors", "/messages"):
             self.mode = path[1:]
             self.send(whole)
@@ -126,6 +134,10 @@ class Connection:
                 print("ran", path, len(body), flush=True)
             self.send(whole)
 
+    def answer_late(self, text):
+        self.send(text)
+        self.owes = False
+
     def ready(self):
         try:
             data = self.receive()
@@ -146,7 +158,8 @@ class Connection:
             self.data = b""
             return self.send(b"\0\0\0\4\0\0\0\0\0")
         if self.data.startswith(b"PROXY "):
-            self.data = self.data.partition(b"\r\n")[2]
+            line, _, self.data = self.data.partition(b"\r\n")
+            self.proxy = line.decode()
         first = True
         while self.mode != "heads" and (request := self.request()):
             if first or request[1] != "/one-of-two":
@@ -165,22 +178,31 @@ class Connection:
         self.sock.close()
 
 
+def give_up():
+    for connection in list(connections.values()):
+        if not connection.owes:
+            connection.close()
+
+
 def stop(*_):
     global stopping
     if stopping is None:
         stopping = time.monotonic()
         if os.environ.get("KEEPS") == "full":
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        if os.environ.get("KEEPS") == "hung":
+            os.kill(os.getppid(), signal.SIGSTOP)
         if not WILD:
-            for connection in list(connections.values()):
-                connection.close()
-        if os.environ.get("KEEPS") == "brief":
+            give_up()
+        if os.environ.get("KEEPS") in ("brief", "hung"):
             os._exit(0)
 
 
 signal.signal(signal.SIGTERM, stop)
-while stopping is None or time.monotonic() < stopping + 0.4:
-    for key, _ in selector.select(0.002 if stopping else None):
+while stopping is None or time.monotonic() < stopping + 0.4 or any(one.owes for one in connections.values()):
+    if stopping and not WILD:
+        give_up()
+    for key, _ in selector.select(0.002 if stopping else 0.05):
         if key.fileobj is listener:
             try:
                 sock, _ = listener.accept()

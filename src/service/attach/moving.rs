@@ -1,6 +1,6 @@
-//! Connections that a leaving server gave back between two requests (`--drain-idle move`): another worker goes on with them.
+//! Connections that a leaving worker gave back between two requests (`--drain-idle move`): another worker goes on with them.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,8 +10,11 @@ use crate::accept::orders::{ListenerId, Order, SlotStats};
 use crate::direct::attach::{Moved, Secret};
 use crate::handoff::Client;
 use crate::handoff::translations::TranslationsFile;
+use crate::relay::protocol::Given;
+use crate::slot::retiring::Retiring;
 use crate::sys::closer::Foreign;
-use crate::sys::sock;
+use crate::sys::connection;
+use crate::sys::sock::PeerAddress;
 use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
 
@@ -24,7 +27,8 @@ const MAX_UNDER_WAY: u64 = 4096;
 #[derive(Debug)]
 struct Late {
     secret: Secret,
-    /// Of its slot, which may be gone, too.
+    /// Its slot, which may be gone, too.
+    slot: u32,
     stats: Arc<SlotStats>,
     translations: Option<TranslationsFile>,
     until: Instant,
@@ -36,10 +40,10 @@ pub struct LateWorkers(Vec<Late>);
 
 impl LateWorkers {
     /// A worker that made room is gone.
-    pub fn add(&mut self, stats: Arc<SlotStats>, attachment: &Attachment, now: Instant) {
+    pub fn add(&mut self, slot: u32, stats: Arc<SlotStats>, attachment: &Attachment, now: Instant) {
         self.0.retain(|late| late.until > now);
         let translations = attachment.translations.as_ref().and_then(|file| file.try_clone().ok());
-        self.0.push(Late { secret: attachment.secret, stats, translations, until: now + KNOWN });
+        self.0.push(Late { secret: attachment.secret, slot, stats, translations, until: now + KNOWN });
     }
 
     pub fn has(&self, secret: &Secret) -> bool {
@@ -52,47 +56,67 @@ impl LateWorkers {
 }
 
 impl Handler<'_> {
-    /// Gives a connection to another worker. Where that cannot be, it is closed, as the server has done.
+    /// Gives a server's connection to another worker. Where that cannot be, it is closed, as the server has done.
     pub(super) fn moved(&mut self, secret: &Secret, moved: Moved) -> AttachReply {
         let Moved { listener, socket, translated } = moved;
-        match self.client(secret, listener, &socket, translated) {
-            Some((stats, client)) => {
-                stats.moving.fetch_add(1, Relaxed);
-                let (service, socket) = (self.listeners.service(), Foreign::received(socket));
-                self.context.orders.send(Order::Moved { service, listener, socket, client, stats });
+        let socket = Foreign::received(socket);
+        if let Some((slot, stats, translations)) = self.giver(secret) {
+            let client = if translated {
+                translations.and_then(|file| file.client(socket.as_fd())).map(Some)
+            } else {
+                Some(None)
+            };
+            if let Some(client) = client {
+                let stats = stats.clone();
+                self.pass_on((slot, &stats), listener, socket, client);
             }
-            None => drop(Foreign::received(socket)),
         }
         AttachReply::Nothing
     }
 
-    /// The counters of the slot that it comes from, and what a PROXY header said of it; `None` where it is not to go on.
-    fn client(
-        &self,
-        secret: &Secret,
-        listener: ListenerId,
-        socket: &OwnedFd,
-        translated: bool,
-    ) -> Option<(Arc<SlotStats>, Option<Client>)> {
-        if self.stopping || self.paused || self.slots.is_empty() {
-            return None;
-        }
+    /// The same for a connection that a relay worker gave back.
+    pub fn relay_gave(&mut self, at: usize, pid: u32, given: Given, socket: Foreign) {
+        let Some(slot) = self.slots.get(at) else { return };
         // Only one that was told to: nothing moves from a worker that gets connections itself.
+        let gives = |old: &Retiring| old.out_of_rotation && old.worker.relay().is_some_and(|relay| relay.pid == pid);
+        if slot.retiring.iter().any(gives) {
+            let client = given.named.map(|(client, destination)| Client {
+                destination: Some(Box::new(destination.into())),
+                ..PeerAddress::from(client).into()
+            });
+            self.pass_on((at as u32, &slot.stats.clone()), given.listener, socket, client);
+        }
+    }
+
+    /// The slot that a server's connection comes from, that one's counters, and what PROXY headers said.
+    fn giver(&self, secret: &Secret) -> Option<(u32, &Arc<SlotStats>, Option<&TranslationsFile>)> {
+        // As above.
         let of = |one: &&Attachment| one.secret == *secret && one.moves;
-        let living = self.slots.iter().find_map(|slot| {
+        let living = self.slots.iter().zip(0..).find_map(|(slot, at)| {
             let attachment = slot.workers().filter_map(Worker::attachment).find(of)?;
-            Some((&slot.stats, attachment.translations.as_ref()))
+            Some((at, &slot.stats, attachment.translations.as_ref()))
         });
-        let late = || self.state.late.find(secret).map(|late| (&late.stats, late.translations.as_ref()));
-        let (stats, translations) = living.or_else(late)?;
-        if stats.moving.load(Relaxed) >= MAX_UNDER_WAY {
-            return None;
+        let late = || self.state.late.find(secret).map(|late| (late.slot, &late.stats, late.translations.as_ref()));
+        living.or_else(late)
+    }
+
+    /// Has the accept thread place a connection; closes it where it cannot go on. `client`: what a PROXY header said.
+    fn pass_on(
+        &self,
+        (slot, stats): (u32, &Arc<SlotStats>),
+        listener: ListenerId,
+        socket: Foreign,
+        client: Option<Client>,
+    ) {
+        let ends = self.stopping || self.paused || self.slots.is_empty();
+        let Some(own) = self.listeners.find(listener).filter(|_| !ends) else { return };
+        if stats.moving.load(Relaxed) < MAX_UNDER_WAY
+            && connection::is_open_and_of(socket.as_fd(), own.socket.as_fd())
+            && connection::accepted_anew(socket.as_fd()).is_ok()
+        {
+            stats.moving.fetch_add(1, Relaxed);
+            let (service, stats) = (self.listeners.service(), stats.clone());
+            self.context.orders.send(Order::Moved { service, slot, listener, socket, client, stats });
         }
-        let is_ours = self.listeners.find(listener).and_then(|listener| sock::local_addr(listener.socket.as_fd()));
-        if !sock::is_open_connection(socket.as_fd(), is_ours?.port()) || sock::accepted_anew(socket.as_fd()).is_err() {
-            return None;
-        }
-        let client = if translated { Some(translations?.client(socket.as_fd())?) } else { None };
-        Some((stats.clone(), client))
     }
 }

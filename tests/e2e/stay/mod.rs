@@ -1,10 +1,14 @@
 //! `--drain-idle move`: idle connections of a worker that is replaced go on with another one.
 
 mod clients;
+mod hostile;
+mod kept;
 mod refused;
+mod relayed;
 mod reloads;
 mod scaled;
 mod smuggling;
+mod spread;
 mod wrong_moves;
 
 use std::path::Path;
@@ -17,7 +21,10 @@ pub fn launch(slots: usize, options: &[&str], command: &[&str]) -> Daemon {
     let port = free_port();
     let (listen, instances) = (format!("127.0.0.1:{port}"), slots.to_string());
     let mut all = vec!["-n", "web", "-l", &listen, "-i", &instances, "--min-uptime", "100ms"];
-    all.extend(["--drain-idle", "move", "--drain-timeout", "5s", "--listen-timeout", "60s"]);
+    all.extend(["--drain-idle", "move", "--listen-timeout", "60s"]);
+    if !options.contains(&"--drain-timeout") {
+        all.extend(["--drain-timeout", "5s"]);
+    }
     all.extend(options);
     all.push("--");
     all.extend(command);

@@ -1,9 +1,13 @@
-//! What a server has read from a connection and written to it: whether another server could go on with it.
+//! What a server has read from an HTTP/1.1 connection and written to it: whether another server could go on with it. The preload
+//! library has this, too.
 
-use super::framing::{Direction, Framing};
+mod framing;
+
+pub use framing::Direction;
+use framing::Framing;
 
 /// The two directions of a connection.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Exchange {
     requests: Framing,
     answers: Framing,
@@ -35,6 +39,37 @@ impl Exchange {
     pub fn has_written_unseen(&mut self, count: u64) {
         self.written = self.written.wrapping_add(count);
         self.answers.add_unseen(count);
+    }
+
+    /// So many bytes were read that nobody has seen.
+    pub fn has_read_unseen(&mut self, count: u64) {
+        self.read = self.read.wrapping_add(count);
+        self.requests.add_unseen(count);
+    }
+
+    /// How many of the next bytes of a direction nobody has to see.
+    pub fn unread(&self, direction: Direction) -> u64 {
+        let direction = match direction {
+            _ if self.is_lost() => return u64::MAX,
+            Direction::Requests => &self.requests,
+            Direction::Answers => &self.answers,
+        };
+        direction.unread()
+    }
+
+    /// Whether it is something else than HTTP/1.1 by now, or cannot be followed any more.
+    pub fn is_lost(&self) -> bool {
+        self.requests.is_lost() || self.answers.is_lost()
+    }
+
+    /// Whether an answer is under way whose length nobody knows.
+    pub fn is_streaming(&self) -> bool {
+        self.answers.is_in_chunks()
+    }
+
+    /// Whether no byte was read or written.
+    pub fn is_unused(&self) -> bool {
+        self.read == 0 && self.written == 0
     }
 
     /// Whether every request that the server has begun to read was read to its end and answered to the end, and nothing of

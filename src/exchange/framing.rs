@@ -4,14 +4,14 @@
 //! extensions, trailers), and whatever ends or changes the connection, is [`Framing::is_lost`], for good.
 
 /// Which messages a direction has.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Requests,
     Answers,
 }
 
 /// The part of a message that comes next.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     FirstLine,
     Header,
@@ -25,7 +25,7 @@ enum Part {
 }
 
 /// The messages of one direction so far.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Framing {
     next: Part,
     line: Line,
@@ -37,7 +37,7 @@ pub struct Framing {
 }
 
 /// What a head has said.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Head {
     length: Option<u64>,
     chunked: bool,
@@ -52,7 +52,7 @@ const KEPT: usize = 40;
 const VERSION: &[u8; 9] = b" HTTP/1.1";
 
 /// A line, as much as is needed of it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Line {
     /// Without its end.
     len: u32,
@@ -224,9 +224,22 @@ impl Framing {
     /// Before the first message.
     pub const NEW: Self = Self { next: Part::FirstLine, line: NO_LINE, head: NO_HEAD, heads: 0, ended: 0 };
 
-    #[cfg(test)]
     pub fn is_lost(&self) -> bool {
         self.next == Part::Lost
+    }
+
+    /// How many of the next bytes nobody has to see: the rest of a body or chunk, or all where it is lost.
+    pub fn unread(&self) -> u64 {
+        match self.next {
+            Part::Body(left) | Part::Chunk(left) => left,
+            Part::Lost => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Whether a message is under way that has no length: it may go on for ever.
+    pub fn is_in_chunks(&self) -> bool {
+        matches!(self.next, Part::ChunkSize | Part::Chunk(_) | Part::ChunkEnd | Part::Trailer)
     }
 
     /// Whether every message that has begun is complete.
