@@ -24,6 +24,9 @@ use crate::sys::fake;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
 use crate::sys::{process, reason, sock};
 
+/// The first argument of this program as a keeper.
+pub const KEEPER_ROLE: &str = "keeper";
+
 /// Starts relay workers and servers.
 #[derive(Debug)]
 pub struct Launcher {
@@ -60,6 +63,16 @@ impl LaunchError {
     }
 }
 
+/// Which process is started for a command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Launched {
+    /// The server.
+    #[default]
+    Itself,
+    /// A keeper, which starts the server.
+    Kept,
+}
+
 /// A server to be started.
 #[derive(Debug)]
 pub struct Server<'a> {
@@ -67,6 +80,7 @@ pub struct Server<'a> {
     /// `None` for a server that all slots share.
     pub slot: Option<u32>,
     pub command: &'a CommandLine,
+    pub launched: Launched,
     /// The address it is to listen on, unless it chooses itself.
     pub address: Option<SocketAddr>,
     /// The service's configured variables.
@@ -131,8 +145,19 @@ impl Launcher {
         }
         let program = server.command.program()?;
         let slot = server.slot.unwrap_or(0);
-        let mut command = Command::new(program);
-        command.arg0(server.command.arg0());
+        let mut command = match server.launched {
+            Launched::Itself => {
+                let mut command = Command::new(program);
+                command.arg0(server.command.arg0());
+                command
+            }
+            Launched::Kept => {
+                let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
+                command.arg0(format!("roundsman: keeper {}/{slot}", server.service));
+                command.arg(KEEPER_ROLE).arg(program).arg(server.command.arg0());
+                command
+            }
+        };
         let arguments = server.command.arguments(slot, server.address).into_iter();
         let arguments = arguments.map(|word| match server.inspect {
             Some(port) => with_inspect_port(word, port),

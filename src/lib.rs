@@ -17,6 +17,7 @@
 //! | [`exchange`] | where the requests and answers of an HTTP/1.1 connection begin and end |
 //! | [`relay`] | the relay worker: bytes between clients and upstreams |
 //! | [`direct`] | accepted sockets into the server itself: attach socket, preload library |
+//! | [`keeper`] | parent of a server that cannot be preloaded: answers its system calls |
 //! | [`node`] | Node's IPC: its channel, cluster messages |
 //! | [`lines`] | streams taken apart into lines: the control socket's and Node's |
 //! | [`launch`] | the one place that starts processes |
@@ -51,6 +52,7 @@ pub mod events;
 pub mod exchange;
 pub mod exit;
 pub mod handoff;
+pub mod keeper;
 pub mod launch;
 pub mod limited;
 pub mod lines;

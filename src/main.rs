@@ -12,7 +12,7 @@ use roundsman::control::Request;
 use roundsman::exit::{Exit, tell};
 use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
-use roundsman::{admin, config, daemon, output, relay};
+use roundsman::{admin, config, daemon, keeper, output, relay};
 
 fn main() -> ExitCode {
     // The internal roles stay small: they need no command line parser.
@@ -20,6 +20,13 @@ fn main() -> ExitCode {
         Some("relay-worker") => {
             return end(relay::main().map(|()| 0).map_err(|error| Exit::new(OS, error.to_string())));
         }
+        Some(roundsman::launch::KEEPER_ROLE) => {
+            return end(
+                keeper::main(std::env::args_os().skip(2)).map_err(|error| Exit::new(error.code(), error.to_string()))
+            );
+        }
+        Some(keeper::probe::ROLE) => return ExitCode::from(keeper::probe::main()),
+        Some(keeper::probe::SERVER_ROLE) => return ExitCode::from(keeper::probe::server()),
         Some("demo-server") => return end(demo::serve().map(|()| 0)),
         _ => {}
     }

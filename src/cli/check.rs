@@ -36,7 +36,7 @@ pub fn check(given: Given) -> Result<(), Exit> {
 fn place(service: &mut ServiceConfig) -> Result<Option<String>, DeliveryError> {
     let delivery = Delivery::prepare(service, false, || Ok(String::new()))?;
     Ok(match &delivery {
-        Delivery::Direct(_, library) => Some(library.place()),
+        Delivery::Direct(_, library) => library.place(),
         Delivery::Relay(_) | Delivery::NoPort(_) => None,
     })
 }
@@ -69,7 +69,7 @@ fn note(key: &str, service: &ServiceConfig, place: Option<&str>) -> Option<Strin
         "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
         "via" => {
             let library = place.map(|place| format!("; the library is {place}")).unwrap_or_default();
-            Some(format!("{} here: {}{library}", service.backend.via(), service.via_reason))
+            Some(format!("{} here: {}{library}", service.via(), service.via_reason))
         }
         "max-memory" => service.limits.max_memory.map(|bytes| format!("{} MiB for each worker", bytes >> 20)),
         _ => None,

@@ -131,7 +131,8 @@ pub fn detail(daemon: &Daemon, service: &ServiceState, width: Option<usize>) -> 
         line("command", command);
         line("directory", service.cwd.as_deref().unwrap_or("-"));
     }
-    line("delivery", &format!("{}: {}", service.via, service.via_reason));
+    let by = if service.via_seccomp { " (seccomp)" } else { "" };
+    line("delivery", &format!("{}{by}: {}", service.via, service.via_reason));
     let on = service.hash_on.as_ref().map(|on| format!(" on {on}")).unwrap_or_default();
     line("policy", &format!("{}{on}", service.policy));
     for listener in &service.listen {

@@ -15,6 +15,8 @@ pub struct Choice {
     pub backend: Backend,
     pub reason: String,
     pub chosen: Chosen,
+    /// Direct: by answering the server's system calls.
+    pub seccomp: bool,
 }
 
 ///
@@ -32,7 +34,7 @@ pub fn choose(
     if portless {
         let command = command.ok_or_else(|| Kind::NeedsCommand.of("no-listen"))?;
         let reason = "it serves no port".to_owned();
-        return Ok(Choice { backend: Backend::NoPort(command), reason, chosen: Chosen::AsAsked });
+        return Ok(Choice { backend: Backend::NoPort(command), reason, chosen: Chosen::AsAsked, seccomp: false });
     }
     let served = !listen.is_empty() || inherited == Inherited::Some;
     let command = match command {
@@ -47,7 +49,8 @@ pub fn choose(
         None => "an upstream is given",
     };
     can_relay(listen, served, reason)?;
-    Ok(Choice { backend: Backend::Upstreams(upstreams, command), reason: reason.to_owned(), chosen: Chosen::AsAsked })
+    let (backend, reason) = (Backend::Upstreams(upstreams, command), reason.to_owned());
+    Ok(Choice { backend, reason, chosen: Chosen::AsAsked, seccomp: false })
 }
 
 fn for_command(
@@ -58,34 +61,50 @@ fn for_command(
     served: bool,
 ) -> Result<Choice, ConfigError> {
     let obstacle = match via {
-        Via::Relay => Some("relay was asked for".to_owned()),
-        _ if send_proxy.is_some() => Some("--send-proxy".to_owned()),
+        Via::Relay => Some(Obstacle::Final("relay was asked for".to_owned())),
+        _ if send_proxy.is_some() => Some(Obstacle::Final("--send-proxy".to_owned())),
         Via::Auto | Via::Direct => obstacle(&command, listen)?,
     };
+    let seccomp = via == Via::Direct && matches!(obstacle, Some(Obstacle::RawCalls(_)));
     let (backend, reason, chosen) = match (via, obstacle) {
-        (Via::Direct, Some(obstacle)) => {
+        (Via::Direct, Some(Obstacle::RawCalls(reason))) => (Backend::Direct(command), reason, Chosen::AsAsked),
+        (Via::Direct, Some(Obstacle::Final(obstacle))) => {
             return Err(Kind::DirectImpossible { obstacle }.of("via"));
         }
-        (_, Some(reason)) => {
+        (_, Some(Obstacle::RawCalls(reason) | Obstacle::Final(reason))) => {
             can_relay(listen, served, &reason)?;
             (Backend::Relayed(command), reason, Chosen::AsAsked)
         }
         (Via::Direct, None) => (Backend::Direct(command), "direct was asked for".to_owned(), Chosen::AsAsked),
         (_, None) => (Backend::Direct(command), "the command can be preloaded".to_owned(), Chosen::ByUs),
     };
-    Ok(Choice { backend, reason, chosen })
+    Ok(Choice { backend, reason, chosen, seccomp })
 }
 
-fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<String>, ConfigError> {
+/// Why the preload library is of no use.
+enum Obstacle {
+    /// The program makes its system calls itself. They can be answered, where the kernel and its rights allow that.
+    RawCalls(String),
+    Final(String),
+}
+
+fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<Obstacle>, ConfigError> {
     if listen.iter().any(|listen| matches!(listen.address, ListenAddr::Unix(_))) {
-        return Ok(Some("a Unix socket's connections are relayed".to_owned()));
+        return Ok(Some(Obstacle::Final("a Unix socket's connections are relayed".to_owned())));
     }
     let served: Vec<u16> = listen.iter().filter_map(Listen::served_port).collect();
     if let Some(port) = served.iter().enumerate().find_map(|(at, port)| served[..at].contains(port).then_some(port)) {
-        return Ok(Some(format!("several addresses stand for port {port}, and a server listens there once")));
+        let why = format!("several addresses stand for port {port}, and a server listens there once");
+        return Ok(Some(Obstacle::Final(why)));
     }
-    let program = command.last_program().map_err(|error| Kind::Command(error).of(COMMAND))?;
-    Ok(elf::examine(&program).err().map(|obstacle| obstacle.to_string()))
+    let refused = |error| Kind::Command(error).of(COMMAND);
+    let program = command.last_program().map_err(refused)?;
+    // Whom a program that drops privileges becomes cannot be traced by a keeper with those that it has dropped.
+    let drops = command.program().map_err(refused)? != program;
+    Ok(elf::examine(&program).err().map(|obstacle| match obstacle.is_raw_calls() && !drops {
+        true => Obstacle::RawCalls(obstacle.to_string()),
+        false => Obstacle::Final(obstacle.to_string()),
+    }))
 }
 
 /// Whether a service can be relayed.

@@ -39,6 +39,8 @@ pub struct ServiceConfig {
     /// Reason for the delivery, shown by `ls`.
     pub via_reason: String,
     pub chosen: Chosen,
+    /// Direct: the server's system calls are answered, since it cannot be preloaded.
+    pub seccomp: bool,
     /// Of servers and relay workers; `None`: the daemon's.
     pub user: Option<Credentials>,
     /// Working directory of servers; `None`: the daemon's.
@@ -210,7 +212,7 @@ impl ServiceConfig {
                 Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
             },
         };
-        let delivery::Choice { backend, reason: via_reason, chosen } =
+        let delivery::Choice { backend, reason: via_reason, chosen, seccomp } =
             delivery::choose(run.via, run.send_proxy, command, upstreams, &run.listen, inherited, run.no_listen)?;
         let drained = (run.drain_idle, run.drain_spread, run.drain_timeout);
         let hash_on = hashing::key(run.policy, run.hash_on, run.no_listen, run.node_ipc, &backend)?;
@@ -303,6 +305,7 @@ impl ServiceConfig {
             backend,
             via_reason,
             chosen,
+            seccomp,
             user,
             cwd,
             environment,
@@ -316,6 +319,14 @@ impl ServiceConfig {
             stop_message: run.stop_message,
             limits,
         })
+    }
+
+    /// The delivery with what it goes by, for people.
+    pub fn via(&self) -> &'static str {
+        match self.backend {
+            Backend::Direct(_) if self.seccomp => "direct (seccomp)",
+            _ => self.backend.via(),
+        }
     }
 
     /// The command, if it has one.

@@ -37,6 +37,9 @@ pub struct ServiceState {
     pub hash_on: Option<String>,
     /// The delivery.
     pub via: String,
+    /// Direct: the server's system calls are answered, since it cannot be preloaded.
+    #[serde(default)]
+    pub via_seccomp: bool,
     /// Why this delivery.
     pub via_reason: String,
     /// Listeners.

@@ -68,7 +68,7 @@ impl Daemon {
         let (config, _) = &prepared.config;
         info!(name: "starting", service = %config.name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(),
             instances = config.instances, why = config.instances_why, policy = %config.policy,
-            via = config.backend.via(), via_reason = %config.via_reason,
+            via = config.via(), via_reason = %config.via_reason,
             "starting"
         );
         if let Backend::Direct(command) | Backend::Relayed(command) = &config.backend

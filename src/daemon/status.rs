@@ -69,6 +69,7 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
             .filter(|_| service.config.policy == Policy::Hash)
             .map(HashOn::to_string),
         via: service.config.backend.via().to_owned(),
+        via_seccomp: service.config.seccomp,
         via_reason: service.config.via_reason.clone(),
         listen: service.listeners.ids().filter_map(listen).collect(),
         held: service.stats.held.load(Relaxed),

@@ -39,6 +39,8 @@ pub struct AttachRequest {
     pub kind: RequestKind,
     /// The process that asks, as SO_PEERCRED says.
     pub pid: u32,
+    /// The process that asks, as the message says.
+    pub named: u32,
     /// Its user, as SO_PEERCRED says.
     pub uid: u32,
     /// The proof that it showed.

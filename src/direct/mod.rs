@@ -3,6 +3,7 @@
 pub mod attach;
 
 pub mod guests;
+pub mod keeping;
 pub mod options;
 mod places;
 mod receiving;

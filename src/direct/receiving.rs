@@ -52,8 +52,10 @@ pub(super) fn request(
             return Err(nonsense(why));
         }
     };
+    let at = offset_of!(abi::Request, pid);
+    let named = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     match parse(&bytes[..REQUEST_BYTES], fds) {
-        Ok(kind) => Ok(Some(AttachRequest { kind, pid: guest.pid, uid: guest.uid, secret, sent })),
+        Ok(kind) => Ok(Some(AttachRequest { kind, pid: guest.pid, named, uid: guest.uid, secret, sent })),
         Err(why) => Err(nonsense(why)),
     }
 }

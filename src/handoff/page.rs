@@ -255,6 +255,11 @@ impl CountersPage {
         self.received_and_open().1
     }
 
+    /// From now on `open` is an estimate.
+    pub fn set_estimate(&self) {
+        self.0.words()[header::ESTIMATE].store(1, Ordering::Relaxed);
+    }
+
     /// Whether `open` is an estimate: processes of the server close connections that others received.
     pub fn is_estimate(&self) -> bool {
         self.0.words()[header::ESTIMATE].load(Ordering::Relaxed) != 0

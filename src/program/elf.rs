@@ -38,6 +38,13 @@ pub enum Obstacle {
     Static(PathBuf),
 }
 
+impl Obstacle {
+    /// Whether it is only that the program makes its system calls itself, past every library.
+    pub fn is_raw_calls(&self) -> bool {
+        matches!(self, Self::Go(_) | Self::Static(_))
+    }
+}
+
 /// A program that its loader can preload into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dynamic {

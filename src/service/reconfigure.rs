@@ -59,6 +59,7 @@ impl Service {
             }
             config.backend = self.config.backend.clone();
             config.via_reason.clone_from(&self.config.via_reason);
+            config.seccomp = self.config.seccomp;
         } else {
             self.delivery = delivery;
         }

@@ -18,6 +18,7 @@ pub mod process;
 pub mod random;
 pub mod rights;
 pub mod scm;
+pub mod seccomp;
 pub mod session;
 pub mod sock;
 pub mod sock_diag;

@@ -22,6 +22,12 @@ pub fn tcp_sockets(pid: u32) -> impl Iterator<Item = u64> {
     inspect::look(pid, || inodes(pid, may_be_tcp)).unwrap_or_default().into_iter()
 }
 
+/// Whether a process has a socket for TCP at a descriptor.
+pub fn is_tcp(pid: u32, fd: i32) -> bool {
+    let link = format!("/proc/{pid}/fd/{fd}");
+    std::fs::read_link(&link).is_ok_and(|target| inode(&target).is_some()) && may_be_tcp(Path::new(&link))
+}
+
 /// # Errors
 /// When the process is gone, or may not be looked at.
 fn inodes(pid: u32, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<u64>> {

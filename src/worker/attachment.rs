@@ -68,7 +68,7 @@ pub struct Attachment {
     /// Since when nothing is pending or open.
     empty: Option<Instant>,
     /// Its processes may start others with it.
-    _library: Arc<Library>,
+    library: Arc<Library>,
 }
 
 impl Attachment {
@@ -96,8 +96,13 @@ impl Attachment {
             moves: false,
             uncounted: Uncounted::default(),
             empty: None,
-            _library: library,
+            library,
         }
+    }
+
+    /// Whether what was started is a keeper, and the server its child.
+    pub fn is_kept(&self) -> bool {
+        self.library.is_keeper()
     }
 
     /// Its queue for a listener, made when it is asked for first.

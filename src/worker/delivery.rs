@@ -5,11 +5,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use thiserror::Error;
+use tracing::warn;
 
 use crate::abi::attach::HAS_TRANSLATIONS;
+use crate::accept::policy::Policy;
 use crate::config::error::{ConfigError, Kind};
+use crate::config::options::DrainIdle;
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::attach::{Secret, hex};
+use crate::direct::keeping::Keeping;
 use crate::direct::{Preload, Target};
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
@@ -34,11 +38,18 @@ pub enum Delivery {
     NoPort(CommandLine),
 }
 
-/// The preload library, and where it finds the master.
+/// What hands servers their connections, and where it finds the master.
 #[derive(Debug)]
 pub struct Library {
-    preload: Preload,
+    means: Means,
     attach: String,
+}
+
+#[derive(Debug)]
+enum Means {
+    Preload(Preload),
+    /// The server's parent answers its system calls.
+    Keeper,
 }
 
 /// A place for the library from which a command loads it, or why there is none.
@@ -55,22 +66,34 @@ pub fn find(command: &CommandLine, config: &ServiceConfig) -> Result<Result<Prel
 }
 
 impl Library {
+    fn preload(&self) -> Option<&Preload> {
+        match &self.means {
+            Means::Preload(preload) => Some(preload),
+            Means::Keeper => None,
+        }
+    }
+
     /// A descriptor that servers inherit, to find it.
     pub fn inherited(&self) -> Option<BorrowedFd<'_>> {
-        self.preload.inherited()
+        self.preload()?.inherited()
     }
 
-    /// Where it is, in words.
-    pub fn place(&self) -> String {
-        self.preload.place()
+    /// Where the preload library is, in words.
+    pub fn place(&self) -> Option<String> {
+        self.preload().map(Preload::place)
     }
 
-    /// The value of LD_PRELOAD.
-    pub fn value(&self) -> String {
-        self.preload.value()
+    /// The value of LD_PRELOAD, where that is how it comes into the server.
+    pub fn value(&self) -> Option<String> {
+        self.preload().map(Preload::value)
     }
 
-    /// Tells a worker's library whom to ask, as whom, and whether there is a record of translated addresses.
+    /// Whether the process that is started is a keeper, and the server its child.
+    pub fn is_keeper(&self) -> bool {
+        matches!(self.means, Means::Keeper)
+    }
+
+    /// Tells a worker's library or keeper whom to ask, as whom, and whether there is a record of translated addresses.
     pub fn variable(&self, secret: &Secret, translates: bool) -> String {
         format!("{}:{}{}", self.attach, hex(secret), if translates { HAS_TRANSLATIONS } else { "" })
     }
@@ -93,11 +116,14 @@ impl Delivery {
             Backend::Upstreams(..) => return Ok(Self::Relay(None)),
             Backend::NoPort(command) => return Ok(Self::NoPort(command.clone())),
         };
+        let attach = || attach().map_err(DeliveryError::Attach);
+        if config.seccomp {
+            return Self::keep(config, command, inherited, attach);
+        }
         match (find(&command, config)?, config.chosen) {
-            (Ok(preload), _) => Ok(Self::Direct(
-                command,
-                Arc::new(Library { preload, attach: attach().map_err(DeliveryError::Attach)? }),
-            )),
+            (Ok(preload), _) => {
+                Ok(Self::Direct(command, Arc::new(Library { means: Means::Preload(preload), attach: attach()? })))
+            }
             (Err(obstacle), Chosen::AsAsked) => Err(Kind::DirectImpossible { obstacle }.of("via").into()),
             (Err(reason), Chosen::ByUs) => {
                 delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
@@ -107,4 +133,48 @@ impl Delivery {
             }
         }
     }
+
+    /// For a command that makes its system calls itself: a keeper answers them, where that is possible and does all that is asked
+    /// for; else its connections are relayed.
+    fn keep(
+        config: &mut ServiceConfig,
+        command: CommandLine,
+        inherited: bool,
+        attach: impl FnOnce() -> Result<String, DeliveryError>,
+    ) -> Result<Self, DeliveryError> {
+        let found = not_kept(config).map_or_else(|| Keeping::find(config.user.as_ref()), Err);
+        match found {
+            Ok(keeping) => {
+                if keeping == Keeping::WithoutOptions {
+                    config.via_reason +=
+                        "; options that it sets on its listening sockets are lost (pidfd_getfd is not permitted)";
+                }
+                let library = Library { means: Means::Keeper, attach: attach()? };
+                Ok(Self::Direct(command, Arc::new(library)))
+            }
+            Err(obstacle) => {
+                let reason = format!("{}, and cannot be served directly: {obstacle}", config.via_reason);
+                delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
+                warn!(service = %config.name, "--via direct: {reason}; its connections are relayed");
+                config.backend = Backend::Relayed(command.clone());
+                config.seccomp = false;
+                config.via_reason = reason;
+                Ok(Self::Relay(Some(command)))
+            }
+        }
+    }
+}
+
+/// What a service asks for that a keeper does not do: it sees no close, and nothing that is read or written.
+fn not_kept(config: &ServiceConfig) -> Option<String> {
+    let asked = [
+        (config.policy == Policy::None, "--policy none"),
+        (config.access.is_some(), "--access-log"),
+        (config.proxy_from.is_some(), "--proxy-from"),
+        (config.limits.worker_conns.is_some(), "--worker-conns"),
+        (config.limits.max_conns.is_some(), "--max-conns"),
+        (config.limits.drain_idle == DrainIdle::Move, "--drain-idle move"),
+    ];
+    let option = asked.into_iter().find_map(|(asked, option)| asked.then_some(option))?;
+    Some(format!("{option} needs what only the preload library or a relay worker sees"))
 }

@@ -30,7 +30,7 @@ use crate::direct::attach::secret;
 use crate::events::Source;
 use crate::handoff::page::CountersPage;
 use crate::handoff::translations::TranslationsFile;
-use crate::launch::{self, LaunchError};
+use crate::launch::{self, LaunchError, Launched};
 use crate::program::command::CommandLine;
 use crate::program::node::inspect_port;
 use crate::sys::reason;
@@ -170,9 +170,10 @@ fn start_direct(
         seat.config.proxy_from.as_ref().map(|_| TranslationsFile::create()).transpose().map_err(refused)?;
     page.set_translates(translations.is_some());
     page.set_watches(seat.config.limits.drain_idle == DrainIdle::Move);
-    let environment =
-        vec![("LD_PRELOAD", library.value()), (VARIABLE, library.variable(&secret, translations.is_some()))];
-    let extras = Extras { environment, kept: library.inherited() };
+    let mut environment = vec![(VARIABLE, library.variable(&secret, translations.is_some()))];
+    environment.extend(library.value().map(|value| ("LD_PRELOAD", value)));
+    let launched = if library.is_keeper() { Launched::Kept } else { Launched::Itself };
+    let extras = Extras { environment, kept: library.inherited(), launched };
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, extras, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));
@@ -186,6 +187,7 @@ pub struct Extras<'a> {
     pub environment: Vec<(&'static str, String)>,
     /// Stays open in it, at its number.
     pub kept: Option<BorrowedFd<'a>>,
+    pub launched: Launched,
 }
 
 /// Starts a server that is told an address. `slot`: `None` for one that all slots share.
@@ -197,7 +199,7 @@ pub fn start_server(
     slot: Option<u32>,
     command: &CommandLine,
     told: Option<SocketAddr>,
-    Extras { mut environment, kept }: Extras<'_>,
+    Extras { mut environment, kept, launched }: Extras<'_>,
     context: &Context,
 ) -> Result<Server, StartError> {
     let config = seat.config;
@@ -232,6 +234,7 @@ pub fn start_server(
         service: &config.name,
         slot,
         command,
+        launched,
         address: told,
         variables: &config.environment,
         environment,

@@ -34,6 +34,7 @@ const ALLOWED: Table<'_> = &[
     ("accept", &["affinity", "cidr", "handoff", "proxy_protocol", "sys"]),
     ("relay", &["abi", "addr", "exchange", "handoff", "proxy_protocol", "sys"]),
     ("node", &["affinity", "lines", "sys"]),
+    ("keeper", &["abi", "codes", "handoff", "sys"]),
     (
         "config",
         &[
@@ -53,7 +54,7 @@ const ALLOWED: Table<'_> = &[
         ],
     ),
     ("launch", &["codes", "output", "program", "sys"]),
-    ("direct", &["abi", "events", "launch", "limited", "program", "sys"]),
+    ("direct", &["abi", "events", "keeper::probe", "launch", "limited", "program", "sys"]),
     (
         "control",
         &["abi::page::latency", "config::instances::Change", "events", "handoff::page::Counts", "lines", "sys::reason"],
@@ -123,7 +124,7 @@ const ALLOWED: Table<'_> = &[
             "worker::delivery",
         ],
     ),
-    ("main", &["admin", "cli", "codes", "config", "control", "daemon", "exit", "output", "relay"]),
+    ("main", &["admin", "cli", "codes", "config", "control", "daemon", "exit", "keeper", "launch", "output", "relay"]),
 ];
 
 /// No module has more than this share of all code, in percent.

@@ -137,7 +137,10 @@ impl Handler<'_> {
         // What was closed where nobody saw it (by exec, for one) is in nobody's way.
         let inode = direct.queues.get(&id).map_or_else(|| sock::inode(listener.socket.as_fd()), |queue| queue.inode());
         let inodes: Vec<u64> = inode.into_iter().collect();
-        !sockets::holders(&process::descendants(server.pid), &inodes).is_empty()
+        let mut processes = process::descendants(server.pid);
+        // A keeper has a duplicate of what it gave its server.
+        processes.retain(|&pid| !(direct.is_kept() && pid == server.pid));
+        !sockets::holders(&processes, &inodes).is_empty()
     }
 
     /// Remembers what a server binds: with what options, and what a `--listen` stands for.

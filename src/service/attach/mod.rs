@@ -144,11 +144,12 @@ impl Handler<'_> {
             return Some(self.request_of_old(&request, old));
         }
         let at = self.slots.iter().position(|slot| slot.attachment().is_some_and(known))?;
+        let pid = self.slots[at].direct_mut().map_or(request.pid, |(server, direct)| asker(&request, server, direct));
         Some(match request.kind {
-            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, request.pid),
-            RequestKind::Bound(socket, address) => self.bound(at, socket, address, request.pid),
+            RequestKind::Bind(socket, address) => self.bind(at, &socket, address, pid),
+            RequestKind::Bound(socket, address) => self.bound(at, socket, address, pid),
             RequestKind::Listen(listener) => self.server_listens(at, listener),
-            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, request.pid),
+            RequestKind::Unlisten(listener, how) => self.server_unlistens(at, listener, how, pid),
             RequestKind::Adopt(listener) => self.adopt(at, listener, request.pid),
             RequestKind::Lease => self.lease(at, request.pid),
             RequestKind::SetOption(listener, option) => self.set_option(at, listener, &option, request.uid),
@@ -193,6 +194,12 @@ impl Handler<'_> {
         self.state.note_started(self.slots, self.config.limits.listen_timeout, now);
         [self.step_unused(now), self.step_queries(now), self.step_holders(now)].into_iter().flatten().min()
     }
+}
+
+/// The process that a request is about: a keeper asks for its server.
+fn asker(request: &AttachRequest, server: &Server, direct: &Attachment) -> u32 {
+    let for_server = direct.is_kept() && process::is_below(request.named, &[server.pid]);
+    if for_server { request.named } else { request.pid }
 }
 
 /// Where a worker's processes record their connections.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -11,7 +12,8 @@ use nix::unistd::Pid;
 use crate::support::direct::{ask, start};
 use crate::support::table::{NODE, PYTHON, table};
 use crate::support::{
-    Daemon, Process, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds, source, write_file,
+    Daemon, Process, c_server, eventually, free_port, freeze, get, install_dir, millis, roundsman, seconds, source,
+    static_server, write_file,
 };
 
 #[test]
@@ -261,19 +263,15 @@ fn what_cannot_be_preloaded_and_who_is_none_of_ours_is_refused() {
         let output = roundsman().args(arguments).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let program = dir.path().join("static");
-    let built = Command::new("cc")
-        .args(["-static", "-o", program.to_str().unwrap(), "-x", "c", "-"])
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .and_then(|mut child| {
-            child.stdin.take().unwrap().write_all(b"int main(void) { return 0; }")?;
-            child.wait()
-        })
-        .unwrap();
-    assert!(built.success());
+    let program = dir.path().join("setuid");
+    std::fs::copy(c_server(), &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
     let (code, text) = refused(&["--via", "direct", "--", program.to_str().unwrap()]);
-    assert!(code == 2 && text.contains("linked statically"), "{text}");
+    assert!(code == 2 && text.contains("setuid"), "{text}");
+    // What would take a relay worker needs an address.
+    let kept = ["--via", "direct", "--access-log", "-", "--", static_server()];
+    let (code, text) = refused(&kept);
+    assert!(code == 2 && text.contains("linked statically") && text.contains("--access-log"), "{text}");
     let (code, text) = refused(&["--via", "direct", "-u", "127.0.0.1:1"]);
     assert!(code == 2 && text.contains("delivers to a command, not to --upstream"), "{text}");
 

@@ -19,6 +19,7 @@ mod modes;
 mod own_accept;
 mod own_ports;
 mod probe;
+mod seccomp;
 mod shared;
 mod table;
 mod taken;

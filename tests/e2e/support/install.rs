@@ -50,6 +50,12 @@ pub fn static_server() -> &'static str {
     BUILT.get_or_init(|| build("cc", &["-static"]))
 }
 
+/// The C server, linked statically with glibc and with musl.
+pub fn static_servers() -> &'static [String; 2] {
+    static BUILT: OnceLock<[String; 2]> = OnceLock::new();
+    BUILT.get_or_init(|| [static_server().to_owned(), build("musl-gcc", &["-static"])])
+}
+
 /// The program that asks its listening socket, with glibc (its calls fortified, as distributions build) and with musl.
 pub fn listener_programs() -> &'static [String; 2] {
     static BUILT: OnceLock<[String; 2]> = OnceLock::new();

@@ -1,0 +1,381 @@
+//! The answers to the server's system calls.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::SockRef;
+
+use super::caller::{self, Memory};
+use super::master::Master;
+use super::open::{self, Open};
+use super::stand_in::{Connection, StandIn};
+use super::{FIRST_QUEUE, WAKE};
+use crate::abi::attach::{ADDRESS_BYTES, op};
+use crate::abi::page::row;
+use crate::handoff::page::CountersPage;
+use crate::sys::clock::monotonic_ns;
+use crate::sys::seccomp::{Call, Notifications};
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The kernel carries it out.
+    GoesOn,
+    /// It returns this, or this errno.
+    Returns(Result<i64, i32>),
+    /// It is answered already, is answered later, or waits no more.
+    Settled,
+}
+
+/// What both threads use: the one that answers, and the main one.
+#[derive(Debug)]
+pub struct Answers {
+    pub notifications: Notifications,
+    pub waker: Waker,
+    pub state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub struct State {
+    pub master: Master,
+    pub stand_ins: Vec<StandIn>,
+    /// From the first bind on.
+    pub page: Option<CountersPage>,
+    /// The process that was started.
+    pub server: u32,
+    open: Open,
+    complained: bool,
+}
+
+/// The main thread's epoll instance.
+#[derive(Debug)]
+pub struct Waker {
+    epoll: Epoll,
+    wake: EventFd,
+}
+
+impl Waker {
+    pub fn new() -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Self { epoll, wake })
+    }
+
+    pub fn watch(&self, fd: impl AsFd, source: u64) -> nix::Result<()> {
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
+    }
+
+    /// Watches a queue from its next [`Waker::await_queue`] on.
+    pub fn add_queue(&self, queue: &OwnedFd, at: usize) -> nix::Result<()> {
+        self.epoll.add(queue, EpollEvent::new(EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64))
+    }
+
+    /// Has the main thread look once at a queue that has something, also if that is there already.
+    fn await_queue(&self, queue: &OwnedFd, at: usize) {
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64);
+        // Cannot fail for what was added.
+        let _ = self.epoll.modify(queue, &mut event);
+    }
+
+    /// The number of events, 0 after the time-out.
+    pub fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> usize {
+        self.epoll.wait(events, timeout).unwrap_or(0)
+    }
+
+    /// Takes note of a wake-up.
+    pub fn awake(&self) {
+        let _ = self.wake.read();
+    }
+
+    fn wake(&self) {
+        let _ = self.wake.write(1);
+    }
+}
+
+impl State {
+    /// The place of the stand-in that a thread has at a descriptor. By the open file, not by the number: descriptors are
+    /// duplicated and closed unseen.
+    pub fn find(&self, thread: u32, fd: i32) -> Option<usize> {
+        if self.stand_ins.is_empty() {
+            return None;
+        }
+        let inode = caller::inode(thread, fd)?;
+        self.stand_ins.iter().position(|stand_in| stand_in.inode == inode)
+    }
+
+    pub fn give_all_back(&mut self) {
+        self.stand_ins.iter_mut().for_each(StandIn::give_all_back);
+    }
+
+    /// Says once, in the server's own output, why it does not work.
+    pub fn complain(&mut self, process: u32) {
+        if !std::mem::replace(&mut self.complained, true) {
+            eprintln!(
+                "roundsman: the memory of process {process} cannot be reached (has it changed its user?): use --via relay"
+            );
+        }
+    }
+}
+
+impl Answers {
+    pub fn new(notifications: Notifications, master: Master, waker: Waker, server: u32) -> Self {
+        // Where the kernel cannot, the switch goes by way of its scheduler.
+        notifications.switch_at_once();
+        let (stand_ins, page, open) = (Vec::new(), None, Open::default());
+        let state = State { master, stand_ins, page, server, open, complained: false };
+        Self { notifications, waker, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers until no process has the filter any more.
+    pub fn run(&self) {
+        loop {
+            match self.notifications.receive() {
+                Ok(call) => {
+                    let outcome = self.answer(&call, &mut self.state());
+                    // Fails when the call waits no more.
+                    let _ = match outcome {
+                        Outcome::GoesOn => self.notifications.go_on(call.id),
+                        Outcome::Returns(result) => self.notifications.answer(call.id, result),
+                        Outcome::Settled => Ok(()),
+                    };
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    let mut end = [PollFd::new(self.notifications.as_fd(), PollFlags::POLLIN)];
+                    let ended = poll(&mut end, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+                        && end[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+                    if ended {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn answer(&self, call: &Call, state: &mut State) -> Outcome {
+        if call.thread == 0 {
+            return Outcome::GoesOn;
+        }
+        let fd = call.arguments[0] as i32;
+        match call.number {
+            libc::SYS_bind => self.bind(call, state),
+            libc::SYS_accept | libc::SYS_accept4 => match state.find(call.thread, fd) {
+                Some(at) => self.accept(call, state, at),
+                None => Outcome::GoesOn,
+            },
+            libc::SYS_getsockname => match state.find(call.thread, fd) {
+                Some(at) => self.name(call, state, at),
+                None => Outcome::GoesOn,
+            },
+            libc::SYS_listen => match state.find(call.thread, fd) {
+                Some(at) => Outcome::Returns(listen(call, state, at)),
+                None => Outcome::GoesOn,
+            },
+            libc::SYS_shutdown => match state.find(call.thread, fd) {
+                Some(at) => Outcome::Returns(self.shut_down(call, state, at)),
+                None => Outcome::GoesOn,
+            },
+            _ => Outcome::GoesOn,
+        }
+    }
+
+    /// getsockname(2) on a stand-in.
+    fn name(&self, call: &Call, state: &mut State, at: usize) -> Outcome {
+        let [_, to, len, ..] = call.arguments;
+        let memory = match Memory::of(call, &self.notifications) {
+            Ok(memory) => memory,
+            Err(error) => return unreachable(error, call, state),
+        };
+        let written = memory.write_address(&state.stand_ins[at].address, to, len);
+        Outcome::Returns(written.map(|()| 0).map_err(|error| errno(&error)))
+    }
+
+    fn accept(&self, call: &Call, state: &mut State, at: usize) -> Outcome {
+        let stand_in = &mut state.stand_ins[at];
+        if !stand_in.listens || flags(call) & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+            return Outcome::Returns(Err(libc::EINVAL));
+        }
+        match stand_in.next() {
+            Some(connection) => match self.deliver(call, state, at, connection) {
+                Ok(outcome) => outcome,
+                Err(connection) => {
+                    state.stand_ins[at].give_back(connection);
+                    Outcome::Settled
+                }
+            },
+            None if stand_in.blocks() => {
+                // A thread waits for one call; what it waited for before was interrupted.
+                stand_in.waiting.retain(|other| other.thread != call.thread);
+                stand_in.waiting.push_back(*call);
+                self.waker.await_queue(stand_in.queue(), at);
+                Outcome::Settled
+            }
+            None => Outcome::Returns(Err(libc::EAGAIN)),
+        }
+    }
+
+    /// Gives a connection to the thread that has called.
+    ///
+    /// # Errors
+    /// The connection, when the call waits no more.
+    fn deliver(
+        &self,
+        call: &Call,
+        state: &mut State,
+        at: usize,
+        connection: Connection,
+    ) -> Result<Outcome, Connection> {
+        let [_, to, len, ..] = call.arguments;
+        let (flags, client) = (flags(call), connection.client());
+        if flags & libc::SOCK_NONBLOCK == 0 {
+            // The master accepts non-blocking; this server wants it blocking. Cannot fail for a socket that is open.
+            let _ = SockRef::from(&connection.socket).set_nonblocking(false);
+        }
+        if to != 0 {
+            let memory = match Memory::of(call, &self.notifications) {
+                Ok(memory) => memory,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(connection),
+                Err(error) => {
+                    state.stand_ins[at].give_back(connection);
+                    return Ok(unreachable(error, call, state));
+                }
+            };
+            let shown = state.stand_ins[at].shown(client);
+            if let Err(error) = memory.write_address(&shown, to, len) {
+                // The connection is closed, as the kernel does it.
+                return Ok(Outcome::Returns(Err(errno(&error))));
+            }
+        }
+        let noted = state.open.note(connection.socket.as_fd(), &client);
+        match self.notifications.give(call.id, connection.socket.as_fd(), flags & libc::SOCK_CLOEXEC != 0) {
+            Ok(()) => {}
+            Err(error) => {
+                if noted.is_some() {
+                    state.open.forget_last();
+                }
+                return match error.raw_os_error() {
+                    Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                        state.stand_ins[at].give_back(connection);
+                        Ok(Outcome::Returns(Err(errno)))
+                    }
+                    _ => Err(connection),
+                };
+            }
+        }
+        if let Some(page) = state.page.as_ref().filter(|_| !connection.only_wakes()) {
+            page.add(row::RECEIVED, 1);
+            page.record_latency(1, monotonic_ns().saturating_sub(connection.accepted()));
+            if noted.is_none() {
+                page.add(row::CLOSED, 1);
+            }
+        }
+        if noted == Some(true) {
+            self.waker.wake();
+        }
+        Ok(Outcome::Settled)
+    }
+
+    /// On the main thread: something may be in the queue of a stand-in, where threads wait.
+    pub fn arrived(&self, at: usize) {
+        let state = &mut *self.state();
+        let Some(stand_in) = state.stand_ins.get_mut(at) else { return };
+        stand_in.waiting.retain(|call| self.notifications.waits(call.id));
+        while let Some(call) = state.stand_ins[at].waiting.pop_front() {
+            let Some(mut connection) = state.stand_ins[at].next() else {
+                state.stand_ins[at].waiting.push_front(call);
+                break;
+            };
+            let mut call = call;
+            loop {
+                match self.deliver(&call, state, at, connection) {
+                    Ok(outcome) => {
+                        if let Outcome::Returns(result) = outcome {
+                            let _ = self.notifications.answer(call.id, result);
+                        }
+                        break;
+                    }
+                    Err(undelivered) => match state.stand_ins[at].waiting.pop_front() {
+                        Some(next) => (call, connection) = (next, undelivered),
+                        None => {
+                            state.stand_ins[at].give_back(undelivered);
+                            break;
+                        }
+                    },
+                }
+            }
+        }
+        let stand_in = &state.stand_ins[at];
+        if !stand_in.waiting.is_empty() {
+            self.waker.await_queue(stand_in.queue(), at);
+        }
+    }
+
+    /// Counts what was closed since the last look; `None`: nothing is open.
+    pub fn look(&self) -> Option<u64> {
+        let mut connections = self.state().open.take();
+        let closed = open::take_closed(&mut connections);
+        let mut state = self.state();
+        if let Some(page) = &state.page {
+            page.add(row::CLOSED, closed);
+        }
+        state.open.put_back(connections).then_some(closed)
+    }
+
+    /// shutdown(2) on a stand-in ends listening.
+    fn shut_down(&self, call: &Call, state: &mut State, at: usize) -> Result<i64, i32> {
+        let stand_in = &mut state.stand_ins[at];
+        if !stand_in.listens {
+            return Err(libc::ENOTCONN);
+        }
+        stand_in.listens = false;
+        for waits in stand_in.waiting.drain(..) {
+            let _ = self.notifications.answer(waits.id, Err(libc::EINVAL));
+        }
+        let process = caller::process_of(call.thread).unwrap_or(state.server);
+        let _ = state.master.ask(process, op::SHUT, stand_in.listener, &[0; ADDRESS_BYTES], None);
+        Ok(0)
+    }
+}
+
+/// listen(2) on a stand-in.
+fn listen(call: &Call, state: &mut State, at: usize) -> Result<i64, i32> {
+    let stand_in = &mut state.stand_ins[at];
+    let process = caller::process_of(call.thread).unwrap_or(state.server);
+    match state.master.ask(process, op::LISTEN, stand_in.listener, &[0; ADDRESS_BYTES], None) {
+        Ok(reply) if reply.number == 0 => {
+            stand_in.listens = true;
+            Ok(0)
+        }
+        Ok(reply) => Err(reply.number as i32),
+        Err(_) => Err(libc::EADDRINUSE),
+    }
+}
+
+/// The flags of accept4(2).
+fn flags(call: &Call) -> i32 {
+    if call.number == libc::SYS_accept4 { call.arguments[3] as i32 } else { 0 }
+}
+
+/// The errno for memory that cannot be read or written.
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().filter(|&errno| errno == libc::EINVAL).unwrap_or(libc::EFAULT)
+}
+
+/// What becomes of a call whose memory was not opened.
+fn unreachable(error: io::Error, call: &Call, state: &mut State) -> Outcome {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Outcome::Settled;
+    }
+    state.complain(call.thread);
+    Outcome::Returns(Err(libc::EPERM))
+}

@@ -1,0 +1,220 @@
+//! bind(2) in a server: where a stand-in comes from.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::sleep;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::answers::{Answers, Outcome, State};
+use super::caller::{self, Memory};
+use super::master::Reply;
+use super::stand_in::{StandIn, shown_as};
+use crate::abi::attach::{ADDRESS_BYTES, LATER, PASS, SHARED, STATUS, YOURSELF, op};
+use crate::abi::page::row;
+use crate::handoff::page::CountersPage;
+use crate::sys::seccomp::Call;
+use crate::sys::sock::{self, PeerAddress};
+use crate::sys::sockets;
+
+/// Delay before a request is repeated while another process binds the same address.
+const RETRY_AFTER: Duration = Duration::from_millis(2);
+/// Tries while it does: 3 s.
+const MAX_TRIES_WHILE_BINDING: u32 = 1500;
+/// Tries while a copy of a closed listener may be in the way: 0.2 s.
+const MAX_TRIES_WHILE_CLOSING: u32 = 100;
+
+/// A bind(2) that may be one of a listening socket of ours.
+struct Bind {
+    process: u32,
+    /// As the server has written it.
+    bytes: [u8; ADDRESS_BYTES],
+    address: SocketAddr,
+    /// The server's own socket, or one like it where that cannot be had.
+    socket: OwnedFd,
+}
+
+impl Answers {
+    pub(super) fn bind(&self, call: &Call, state: &mut State) -> Outcome {
+        let [fd, at, len, ..] = call.arguments;
+        let (fd, len) = (fd as i32, len as u32 as usize);
+        if !(16..=128).contains(&len) {
+            return Outcome::GoesOn;
+        }
+        let bytes = Memory::of(call, &self.notifications).and_then(|memory| memory.read(at, len));
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // It binds by itself, as without us.
+                state.complain(call.thread);
+                return Outcome::GoesOn;
+            }
+            Err(_) => return Outcome::GoesOn,
+        };
+        if state.find(call.thread, fd).is_some() {
+            return Outcome::Returns(Err(libc::EINVAL));
+        }
+        let Some(address) = decode(&bytes, len).filter(|address| address.port() != 0) else { return Outcome::GoesOn };
+        let Some(process) = caller::process_of(call.thread) else { return Outcome::GoesOn };
+        let flags = caller::flags(call.thread, fd);
+        let socket = match own(process, fd, address) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return Outcome::GoesOn,
+            Err(errno) => return Outcome::Returns(Err(errno)),
+        };
+        let bind = Bind { process, bytes, address, socket };
+        let errno = match bind.settle(state) {
+            Ok(reply) if reply.kind == SHARED => return self.put(call, state, fd, flags, &bind, reply),
+            Ok(reply) if reply.kind == STATUS => reply.number as i32,
+            // Not ours; or there is no master any more.
+            Ok(_) => return Outcome::GoesOn,
+            Err(errno) => errno,
+        };
+        // The master had it for a moment, and has made it non-blocking.
+        let _ = SockRef::from(&bind.socket).set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        Outcome::Returns(Err(errno))
+    }
+
+    /// Puts the queue in the place of the server's socket.
+    fn put(&self, call: &Call, state: &mut State, fd: i32, flags: i32, bind: &Bind, reply: Reply) -> Outcome {
+        let mut fds = reply.fds.into_iter();
+        let (Some(queue), Some(page), Some(keep)) = (fds.next(), fds.next(), fds.next()) else {
+            return Outcome::Returns(Err(libc::ENOBUFS));
+        };
+        if state.page.is_none() {
+            let Ok(page) = CountersPage::attach(page.as_fd()) else { return Outcome::Returns(Err(libc::ENOBUFS)) };
+            page.add(row::PID, state.server.into());
+            page.set_estimate();
+            state.page = Some(page);
+        }
+        let _ = SockRef::from(&queue).set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        let put = self.notifications.put_at(call.id, queue.as_fd(), fd, flags & libc::O_CLOEXEC != 0);
+        if put.is_err() {
+            return Outcome::Returns(Err(libc::ENOBUFS));
+        }
+        let inode = sock::inode(queue.as_fd());
+        if state.stand_ins.iter().any(|known| Some(known.inode) == inode) {
+            return Outcome::Returns(Ok(0));
+        }
+        let own_len = if bind.address.is_ipv4() { 16 } else { ADDRESS_BYTES as u16 };
+        let v4 = i32::from(u16::from_ne_bytes([reply.address[0], reply.address[1]])) == libc::AF_INET;
+        let address = PeerAddress { len: if v4 { 16 } else { ADDRESS_BYTES as u16 }, bytes: reply.address };
+        match StandIn::new(reply.number, queue, keep, shown_as(address, own_len)) {
+            Ok(stand_in) => {
+                if self.waker.add_queue(stand_in.queue(), state.stand_ins.len()).is_err() {
+                    return Outcome::Returns(Err(libc::ENOBUFS));
+                }
+                state.stand_ins.push(stand_in);
+                Outcome::Returns(Ok(0))
+            }
+            Err(_) => Outcome::Returns(Err(libc::ENOBUFS)),
+        }
+    }
+}
+
+impl Bind {
+    /// Asks until it is settled where the socket is to be bound.
+    ///
+    /// # Errors
+    /// The errno of a bind(2) of our own.
+    fn settle(&self, state: &State) -> Result<Reply, i32> {
+        let nobody = |_| Reply { kind: PASS, number: 0, address: [0; ADDRESS_BYTES], fds: Vec::new() };
+        let ask = |op, number, socket: bool| {
+            let socket = socket.then_some(self.socket.as_fd());
+            state.master.ask(self.process, op, number, &self.bytes, socket).unwrap_or_else(nobody)
+        };
+        let ask_to_bind = || ask(op::BIND, self.bytes_len(), true);
+        let mut reply = ask_to_bind();
+        for _ in 0..MAX_TRIES_WHILE_BINDING {
+            if reply.kind != LATER {
+                break;
+            }
+            sleep(RETRY_AFTER);
+            reply = ask_to_bind();
+        }
+        let mut tries = 0;
+        while reply.kind == YOURSELF {
+            // With the server's rights: they are ours.
+            let Err(error) = SockRef::from(&self.socket).bind(&self.address.into()) else {
+                return Ok(ask(op::BOUND, 0, true));
+            };
+            let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
+            let told = ask(op::BOUND, errno as u32, false);
+            if tries >= MAX_TRIES_WHILE_CLOSING || told.kind != LATER {
+                return Err(errno);
+            }
+            // A listener there was closed a moment ago, and a copy of it is about to be.
+            tries += 1;
+            sleep(RETRY_AFTER);
+            reply = ask_to_bind();
+        }
+        if reply.kind == LATER { Err(libc::EADDRINUSE) } else { Ok(reply) }
+    }
+
+    fn bytes_len(&self) -> u32 {
+        if self.address.is_ipv4() { 16 } else { ADDRESS_BYTES as u32 }
+    }
+}
+
+/// The server's socket; `None` when it is none that could listen for TCP connections, or is bound already.
+///
+/// # Errors
+/// An errno.
+fn own(process: u32, fd: i32, address: SocketAddr) -> Result<Option<OwnedFd>, i32> {
+    match caller::take(process, fd) {
+        Ok(socket) => {
+            let own = SockRef::from(&socket);
+            let tcp = matches!(own.protocol(), Ok(Some(Protocol::TCP | Protocol::MPTCP)))
+                && own.r#type().is_ok_and(|kind| kind == Type::STREAM);
+            let bound = own.local_addr().ok().and_then(|own| own.as_socket()).is_some_and(|own| own.port() != 0);
+            Ok((tcp && !bound).then_some(socket))
+        }
+        // A container's profile may forbid it: then a socket of ours is bound, without the options of the server's.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
+            if !sockets::is_tcp(process, fd) {
+                return Ok(None);
+            }
+            let made = Socket::new(Domain::for_address(address), Type::STREAM, None);
+            // What all servers set that start again.
+            let socket = made.and_then(|socket| socket.set_reuse_address(true).map(|()| socket));
+            Ok(Some(socket.map_err(|error| error.raw_os_error().unwrap_or(libc::ENOBUFS))?.into()))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// An IPv4 or IPv6 address as bind(2) reads it.
+fn decode(bytes: &[u8; ADDRESS_BYTES], len: usize) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    match i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) {
+        libc::AF_INET => Some(SocketAddr::from((<[u8; 4]>::try_from(&bytes[4..8]).ok()?, port))),
+        // Without the scope, as in RFC 2133, it is as long as this.
+        libc::AF_INET6 if len >= 24 => {
+            let ip = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?);
+            let scope = if len >= 28 { u32::from_ne_bytes(bytes[24..28].try_into().ok()?) } else { 0 };
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_reads_them() {
+        for text in ["127.0.0.1:80", "0.0.0.0:8080", "[::1]:80", "[fe80::1%3]:80"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let PeerAddress { len, mut bytes } = address.into();
+            assert_eq!(decode(&bytes, len.into()), Some(address));
+            bytes[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
+            assert_eq!(decode(&bytes, len.into()), None);
+        }
+        let PeerAddress { bytes, .. } = "[::1]:80".parse::<SocketAddr>().unwrap().into();
+        assert_eq!(decode(&bytes, 16), None);
+    }
+}

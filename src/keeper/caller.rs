@@ -1,0 +1,72 @@
+//! A thread that waits for the answer to a system call: its memory and its descriptors, by /proc. The server can change both at
+//! any time, so each is read once.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::stat::stat;
+
+use crate::abi::attach::ADDRESS_BYTES;
+use crate::sys::process::pidfd_open;
+use crate::sys::seccomp::{Call, Notifications, take_descriptor};
+use crate::sys::sock::PeerAddress;
+
+/// The inode of a thread's descriptor; `None` when nothing is open there or it may not be seen.
+pub fn inode(thread: u32, fd: i32) -> Option<u64> {
+    Some(stat(format!("/proc/{thread}/fd/{fd}").as_str()).ok()?.st_ino)
+}
+
+/// The flags of a descriptor as open(2) has them: O_CLOEXEC, O_NONBLOCK.
+pub fn flags(thread: u32, fd: i32) -> i32 {
+    let info = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).unwrap_or_default();
+    info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok()).unwrap_or(0)
+}
+
+/// The process of a thread.
+pub fn process_of(thread: u32) -> Option<u32> {
+    let status = procfs::process::Process::new(thread as i32).and_then(|process| process.status()).ok()?;
+    Some(status.tgid as u32)
+}
+
+/// A duplicate of one of its descriptors.
+///
+/// # Errors
+/// As pidfd_open(2) and pidfd_getfd(2).
+pub fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
+    take_descriptor(&pidfd_open(process)?, fd)
+}
+
+/// The memory of a thread whose call waits.
+#[derive(Debug)]
+pub struct Memory(File);
+
+impl Memory {
+    /// # Errors
+    /// `EACCES` without the right to trace it; `NotFound` when the call waits no more.
+    pub fn of(call: &Call, notifications: &Notifications) -> io::Result<Self> {
+        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", call.thread));
+        // If it still waits, its number was not another thread's meanwhile.
+        if notifications.waits(call.id) { memory.map(Self) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// # Errors
+    /// `EIO` for memory that is not there.
+    pub fn read<const N: usize>(&self, at: u64, len: usize) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.0.read_exact_at(&mut bytes[..len.min(N)], at)?;
+        Ok(bytes)
+    }
+
+    /// An address with its length, as accept(2) and getsockname(2) write them.
+    ///
+    /// # Errors
+    /// `EINVAL` for a negative length; `EIO` for memory that is not there.
+    pub fn write_address(&self, address: &PeerAddress, at: u64, len_at: u64) -> io::Result<()> {
+        let room = i32::from_ne_bytes(self.read(len_at, 4)?);
+        let Ok(room) = usize::try_from(room) else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+        self.0.write_all_at(&address.bytes[..room.min(address.len.into()).min(ADDRESS_BYTES)], at)?;
+        self.0.write_all_at(&u32::from(address.len).to_ne_bytes(), len_at)
+    }
+}

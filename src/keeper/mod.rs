@@ -1,0 +1,168 @@
+//! The keeper: parent of a server that cannot be preloaded, since it makes its system calls itself (static programs, Go). It answers
+//! those by which the server binds, listens and accepts (seccomp user notification), with connections from the master's queue.
+//!
+//! One per slot, with the server's user: it reads the server's memory and takes its descriptors, which takes the right to trace it.
+//! To the master it is what the preload library is.
+
+mod answers;
+mod bind;
+mod caller;
+mod master;
+mod open;
+pub mod probe;
+mod server;
+mod stand_in;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
+
+use self::answers::{Answers, Waker};
+use self::master::Master;
+use self::server::Started;
+use crate::abi::attach::VARIABLE;
+use crate::codes::{NOT_EXECUTABLE, OS};
+use crate::sys::process;
+use crate::sys::reason;
+
+/// The system calls that are answered. shutdown(2) is one more, see [`crate::sys::seccomp::filter`].
+pub const CALLS: [i64; 5] =
+    [libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_getsockname];
+
+/// Passed on to the server.
+const SIGNALS: [Signal; 11] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGTERM,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGWINCH,
+];
+
+/// How often the kernel is asked which connections are open: at first, and while none is closed.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// Why there is no server, or nobody to answer for it.
+#[derive(Debug, Error)]
+pub enum KeeperError {
+    #[error("the keeper was started without a command")]
+    NoCommand,
+    #[error("cannot reach the daemon: {}", reason(.0))]
+    NoMaster(io::Error),
+    #[error("cannot execute {program}: {}", reason(.source))]
+    NotExecutable { program: String, source: io::Error },
+    #[error("{what}: {}", reason(.source))]
+    Os { what: &'static str, source: io::Error },
+}
+
+impl KeeperError {
+    /// In place of the code of a server that never ran.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::NotExecutable { .. } => NOT_EXECUTABLE,
+            _ => OS,
+        }
+    }
+}
+
+fn os<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> KeeperError {
+    move |source| KeeperError::Os { what, source: source.into() }
+}
+
+/// Sources of events of the main thread; queues follow.
+const SERVER: u64 = 0;
+const SIGNAL: u64 = 1;
+const WAKE: u64 = 2;
+const FIRST_QUEUE: u64 = 3;
+
+/// The role's `main`: starts the server (program, its name, its arguments) and ends as it ends.
+///
+/// # Errors
+/// When there is no server.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperError> {
+    process::set_thread_name(c"roundsman-keep");
+    let (Some(program), Some(name)) = (arguments.next(), arguments.next()) else { return Err(KeeperError::NoCommand) };
+    let variable = std::env::var(VARIABLE).unwrap_or_default();
+    let master = Master::connect(&variable).map_err(KeeperError::NoMaster)?;
+    let mut signals = SigSet::empty();
+    SIGNALS.iter().for_each(|&signal| signals.add(signal));
+    signals.thread_block().map_err(os("signals"))?;
+    let signals =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(os("signals"))?;
+    let Started { mut server, notifications } = server::start(&program, &name, arguments)
+        .map_err(|source| KeeperError::NotExecutable { program: program.to_string_lossy().into_owned(), source })?;
+    let waker = Waker::new().map_err(os("epoll"))?;
+    let pidfd = process::pidfd_open(server.id()).map_err(os("pidfd"))?;
+    waker.watch(&pidfd, SERVER).map_err(os("epoll"))?;
+    waker.watch(&signals, SIGNAL).map_err(os("epoll"))?;
+    let answers = Arc::new(Answers::new(notifications, master, waker, server.id()));
+    let answering = answers.clone();
+    thread::Builder::new().name("answers".into()).spawn(move || answering.run()).map_err(os("thread"))?;
+    let mut look: Option<Duration> = None;
+    let mut events = [EpollEvent::empty(); 16];
+    loop {
+        let timeout =
+            look.map_or(EpollTimeout::NONE, |look| EpollTimeout::try_from(look).unwrap_or(EpollTimeout::NONE));
+        let count = answers.waker.wait(&mut events, timeout);
+        for event in &events[..count] {
+            match event.data() {
+                SERVER => {}
+                SIGNAL => {
+                    while let Ok(Some(signal)) = signals.read_signal() {
+                        if let Ok(signal) = Signal::try_from(signal.ssi_signo as i32) {
+                            let _ = process::pidfd_signal(&pidfd, signal);
+                        }
+                    }
+                }
+                WAKE => {
+                    answers.waker.awake();
+                    look = Some(LOOKS.0);
+                }
+                queue => answers.arrived((queue - FIRST_QUEUE) as usize),
+            }
+        }
+        if let Ok(Some(status)) = server.try_wait() {
+            // Not given back before: no answer is under way any more.
+            let mut state = answers.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.give_all_back();
+            return Ok(end_as(status));
+        }
+        if count == 0 {
+            look = match answers.look() {
+                None => None,
+                Some(0) => look.map(|look| (look * 2).min(LOOKS.1)),
+                Some(_) => Some(LOOKS.0),
+            };
+        }
+    }
+}
+
+/// The exit code of the server; where a signal has killed it, that signal kills this process, too.
+fn end_as(status: ExitStatus) -> u8 {
+    let Some(signal) = status.signal() else { return status.code().unwrap_or(1) as u8 };
+    // The server's own dump is enough.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    if let Ok(signal) = Signal::try_from(signal) {
+        let mut only = SigSet::empty();
+        only.add(signal);
+        let _ = only.thread_unblock();
+        // The first one may only remove the standard library's handler.
+        let _ = raise(signal).and_then(|()| raise(signal));
+    }
+    128 + signal as u8
+}
