@@ -149,7 +149,7 @@ fn a_session_that_nobody_reports_is_waited_for_and_then_anybodys() {
 fn a_stalled_worker_keeps_its_sessions_and_nobody_else() {
     for (wait, comes_back) in [("30s", true), ("3s", false)] {
         let (daemon, port, _dir) =
-            launch(roundsman(), "direct", &["--hash-wait", "100ms", "--queue-timeout", wait], "{}");
+            launch(roundsman(), "direct", &["--hash-wait", "15s", "--queue-timeout", wait], "{}");
         let made = make(port, 6);
         let of_slot =
             |slot: &str| made.iter().filter(|made| made.1 == slot).map(|made| made.0.clone()).collect::<Vec<_>>();
