@@ -156,8 +156,16 @@ pub fn signal(pid: u32, signal: Signal) {
     if super::fake::is_staged() {
         return super::fake::signal(pid, signal);
     }
-    if let Ok(pidfd) = pidfd_open(pid) {
-        let _ = pidfd_signal(&pidfd, signal);
+    send(pid, signal);
+}
+
+/// Root without CAP_KILL, as in some containers, may not signal other users' processes; their users may.
+fn send(pid: u32, signal: Signal) {
+    let Ok(pidfd) = pidfd_open(pid) else { return };
+    if pidfd_signal(&pidfd, signal).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+        && let Some(owner) = Credentials::of_process(pid)
+    {
+        let _ = super::rights::with_effective_user(owner.uid, || pidfd_signal(&pidfd, signal));
     }
 }
 
@@ -176,7 +184,6 @@ pub fn ends_within(pidfd: &OwnedFd, limit: Duration) -> bool {
 
 /// Has orphaned descendants become children of this process, so that none escapes a stop.
 pub fn become_subreaper() {
-    // Since Linux 3.4; without it orphans go to init, which is no worse than before.
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
@@ -279,9 +286,7 @@ pub fn kill_tree(root: u32) {
     for _ in 0..2 {
         let found = descendants(root);
         for &pid in found.iter().filter(|pid| !killed.contains(*pid)) {
-            if let Ok(pidfd) = pidfd_open(pid) {
-                let _ = pidfd_signal(&pidfd, Signal::SIGKILL);
-            }
+            send(pid, Signal::SIGKILL);
         }
         if found.len() == 1 {
             return;

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use nix::unistd::Uid;
+
 use super::cvt;
 use super::process::Credentials;
 
@@ -36,9 +38,26 @@ pub fn as_server<T: Send>(user: Option<&Credentials>, act: impl FnOnce() -> io::
 /// # Errors
 /// As [`as_server`].
 pub fn with_files_of<T: Send>(user: &Credentials, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    on_a_thread(|| take_file_rights(user).and_then(|()| act()))
+}
+
+/// Runs `act` with another user's effective id, on a thread of its own. Its real and saved ones stay ours: by these the kernel
+/// judges who may signal or trace that thread, and with it us.
+///
+/// # Errors
+/// As setresuid(2), and those of `act`.
+pub fn with_effective_user<T: Send>(user: Uid, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    const KEEP: libc::uid_t = libc::uid_t::MAX;
+    on_a_thread(|| {
+        // SAFETY: the call takes three integers, and concerns the calling thread alone: it is not libc's, which changes all.
+        cvt!(unsafe { libc::syscall(libc::SYS_setresuid, KEEP, user.as_raw(), KEEP) })?;
+        act()
+    })
+}
+
+fn on_a_thread<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("as-user".into());
-        let thread = thread.spawn_scoped(scope, || take_file_rights(user).and_then(|()| act()))?;
+        let thread = std::thread::Builder::new().name("as-user".into()).spawn_scoped(scope, act)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread with a user's rights has failed")))
     })
 }

@@ -51,7 +51,7 @@ fn command(server: &str, dir: &Path, port: u16) -> Vec<String> {
             words(&["nginx", "-e", "stderr", "-c", conf.to_str().unwrap()])
         }
         "node" => words(&["node", &script("a.js", NODE), &port]),
-        "python" => words(&["python3", &script("a.py", PYTHON), &port]),
+        "python" => words(&["/usr/bin/python3", &script("a.py", PYTHON), &port]),
         _ => unreachable!(),
     }
 }
@@ -77,23 +77,28 @@ fn asks(server: &str, port: u16) -> bool {
 }
 
 /// The rights of the daemon, which is root in any case.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 enum Rights {
     All,
     /// What Docker leaves: no CAP_SYS_PTRACE, so root may not look at other users' processes.
     Container,
+    /// The fewest with which users can be changed: nor may root signal other users' processes.
+    Fewest,
 }
 
 impl Rights {
     fn program(self) -> Command {
-        const OF_DOCKER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
-                                 +net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
-        if self == Self::All {
-            return roundsman();
-        }
+        let kept = match self {
+            Self::All => return roundsman(),
+            Self::Container => {
+                "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,\
+                 +sys_chroot,+mknod,+audit_write,+setfcap"
+            }
+            Self::Fewest => "-all,+setgid,+setuid",
+        };
         let own = roundsman();
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set", OF_DOCKER, "--inh-caps", "-all", "--"]).arg(own.get_program());
+        command.args(["--bounding-set", kept, "--inh-caps", "-all", "--"]).arg(own.get_program());
         command
     }
 
@@ -110,10 +115,11 @@ impl Rights {
 
 /// Serves by turns as nobody; goes on through a reload and a kill; and no loader complains.
 fn serves(dropper: &str, server: &str, policy: &str, rights: Rights) {
-    let what = format!("{dropper} {server} {policy}");
+    let what = format!("{dropper} {server} {policy} {rights:?}");
     let (dir, port) = (their_dir(), free_port());
     let command = dropped(dropper, &command(server, dir.path(), port));
-    let mut daemon = rights.start(port, "2", &["-p", policy, "--backoff", "10ms..20ms"], &command);
+    let mut daemon =
+        rights.start(port, "2", &["-p", policy, "--backoff", "10ms..20ms", "--min-uptime", "100ms"], &command);
     assert!((0..20).all(|_| asks(server, port)), "{what}: the client's address");
     let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
     match policy {
@@ -145,7 +151,7 @@ fn a_server_of_another_user_gets_its_connections_directly() {
         ("gosu", "node", "rr", Rights::All),
         ("runuser", "nginx", "rr", Rights::Container),
         ("su", "python", "rr", Rights::All),
-        ("chpst", "redis", "none", Rights::All),
+        ("chpst", "redis", "none", Rights::Fewest),
     ] {
         serves(dropper, server, policy, rights);
     }
@@ -157,8 +163,9 @@ fn every_server_behind_every_command_that_drops_privileges() {
     for dropper in DROPPERS {
         for server in SERVERS {
             for policy in ["rr", "none"] {
-                serves(dropper, server, policy, Rights::All);
-                serves(dropper, server, policy, Rights::Container);
+                for rights in [Rights::All, Rights::Container, Rights::Fewest] {
+                    serves(dropper, server, policy, rights);
+                }
             }
         }
     }
@@ -186,7 +193,7 @@ fn what_a_containers_root_reads_of_them_it_reads_with_their_rights() {
     let (dir, port) = (their_dir(), free_port());
     let script = write_file(dir.path(), "prefork.py", PREFORK);
     let script = script.to_str().unwrap();
-    let command = dropped("gosu", &["python3", script, &port.to_string()].map(str::to_owned));
+    let command = dropped("gosu", &["/usr/bin/python3", script, &port.to_string()].map(str::to_owned));
     let daemon = Rights::Container.start(port, "2", &["--wait-ready", "--min-uptime", "0s"], &command);
     // Beyond the second after which a listener goes that nobody has.
     let end = std::time::Instant::now() + seconds(2);
@@ -197,7 +204,7 @@ fn what_a_containers_root_reads_of_them_it_reads_with_their_rights() {
     drop(daemon);
     // One that lost its environment is named, and so is the cure.
     let port = free_port().to_string();
-    let line = format!("exec env -i PATH=\"$PATH\" ROUNDSMAN_SLOT=0 gosu nobody python3 {script} {port}");
+    let line = format!("exec env -i PATH=\"$PATH\" ROUNDSMAN_SLOT=0 gosu nobody /usr/bin/python3 {script} {port}");
     let all = ["-i", "1", "--", "sh", "-c", &line];
     let daemon = Daemon::launch(Rights::Container.program(), &all, 0);
     daemon.wait_for(&format!("listens on :{port} by itself: it was started without the environment that it got"));
@@ -233,6 +240,20 @@ fn a_command_that_clears_the_environment_is_not_chosen_for_direct_delivery() {
     assert!(line.contains("relay here") && line.contains("linked statically"), "{line}");
     let (code, _, err) = check(&["--via", "direct", "--", "gosu", "nobody", program]);
     assert!(code == 2 && err.contains("linked statically"), "{err}");
+}
+
+#[test]
+fn one_that_ignores_its_stop_signal_is_killed_by_a_root_that_may_kill_nobody() {
+    let (dir, port) = (their_dir(), free_port());
+    let deaf =
+        PYTHON.replace("class Handler", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nclass Handler");
+    let script = write_file(dir.path(), "deaf.py", &deaf);
+    let command =
+        dropped("gosu", &["/usr/bin/python3", script.to_str().unwrap(), &port.to_string()].map(str::to_owned));
+    let mut daemon = Rights::Fewest.start(port, "1", &["--stop-timeout", "1s"], &command);
+    assert!(ask(port).1);
+    let end = daemon.stop();
+    assert!(end.log.contains("did not end"), "{}", end.log);
 }
 
 /// What PostgreSQL answers to a query, as text; and the client's port.
@@ -271,6 +292,8 @@ fn postgresql_starts_without_a_word_of_the_loaders() {
             [&program("postgres"), "-D", &data, "-p", &port.to_string(), "-F", "-k", dir.path().to_str().unwrap()];
         let command = dropped(dropper, &command.map(String::from));
         let mut daemon = Rights::Container.start(port, "1", &[], &command);
+        // It listens before it is ready.
+        eventually("the database is up", seconds(20), || (!query(port, "select 1").0.is_empty()).then_some(()));
         for _ in 0..3 {
             let (seen, own) = query(port, "select inet_client_port()");
             assert_eq!(seen, own.to_string(), "{dropper}");
