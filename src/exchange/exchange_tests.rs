@@ -266,3 +266,21 @@ fn random_bytes_split_at_random_give_the_same() {
         assert_eq!(of(&whole), of(&split), "{:?}", String::from_utf8_lossy(&bytes));
     }
 }
+
+#[test]
+fn the_rest_of_a_body_need_not_be_seen() {
+    let mut exchange = Exchange::new(0, 0);
+    assert!(exchange.is_unused() && exchange.unread(Direction::Requests) == 0);
+    exchange.has_read(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n12345");
+    assert!(!exchange.is_unused() && exchange.unread(Direction::Requests) == 95);
+    exchange.has_read_unseen(95);
+    assert_eq!((exchange.unread(Direction::Requests), exchange.read), (0, 40 + 100));
+    exchange.has_written(PIECES.split_at(PIECES.len() - 5).0.as_bytes());
+    assert!(exchange.is_streaming() && !exchange.is_at_rest());
+    exchange.has_written(b"0\r\n\r\n");
+    assert!(!exchange.is_streaming() && exchange.is_at_rest() && !exchange.is_lost());
+    // One byte that is more than the body.
+    exchange.has_read(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n");
+    exchange.has_read_unseen(2);
+    assert!(exchange.is_lost() && exchange.unread(Direction::Answers) == u64::MAX);
+}

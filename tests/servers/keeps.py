@@ -87,6 +87,9 @@ class Connection:
         elif path in ("/heads", "/bytes", "/vectors", "/messages"):
             self.mode = path[1:]
             self.send(whole)
+        elif path == "/large":
+            large = b"".join(b"%016d" % at for at in range((4 << 20) // 16))
+            self.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large) + large)
         elif path == "/parts":
             for at in range(0, len(whole), 3):
                 self.send(whole[at:at + 3])

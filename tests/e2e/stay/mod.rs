@@ -2,6 +2,7 @@
 
 mod clients;
 mod hostile;
+mod hung;
 mod kept;
 mod refused;
 mod relayed;

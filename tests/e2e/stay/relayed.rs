@@ -34,6 +34,30 @@ fn nor_of_a_hundred_reloads() {
     node(100);
 }
 
+/// Bodies that are spliced, and requests behind them.
+#[test]
+fn a_connection_moves_after_bodies_that_nobody_looked_at() {
+    const BYTES: usize = 4 << 20;
+    let daemon = launch(1, &["--via", "relay", "--output", "raw"], &["python3", &keeps()]);
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    stream.set_read_timeout(Some(seconds(20))).unwrap();
+    let old = daemon.slot(0, "server_pid").to_string();
+    let evil = "POST /evil HTTP/1.1\r\nContent-Length: 0\r\n\r\n".repeat(BYTES / 44);
+    for turn in 0..2 {
+        let post = format!("POST /sent HTTP/1.1\r\nContent-Length: {}\r\n\r\n{evil}", evil.len());
+        stream.write_all(post.as_bytes()).unwrap();
+        let sent = String::from_utf8(answer(&mut stream).unwrap()).unwrap();
+        stream.write_all(b"GET /large HTTP/1.1\r\n\r\n").unwrap();
+        let large = answer(&mut stream).unwrap();
+        let body = &large[large.len() - BYTES..];
+        assert!(body.chunks(16).enumerate().all(|(at, chunk)| chunk == format!("{at:016}").as_bytes()));
+        let pid = sent.split_once("\r\n\r\n").unwrap().1.split(' ').next().unwrap().to_owned();
+        assert_eq!(pid == old, turn == 0, "{sent}");
+        reload(&daemon);
+        assert_eq!(daemon.total("moved"), turn + 1, "{}", daemon.log());
+    }
+}
+
 /// A request by another one's connection: who answered.
 fn ask(stream: &mut TcpStream, path: &str) -> String {
     stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();

@@ -42,10 +42,10 @@ fn client(port: u16, seed: u64, number: &AtomicUsize, over: &AtomicBool, sent: &
     }
 }
 
-fn no_request_is_made_up(reloads: usize) {
+fn no_request_is_made_up(via: &str, reloads: usize) {
     let dir = install_dir();
     let out = dir.path().join("out");
-    let options = ["--env", "KEEPS=random", "--out", out.to_str().unwrap()];
+    let options = ["--via", via, "--env", "KEEPS=random", "--out", out.to_str().unwrap()];
     let daemon = launch(2, &options, &["python3", &keeps()]);
     let (number, over, sent) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
@@ -78,11 +78,17 @@ fn no_request_is_made_up(reloads: usize) {
 
 #[test]
 fn no_successor_sees_a_request_that_no_client_has_sent() {
-    no_request_is_made_up(2);
+    no_request_is_made_up("direct", 2);
+}
+
+#[test]
+fn nor_by_relay() {
+    no_request_is_made_up("relay", 2);
 }
 
 #[test]
 #[ignore = "takes minutes; tests/run --all"]
 fn nor_in_a_hundred_reloads() {
-    no_request_is_made_up(100);
+    no_request_is_made_up("direct", 100);
+    no_request_is_made_up("relay", 20);
 }

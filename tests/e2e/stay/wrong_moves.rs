@@ -70,6 +70,14 @@ const CASES: &[Case] = &[
         &[("GET /socket HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "/socket")],
         Ends,
     ),
+    case(
+        "WebSocket with its close frame",
+        &[
+            ("GET /socket HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "/socket"),
+            ("\x08\x02\x03\x1f", ""),
+        ],
+        Ends,
+    ),
     case("switched without a word", &[("GET /socket HTTP/1.1\r\n\r\n", "/socket")], Ends),
     case("an answer cut short", &[("GET /short HTTP/1.1\r\n\r\n", "/short")], Ends),
     case("no answer", &[("GET /silent HTTP/1.1\r\n\r\n", "")], Ends),
