@@ -3,6 +3,16 @@
 use clap::ValueEnum;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// Direct where the command can take it, else relay
+    Auto,
+    /// Hand accepted sockets to the server itself
+    Direct,
+    /// Carry bytes to the server
+    Relay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnErrored {
     /// End with the server's exit code
     Exit,

@@ -1,6 +1,7 @@
 //! Which clients are served: `--allow`, `--deny`, and the limits for each source.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -51,26 +52,26 @@ impl Clients {
     /// A file that cannot be used, a network in both lists, or an option that needs addresses where there are none.
     pub fn new(run: &Options) -> Result<Self, ConfigError> {
         let by_address = [
-            ("allow", !run.allow.is_empty()),
-            ("deny", !run.deny.is_empty()),
-            ("source-conns", run.source_conns.is_some()),
-            ("source-rate", run.source_rate.is_some()),
+            ("allow", !run.clients.allow.is_empty()),
+            ("deny", !run.clients.deny.is_empty()),
+            ("source-conns", run.clients.source_conns.is_some()),
+            ("source-rate", run.clients.source_rate.is_some()),
         ];
         let unix = |address: &ListenAddr| matches!(address, ListenAddr::Unix(_));
         if !run.listen.is_empty()
-            && run.proxy_from.is_empty()
+            && run.clients.proxy_from.is_empty()
             && run.listen.iter().all(|listen| unix(&listen.address))
             && let Some((key, _)) = by_address.iter().find(|(_, given)| *given)
         {
             return Err(Kind::NeedsAddresses.of(key));
         }
         let mut clients = Self {
-            allow: run.allow.clone(),
-            deny: run.deny.clone(),
+            allow: run.clients.allow.clone(),
+            deny: run.clients.deny.clone(),
             allowed: None,
-            source_conns: run.source_conns,
-            source_rate: run.source_rate,
-            first_byte_timeout: run.first_byte_timeout,
+            source_conns: run.clients.source_conns,
+            source_rate: run.clients.source_rate,
+            first_byte_timeout: run.clients.first_byte_timeout,
         };
         clients.read()?;
         Ok(clients)
@@ -113,14 +114,16 @@ fn networks(key: &str, words: &[NetworkWord]) -> Result<Vec<Network>, ConfigErro
 /// The networks of a file: one in each line, `#` begins a comment.
 fn file(path: &Path) -> Result<Vec<Network>, Kind> {
     let refused = |why: &dyn std::fmt::Display| unusable(path, why);
-    let meta = std::fs::metadata(path).map_err(|error| refused(&reason(&error)))?;
+    // Of a FIFO, an open that waits for its other end would have all services wait.
+    let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = open.map_err(|error| refused(&reason(&error)))?;
+    let meta = file.metadata().map_err(|error| refused(&reason(&error)))?;
     if !meta.is_file() {
         return Err(refused(&"it is not a file"));
     }
     if meta.len() > MAX_BYTES {
         return Err(refused(&"it is larger than 16 MiB"));
     }
-    let file = std::fs::File::open(path).map_err(|error| refused(&reason(&error)))?;
     let mut networks = Vec::new();
     for (at, line) in BufReader::new(file.take(MAX_BYTES)).lines().enumerate() {
         let wrong = |why: &dyn std::fmt::Display| Kind::Unparsed(format!("{}:{}: {why}", path.display(), at + 1));

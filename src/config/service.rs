@@ -158,13 +158,13 @@ impl ServiceConfig {
         let by_master = [
             ("accept-rate", run.accept_rate.is_some()),
             ("max-conns", run.max_conns.is_some()),
-            ("proxy-from", !run.proxy_from.is_empty()),
-            ("allow", !run.allow.is_empty()),
-            ("deny", !run.deny.is_empty()),
-            ("source-conns", run.source_conns.is_some()),
-            ("source-rate", run.source_rate.is_some()),
-            ("first-byte-timeout", run.first_byte_timeout.is_some()),
-            ("send-proxy", run.send_proxy.is_some()),
+            ("proxy-from", !run.clients.proxy_from.is_empty()),
+            ("allow", !run.clients.allow.is_empty()),
+            ("deny", !run.clients.deny.is_empty()),
+            ("source-conns", run.clients.source_conns.is_some()),
+            ("source-rate", run.clients.source_rate.is_some()),
+            ("first-byte-timeout", run.clients.first_byte_timeout.is_some()),
+            ("send-proxy", run.clients.send_proxy.is_some()),
         ];
         for (key, given) in by_master {
             if given && run.no_listen {
@@ -212,8 +212,15 @@ impl ServiceConfig {
                 Some(ListenAddr::Unix(_)) | None => "proxy".to_owned(),
             },
         };
-        let delivery::Choice { backend, reason: via_reason, chosen, seccomp } =
-            delivery::choose(run.via, run.send_proxy, command, upstreams, &run.listen, inherited, run.no_listen)?;
+        let delivery::Choice { backend, reason: via_reason, chosen, seccomp } = delivery::choose(
+            run.via,
+            run.clients.send_proxy,
+            command,
+            upstreams,
+            &run.listen,
+            inherited,
+            run.no_listen,
+        )?;
         let drained = (run.drain_idle, run.drain_spread, run.drain_timeout);
         let hash_on = hashing::key(run.policy, run.hash_on, run.no_listen, run.node_ipc, &backend)?;
         if run.node_ipc == NodeIpc::Cluster && !matches!(backend, Backend::Direct(_)) {
@@ -311,9 +318,9 @@ impl ServiceConfig {
             environment,
             files,
             access,
-            proxy_from: (!run.proxy_from.is_empty()).then_some(Balancers(run.proxy_from)),
+            proxy_from: (!run.clients.proxy_from.is_empty()).then_some(Balancers(run.clients.proxy_from)),
             clients,
-            send_proxy: run.send_proxy,
+            send_proxy: run.clients.send_proxy,
             node_ipc: run.node_ipc,
             after: run.after,
             stop_message: run.stop_message,
