@@ -29,7 +29,7 @@ impl ServiceDispatcher {
             let listener = &self.listeners[at];
             let Some(id) = listener.id.filter(|_| listener.ready) else { continue };
             let served = self.workers.is_served(id);
-            while budget > 0 && self.may_accept(at, served, now) {
+            while budget > 0 && self.may_accept(at, served, now, cx) {
                 budget -= 1;
                 self.accept_one(id, served, now, &mut full, cx);
             }
@@ -38,7 +38,7 @@ impl ServiceDispatcher {
     }
 
     /// Whether the listener is ready and a connection could be placed or held.
-    fn may_accept(&mut self, at: usize, served: bool, now: Instant) -> bool {
+    fn may_accept(&mut self, at: usize, served: bool, now: Instant, cx: &Context) -> bool {
         let listener = &self.listeners[at];
         let (Some(id), Some(socket)) = (listener.id, listener.socket.as_ref()) else { return false };
         if !listener.ready || listener.trouble.is_some_and(|(_, at)| now < at) {
@@ -60,16 +60,21 @@ impl ServiceDispatcher {
             self.paused = Some(now + RETRY);
             return false;
         }
-        // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
-        // are held, too.
-        let free = served && !self.blocked.contains(&id) && self.workers.any_free();
-        let hold = !served || self.ends() || self.rules.worker_conns.is_some();
-        let room = free || (hold && self.waiting() < self.rules.max_held) || (served && self.queue_is_full());
+        let room = self.has_place(id, served, cx);
         self.listeners[at].full = !room;
         if !room {
             self.paused = Some(now + RETRY);
         }
         room
+    }
+
+    /// Whether a connection of a listener could be placed or held, or would be one too many.
+    pub(super) fn has_place(&self, id: ListenerId, served: bool, cx: &Context) -> bool {
+        // Held connections go before new ones. With no worker, while the intake ends, or where workers have a limit, new ones
+        // are held, too.
+        let free = served && !self.blocked.contains(&id) && self.workers.any_free();
+        let hold = !served || self.ends() || self.rules.worker_conns.is_some();
+        free || (hold && self.may_hold(cx)) || (served && self.queue_is_full())
     }
 
     /// Whether more clients than `--max-queue` would wait for room in a worker.
@@ -131,7 +136,7 @@ impl ServiceDispatcher {
     ) {
         // Nobody overtakes those that wait.
         let key = self.key(&client);
-        let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, key, now) };
+        let choice = if self.blocked.contains(&id) { Choice::NoWorker } else { self.choose(id, key, now, cx) };
         let worker = match choice {
             Choice::Gets(at) => return self.workers.push(at, id, socket, client),
             Choice::Waits(at) => Some(at),

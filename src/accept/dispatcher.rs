@@ -75,6 +75,8 @@ pub struct ServiceDispatcher {
     /// Workers online.
     pub(super) workers: WorkerSet,
     pub(super) line: Line,
+    /// Connections that waited after the last turn.
+    pub(super) counted: usize,
     /// Connections of which something has to be known first.
     pub(super) stage: Stage,
     /// Listeners whose workers are all full, with clients in the line. Nobody may overtake these; clients of other listeners
@@ -104,6 +106,7 @@ impl ServiceDispatcher {
             listeners: Vec::new(),
             workers: WorkerSet::default(),
             line: Line::default(),
+            counted: 0,
             stage: Stage::default(),
             blocked: Vec::new(),
             rescues: 0,
@@ -329,11 +332,6 @@ impl ServiceDispatcher {
         self.stats.accepted.load(Relaxed)
     }
 
-    /// Connections of its workers, in flight or open.
-    pub fn connection_count(&self) -> u64 {
-        self.workers.iter().map(Worker::connection_count).sum()
-    }
-
     /// The time of the next turn if no event comes before.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.phase == Phase::Stopped {
@@ -354,6 +352,8 @@ impl ServiceDispatcher {
         }
         if self.until_bell {
             at(now + BELL_LOST);
+        } else if self.stage.is_stuck() {
+            at(self.paused.unwrap_or(now));
         }
         if let Some(oldest) = self.line.oldest() {
             at(oldest + self.rules.queue_timeout);

@@ -31,6 +31,7 @@ fn rules(max_held: usize) -> Rules {
         accept_rate: None,
         max_conns: None,
         max_held,
+        max_held_by_all: 1000,
         stage: None,
     }
 }
@@ -42,6 +43,7 @@ fn dispatcher(max_held: usize) -> (ServiceDispatcher, Context, Arc<OwnedFd>) {
         rescue,
         report: Box::new(|_| {}),
         staged: std::cell::Cell::default(),
+        held: std::cell::Cell::default(),
     };
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -393,3 +395,6 @@ fn one_worker_that_reports_very_much_does_not_keep_the_accept_thread() {
     }
     assert_eq!(left, [7, 4, 1]);
 }
+
+#[path = "dispatcher_stage_tests.rs"]
+mod stage;

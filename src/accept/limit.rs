@@ -89,6 +89,11 @@ impl ServiceDispatcher {
         self.limit.left = if self.limit.uncountable { u64::MAX } else { max.saturating_sub(self.all_connections()) };
     }
 
+    /// Connections of its workers, in flight or open.
+    pub fn connection_count(&self) -> u64 {
+        self.workers.iter().map(Worker::connection_count).sum()
+    }
+
     /// Connections open, on their way, and waiting in the master.
     pub(super) fn all_connections(&mut self) -> u64 {
         self.limit.leaving.retain(|one| one.connections() > 0);

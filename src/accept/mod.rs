@@ -105,7 +105,7 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let orders = Orders { sender, waker, bell: Arc::default() };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
-    let context = Context { poll, rescue, report: Box::new(report), staged: Cell::default() };
+    let context = Context { poll, rescue, report: Box::new(report), staged: Cell::default(), held: Cell::default() };
     let mut acceptor = Acceptor { context, orders: receiver, dispatchers: Vec::new() };
     thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
     Ok(orders)
@@ -116,8 +116,10 @@ struct Context {
     poll: Poll,
     rescue: Sender<Job<RescueKey>>,
     report: Box<dyn Fn(Report) + Send>,
-    /// Connections that wait in the stages of all services.
+    /// Connections in the stages of all services.
     staged: Cell<usize>,
+    /// Connections that waited for a worker of any service after its last turn.
+    held: Cell<usize>,
 }
 
 impl Context {
@@ -193,6 +195,7 @@ impl Acceptor {
     fn turn(&mut self, now: Instant) {
         for service in 0..self.dispatchers.len() {
             self.dispatchers[service].turn(&self.context, now);
+            self.dispatchers[service].count_waiting(&self.context);
             stage::crowd::make_room(&mut self.dispatchers, service, &self.context);
         }
     }
@@ -251,7 +254,7 @@ impl Acceptor {
             Order::Moved { service, slot, listener, socket, client, stats } => {
                 stats.moving.fetch_sub(1, Relaxed);
                 self.on(service, |it, cx| {
-                    if it.takes_moved(listener) {
+                    if it.takes_moved(listener, cx) {
                         stats.moved.fetch_add(1, Relaxed);
                         let connection = TakenBack { socket: socket.into_owned(), translated: client };
                         it.moved(slot, listener, connection, now, cx);

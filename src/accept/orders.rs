@@ -148,6 +148,8 @@ pub struct Rules {
     pub max_conns: Option<u64>,
     /// The most clients held in the master; more wait in the backlog.
     pub max_held: usize,
+    /// The most that all services together hold.
+    pub max_held_by_all: usize,
     /// What has to be known of connections before a worker gets them; `None`: nothing.
     pub stage: Option<Arc<StageRules>>,
 }
@@ -287,6 +289,8 @@ pub enum Report {
     Uncountable(ServiceId),
     /// `source_conns` does not hold: the kernel does not say which connections are open.
     SourcesUnknown(ServiceId),
+    /// It says so again.
+    SourcesKnown(ServiceId),
     /// All listeners of a service are closed and nothing is held: workers see the end of their queues.
     Stopped(ServiceId),
     /// The same after [`Order::Pause`].
@@ -320,6 +324,7 @@ impl Report {
             | Self::Forgotten { service, .. }
             | Self::Uncountable(service)
             | Self::SourcesUnknown(service)
+            | Self::SourcesKnown(service)
             | Self::Stopped(service)
             | Self::Paused(service) => *service,
         }

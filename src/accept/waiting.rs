@@ -57,8 +57,8 @@ impl ServiceDispatcher {
     }
 
     /// Chooses a worker. Where it is hashed a connection may have to wait for the worker that its key belongs to.
-    pub(super) fn choose(&mut self, listener: ListenerId, key: Option<Key>, now: Instant) -> Choice {
-        let may_wait = key.is_some() && self.waiting() < self.rules.max_held;
+    pub(super) fn choose(&mut self, listener: ListenerId, key: Option<Key>, now: Instant, cx: &Context) -> Choice {
+        let may_wait = key.is_some() && self.may_hold(cx);
         self.workers.choose(self.rules.policy, listener, key, may_wait, now)
     }
 
@@ -98,6 +98,20 @@ impl ServiceDispatcher {
         self.line.len() + self.workers.in_line()
     }
 
+    /// Whether one more may wait: there are bounds for this service, and for all of them together.
+    pub(super) fn may_hold(&self, cx: &Context) -> bool {
+        let waiting = self.waiting();
+        let others = cx.held.get().saturating_sub(self.counted);
+        waiting < self.rules.max_held && waiting + others < self.rules.max_held_by_all
+    }
+
+    /// After a turn: how many wait now, for the other services.
+    pub(super) fn count_waiting(&mut self, cx: &Context) {
+        let waiting = self.waiting();
+        cx.held.set((cx.held.get() + waiting).saturating_sub(self.counted));
+        self.counted = waiting;
+    }
+
     /// No worker that serves the listener has room: clients that come to it wait.
     pub(super) fn block(&mut self, listener: ListenerId) {
         if !self.blocked.contains(&listener) {
@@ -119,7 +133,7 @@ impl ServiceDispatcher {
             let newest = held.slot.filter(|_| key.is_none()).and_then(|slot| self.workers.newest_of(slot, listener));
             let choice = match newest {
                 Some(at) => Choice::Gets(at),
-                None => self.choose(listener, key, now),
+                None => self.choose(listener, key, now, cx),
             };
             if choice == Choice::NoWorker {
                 self.paused = Some(now + RETRY);
@@ -179,9 +193,8 @@ impl ServiceDispatcher {
     }
 
     /// Whether connections that a leaving worker gave back can go on: the service does not end, and not too many wait.
-    pub fn takes_moved(&mut self, listener: ListenerId) -> bool {
-        let full = self.waiting() >= self.rules.max_held;
-        self.phase == Phase::Serving && self.listener(listener).is_some() && !full
+    pub fn takes_moved(&mut self, listener: ListenerId, cx: &Context) -> bool {
+        self.phase == Phase::Serving && self.listener(listener).is_some() && self.may_hold(cx)
     }
 
     /// A connection goes on with another worker.

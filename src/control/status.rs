@@ -270,6 +270,12 @@ pub struct LimitsState {
     pub max_served: Option<u32>,
     #[serde(default)]
     pub slow_start_ms: Option<u64>,
+    #[serde(default)]
+    pub source_conns: Option<u32>,
+    #[serde(default)]
+    pub source_rate: Option<u32>,
+    #[serde(default)]
+    pub first_byte_timeout_ms: Option<u64>,
     pub max_restarts: u32,
     pub max_surge: u32,
     pub min_uptime_ms: u64,

@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::output::files::filled_in;
 use crate::program::hints::package_manager;
 use crate::service::Service;
-use crate::service::operations::{News, Operation, Progress};
+use crate::service::operations::{Networks, News, Operation, Progress};
 use crate::worker::Delivery;
 use crate::worker::ipc::Mode;
 
@@ -98,7 +98,8 @@ impl Daemon {
     pub(super) fn reload(&mut self, only: Option<&str>, now: Instant) -> Result<Begun, String> {
         let token = self.token.reread().err().map(|why| format!("--admin-token-file: {why}; the old token stays"));
         if !self.config.has_file() {
-            let mut begun = self.each(only, |service, context| service.begin(Operation::Reload, context, now))?;
+            let mut begun =
+                self.each(only, |service, context| service.begin(Operation::Reload(Networks::ToRead), context, now))?;
             begun.notes.extend(token);
             begun.notes.iter().for_each(|note| warn!("{note}"));
             return Ok(begun);
@@ -149,7 +150,7 @@ impl Daemon {
                 Some(service) => {
                     let (config, delivery) = (prepared.config, prepared.delivery);
                     begun.notes.extend(service.reconfigure(config, listeners, delivery, &self.context, now));
-                    match service.begin(Operation::Reload, &self.context, now) {
+                    match service.begin(Operation::Reload(Networks::AreRead), &self.context, now) {
                         Ok(ticket) => begun.operations.push((service.id(), Some(ticket))),
                         Err(why) => begun.notes.push(format!("{}: {why}", service.config().name)),
                     }

@@ -11,6 +11,7 @@ use crate::access::Access;
 use crate::affinity::HashOn;
 use crate::affinity::head::NoKey;
 use crate::config::Backend;
+use crate::config::clients::Clients;
 use crate::config::service::Limits;
 use crate::control::status::{
     Daemon as Status, IntakeState, LimitsState, ListenState, RecycledState, ServerState, ServiceState, SlotState,
@@ -102,7 +103,7 @@ fn state(service: &Service, access: &Access, cpu: &mut CpuMeter) -> ServiceState
         cwd: service.config.cwd.clone().or_else(|| std::env::current_dir().ok()).map(|path| path.display().to_string()),
         out: service.config.files.out.as_ref().map(|path| path.display().to_string()),
         error: service.config.files.error.as_ref().map(|path| path.display().to_string()),
-        limits: Some(limits_state(&service.config.limits)),
+        limits: Some(limits_state(&service.config.limits, &service.config.clients)),
         stop_signal: Some(service.config.limits.stop_signal.as_str().to_owned()),
         stop_message: service.config.stop_message.clone(),
     }
@@ -205,7 +206,7 @@ fn recycled(limits: &Limits, Recycled { age, served }: Recycled) -> Option<Recyc
     (limits.max_age.is_some() || limits.max_served.is_some()).then_some(RecycledState { age, served })
 }
 
-fn limits_state(limits: &Limits) -> LimitsState {
+fn limits_state(limits: &Limits, clients: &Clients) -> LimitsState {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     LimitsState {
         listen_timeout_ms: ms(limits.listen_timeout),
@@ -222,6 +223,9 @@ fn limits_state(limits: &Limits) -> LimitsState {
         max_age_ms: limits.max_age.map(ms),
         max_served: limits.max_served,
         slow_start_ms: (!limits.slow_start.is_zero()).then(|| ms(limits.slow_start)),
+        source_conns: clients.source_conns,
+        source_rate: clients.source_rate,
+        first_byte_timeout_ms: clients.first_byte_timeout.map(ms),
         max_restarts: limits.max_restarts,
         max_surge: limits.max_surge,
         min_uptime_ms: ms(limits.min_uptime),

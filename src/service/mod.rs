@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
-use self::operations::{Effect, News, Operation, Operations, Ticket, Workers};
+use self::operations::{Effect, Networks, News, Operation, Operations, Ticket, Workers};
 use self::pausing::Paused;
 use self::recycling::{Recycled, Recycling};
 use self::rules::{cap, resolved, rules};
@@ -192,7 +192,8 @@ impl Service {
     /// # Errors
     /// Why it cannot be now.
     pub fn begin(&mut self, operation: Operation, context: &Context, now: Instant) -> Result<Ticket, String> {
-        let reread = if operation == Operation::Reload { rules::reread(&self.config.clients)? } else { None };
+        let rereads = operation == Operation::Reload(Networks::ToRead);
+        let reread = if rereads { rules::reread(&self.config.clients)? } else { None };
         let ticket = self.operate(context, now, |operations, workers| operations.begin(operation, workers))?;
         if let Some(clients) = reread {
             self.config.clients = clients;

@@ -20,10 +20,19 @@ use crate::slot::Slot;
 use crate::slot::lifecycle::{Backoff, Event, Phase};
 use crate::slot::rollout::Times;
 
+/// The files of `--allow` and `--deny`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Networks {
+    /// Were read with the configuration file.
+    AreRead,
+    /// There is no such file.
+    ToRead,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Rolling; where all slots share a server, and of a service that is stopped: as `Restart`.
-    Reload,
+    Reload(Networks),
     /// Rolling, of one slot.
     ReloadSlot(u32),
     /// All workers end and come anew; the listeners stay, clients wait. A service that is stopped is started.
@@ -132,16 +141,16 @@ impl Operations {
         match (operation, one) {
             (Operation::FirstStart, _) => self.awaiting.push(workers.awaited(ticket, Verb::Started)),
             // It has no workers to replace, and starts in its turn.
-            (Operation::Reload, _) if self.paused == Paused::After => {
+            (Operation::Reload(_), _) if self.paused == Paused::After => {
                 self.awaiting.push(workers.awaited(ticket, Verb::Started));
             }
-            (Operation::Reload, _) if self.paused == Paused::Yes => {
+            (Operation::Reload(_), _) if self.paused == Paused::Yes => {
                 self.start(ticket, Verb::StartedStopped, workers);
             }
             (Operation::Restart, _) if matches!(self.paused, Paused::Yes | Paused::After) => {
                 self.start(ticket, Verb::StartedStopped, workers);
             }
-            (Operation::Reload | Operation::ReloadSlot(_), _) => self.begin_reload(ticket, one, workers),
+            (Operation::Reload(_) | Operation::ReloadSlot(_), _) => self.begin_reload(ticket, one, workers),
             (Operation::Restart, _) => {
                 info!(name: "restarting", service = %workers.config.name, "restarting");
                 self.begin_all_again(ticket, Verb::Restarted, workers);

@@ -68,6 +68,7 @@ impl Service {
                 "--source-conns does not hold: the kernel does not say which connections are open (no socket diagnostics, or \
                  the listener belongs to another network namespace)"
             ),
+            Report::SourcesKnown(_) => info!(service = %name, "--source-conns holds again"),
             Report::Shed { count, reason, .. } => match reason {
                 ShedReason::QueueTimeout => {
                     warn!(name: "shed", service = %name, count, "connections reset: no worker took them within the queue timeout");

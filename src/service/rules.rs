@@ -15,18 +15,19 @@ use crate::config::clients::Clients;
 use crate::config::upstream::WeightedUpstream;
 use crate::config::{Backend, ServiceConfig};
 use crate::relay::protocol::Resolved;
-use crate::sys::reason;
+use crate::sys::{reason, sock_open};
 
 /// Hand-offs that may be pending for one relay worker.
 const CAP: usize = 64;
 /// Hand-offs that may be pending for one server.
 const DIRECT_CAP: usize = 16;
 
-/// Clients held in the master while no worker is alive, at most; with `--worker-conns` only their share limits them.
+/// Clients of a service held in the master while no worker is alive, at most; with `--worker-conns` only their share limits them.
 const MAX_HELD: usize = 1024;
 /// Connections of which something has to be known first, at most.
 const MAX_STAGED: usize = 16_384;
-/// They may take this part of the master's descriptors: a new worker needs some, too.
+/// Those held for all services may take this part of the master's descriptors, and those in the stages the same: a new worker
+/// needs some, too.
 const HELD_SHARE: u64 = 4;
 
 /// Hand-offs that may be pending for one worker.
@@ -67,6 +68,7 @@ pub(super) fn rules(config: &ServiceConfig, cap: usize, nofile: u64) -> Rules {
             Some(_) => share.max(1),
             None => share.clamp(1, MAX_HELD),
         },
+        max_held_by_all: share.max(1),
         slow_start: config.limits.slow_start,
         accept_rate: config.limits.accept_rate,
         max_conns: config.limits.max_conns.map(u64::from),
@@ -82,6 +84,9 @@ pub fn has_stage(config: &ServiceConfig) -> bool {
 /// What that is; `None`: nothing.
 fn stage(config: &ServiceConfig, max: usize) -> Option<Arc<StageRules>> {
     let clients = &config.clients;
+    if clients.source_conns.is_some() {
+        sock_open::prepare();
+    }
     has_stage(config).then(|| {
         Arc::new(StageRules {
             proxy_from: config.proxy_from.clone().unwrap_or_default(),

@@ -2,8 +2,9 @@
 //! addresses, so the table of all connections is not walked, and no privilege is needed.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::Once;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -18,6 +19,8 @@ const REQUEST_ONE: u16 = 1;
 const LISTEN: u8 = 10;
 /// The place of the sequence number in `struct nlmsghdr`.
 const SEQUENCE: usize = 8;
+/// The cookie that stands for any.
+const ANY: [u8; 8] = [0xff; 8];
 
 /// The two addresses of a TCP connection, and its cookie: its addresses may be those of another one later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub struct Ends {
 fn cookie(socket: BorrowedFd<'_>) -> [u8; 8] {
     let mut number = [0; 8];
     if sock::option(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut number).is_err() {
-        return [0xff; 8];
+        return ANY;
     }
     // The lower half first.
     let number = u64::from_ne_bytes(number);
@@ -96,6 +99,17 @@ pub fn is_gone(socket: BorrowedFd<'_>) -> bool {
     const CLOSE: u8 = 7;
     let mut info = [0; 8];
     sock::option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).is_ok() && info[0] == CLOSE
+}
+
+/// Asks once, whatever the answer is. The first question of all may load a module of the kernel, which takes a while.
+pub fn prepare() {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        let nowhere = PeerAddress::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+        if let (Ok(mut kernel), Some(nowhere)) = (Kernel::open(), Ends::new(&nowhere, &nowhere, ANY)) {
+            let _ = kernel.are_open(&[nowhere]);
+        }
+    });
 }
 
 /// A socket for such questions.

@@ -2,31 +2,72 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::refusals::Refusal;
 use super::sources::{Reached, Sources};
 use super::steps::{Desk, Look};
 use super::{Arrival, StageRules};
-use crate::sys::sock_open::{self, Ends, Kernel};
+use crate::sys::sock_open::{self, BATCH, Ends, Kernel};
+
+/// Time until the kernel is asked again after it did not answer.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// What is known of the clients of a service.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     /// Where one of the limits is set.
     sources: Option<Sources>,
+    questions: Questions,
+}
+
+/// What the kernel is asked. The control thread has asked it once before: the first question can take a while.
+#[derive(Debug, Default)]
+struct Questions {
     /// Opened when it is first needed.
     kernel: Option<Kernel>,
-    /// The kernel did not say what is open: connections at a time are not limited.
-    pub unknown: bool,
+    /// It did not answer, and is not asked before this time. Until it answers, connections at a time are not limited.
+    again: Option<Instant>,
+}
+
+impl Questions {
+    /// Which of these are open; the first one should be.
+    fn ask(&mut self, connections: &[Ends], now: Instant) -> io::Result<[bool; BATCH]> {
+        if self.again.is_some_and(|at| now < at) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let kernel = match &mut self.kernel {
+            Some(kernel) => kernel,
+            none => none.insert(Kernel::open()?),
+        };
+        let open = kernel.are_open(connections)?;
+        if open[0] {
+            self.again = None;
+        }
+        Ok(open)
+    }
+
+    /// No answer came, or it cannot be trusted.
+    fn failed(&mut self, now: Instant) {
+        // Of its answers, some may still come.
+        self.kernel = None;
+        if self.again.is_none_or(|at| at <= now) {
+            self.again = Some(now + PAUSE);
+        }
+    }
 }
 
 impl Clients {
     /// Forgets what new rules do not need.
     pub fn follow(&mut self, rules: Option<&StageRules>) {
         if !rules.is_some_and(|rules| rules.sources.any()) {
-            *self = Self { unknown: self.unknown, ..Self::default() };
+            (self.sources, self.questions.kernel) = (None, None);
         }
+    }
+
+    /// Whether the kernel does not say what is open.
+    pub fn are_unknown(&self) -> bool {
+        self.questions.again.is_some()
     }
 }
 
@@ -43,15 +84,10 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
     if !rules.sources.any() {
         return Look::Passes;
     }
-    let Clients { sources, kernel, unknown } = &mut desk.clients;
+    let Clients { sources, questions } = &mut desk.clients;
     // Those of the socket itself, whatever a PROXY header names.
     let ends = rules.sources.conns.and_then(|_| Ends::of(arrival.socket.as_fd(), &arrival.peer));
-    let mut open = |connections: &[Ends]| {
-        if kernel.is_none() {
-            *kernel = Some(Kernel::open()?);
-        }
-        kernel.as_mut().map_or(Err(io::ErrorKind::NotFound.into()), |kernel| kernel.are_open(connections))
-    };
+    let mut open = |connections: &[Ends]| questions.ask(connections, now);
     let sources = sources.get_or_insert_with(|| Sources::new(now));
     match sources.comes(ip, ends, rules.sources, now, &mut open) {
         Ok(None) => Look::Passes,
@@ -62,9 +98,7 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
             Look::Refused(Refusal::ClientLeft)
         }
         Err(_) => {
-            // Of its answers, some may still come.
-            *kernel = None;
-            *unknown = true;
+            questions.failed(now);
             Look::Passes
         }
     }
@@ -73,8 +107,8 @@ pub(super) fn look(desk: &mut Desk, rules: &StageRules, arrival: &Arrival, now: 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::accept::stage::sources::SourceLimits;
@@ -82,14 +116,15 @@ mod tests {
     use crate::proxy_protocol::balancers::Balancers;
     use crate::sys::sock::PeerAddress;
 
-    #[test]
-    fn a_balancer_whose_headers_are_not_read_yet_is_not_judged_by_its_own_address() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    fn arrives(listener: &TcpListener) -> (TcpStream, Arrival) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket = listener.accept().unwrap().0.into();
-        let peer = PeerAddress::of(std::os::fd::AsFd::as_fd(&socket));
-        let mut arrival = Arrival { listener: 0, socket, client: peer.into(), peer, looked: 0 };
-        let rules = |from: &str, allow: &str, rate| StageRules {
+        let peer = PeerAddress::of(AsFd::as_fd(&socket));
+        (client, Arrival { listener: 0, socket, client: peer.into(), peer, looked: 0 })
+    }
+
+    fn rules(from: &str, allow: &str, rate: Option<u32>) -> StageRules {
+        StageRules {
             proxy_from: Balancers(vec![from.parse().unwrap()]),
             allowed: Some(Arc::new(AllowDeny::new(&[allow.parse().unwrap()], &[]).unwrap())),
             sources: SourceLimits { conns: None, rate },
@@ -97,7 +132,38 @@ mod tests {
             key: None,
             session_wait: Duration::ZERO,
             max: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_say_what_is_open_is_asked_again_later() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let rules =
+            StageRules { sources: SourceLimits { conns: Some(1), rate: None }, ..rules("10.0.0.1", "0.0.0.0/0", None) };
+        let (mut desk, now) = (Desk::default(), Instant::now());
+        let (_first_client, first) = arrives(&listener);
+        let (_second_client, second) = arrives(&listener);
+        assert_eq!(look(&mut desk, &rules, &first, now), Look::Passes);
+        assert_eq!(look(&mut desk, &rules, &second, now), Look::Refused(Refusal::SourceConns));
+        assert!(!desk.clients.are_unknown());
+        // As in another network namespace: the connection is open, and the kernel does not find it.
+        let (_third_client, mut third) = arrives(&listener);
+        third.peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        let later = |ms| now + Duration::from_millis(ms);
+        assert_eq!(look(&mut desk, &rules, &third, later(200)), Look::Passes);
+        assert!(desk.clients.are_unknown());
+        for ms in [201, 5000, 10_199] {
+            assert_eq!(look(&mut desk, &rules, &second, later(ms)), Look::Passes);
+            assert!(desk.clients.questions.kernel.is_none(), "it was asked after {ms} ms");
+        }
+        assert_eq!(look(&mut desk, &rules, &second, later(10_200)), Look::Refused(Refusal::SourceConns));
+        assert!(!desk.clients.are_unknown());
+    }
+
+    #[test]
+    fn a_balancer_whose_headers_are_not_read_yet_is_not_judged_by_its_own_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (_client, mut arrival) = arrives(&listener);
         let (denied, open) = (rules("127.0.0.1", "192.0.2.0/24", None), rules("127.0.0.1", "0.0.0.0/0", Some(1)));
         let mut desk = Desk::default();
         let now = Instant::now();

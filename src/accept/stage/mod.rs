@@ -13,6 +13,7 @@ mod end;
 mod first_byte;
 mod header;
 mod key;
+mod passed;
 pub mod refusals;
 pub mod sources;
 mod steps;
@@ -27,7 +28,7 @@ use mio::{Interest, Token};
 use slab::Slab;
 
 use super::Context;
-use super::dispatcher::ServiceDispatcher;
+use super::dispatcher::{RETRY, ServiceDispatcher};
 use super::orders::{ListenerId, Report, ServiceId};
 use super::waiting::reset;
 use crate::affinity::HashOn;
@@ -39,6 +40,7 @@ use crate::sys::sock::{self, PeerAddress};
 use awaited::Awaited;
 use deadlines::{Deadlines, Evictions};
 pub(super) use end::End;
+use passed::Passed;
 use refusals::{Refusal, Unreported};
 use sources::SourceLimits;
 use steps::{Desk, Late, Outcome, Seen, Step};
@@ -98,8 +100,7 @@ pub(super) struct Stage {
     deadlines: Deadlines,
     evictions: Evictions,
     awaited: Awaited,
-    /// Those that have passed since the last turn.
-    passed: Vec<Arrival>,
+    passed: Passed,
     desk: Desk,
     unreported: Unreported,
     /// That the kernel does not say what is open was reported.
@@ -124,7 +125,7 @@ fn closes_at_once(arrival: &Arrival) -> bool {
 
 impl Stage {
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.passed.len()
     }
 
     /// How many wait for a session.
@@ -134,23 +135,41 @@ impl Stage {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.passed.is_empty()
+        self.len() == 0
+    }
+
+    /// Whether some have passed, and found no worker and no place in the line.
+    pub fn is_stuck(&self) -> bool {
+        self.passed.len() > 0 && !self.passed.any_new
     }
 
     /// Whether there is something to do: some have passed, the time of some is over, or something is to be reported.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.deadline(now).is_some_and(|at| at <= now)
+        self.passed.len() > 0 || self.deadline(now).is_some_and(|at| at <= now)
     }
 
-    /// When the first one's time is over, or the next report is due; now where some have passed.
+    /// When the first one's time is over, or the next report is due; now where some have passed since the last turn.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let passed = (!self.passed.is_empty()).then_some(now);
+        let passed = self.passed.any_new.then_some(now);
         self.deadlines.first().into_iter().chain(self.unreported.due(now)).chain(passed).min()
     }
 
     /// The service has new rules for connections that come from now on.
     pub fn follow(&mut self, rules: Option<&StageRules>) {
         self.desk.clients.follow(rules);
+    }
+
+    /// All that has to be known of a connection is known.
+    fn pass(&mut self, arrival: Arrival, cx: &Context) {
+        cx.staged.set(cx.staged.get() + 1);
+        self.passed.push(arrival);
+    }
+
+    /// Takes out a connection that has passed.
+    fn take_passed(&mut self, listener: ListenerId, cx: &Context) -> Option<Arrival> {
+        let arrival = self.passed.pop(listener)?;
+        cx.staged.set(cx.staged.get().saturating_sub(1));
+        Some(arrival)
     }
 
     /// Takes out a connection that waits.
@@ -206,7 +225,7 @@ impl ServiceDispatcher {
         let watched = cx.poll.registry().register(&mut SourceFd(&fd), token(self.id, place), Interest::READABLE);
         if watched.is_err() {
             // Out of memory, or of epoll's max_user_watches.
-            self.give_way(staged);
+            self.give_way(staged, cx);
             return None;
         }
         self.stage.deadlines.insert(staged.deadline, place);
@@ -219,16 +238,16 @@ impl ServiceDispatcher {
     }
 
     /// There is no place for a connection: it is reset, or goes without a key.
-    fn give_way(&mut self, staged: Staged) {
+    fn give_way(&mut self, staged: Staged, cx: &Context) {
         match staged.step.late() {
             Late::Refused(_) => drop(self.refuse_one(staged.arrival, Refusal::StageFull)),
-            Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason),
+            Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason, cx),
         }
     }
 
-    fn pass_without_key(&mut self, arrival: Arrival, reason: NoKey) {
+    fn pass_without_key(&mut self, arrival: Arrival, reason: NoKey, cx: &Context) {
         self.stats.stage.no_key(reason);
-        self.stage.passed.push(arrival);
+        self.stage.pass(arrival, cx);
     }
 
     /// Resets a connection; `None`.
@@ -246,6 +265,8 @@ impl ServiceDispatcher {
     /// An event for a connection here.
     pub(super) fn staged_event(&mut self, place: usize, end: End, now: Instant, cx: &Context) {
         let Stage { waiting, deadlines, evictions, awaited, desk, .. } = &mut self.stage;
+        // Workers may have come and gone since the last look.
+        desk.translates = self.workers.translate();
         // An event of the same turn may be for an earlier connection at this place: it costs a look.
         let Some(Staged { arrival, rules, step, since, deadline }) = waiting.get_mut(place) else { return };
         let seen = Seen { rules, stats: &self.stats.stage, now, end };
@@ -266,11 +287,12 @@ impl ServiceDispatcher {
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
         match outcome {
             Outcome::Refused(reason) => drop(self.refuse_one(arrival, reason)),
-            Outcome::Passed | Outcome::Waits(_) => self.stage.passed.push(arrival),
+            Outcome::Passed | Outcome::Waits(_) => self.stage.pass(arrival, cx),
         }
     }
 
-    /// Gives those that have passed to workers, after those whose time is over.
+    /// Gives those that have passed to workers, also those whose time is over. Like clients in the backlog they stay where they are
+    /// while there is no worker and no place in the line for them.
     pub(super) fn leave_stage(&mut self, now: Instant, cx: &Context) {
         if self.rules.stage.is_none() && self.stage.is_empty() {
             return;
@@ -280,17 +302,23 @@ impl ServiceDispatcher {
             let Some(staged) = self.stage.remove(place, cx) else { break };
             match staged.step.late() {
                 Late::Refused(reason) => drop(self.refuse_one(staged.arrival, reason)),
-                Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason),
+                Late::NoKey(reason) => self.pass_without_key(staged.arrival, reason, cx),
             }
         }
         let mut full = Vec::new();
-        for arrival in std::mem::take(&mut self.stage.passed) {
-            if self.listener(arrival.listener).is_none() {
-                reset(arrival.socket);
-                continue;
+        for listener in self.stage.passed.listeners() {
+            let (known, served) = (self.listener(listener).is_some(), self.workers.is_served(listener));
+            while !known || self.has_place(listener, served, cx) {
+                match self.stage.take_passed(listener, cx) {
+                    Some(arrival) if known => self.admit(arrival, served, now, &mut full, cx),
+                    Some(arrival) => reset(arrival.socket),
+                    None => break,
+                }
             }
-            let served = self.workers.is_served(arrival.listener);
-            self.admit(arrival, served, now, &mut full, cx);
+        }
+        self.stage.passed.any_new = false;
+        if self.stage.is_stuck() {
+            self.paused = Some(now + RETRY);
         }
         self.give_up(full, super::waits::ShedReason::QueueFull, cx);
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
@@ -302,18 +330,22 @@ impl ServiceDispatcher {
         let waiting = self.stage.waiting.iter().filter(|(_, staged)| gone(&staged.arrival));
         let places: Vec<_> = waiting.map(|(place, _)| place).collect();
         let waiting: Vec<_> = places.into_iter().filter_map(|place| self.stage.remove(place, cx)).collect();
-        let (passed, stay) = std::mem::take(&mut self.stage.passed).into_iter().partition(gone);
-        self.stage.passed = stay;
-        let passed: Vec<Arrival> = passed;
-        waiting.into_iter().map(|staged| staged.arrival).chain(passed).for_each(|arrival| reset(arrival.socket));
+        waiting.into_iter().for_each(|staged| reset(staged.arrival.socket));
+        for of in self.stage.passed.listeners().into_iter().filter(|of| listener.is_none_or(|listener| *of == listener))
+        {
+            while let Some(arrival) = self.stage.take_passed(of, cx) {
+                reset(arrival.socket);
+            }
+        }
         self.stats.stage.waiting.store(self.stage.len() as u64, Relaxed);
     }
 
-    /// Reports what was refused, and once that connections at a time cannot be limited.
+    /// Reports what was refused, and whether connections at a time can be limited.
     pub(super) fn report_refused(&mut self, now: Instant, cx: &Context) {
-        if self.stage.desk.clients.unknown && !self.stage.unknown {
-            self.stage.unknown = true;
-            cx.report(Report::SourcesUnknown(self.id));
+        let unknown = self.stage.desk.clients.are_unknown();
+        if unknown != self.stage.unknown {
+            self.stage.unknown = unknown;
+            cx.report(if unknown { Report::SourcesUnknown(self.id) } else { Report::SourcesKnown(self.id) });
         }
         for (reason, count) in self.stage.unreported.take(now) {
             cx.report(Report::Refused { service: self.id, count, reason });

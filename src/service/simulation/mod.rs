@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use self::world::{Deed, Leaving, Process, Random, World};
 use super::Service;
 use super::draining::Force;
-use super::operations::{News, Operation, Progress, Ticket};
+use super::operations::{Networks, News, Operation, Progress, Ticket};
 use super::pausing::Paused;
 use super::weights::Of;
 use crate::accept::Orders;
@@ -234,7 +234,7 @@ impl Simulation {
             10 => (self.gentle, self.service.begin(Operation::Undrain(None), context, now)),
             7 => (calm, self.service.begin(Operation::ReloadSlot(random.below(slots) as u32), context, now)),
             8 => (false, self.service.begin(Operation::RestartSlot(random.below(slots) as u32), context, now)),
-            0..=2 => (calm, self.service.begin(Operation::Reload, context, now)),
+            0..=2 => (calm, self.service.begin(Operation::Reload(Networks::ToRead), context, now)),
             3 => (false, self.service.begin(Operation::Restart, context, now)),
             4 => (false, self.service.begin(Operation::Scale(1 + random.below(6) as u32), context, now)),
             5 => (false, self.service.begin(Operation::Stop, context, now)),

@@ -139,3 +139,36 @@ fn a_port_of_the_balancers_that_another_client_has_now_counts_for_that_one() {
     let _again = [0, 1].map(|_| eventually("it has none", seconds(10), || connect("192.0.2.1", 0).ok()));
     is_reset("a third again", connect("192.0.2.1", 0));
 }
+
+/// UNKNOWN, LOCAL, no address, a Unix socket's: as behind HAProxy's `accept-proxy`, these are the balancer's own.
+#[test]
+fn a_header_that_names_nobody_is_judged_by_the_balancers_address() {
+    let binary = |command: u8, family: u8, rest: &[u8]| {
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, family, 0, rest.len() as u8][..], rest].concat()
+    };
+    let nobody = [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN 192.0.2.8 203.0.113.1 1 2\r\n".to_vec(),
+        binary(0x20, 0, b""),
+        binary(0x20, 0x11, &[192, 0, 2, 8, 203, 0, 113, 1, 0, 1, 0, 2]),
+        binary(0x21, 0, b""),
+        binary(0x21, 0x31, &[b'x'; 216]),
+    ];
+    let options =
+        ["--via", "relay", "-i", "1", "--proxy-from", "127.0.0.9", "--source-conns", "6", "--source-rate", "100/s"];
+    for (allow, served) in [("192.0.2.0/24", false), ("127.0.0.9,192.0.2.0/24", true)] {
+        let daemon = start("127.0.0.1", &[&options[..], &["--allow", allow, "--first-byte-timeout", "20s"]].concat());
+        daemon.wait_online(1);
+        let limits = daemon.ls()["services"][0]["limits"].clone();
+        let of = ["source_conns", "source_rate", "first_byte_timeout_ms"].map(|name| limits[name].as_u64());
+        assert_eq!(of, [Some(6), Some(100), Some(20_000)]);
+        let ends: Vec<_> = nobody.iter().map(|header| ask(from("127.0.0.9", daemon.port), header)).collect();
+        assert_eq!(ends.iter().map(Result::is_ok).collect::<Vec<_>>(), [served; 6], "{allow}");
+        assert_eq!(refused(&daemon, "denied"), if served { 0 } else { 6 }, "{allow}");
+        // They are all of one source, and those that a header names are of others.
+        let more = ask(from("127.0.0.9", daemon.port), &nobody[0]);
+        is_reset("a seventh", more);
+        assert_eq!(refused(&daemon, "source-conns"), u64::from(served), "{allow}");
+        ask(from("127.0.0.9", daemon.port), b"PROXY TCP4 192.0.2.8 203.0.113.1 1 2\r\n").unwrap();
+    }
+}

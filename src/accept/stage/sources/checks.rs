@@ -19,42 +19,44 @@ const NEWEST: usize = 8;
 const MAX_LOOKS: usize = 1024;
 /// A source without paid look-ups is checked this often at most.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Look-ups per second for all such sources, and how many of them at once.
-const RATE: usize = 20_000;
-const AT_ONCE: usize = 4096;
+/// Look-ups per second for all such sources.
+const RATE: u32 = 20_000;
+/// Those of this time are kept for later.
+const KEPT: Duration = Duration::from_millis(200);
+/// Look-ups that a source gets at a time while others wait for theirs.
+const FEW: usize = 32;
 
-/// The look-ups that sources get which have not paid for them.
+/// The look-ups that sources get which have not paid for them. Each source that wants some has its turn, however often or early the
+/// others come.
 #[derive(Debug)]
 pub(super) struct Budget {
-    left: usize,
-    since: Instant,
+    /// When the next ones are due; in the past: some are left.
+    next: Instant,
 }
 
 impl Budget {
     pub fn new(now: Instant) -> Self {
-        Self { left: AT_ONCE, since: now }
+        Self { next: now.checked_sub(KEPT).unwrap_or(now) }
     }
 
-    fn take(&mut self, looks: usize, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since);
-        let earned = (passed.as_secs_f64() * RATE as f64) as usize;
-        if earned > 0 {
-            (self.left, self.since) = (self.left.saturating_add(earned).min(AT_ONCE), now);
-        }
-        let enough = self.left >= looks;
-        if enough {
-            self.left -= looks;
-        }
-        enough
+    /// Look-ups for a source that wants this many: how many it gets, and when.
+    fn reserve(&mut self, wanted: usize, now: Instant) -> (usize, Instant) {
+        let time = |looks: usize| Duration::from_secs(looks as u64) / RATE;
+        let begin = self.next.max(now.checked_sub(KEPT).unwrap_or(now));
+        let looks = if begin + time(wanted) <= now { wanted } else { wanted.min(FEW) };
+        self.next = begin + time(looks);
+        (looks, begin.max(now))
     }
 }
 
 /// What a source's checks may cost.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    /// Look-ups paid for.
+    /// Look-ups paid for or given, and not made yet.
     paid: usize,
-    /// When it may be checked without.
+    /// Those that it will be given.
+    reserved: usize,
+    /// When these are given; without any, when it may want some again.
     next: Instant,
     /// Where among the older connections the next look begins.
     at: usize,
@@ -62,7 +64,7 @@ pub(super) struct Allowance {
 
 impl Allowance {
     pub fn new(now: Instant) -> Self {
-        Self { paid: 0, next: now, at: 0 }
+        Self { paid: 0, reserved: 0, next: now, at: 0 }
     }
 
     /// One more connection was noted: the source has this many.
@@ -83,12 +85,17 @@ impl Allowance {
         now: Instant,
         open: Open<'_>,
     ) -> io::Result<()> {
-        if now >= self.next && self.paid < noted.len() && budget.take(noted.len().min(MAX_LOOKS), now) {
+        let wanted = noted.len().min(MAX_LOOKS).saturating_sub(self.paid);
+        if self.reserved == 0 && wanted > 0 && now >= self.next {
+            (self.reserved, self.next) = budget.reserve(wanted, now);
+        }
+        if self.reserved > 0 && now >= self.next {
+            self.paid += std::mem::take(&mut self.reserved);
             self.next = now + INTERVAL;
-            self.paid = noted.len().min(MAX_LOOKS);
         }
         let newest = NEWEST.min(noted.len());
-        if self.paid < newest {
+        // However few there are at a time, the older ones have their turn, too.
+        if self.paid < (2 * newest).min(noted.len()) {
             return Ok(());
         }
         // Those that came before these, and how many of them were not looked at yet.
@@ -96,12 +103,9 @@ impl Allowance {
         let (mut left, mut looks) = (older, newest);
         let mut ended = self.look(noted, older..older + newest, older + newest, present, open)?;
         let mut worth = ended * 2 >= newest;
-        while left > 0 && looks < MAX_LOOKS && (ended == 0 || worth) {
+        while left > 0 && self.paid > 0 && looks < MAX_LOOKS && (ended == 0 || worth) {
             self.at = if self.at < older { self.at } else { 0 };
-            let count = (BATCH - 1).min(left).min(older - self.at);
-            if self.paid < count {
-                break;
-            }
+            let count = (BATCH - 1).min(left).min(older - self.at).min(self.paid);
             let gone = self.look(noted, self.at..self.at + count, older, present, open)?;
             self.at += count - gone;
             (older, left, looks, ended) = (older - gone, left - count, looks + count, ended + gone);

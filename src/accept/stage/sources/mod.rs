@@ -91,6 +91,22 @@ impl Source {
         Self { key, noted: Vec::new(), due: now, seen: now, allowance: Allowance::new(now) }
     }
 
+    /// Notes a connection. Memory grows by half of what is noted.
+    fn note(&mut self, ends: Ends) {
+        if self.noted.len() == self.noted.capacity() {
+            self.noted.reserve_exact(self.noted.len() / 2 + 1);
+        }
+        self.noted.push(ends);
+        self.allowance.earn(self.noted.len());
+    }
+
+    /// Gives back memory of connections that are over: a source could make others pay for the most that it ever had.
+    fn shrink(&mut self) {
+        if self.noted.capacity() > self.noted.len() + self.noted.len() / 2 {
+            self.noted.shrink_to(self.noted.len() + self.noted.len() / 4);
+        }
+    }
+
     /// How much would be forgotten with it.
     fn size(&self, now: Instant, rate: Option<u32>) -> usize {
         let ahead = self.due.saturating_duration_since(now).as_secs_f64() * f64::from(rate.unwrap_or(0));
@@ -144,13 +160,13 @@ impl Sources {
                 let had = noted.len();
                 let checked = allowance.check(noted, ends, &mut self.budget, now, open);
                 self.noted -= (had - source.noted.len()).min(self.noted);
+                source.shrink();
                 checked?;
             }
             if full(source) {
                 return Ok(Some(Reached::Conns));
             }
-            source.noted.push(ends);
-            source.allowance.earn(source.noted.len());
+            source.note(ends);
             self.noted += 1;
         }
         if let Some(rate) = limits.rate {

@@ -241,3 +241,50 @@ fn connections_noted_are_bounded_for_all_sources_together() {
     assert!(scene.noted() > 1500);
     assert_eq!(scene.comes(source(59), 100, limits, 60), Some(Reached::Conns), "the one that came last is known");
 }
+
+/// What docs/reference.md says that the sources of a service take, at most: 28 MB, with what the allocator adds.
+#[test]
+fn memory_is_bounded_and_given_back() {
+    let table = SETS * (size_of::<Vec<Source>>() + WAYS * size_of::<Source>());
+    let notes = MAX_NOTED * 3 / 2 * size_of::<Ends>();
+    assert!(table + notes <= 27_000_000, "{table} {notes}");
+    let limits = SourceLimits { conns: Some(100), rate: None };
+    let mut scene = Scene::new();
+    let mut port = 0;
+    for (round, stay) in [0, 1, 7, 50, 99, 3].into_iter().enumerate() {
+        let begin = port;
+        while scene.comes(source(1), port, limits, 1000 * round as u64).is_none() {
+            let noted = &scene.sources.sets.iter().flatten().next().unwrap().noted;
+            assert!(noted.capacity() <= noted.len() * 3 / 2, "{} of {}", noted.len(), noted.capacity());
+            port += 1;
+        }
+        scene.world.closed = (0..begin).chain(begin + stay..port).collect();
+    }
+    assert!(port > 300);
+}
+
+/// Hundreds of sources keep all that they may have and try on; those of another one end.
+#[test]
+fn nobody_goes_without_looks_because_others_want_more() {
+    let limits = SourceLimits { conns: Some(100), rate: None };
+    let mut scene = Scene::new();
+    let one = source(1000);
+    let come = |scene: &mut Scene, ip, ms| scene.comes(ip, 200, limits, ms);
+    for ip in (0..400).map(source).chain([one]) {
+        (0..100).for_each(|port| assert_eq!(scene.comes(ip, port, limits, 0), None));
+    }
+    // Until what each has paid for is spent.
+    for ms in 0..12 {
+        (0..400).map(source).chain([one]).for_each(|ip| assert_eq!(come(&mut scene, ip, ms), Some(Reached::Conns)));
+    }
+    let closed: HashSet<u16> = (0..50).collect();
+    // The others come more often, and before it. All those of theirs stay open, and have the same numbers here.
+    let free = (20..2000).step_by(10).find(|ms| {
+        (0..400).for_each(|number| assert_eq!(come(&mut scene, source(number), *ms), Some(Reached::Conns)));
+        scene.world.closed.clone_from(&closed);
+        let is_free = ms % 200 == 0 && come(&mut scene, one, *ms).is_none();
+        scene.world.closed.clear();
+        is_free
+    });
+    assert!(free.is_some(), "{} looks", scene.world.looks);
+}
