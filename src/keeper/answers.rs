@@ -31,6 +31,15 @@ pub enum Outcome {
     Settled,
 }
 
+/// What a look at the connections shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    NoneOpen,
+    /// Some are new, or closed.
+    Changed,
+    Same,
+}
+
 /// What both threads use: the one that answers, and the main one.
 #[derive(Debug)]
 pub struct Answers {
@@ -320,15 +329,19 @@ impl Answers {
         }
     }
 
-    /// Counts what was closed since the last look; `None`: nothing is open.
-    pub fn look(&self) -> Option<u64> {
-        let mut connections = self.state().open.take();
+    /// Counts what was closed since the last look.
+    pub fn look(&self) -> Look {
+        let (mut connections, new) = self.state().open.take();
         let closed = open::take_closed(&mut connections);
         let mut state = self.state();
         if let Some(page) = &state.page {
             page.add(row::CLOSED, closed);
         }
-        state.open.put_back(connections).then_some(closed)
+        match state.open.put_back(connections) {
+            false => Look::NoneOpen,
+            true if new || closed > 0 => Look::Changed,
+            true => Look::Same,
+        }
     }
 
     /// shutdown(2) on a stand-in ends listening.

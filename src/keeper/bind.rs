@@ -119,20 +119,19 @@ impl Bind {
     ///
     /// # Errors
     /// The errno of a bind(2) of our own.
-    fn settle(&self, state: &State) -> Result<Reply, i32> {
+    fn settle(&self, state: &mut State) -> Result<Reply, i32> {
         let nobody = |_| Reply { kind: PASS, number: 0, address: [0; ADDRESS_BYTES], fds: Vec::new() };
-        let ask = |op, number, socket: bool| {
+        let mut ask = |op, number, socket: bool| {
             let socket = socket.then_some(self.socket.as_fd());
             state.master.ask(self.process, op, number, &self.bytes, socket).unwrap_or_else(nobody)
         };
-        let ask_to_bind = || ask(op::BIND, self.bytes_len(), true);
-        let mut reply = ask_to_bind();
+        let mut reply = ask(op::BIND, self.bytes_len(), true);
         for _ in 0..MAX_TRIES_WHILE_BINDING {
             if reply.kind != LATER {
                 break;
             }
             sleep(RETRY_AFTER);
-            reply = ask_to_bind();
+            reply = ask(op::BIND, self.bytes_len(), true);
         }
         let mut tries = 0;
         while reply.kind == YOURSELF {
@@ -148,7 +147,7 @@ impl Bind {
             // A listener there was closed a moment ago, and a copy of it is about to be.
             tries += 1;
             sleep(RETRY_AFTER);
-            reply = ask_to_bind();
+            reply = ask(op::BIND, self.bytes_len(), true);
         }
         if reply.kind == LATER { Err(libc::EADDRINUSE) } else { Ok(reply) }
     }

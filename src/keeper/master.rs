@@ -13,6 +13,7 @@ use crate::sys::scm;
 /// Where the master is, the worker's proof, and the connection.
 #[derive(Debug)]
 pub struct Master {
+    name: String,
     connection: OwnedFd,
     token: [u8; TOKEN_BYTES],
 }
@@ -36,16 +37,28 @@ impl Master {
         let malformed = || io::Error::from(io::ErrorKind::InvalidInput);
         let (name, token) = variable.split_once(':').ok_or_else(malformed)?;
         let token = token_of(token).ok_or_else(malformed)?;
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
-        Ok(Self { connection: socket.into(), token })
+        Ok(Self { name: name.to_owned(), connection: connect(name)?, token })
     }
 
-    /// Asks on behalf of a process and waits for the reply.
+    /// Asks on behalf of a process and waits for the reply. A connection that the master has closed is opened again.
     ///
     /// # Errors
     /// When the master is gone, or the reply is none.
     pub fn ask(
+        &mut self,
+        process: u32,
+        op: u16,
+        number: u32,
+        address: &[u8; ADDRESS_BYTES],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Reply> {
+        self.ask_once(process, op, number, address, fd).or_else(|_| {
+            self.connection = connect(&self.name)?;
+            self.ask_once(process, op, number, address, fd)
+        })
+    }
+
+    fn ask_once(
         &self,
         process: u32,
         op: u16,
@@ -85,6 +98,12 @@ impl Master {
         address.copy_from_slice(&reply[offset_of!(abi::Reply, address)..][..ADDRESS_BYTES]);
         Ok(Reply { kind: short(offset_of!(abi::Reply, kind)), number, address, fds })
     }
+}
+
+fn connect(name: &str) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+    Ok(socket.into())
 }
 
 fn token_of(text: &str) -> Option<[u8; TOKEN_BYTES]> {

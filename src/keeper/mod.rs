@@ -19,7 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use nix::sys::resource::{Resource, setrlimit};
@@ -27,13 +27,12 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
-use self::answers::{Answers, Waker};
+use self::answers::{Answers, Look, Waker};
 use self::master::Master;
 use self::server::Started;
 use crate::abi::attach::VARIABLE;
 use crate::codes::{NOT_EXECUTABLE, OS};
-use crate::sys::process;
-use crate::sys::reason;
+use crate::sys::{clock, process, reason};
 
 /// The system calls that are answered. shutdown(2) is one more, see [`crate::sys::seccomp::filter`].
 pub const CALLS: [i64; 5] =
@@ -113,11 +112,13 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
     let answers = Arc::new(Answers::new(notifications, master, waker, server.id()));
     let answering = answers.clone();
     thread::Builder::new().name("answers".into()).spawn(move || answering.run()).map_err(os("thread"))?;
-    let mut look: Option<Duration> = None;
+    // The interval, and when the next look is due.
+    let mut look: Option<(Duration, Instant)> = None;
     let mut events = [EpollEvent::empty(); 16];
     loop {
-        let timeout =
-            look.map_or(EpollTimeout::NONE, |look| EpollTimeout::try_from(look).unwrap_or(EpollTimeout::NONE));
+        // A millisecond more, so that it is due then.
+        let left = |due: Instant| due.saturating_duration_since(clock::now()) + Duration::from_millis(1);
+        let timeout = look.and_then(|(_, due)| EpollTimeout::try_from(left(due)).ok()).unwrap_or(EpollTimeout::NONE);
         let count = answers.waker.wait(&mut events, timeout);
         for event in &events[..count] {
             match event.data() {
@@ -131,7 +132,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
                 }
                 WAKE => {
                     answers.waker.awake();
-                    look = Some(LOOKS.0);
+                    look = Some(in_time(LOOKS.0));
                 }
                 queue => answers.arrived((queue - FIRST_QUEUE) as usize),
             }
@@ -142,14 +143,19 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
             state.give_all_back();
             return Ok(end_as(status));
         }
-        if count == 0 {
+        if let Some((interval, _)) = look.filter(|(_, due)| *due <= clock::now()) {
             look = match answers.look() {
-                None => None,
-                Some(0) => look.map(|look| (look * 2).min(LOOKS.1)),
-                Some(_) => Some(LOOKS.0),
+                Look::NoneOpen => None,
+                Look::Changed => Some(in_time(LOOKS.0)),
+                Look::Same => Some(in_time((interval * 2).min(LOOKS.1))),
             };
         }
     }
+}
+
+/// An interval, and its end.
+fn in_time(interval: Duration) -> (Duration, Instant) {
+    (interval, clock::now() + interval)
 }
 
 /// The exit code of the server; where a signal has killed it, that signal kills this process, too.

@@ -11,29 +11,35 @@ const MAX_NOTED: usize = 65_536;
 
 /// Connections that the server had open when the kernel was asked last, and those since.
 #[derive(Debug, Default)]
-pub struct Open(Vec<Ends>);
+pub struct Open {
+    connections: Vec<Ends>,
+    /// There are new ones since the last look.
+    new: bool,
+}
 
 impl Open {
     /// Remembers a connection. Returns whether it is the only one; `None` where it cannot be remembered.
     pub fn note(&mut self, socket: BorrowedFd<'_>, client: &PeerAddress) -> Option<bool> {
-        let ends = Ends::of(socket, client).filter(|_| self.0.len() < MAX_NOTED)?;
-        self.0.push(ends);
-        Some(self.0.len() == 1)
+        let ends = Ends::of(socket, client).filter(|_| self.connections.len() < MAX_NOTED)?;
+        self.connections.push(ends);
+        self.new = true;
+        Some(self.connections.len() == 1)
     }
 
     /// Forgets the connection that was remembered last.
     pub fn forget_last(&mut self) {
-        self.0.pop();
+        self.connections.pop();
     }
 
-    pub fn take(&mut self) -> Vec<Ends> {
-        std::mem::take(&mut self.0)
+    /// For a look: all of them, and whether there are new ones.
+    pub fn take(&mut self) -> (Vec<Ends>, bool) {
+        (std::mem::take(&mut self.connections), std::mem::take(&mut self.new))
     }
 
     /// Those of them that are still open. Returns whether there are any.
     pub fn put_back(&mut self, open: Vec<Ends>) -> bool {
-        self.0.extend(open);
-        !self.0.is_empty()
+        self.connections.extend(open);
+        !self.connections.is_empty()
     }
 }
 
