@@ -10,8 +10,12 @@ use crate::config::sources::{COMMAND, Given, Key, Origin, Takes, keys};
 use crate::config::upstream;
 use crate::config::{Config, Inherited};
 use crate::exit::Exit;
+use crate::program::command::CommandLine;
+use crate::program::elf;
 use crate::worker::Delivery;
 use crate::worker::delivery::DeliveryError;
+
+const SHELLS: [&str; 7] = ["sh", "dash", "bash", "ash", "busybox", "ksh", "zsh"];
 
 ///
 /// # Errors
@@ -36,9 +40,19 @@ pub fn check(given: Given) -> Result<(), Exit> {
 fn place(service: &mut ServiceConfig) -> Result<Option<String>, DeliveryError> {
     let delivery = Delivery::prepare(service, false, || Ok(String::new()))?;
     Ok(match &delivery {
-        Delivery::Direct(_, library) => library.place(),
+        Delivery::Direct(command, library) => {
+            let open = if is_shell(command) { "; what the shell starts shows only when it runs" } else { "" };
+            library.place().map(|place| format!("{place}{open}"))
+        }
         Delivery::Relay(_) | Delivery::NoPort(_) => None,
     })
+}
+
+/// Whether a shell runs in the end, which may start anything.
+fn is_shell(command: &CommandLine) -> bool {
+    let program = command.last_program().ok().and_then(|program| elf::examine(&program).ok());
+    let name = program.and_then(|program| program.program.file_name().map(std::ffi::OsStr::to_owned));
+    name.is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
 }
 
 fn text(config: &Config, places: &[Option<String>]) -> String {

@@ -235,11 +235,28 @@ fn a_command_that_clears_the_environment_is_not_chosen_for_direct_delivery() {
     // What wrappers start is looked at, not they themselves.
     let line = via(&["gosu", "nobody", "sleep", "1"]);
     assert!(line.contains("direct here: the command can be preloaded; the library is a file in "), "{line}");
+    let line = via(&["sh", "-c", "sleep 1"]);
+    assert!(line.contains("what the shell starts shows only when it runs"), "{line}");
     let program = crate::support::static_server();
     let line = via(&["env", "A=1", program]);
     assert!(line.contains("relay here") && line.contains("linked statically"), "{line}");
     let (code, _, err) = check(&["--via", "direct", "--", "gosu", "nobody", program]);
     assert!(code == 2 && err.contains("linked statically"), "{err}");
+}
+
+#[test]
+fn a_loader_that_cannot_open_the_library_is_named_once() {
+    let (dir, port) = (install_dir(), free_port());
+    let script = write_file(dir.path(), "a.py", PYTHON);
+    let line = format!(
+        "mount -t tmpfs none \"$(dirname \"$LD_PRELOAD\")\"; env true; exec /usr/bin/python3 {} {port}",
+        script.display()
+    );
+    let all = ["-i", "1", "--", "unshare", "-m", "--propagation", "private", "sh", "-c", &line];
+    let daemon = Daemon::launch(roundsman(), &all, port);
+    daemon.wait_for("a program that the server starts cannot load ");
+    daemon.wait_for(&format!("listens on :{port} by itself"));
+    assert_eq!(daemon.log().matches("cannot load ").count(), 1, "{}", daemon.log());
 }
 
 #[test]
