@@ -7,9 +7,13 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=src/direct/preload");
     println!("cargo::rerun-if-changed=src/abi");
+    println!("cargo::rerun-if-changed=src/exchange");
     let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} is set by cargo"));
     let out = PathBuf::from(variable("OUT_DIR")).join("preload.so");
+    // What cargo links with for this target, where that is not rustc's own choice.
+    let linker = env::var("RUSTC_LINKER").map(|linker| format!("-Clinker={linker}"));
     let status = Command::new(variable("RUSTC"))
+        .args(linker)
         .args(["--edition=2024", "--crate-type=cdylib", "--crate-name=roundsman_preload"])
         .args(["--target", &variable("TARGET")])
         .args(["-Copt-level=2", "-Cpanic=abort", "-Clto=fat", "-Ccodegen-units=1", "-Cstrip=symbols"])
