@@ -280,6 +280,17 @@ mod tests {
         }
     }
 
+    /// One that was asked about by its addresses alone, and is forgotten.
+    #[test]
+    fn an_answer_about_the_listener_says_that_the_connection_is_over() {
+        let mut message = [0; HEADER + 72];
+        message[HEADER + 68] = 1;
+        for (state, expected) in [(LISTEN, false), (1, true)] {
+            message[HEADER + 1] = state;
+            assert_eq!(answer(&message), Some((0, expected)));
+        }
+    }
+
     #[test]
     fn an_answer_of_another_shape_is_none() {
         for message in [&[][..], &[0; 8], &[0; 40]] {
