@@ -86,6 +86,49 @@ fn clients_held_have_a_bound_for_all_services_together() {
     assert_eq!(all.context.held.get(), 20);
 }
 
+/// A reload takes the stage away, and one that has waited there passes in the same turn in which its listener goes.
+#[test]
+fn the_last_one_to_pass_leaves_no_turn_due_where_its_listener_goes() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    let now = Instant::now();
+    dispatcher.rules.stage = Some(silence(10));
+    let address = socket2::SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    dispatcher.readable(0);
+    dispatcher.turn(&cx, now);
+    dispatcher.set_rules(rules(16));
+    std::io::Write::write_all(&mut client, b"x").unwrap();
+    dispatcher.staged_event(0, End::Open, now, &cx);
+    assert_eq!((dispatcher.stage.len(), dispatcher.deadline(now)), (1, Some(now)));
+    dispatcher.forget_listener(&cx, 0);
+    dispatcher.turn(&cx, now);
+    assert_eq!((dispatcher.stage.len(), dispatcher.deadline(now)), (0, None));
+}
+
+#[test]
+fn who_waits_in_the_stage_of_a_service_that_is_given_up_is_refused_at_once_and_counted() {
+    type End = fn(&mut ServiceDispatcher, &Context);
+    let ends: [(End, bool); 3] = [
+        (ServiceDispatcher::refuse_all, false),
+        (ServiceDispatcher::stop_now, false),
+        (ServiceDispatcher::pause_now, true),
+    ];
+    for (end, pauses) in ends {
+        let (mut dispatcher, cx, socket) = dispatcher(16);
+        dispatcher.rules.stage = Some(silence(10));
+        let address = socket2::SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
+        let _clients = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
+        dispatcher.readable(0);
+        dispatcher.turn(&cx, Instant::now());
+        assert_eq!(dispatcher.stage.len(), 2);
+        if pauses {
+            dispatcher.pause();
+        }
+        end(&mut dispatcher, &cx);
+        assert_eq!((dispatcher.stage.len(), dispatcher.stats.shed.count(ShedReason::NoWorker)), (0, 2));
+    }
+}
+
 /// A reload takes `--proxy-from` out while a balancer's connection waits for its header.
 #[test]
 fn a_header_that_comes_when_a_worker_would_not_be_told_of_it_is_data() {

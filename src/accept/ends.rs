@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use super::Context;
 use super::dispatcher::{Phase, ServiceDispatcher};
 use super::orders::{AcceptedBy, ListenerId, Report};
+use super::waits::ShedReason;
 use crate::sys::sock;
 
 impl ServiceDispatcher {
@@ -37,11 +38,21 @@ impl ServiceDispatcher {
         matches!(self.phase, Phase::Stopping | Phase::Pausing)
     }
 
+    /// Resets all clients that wait, for a worker or in the stage.
+    pub fn refuse_all(&mut self, cx: &Context) {
+        self.refuse(cx);
+        let staged = self.stage.len();
+        self.clear_stage(None, cx);
+        if staged > 0 {
+            self.stats.shed.add(ShedReason::NoWorker, staged as u64);
+            self.report_shed(staged, ShedReason::NoWorker, cx);
+        }
+    }
+
     /// Ends a stop at once: held connections are reset.
     pub fn stop_now(&mut self, cx: &Context) {
         if self.phase != Phase::Stopped {
-            self.refuse(cx);
-            self.clear_stage(None, cx);
+            self.refuse_all(cx);
             self.listeners.iter_mut().for_each(|listener| listener.close(cx));
             self.finish(cx);
         }
@@ -50,8 +61,7 @@ impl ServiceDispatcher {
     /// Ends a pause at once: the listeners refuse clients, held connections are reset.
     pub fn pause_now(&mut self, cx: &Context) {
         if self.phase == Phase::Pausing {
-            self.refuse(cx);
-            self.clear_stage(None, cx);
+            self.refuse_all(cx);
             for listener in &mut self.listeners {
                 if let Some(socket) = &listener.socket {
                     sock::stop_listening(socket.as_fd());

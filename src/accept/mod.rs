@@ -232,7 +232,7 @@ impl Acceptor {
             Order::StopAccepting { service, id } => self.on(service, |it, cx| it.remove_listener(cx, id)),
             Order::CloseListener { service, id } => self.on(service, |it, cx| it.close_listener(cx, id)),
             Order::Forget { service, id } => self.on(service, |it, cx| it.forget_listener(cx, id)),
-            Order::Refuse(service) => self.on(service, |it, cx| it.refuse(cx)),
+            Order::Refuse(service) => self.on(service, |it, cx| it.refuse_all(cx)),
             Order::Online { worker, queues, page, stats } => {
                 self.on(worker.service, |it, cx| it.online(cx, worker, queues, page, stats, now));
             }

@@ -171,7 +171,7 @@ impl ServiceDispatcher {
     }
 
     /// Clients that come and go as they like write at most one line a second.
-    fn report_shed(&mut self, count: usize, reason: ShedReason, cx: &Context) {
+    pub(super) fn report_shed(&mut self, count: usize, reason: ShedReason, cx: &Context) {
         let count = match reason {
             ShedReason::ClientLeft => return,
             ShedReason::QueueFull => {

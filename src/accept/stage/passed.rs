@@ -36,6 +36,8 @@ impl Passed {
         let queue = self.queues.get_mut(&listener)?;
         let arrival = queue.pop_front();
         self.len -= usize::from(arrival.is_some());
+        // Nothing is due for those that were reset before a turn came.
+        self.any_new &= self.len > 0;
         if queue.is_empty() {
             self.queues.remove(&listener);
         }
