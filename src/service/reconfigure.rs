@@ -9,7 +9,7 @@ use super::{Context, Service};
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
 use crate::config::merge::{Settings, changes};
-use crate::config::{Backend, ServiceConfig};
+use crate::config::{Backend, Limits, ServiceConfig};
 use crate::listener::Listener;
 use crate::slot::Slot;
 use crate::sys::reason;
@@ -17,6 +17,27 @@ use crate::worker::Delivery;
 
 /// Listeners that a service may have had in all: their ids are never used again.
 const MAX_LISTENERS: usize = 200;
+
+/// `policy`, and what was judged together with it: it may be refused with `none`, or mean nothing without a policy that hashes.
+const OF_WHO_ACCEPTS: [&str; 17] = [
+    "policy",
+    "hash-on",
+    "proxy-from",
+    "send-proxy",
+    "allow",
+    "deny",
+    "source-conns",
+    "source-rate",
+    "first-byte-timeout",
+    "accept-rate",
+    "max-conns",
+    "worker-conns",
+    "max-queue",
+    "abort-on-close",
+    "slow-start",
+    "drain-idle",
+    "max-served",
+];
 
 impl Service {
     /// Takes a new configuration. What its workers see holds for those started from now on. Returns, for people, what
@@ -39,8 +60,12 @@ impl Service {
             };
         };
         if (config.policy == Policy::None) != (self.config.policy == Policy::None) {
-            keep("policy", &mut settings, &self.settings, "who accepts is settled at the start");
-            config.policy = self.config.policy;
+            let values = |settings: &Settings, key: &str| settings.get(key).map(|setting| setting.values.clone());
+            let other = |key: &&str| values(&settings, key) != values(&self.settings, key);
+            for key in OF_WHO_ACCEPTS.into_iter().filter(other).collect::<Vec<_>>() {
+                keep(key, &mut settings, &self.settings, "who accepts is settled at the start");
+            }
+            config.follow_policy(&self.config);
         }
         let loses_port = matches!(config.backend, Backend::NoPort(_))
             && matches!(self.config.backend, Backend::Direct(_) | Backend::Relayed(_));
@@ -103,6 +128,27 @@ impl Service {
             self.settings.remove("instances");
         }
         notes
+    }
+}
+
+impl ServiceConfig {
+    /// Takes the policy of another one, and the options in [`OF_WHO_ACCEPTS`].
+    fn follow_policy(&mut self, other: &Self) {
+        (self.policy, self.send_proxy) = (other.policy, other.send_proxy);
+        self.hash_on.clone_from(&other.hash_on);
+        self.proxy_from.clone_from(&other.proxy_from);
+        self.clients.clone_from(&other.clients);
+        self.limits = Limits {
+            accept_rate: other.limits.accept_rate,
+            max_conns: other.limits.max_conns,
+            worker_conns: other.limits.worker_conns,
+            max_queue: other.limits.max_queue,
+            abort_on_close: other.limits.abort_on_close,
+            slow_start: other.limits.slow_start,
+            drain_idle: other.limits.drain_idle,
+            max_served: other.limits.max_served,
+            ..self.limits
+        };
     }
 }
 

@@ -216,6 +216,28 @@ fn what_needs_a_restart_is_named_and_the_rest_applied() {
     assert_eq!((state["policy"].as_str(), state["via"].as_str()), (Some("rr"), Some("direct")));
 }
 
+/// What is refused with `none`, or needs a policy that hashes, neither comes into half a force nor goes alone.
+#[test]
+fn a_policy_that_needs_a_restart_keeps_what_depends_on_it() {
+    let (none, hashes) = (free_port(), free_port());
+    let text = |first: &str, second: &str| service("none", none, first) + &service("hashes", hashes, second);
+    let hashing = "instances = 1\npolicy = \"hash\"\nhash-on = \"cookie:a\"\ndeny = \"127.0.0.0/8\"";
+    let shop = Configured::start(&text("instances = 1\npolicy = \"none\"", hashing));
+    ["none", "hashes"].iter().for_each(|name| shop.wait_online(name, 1));
+    shop.write(&text(hashing, "instances = 1\npolicy = \"none\""));
+    let said = shop.reload();
+    for service in ["none", "hashes"] {
+        for key in ["policy", "hash-on", "deny"] {
+            assert!(said.contains(&format!("{service}: {key} needs a restart of the daemon")), "{said}");
+        }
+    }
+    let of = |name: &str| shop.service(name).map(|state| (state["policy"].clone(), state["hash_on"].clone())).unwrap();
+    assert_eq!(of("none"), ("none".into(), serde_json::Value::Null));
+    assert_eq!(of("hashes"), ("hash".into(), "cookie:a".into()));
+    get(none).unwrap();
+    get(hashes).unwrap_err();
+}
+
 #[test]
 fn a_number_of_slots_set_by_hand_holds_until_the_file_says_another() {
     let port = free_port();
