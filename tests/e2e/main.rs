@@ -20,6 +20,7 @@ mod node;
 mod proxy;
 mod queue;
 mod relay;
+mod servers;
 mod stay;
 mod sticky;
 mod top;

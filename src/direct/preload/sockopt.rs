@@ -140,9 +140,10 @@ fn whole(number: i32) -> Value {
 fn of_stand_in(stand_in: &StandIn, level: i32, option: i32) -> Option<Result<Value, i32>> {
     match (level, option) {
         (SOL_SOCKET, SO_DOMAIN) => return Some(Ok(whole(i32::from(stand_in.address().family())))),
+        // A shared listener may listen already, for other workers: a server that asks before listen(2) would leave it out.
+        (SOL_SOCKET, SO_ACCEPTCONN) => return Some(Ok(whole(i32::from(!stand_in.is_shut())))),
         _ if stand_in.stands() == Stands::Listener => return None,
         (SOL_SOCKET, SO_TYPE) => return Some(Ok(whole(1))),
-        (SOL_SOCKET, SO_ACCEPTCONN) => return Some(Ok(whole(i32::from(!stand_in.is_shut())))),
         (SOL_SOCKET, SO_PROTOCOL) => return Some(Ok(whole(6))),
         (SOL_SOCKET, SO_RCVTIMEO | SO_RCVTIMEO_NEW | SO_SNDTIMEO) => return None,
         _ => {}

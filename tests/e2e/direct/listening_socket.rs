@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::direct::start_with;
-use crate::support::{Killed, eventually, free_port, install_dir, listener_programs, seconds};
+use crate::support::{
+    Daemon, Killed, eventually, free_port, get, install_dir, listener_programs, roundsman, seconds, write_file,
+};
 
 /// What the program wrote up to its end. A client comes for each word that says that it listens, and gets its greeting.
 /// `waiting`: one more comes, which the program looks at and does not take.
@@ -107,5 +109,33 @@ fn servers_that_close_what_they_do_not_know() {
     }
     for mode in ["closes-s", "closes-l"] {
         same_as_natively(musl, mode, &["listens", "listens again"], false, &["rr"]);
+    }
+}
+
+/// Leaves listen(2) out where its socket listens already, as HAProxy does. The second slot binds when the first one listens.
+const ASKS: &str = "
+import os, socket, sys, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+while os.environ['ROUNDSMAN_SLOT'] == '1' and not os.path.exists('listening'): time.sleep(0.01)
+s.bind(('127.0.0.1', int(sys.argv[1])))
+if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN): s.listen()
+open('listening', 'w').close()
+while True:
+    c, _ = s.accept(); c.recv(4096); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nok'); c.close()
+";
+
+#[test]
+fn a_shared_socket_does_not_listen_before_its_server_calls_listen() {
+    for policy in ["none", "rr"] {
+        let (dir, port) = (install_dir(), free_port());
+        let script = write_file(dir.path(), "asks.py", ASKS);
+        let mut program = roundsman();
+        program.current_dir(&dir);
+        let script = script.to_str().unwrap();
+        let words = ["-i", "2", "-p", policy, "--", "python3", script, &port.to_string()];
+        let mut daemon = Daemon::launch(program, &words, port);
+        daemon.wait_online(2);
+        assert_eq!(get(port).unwrap(), "ok");
+        assert_eq!(daemon.stop().code(), 0);
     }
 }

@@ -1,0 +1,13 @@
+;; server.scm PORT: answers with the client's port.
+(use-modules (ice-9 rdelim) (ice-9 format))
+(define server (socket PF_INET SOCK_STREAM 0))
+(setsockopt server SOL_SOCKET SO_REUSEADDR 1)
+(bind server AF_INET INADDR_LOOPBACK (string->number (cadr (command-line))))
+(listen server 100)
+(let loop ()
+  (let* ((pair (accept server)) (client (car pair)))
+    (let head ((line (read-line client)))
+      (unless (or (eof-object? line) (<= (string-length line) 1)) (head (read-line client))))
+    (format client "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\npeer ~a\n" (sockaddr:port (cdr pair)))
+    (close-port client))
+  (loop))

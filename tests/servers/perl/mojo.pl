@@ -1,0 +1,3 @@
+use Mojolicious::Lite -signatures;
+get '/' => sub ($c) { $c->render(text => 'peer ' . $c->tx->remote_port . "\n") };
+app->start;
