@@ -1,7 +1,8 @@
 //! Starts processes; nothing else does.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
@@ -227,6 +229,8 @@ fn named_cwd() -> Option<PathBuf> {
 
 /// A trial that takes longer is ended.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The bytes of output of a trial that are looked at: all that a pipe has room for.
+const TRIAL_OUTPUT: usize = 64 * 1024;
 
 /// Runs a command without input under the servers' credentials and returns its output. `kept` stays open in it, at its
 /// number.
@@ -242,12 +246,31 @@ pub fn trial(
     let setup = ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: user.cloned(), channel: None, kept };
     prepare(command.stdin(Stdio::null()), setup);
     let mut child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    if !process::ends_within(&process::pidfd_open(child.id())?, TRIAL_TIMEOUT) {
+    let pidfd = process::pidfd_open(child.id())?;
+    if !process::ends_within(&pidfd, TRIAL_TIMEOUT) {
         process::kill_tree(child.id());
-        child.wait()?;
+        // One that has gained rights is out of our reach: its end is not waited for.
+        if process::ends_within(&pidfd, TRIAL_TIMEOUT) {
+            child.wait()?;
+        }
         return Err(io::ErrorKind::TimedOut.into());
     }
-    child.wait_with_output()
+    let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
+    Ok(std::process::Output { status: child.wait()?, stdout: left_in(stdout), stderr: left_in(stderr) })
+}
+
+/// What is in a pipe, without waiting: a process that the trial left behind may have its other end.
+fn left_in(pipe: Option<OwnedFd>) -> Vec<u8> {
+    let mut bytes = vec![0; TRIAL_OUTPUT];
+    let mut len = 0;
+    if let Some(pipe) = pipe.filter(|pipe| fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok()) {
+        let mut pipe = File::from(pipe);
+        while let Some(read) = pipe.read(&mut bytes[len..]).ok().filter(|&read| read > 0) {
+            len += read;
+        }
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// Starts a process while the closer threads are paused.
@@ -265,5 +288,23 @@ fn strip(command: &mut Command) {
     let ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("ROUNDSMAN_"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
         command.env_remove(name);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_trial_does_not_wait_for_what_it_leaves_behind() {
+        let start = Instant::now();
+        let output = trial(Command::new("sh").args(["-c", "sleep 30 & echo $!"]), None, None).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20));
+        let left = String::from_utf8(output.stdout).unwrap();
+        process::signal(left.trim().parse().unwrap(), Signal::SIGKILL);
+        assert!(output.status.success());
     }
 }

@@ -16,8 +16,9 @@ pub use trial::Target;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -39,8 +40,17 @@ enum Place {
     Ours(#[expect(dead_code, reason = "it lives as long")] OwnedFd),
     /// One that servers inherit.
     Inherited(OwnedFd),
-    /// A file that only its owner can change, locked while we live and removed at our end.
-    File(PathBuf, #[expect(dead_code, reason = "it lives as long")] Option<Flock<File>>),
+    /// A file that only its owner can change, removed at our end.
+    File(PathBuf, Mutex<Written>),
+}
+
+/// A file of ours.
+#[derive(Debug)]
+struct Written {
+    /// Device and inode.
+    identity: (u64, u64),
+    /// While we live.
+    _lock: Option<Flock<File>>,
 }
 
 /// Where the library may be put.
@@ -139,34 +149,47 @@ impl Preload {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
         }
         places::remove_stale(directory);
-        // A daemon with our pid may have left it behind.
-        let _ = std::fs::remove_file(&path);
-        let written =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file: File| {
-                // The lock ends with this process, even if it is killed.
-                let lock = Flock::lock(File::open(&path)?, FlockArg::LockSharedNonblock).ok();
-                file.write_all(LIBRARY)?;
-                file.set_permissions(PermissionsExt::from_mode(0o444))?;
-                Ok(lock)
-            });
-        match written {
-            Ok(lock) => Ok(Self { path: shown, place: Place::File(path, lock) }),
-            Err(error) => {
-                if error.kind() != io::ErrorKind::AlreadyExists {
-                    let _ = std::fs::remove_file(&path);
-                }
-                Err(format!("{}: {}", directory.display(), reason(&error)))
-            }
-        }
+        let written = write(&path).map_err(|error| format!("{}: {}", directory.display(), reason(&error)))?;
+        Ok(Self { path: shown, place: Place::File(path, Mutex::new(written)) })
     }
 
-    /// The value of LD_PRELOAD: the library, followed by those already there.
-    pub fn value(&self) -> String {
-        match std::env::var("LD_PRELOAD") {
+    /// The value of LD_PRELOAD: the library, followed by those already there. A file that somebody has removed, as what cleans
+    /// temporary directories does, is put back: in such a directory another user could put a library of his own there.
+    ///
+    /// # Errors
+    /// When it cannot be put back.
+    pub fn value(&self) -> io::Result<String> {
+        if let Place::File(path, written) = &self.place {
+            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::fs::symlink_metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == written.identity) {
+                *written = write(path)?;
+            }
+        }
+        Ok(match std::env::var("LD_PRELOAD") {
             Ok(others) if !others.is_empty() => format!("{}:{others}", self.path),
             _ => self.path.clone(),
-        }
+        })
     }
+}
+
+/// Writes the library to a new file.
+fn write(path: &Path) -> io::Result<Written> {
+    // A daemon with our pid may have left it behind.
+    let _ = std::fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut written = || {
+        // The lock ends with this process, even if it is killed.
+        let lock = Flock::lock(File::open(path)?, FlockArg::LockSharedNonblock).ok();
+        file.write_all(LIBRARY)?;
+        file.set_permissions(PermissionsExt::from_mode(0o444))?;
+        let meta = file.metadata()?;
+        Ok(Written { identity: (meta.dev(), meta.ino()), _lock: lock })
+    };
+    let written = written();
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 impl Drop for Preload {
@@ -174,5 +197,29 @@ impl Drop for Preload {
         if let Place::File(path, _) = &self.place {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_somebody_has_removed_or_replaced_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let preload = Preload::in_directory(dir.path()).unwrap();
+        let path = PathBuf::from(&preload.path);
+        preload.value().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        preload.value().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), LIBRARY);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another user's").unwrap();
+        preload.value().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), LIBRARY);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(preload.value().is_err());
     }
 }

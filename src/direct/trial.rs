@@ -42,17 +42,10 @@ impl Target<'_> {
     /// Has the program's loader list what it would load, with the library at `path`; `kept` stays open at its number. Wrappers
     /// run as they would, with the loader in place of the program.
     pub fn tries(&self, path: &str, kept: Option<BorrowedFd<'_>>) -> Outcome {
-        self.outcome(self.wrapped.as_ref(), path, kept)
-    }
-
-    fn outcome(&self, wrapped: Option<&Wrapped>, path: &str, kept: Option<BorrowedFd<'_>>) -> Outcome {
         let list = [self.program.loader.clone().into(), "--list".into(), self.program.program.clone().into()];
-        let bare = || {
-            let mut command = Command::new(&list[0]);
-            command.args(&list[1..]);
-            command
+        let Some(mut command) = self.command(&list) else {
+            return Outcome::Refused(format!("{} is not found", self.command));
         };
-        let mut command = wrapped.and_then(|wrapped| self.behind(wrapped, &list)).unwrap_or_else(bare);
         let output = match launch::trial(command.env("LD_PRELOAD", path), self.user, kept) {
             Ok(output) => output,
             Err(error) => {
@@ -66,26 +59,37 @@ impl Target<'_> {
             Listing::Refused(message) => {
                 Outcome::Refused(format!("the loader of {program} does not load {path}: {message}"))
             }
-            Listing::WithoutIt => match wrapped {
+            Listing::WithoutIt => match &self.wrapped {
                 // Some loaders say nothing of what they cannot load.
-                Some(Wrapped { by, .. }) if self.outcome(None, path, kept) == Outcome::Loads => {
-                    Outcome::Never(format!(
-                        "{by} clears the environment of what it starts, and with it LD_PRELOAD and ROUNDSMAN_ATTACH"
-                    ))
-                }
+                Some(Wrapped { by, .. }) if self.clears_environment(path, kept) => Outcome::Never(format!(
+                    "{by} clears the environment of what it starts, and with it LD_PRELOAD and ROUNDSMAN_ATTACH"
+                )),
                 _ => Outcome::Refused(format!("the loader of {program} does not load {path}")),
             },
             // It fails without the library, too, or minds what is run in place of the program: what it starts will show.
-            Listing::Failed(_) if wrapped.is_some() => Outcome::Loads,
+            Listing::Failed(_) if self.wrapped.is_some() => Outcome::Loads,
             Listing::Failed(message) => {
                 Outcome::Refused(format!("the loader of {program} does not load {path}: {message}"))
             }
         }
     }
 
-    fn behind(&self, wrapped: &Wrapped, list: &[OsString]) -> Option<Command> {
-        let words = wrapped.with(list);
-        let mut command = Command::new(self.command.program().ok()?);
+    /// Whether what the wrappers start is without LD_PRELOAD: env(1) behind them shows it. Not by a trial without them: the file
+    /// that names the loader may be of the user that they change to, and would be run with our rights.
+    fn clears_environment(&self, path: &str, kept: Option<BorrowedFd<'_>>) -> bool {
+        let shown = |mut command: Command| launch::trial(command.env("LD_PRELOAD", path), self.user, kept).ok();
+        self.command(&["/usr/bin/env".into()])
+            .and_then(shown)
+            .is_some_and(|output| output.status.success() && !String::from_utf8_lossy(&output.stdout).contains(path))
+    }
+
+    /// These words in place of the program, behind its wrappers.
+    fn command(&self, words: &[OsString]) -> Option<Command> {
+        let (program, words) = match &self.wrapped {
+            Some(wrapped) => (self.command.program().ok()?, wrapped.with(words)),
+            None => (words.first()?.into(), words.to_vec()),
+        };
+        let mut command = Command::new(program);
         command.args(words.get(1..)?);
         Some(command)
     }
@@ -113,6 +117,36 @@ impl Listing {
             (true, true) => Self::Listed,
             (false, true) => Self::WithoutIt,
             (_, false) => Self::Failed(message),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::program::command::Lookup;
+
+    #[test]
+    fn what_the_program_names_as_its_loader_runs_behind_the_wrappers_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (loader, program, library) = (dir.path().join("loader"), dir.path().join("x"), dir.path().join("x.so"));
+        // What a user could do that owns the program.
+        std::fs::write(&loader, "#!/bin/sh\n[ \"$BEHIND\" ] || : >\"$0.alone\"\n").unwrap();
+        std::fs::set_permissions(&loader, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(&library, super::super::LIBRARY).unwrap();
+        for (wrapper, never) in [("env BEHIND=1", false), ("env -i BEHIND=1", true)] {
+            let words: Vec<OsString> =
+                wrapper.split(' ').map(OsString::from).chain([program.clone().into_os_string()]).collect();
+            let command = CommandLine::find(&words, Lookup::default()).unwrap();
+            let dynamic = Dynamic { program: program.clone(), loader: loader.clone() };
+            let wrapped = Wrapped::of(&words);
+            let target = Target { command: &command, program: &dynamic, wrapped, user: None };
+            let outcome = target.tries(&library.display().to_string(), None);
+            assert!(!dir.path().join("loader.alone").exists());
+            assert_eq!(matches!(outcome, Outcome::Never(_)), never, "{outcome:?}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Whether a program can be preloaded: what will really run, behind `#!` lines, and how it is linked.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -61,7 +61,8 @@ pub fn examine(program: &Path) -> Result<Dynamic, Obstacle> {
     let mut program = program.to_owned();
     for _ in 0..DEPTH {
         let unreadable = |source| Obstacle::Unreadable { program: program.clone(), source };
-        let file = File::open(&program).map_err(unreadable)?;
+        // A `#!` line may name a FIFO, whose open would wait for its other end.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&program).map_err(unreadable)?;
         let mut head = [0; 256];
         let n = Read::read(&mut { &file }, &mut head).unwrap_or(0);
         if let Some(interpreter) = interpreter(&head[..n]) {
@@ -182,6 +183,13 @@ mod tests {
         let loop_to = dir.path().join("e");
         std::fs::write(&loop_to, format!("#!{}\n", loop_to.display())).unwrap();
         assert!(examine(&loop_to).unwrap_err().to_string().contains("too many"));
+        let fifo = dir.path().join("f");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let by_fifo = script("g", &format!("#!{}\n", fifo.display()));
+        let (tx, examined) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tx.send(examine(&by_fifo)));
+        let examined = examined.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        assert!(examined.unwrap_err().to_string().contains("no program"));
     }
 
     #[test]

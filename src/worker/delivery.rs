@@ -84,8 +84,11 @@ impl Library {
     }
 
     /// The value of LD_PRELOAD, where that is how it comes into the server.
-    pub fn value(&self) -> Option<String> {
-        self.preload().map(Preload::value)
+    ///
+    /// # Errors
+    /// As [`Preload::value`].
+    pub fn value(&self) -> io::Result<Option<String>> {
+        self.preload().map(Preload::value).transpose()
     }
 
     /// Whether the process that is started is a keeper, and the server its child.

@@ -171,7 +171,8 @@ fn start_direct(
     page.set_translates(translations.is_some());
     page.set_watches(seat.config.limits.drain_idle == DrainIdle::Move);
     let mut environment = vec![(VARIABLE, library.variable(&secret, translations.is_some()))];
-    environment.extend(library.value().map(|value| ("LD_PRELOAD", value)));
+    environment
+        .extend(library.value().map_err(os("cannot put the preload library back"))?.map(|value| ("LD_PRELOAD", value)));
     let launched = if library.is_keeper() { Launched::Kept } else { Launched::Itself };
     let extras = Extras { environment, kept: library.inherited(), launched };
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, extras, context)?;
