@@ -38,8 +38,8 @@ use crate::sys::{clock, process, reason};
 pub const CALLS: [i64; 5] =
     [libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_getsockname];
 
-/// Passed on to the server.
-const SIGNALS: [Signal; 11] = [
+/// Passed on to the server: all that it may be asked to stop with.
+const SIGNALS: [Signal; 17] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -51,6 +51,12 @@ const SIGNALS: [Signal; 11] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGWINCH,
+    Signal::SIGABRT,
+    Signal::SIGCONT,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
 ];
 
 /// How often the kernel is asked which connections are open: at first, and while none is closed.
@@ -171,4 +177,32 @@ fn end_as(status: ExitStatus) -> u8 {
         let _ = raise(signal).and_then(|()| raise(signal));
     }
     128 + signal as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_do_not_tell_of_the_keeper_itself_are_passed_on() {
+        let own = [
+            Signal::SIGKILL,
+            Signal::SIGSTOP,
+            Signal::SIGCHLD,
+            Signal::SIGILL,
+            Signal::SIGTRAP,
+            Signal::SIGBUS,
+            Signal::SIGFPE,
+            Signal::SIGSEGV,
+            Signal::SIGSYS,
+            Signal::SIGPIPE,
+            Signal::SIGURG,
+            Signal::SIGXCPU,
+            Signal::SIGXFSZ,
+            Signal::SIGSTKFLT,
+        ];
+        for signal in Signal::iterator() {
+            assert_ne!(own.contains(&signal), SIGNALS.contains(&signal), "{signal}");
+        }
+    }
 }
