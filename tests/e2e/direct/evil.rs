@@ -9,13 +9,16 @@ use crate::support::{
     Daemon, c_server, free_port, get, http_get, install_dir, millis, read_all, roundsman, seconds, source, write_file,
 };
 
+/// Runs a script that speaks the attach protocol itself, without the library. `env -u` would be refused.
+const WITHOUT: &str = "unset LD_PRELOAD; exec python3 \"$0\" \"$@\"";
+
 #[test]
 fn a_server_that_makes_its_listening_socket_blocking_does_not_stop_the_others() {
     let dir = install_dir();
     let (port, evil) = (free_port(), free_port());
     let text = format!(
         "[service.good]\ncommand = [{:?}, \"threads\", \"{port}\"]\ninstances = 1\n\
-         [service.evil]\ncommand = [\"env\", \"-u\", \"LD_PRELOAD\", \"python3\", {:?}, \"{evil}\"]\n\
+         [service.evil]\ncommand = [\"sh\", \"-c\", {WITHOUT:?}, {:?}, \"{evil}\"]\n\
          via = \"direct\"\ninstances = 1\n",
         c_server(),
         source("evil.py"),
@@ -81,7 +84,7 @@ fn nonsense_in_the_counters_of_a_server_disturbs_no_command_and_no_metrics() {
     let (port, admin) = (free_port(), free_port());
     let (text, admin_at, evil) = (port.to_string(), format!("127.0.0.1:{admin}"), source("evil.py"));
     let arguments = ["-i", "1", "--via", "direct", "--admin", &admin_at, "--"];
-    let command = ["env", "-u", "LD_PRELOAD", "python3", &evil, &text, "counts"];
+    let command = ["sh", "-c", WITHOUT, &evil, &text, "counts"];
     let daemon = Daemon::launch(roundsman(), &[&arguments[..], &command].concat(), port);
     daemon.wait_for("counted");
     daemon.wait_online(1);
