@@ -63,6 +63,7 @@ mod tests {
             rescue,
             report: Box::new(|_| {}),
             staged: std::cell::Cell::default(),
+            passed: std::cell::Cell::default(),
             held: std::cell::Cell::default(),
         };
         let (page, _fd) = CountersPage::create().unwrap();

@@ -30,30 +30,37 @@ fn those_that_have_passed_stay_in_the_stage_while_nothing_has_room_for_them() {
     let (mut end, queue, page) = worker(&mut dispatcher, &cx, 2, now);
     dispatcher.rules.stage = Some(silence(100));
     let address = socket2::SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
-    let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let mut clients: Vec<_> = (0..11).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     dispatcher.readable(0);
     dispatcher.turn(&cx, now);
-    assert_eq!((dispatcher.stage.len(), queue.pending()), (10, 0));
-    clients.iter_mut().for_each(|client| std::io::Write::write_all(client, b"x").unwrap());
+    assert_eq!((dispatcher.stage.len(), queue.pending()), (11, 0));
+    clients[..10].iter_mut().for_each(|client| std::io::Write::write_all(client, b"x").unwrap());
     (0..10).for_each(|place| dispatcher.staged_event(place, End::Open, now, &cx));
     assert_eq!(dispatcher.deadline(now), Some(now));
     let state = |dispatcher: &ServiceDispatcher| (queue.pending(), dispatcher.waiting(), dispatcher.stage.len());
     for _ in 0..2 {
         dispatcher.turn(&cx, now);
-        assert_eq!((state(&dispatcher), cx.staged.get()), ((2, 0, 8), 8));
+        assert_eq!((state(&dispatcher), cx.staged.get(), cx.passed.get()), ((2, 0, 9), 1, 8));
         assert_eq!(dispatcher.deadline(now), Some(now + RETRY), "there is room when the worker has received");
     }
     let mut sockets = Vec::new();
     while end.receive(&mut sockets, &mut Vec::new()).unwrap() != crate::handoff::Reception::Empty {}
     page.receives(1, sockets.len() as u64);
     dispatcher.turn(&cx, now);
-    assert_eq!((sockets.len(), state(&dispatcher)), (2, (2, 0, 6)));
+    assert_eq!((sockets.len(), state(&dispatcher)), (2, (2, 0, 7)));
     // Two come back from it, and there is room for one more in the line.
     dispatcher.worker_died(&cx, WorkerId { service: 0, slot: 0, generation: 1 }, now);
     dispatcher.turn(&cx, now);
-    assert_eq!(state(&dispatcher), (0, 3, 5));
+    assert_eq!(state(&dispatcher), (0, 3, 6));
+    // They have nobody leave that waits, and have a bound of their own.
+    dispatcher.rules.stage = Some(silence(4));
+    let mut all = [dispatcher];
+    (0..3).for_each(|_| crate::accept::stage::crowd::make_room(&mut all, 0, &cx));
+    let [mut dispatcher] = all;
+    assert_eq!((cx.staged.get(), cx.passed.get()), (1, 4));
+    assert_eq!(dispatcher.stats.stage.refused(Refusal::StageFull), 1);
     dispatcher.clear_stage(None, &cx);
-    assert_eq!((dispatcher.stage.len(), cx.staged.get()), (0, 0));
+    assert_eq!((dispatcher.stage.len(), cx.staged.get(), cx.passed.get()), (0, 0, 0));
 }
 
 #[test]

@@ -3,9 +3,7 @@ use std::net::TcpListener;
 use super::*;
 use crate::accept::orders::Order;
 use crate::accept::policy::Policy;
-use crate::accept::stage::StageRules;
-use crate::accept::stage::refusals::Refusal;
-use crate::accept::stage::sources::SourceLimits;
+use crate::accept::stage::{StageRules, refusals::Refusal, sources::SourceLimits};
 use crate::affinity::head::NoKey;
 use crate::affinity::sessions::Change;
 use crate::affinity::{HashOn, digest};
@@ -43,6 +41,7 @@ fn dispatcher(max_held: usize) -> (ServiceDispatcher, Context, Arc<OwnedFd>) {
         rescue,
         report: Box::new(|_| {}),
         staged: std::cell::Cell::default(),
+        passed: std::cell::Cell::default(),
         held: std::cell::Cell::default(),
     };
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();

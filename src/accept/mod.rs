@@ -105,7 +105,14 @@ pub fn spawn(report: impl Fn(Report) + Send + 'static) -> io::Result<Orders> {
     let orders = Orders { sender, waker, bell: Arc::default() };
     let back = orders.clone();
     let rescue = rescue::spawn(move |from, sockets| back.send(Order::Rescued { from, sockets }))?;
-    let context = Context { poll, rescue, report: Box::new(report), staged: Cell::default(), held: Cell::default() };
+    let context = Context {
+        poll,
+        rescue,
+        report: Box::new(report),
+        staged: Cell::default(),
+        passed: Cell::default(),
+        held: Cell::default(),
+    };
     let mut acceptor = Acceptor { context, orders: receiver, dispatchers: Vec::new() };
     thread::Builder::new().name("accept".into()).spawn(move || acceptor.run())?;
     Ok(orders)
@@ -116,8 +123,10 @@ struct Context {
     poll: Poll,
     rescue: Sender<Job<RescueKey>>,
     report: Box<dyn Fn(Report) + Send>,
-    /// Connections in the stages of all services.
+    /// Connections that wait in the stages of all services.
     staged: Cell<usize>,
+    /// Connections there that have passed, and that no worker has room for yet.
+    passed: Cell<usize>,
     /// Connections that waited for a worker of any service after its last turn.
     held: Cell<usize>,
 }

@@ -66,7 +66,7 @@ pub struct StageRules {
     pub key: Option<HashOn>,
     /// Time for a worker to report a session.
     pub session_wait: Duration,
-    /// The most connections here, over all services; for one more, one that has sent nothing is reset, or one goes without the key that is
+    /// The most connections that wait here, over all services, and the most that have passed; for one more that waits, one that has sent nothing is reset, or one goes without the key that is
     /// looked for, or the oldest one is reset or goes without its session.
     pub max: usize,
 }
@@ -161,14 +161,14 @@ impl Stage {
 
     /// All that has to be known of a connection is known.
     fn pass(&mut self, arrival: Arrival, cx: &Context) {
-        cx.staged.set(cx.staged.get() + 1);
+        cx.passed.set(cx.passed.get() + 1);
         self.passed.push(arrival);
     }
 
     /// Takes out a connection that has passed.
     fn take_passed(&mut self, listener: ListenerId, cx: &Context) -> Option<Arrival> {
         let arrival = self.passed.pop(listener)?;
-        cx.staged.set(cx.staged.get().saturating_sub(1));
+        cx.passed.set(cx.passed.get().saturating_sub(1));
         Some(arrival)
     }
 
@@ -208,7 +208,7 @@ impl ServiceDispatcher {
             Outcome::Passed => Some(arrival),
             Outcome::Refused(reason) => self.refuse_one(arrival, reason),
             Outcome::Waits(step) => {
-                if self.stage.len() >= rules.max {
+                if self.stage.waiting.len() >= rules.max {
                     self.evict(cx);
                 }
                 let deadline = now + step.time(&rules);

@@ -33,8 +33,22 @@ impl Passed {
 
     /// Takes out the first one of a listener.
     pub(super) fn pop(&mut self, listener: ListenerId) -> Option<Arrival> {
+        self.take(listener, VecDeque::pop_front)
+    }
+
+    /// Takes out the last one of the listener that has most.
+    pub(super) fn pop_newest(&mut self) -> Option<Arrival> {
+        let (&fullest, _) = self.queues.iter().max_by_key(|(_, queue)| queue.len())?;
+        self.take(fullest, VecDeque::pop_back)
+    }
+
+    fn take(
+        &mut self,
+        listener: ListenerId,
+        end: impl FnOnce(&mut VecDeque<Arrival>) -> Option<Arrival>,
+    ) -> Option<Arrival> {
         let queue = self.queues.get_mut(&listener)?;
-        let arrival = queue.pop_front();
+        let arrival = end(queue);
         self.len -= usize::from(arrival.is_some());
         // Nothing is due for those that were reset before a turn came.
         self.any_new &= self.len > 0;
@@ -63,5 +77,10 @@ mod tests {
         let mut order = |listener| std::iter::from_fn(|| Some(passed.pop(listener)?.looked)).collect::<Vec<_>>();
         assert_eq!((order(3), order(2), order(1)), (vec![0, 2, 4], vec![], vec![1, 3]));
         assert_eq!((passed.listeners(), passed.len()), (vec![], 0));
+        for (listener, looked) in [(1, 0), (3, 1), (3, 2)] {
+            let (socket, peer) = (std::os::unix::net::UnixStream::pair().unwrap().0.into(), PeerAddress::default());
+            passed.push(Arrival { listener, socket, client: Client::default(), peer, looked });
+        }
+        assert_eq!((passed.pop_newest().unwrap().looked, passed.pop(3).unwrap().looked, passed.len()), (2, 1, 1));
     }
 }
