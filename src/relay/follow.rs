@@ -15,6 +15,7 @@ pub struct Follow<'a> {
 
 impl Follow<'_> {
     /// These bytes went that way.
+    #[inline]
     pub fn saw(&mut self, bytes: &[u8]) {
         match (&mut self.exchange, self.direction) {
             (Some(exchange), Direction::Requests) => exchange.has_read(bytes),
@@ -33,12 +34,14 @@ impl Follow<'_> {
     }
 
     /// How many of the next bytes need not be looked at.
+    #[inline]
     pub fn unread(&self) -> u64 {
         self.exchange.as_ref().map_or(u64::MAX, |exchange| exchange.unread(self.direction))
     }
 }
 
 /// One of a session's directions; `None`: it is not followed.
+#[inline]
 pub fn direction(followed: &mut Option<Box<Followed>>, direction: Direction) -> Follow<'_> {
     Follow { exchange: followed.as_mut().map(|followed| &mut followed.exchange), direction }
 }

@@ -66,6 +66,9 @@ impl Sessions {
 
     /// Bytes of a session may have moved: it may be at rest now.
     pub(super) fn note_rest(&mut self, index: usize, tick: u32) {
+        if !self.leaving.follows() {
+            return;
+        }
         let Some(session) = self.slab.get_mut(index) else { return };
         let Some(followed) = &mut session.followed else { return };
         followed.note(tick);
