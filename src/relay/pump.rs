@@ -203,7 +203,7 @@ impl Flow {
             if budget == 0 {
                 return Step::Again;
             }
-            if follow.unread() == 0 && matches!(self.mode, Mode::Splice(..)) {
+            if matches!(self.mode, Mode::Splice(..)) && follow.unread() == 0 {
                 self.return_pipe(pipes);
                 self.mode = Mode::Copy(0);
             }

@@ -96,5 +96,6 @@ fn a_relayed_connection_takes_few_instructions_of_our_own() {
     let instructions = per_connection("--tool=callgrind", "Collected");
     println!("relay worker: {instructions:.0} instructions per connection");
     assert!(instructions > 500.0, "nothing was counted");
-    assert!(instructions <= 10_100.0, "{instructions}");
+    // 10,100 until each turn also asked whether sessions are to be given back or ended one by one.
+    assert!(instructions <= 10_900.0, "{instructions}");
 }

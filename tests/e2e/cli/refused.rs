@@ -38,7 +38,7 @@ fn a_time_of_more_than_ten_years_is_refused_by_every_flag() {
             assert!(code == 78 && stderr.contains("at most 10 years"), "{flag} in a file: {code} {stderr}");
         }
         let value = if *is_range { "1s..10years" } else { "10years" };
-        let spread = ["--via", "relay", "--drain-timeout", "10years"];
+        let spread = ["-l", "8080", "--via", "relay", "--drain-timeout", "10years"];
         let more = if flag == "drain-spread" { &spread[..] } else { &[] };
         let word = format!("--{flag}={value}");
         let (code, stderr) = run(&[&["check", &word][..], more, &["--", "true"]].concat(), dir.path());
