@@ -51,17 +51,17 @@ fn iperf3_both_directions_and_in_parallel() {
     let _server = Process::start("iperf3", &["-s", "-B", "127.0.0.1", "-p", &port.to_string()], port);
     let daemon = Daemon::start(&["-i", "2", "-u", &format!("127.0.0.1:{port}")]);
     for more in [&["-P", "4"][..], &["-R"]] {
-        let text = eventually("iperf3 runs", seconds(20), || {
+        let bytes = eventually("iperf3 runs", seconds(20), || {
             let output = Command::new("iperf3")
                 .args(["-c", "127.0.0.1", "-p", &daemon.port.to_string(), "-n", "512M", "-J"])
                 .args(more)
                 .output()
                 .unwrap();
-            // The server is busy for a moment after a test.
-            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+            // The server is busy for a moment after a test; that is an error in the report, and not always of the program.
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            report["end"]["sum_received"]["bytes"].as_u64().filter(|_| output.status.success())
         });
-        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert!(report["end"]["sum_received"]["bytes"].as_u64().unwrap() >= 400 << 20, "{text}");
+        assert!(bytes >= 400 << 20, "{bytes}");
     }
 }
 
