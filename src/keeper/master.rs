@@ -52,20 +52,14 @@ impl Master {
         address: &[u8; ADDRESS_BYTES],
         fd: Option<BorrowedFd<'_>>,
     ) -> io::Result<Reply> {
-        self.ask_once(process, op, number, address, fd).or_else(|_| {
+        let request = self.request(process, op, number, address);
+        self.ask_once(&request, fd).or_else(|_| {
             self.connection = connect(&self.name)?;
-            self.ask_once(process, op, number, address, fd)
+            self.ask_once(&request, fd)
         })
     }
 
-    fn ask_once(
-        &self,
-        process: u32,
-        op: u16,
-        number: u32,
-        address: &[u8; ADDRESS_BYTES],
-        fd: Option<BorrowedFd<'_>>,
-    ) -> io::Result<Reply> {
+    fn request(&self, process: u32, op: u16, number: u32, address: &[u8; ADDRESS_BYTES]) -> [u8; REQUEST_BYTES] {
         let mut request = [0; REQUEST_BYTES];
         let mut put = |at: usize, bytes: &[u8]| request[at..at + bytes.len()].copy_from_slice(bytes);
         put(offset_of!(abi::Request, version), &VERSION.to_ne_bytes());
@@ -74,7 +68,11 @@ impl Master {
         put(offset_of!(abi::Request, token), &self.token);
         put(offset_of!(abi::Request, number), &number.to_ne_bytes());
         put(offset_of!(abi::Request, address), address);
-        scm::send_fds(self.connection.as_fd(), &request, fd.into_iter())?;
+        request
+    }
+
+    fn ask_once(&self, request: &[u8; REQUEST_BYTES], fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
+        scm::send_fds(self.connection.as_fd(), request, fd.into_iter())?;
         let mut reply = [0; REPLY_BYTES];
         let mut fds = Vec::new();
         let received = loop {

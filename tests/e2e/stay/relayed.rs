@@ -5,12 +5,9 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use super::clients::{answer, meanwhile};
+use super::reloads::NODE;
 use super::{keeps, launch, reload};
 use crate::support::{install_dir, millis, seconds, write_file};
-
-const NODE: &str =
-    "require('http').createServer((q, r) => { q.resume(); q.on('end', () => r.end(`${process.pid}\\n`)); })
-    .listen(Number(process.env.PORT), '127.0.0.1');";
 
 fn node(reloads: usize) {
     let dir = install_dir();

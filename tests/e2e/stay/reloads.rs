@@ -28,7 +28,7 @@ fn nothing_is_lost(daemon: &Daemon, name: &str, reloads: usize, connections: Con
     }
 }
 
-const NODE: &str =
+pub const NODE: &str =
     "require('http').createServer((q, r) => { q.resume(); q.on('end', () => r.end(`${process.pid}\\n`)); })
     .listen(Number(process.env.PORT), '127.0.0.1');";
 
