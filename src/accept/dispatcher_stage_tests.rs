@@ -159,3 +159,24 @@ fn a_header_that_comes_when_a_worker_would_not_be_told_of_it_is_data() {
     let read = std::io::Read::read(&mut std::net::TcpStream::from(sockets.remove(0)), &mut bytes).unwrap();
     assert_eq!(&bytes[..read], b"PROXY TCP4 192.0.2.7 203.0.113.1 1 2\r\nping");
 }
+
+#[test]
+fn a_client_that_has_reset_is_dropped_when_its_connection_comes_back() {
+    let (mut dispatcher, cx, socket) = dispatcher(16);
+    dispatcher.set_rules(sessions());
+    let listener = TcpListener::from(socket.try_clone().unwrap());
+    let clients = [(); 2].map(|()| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    listener.set_nonblocking(false).unwrap();
+    let taken = [(); 2].map(|()| TakenBack { socket: listener.accept().unwrap().0.into(), translated: None });
+    let [gone, stays] = clients;
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    // A reset is on its way for a moment where another processor has to take it in.
+    while !taken.iter().any(|back| crate::sys::sock::has_left(std::os::fd::AsFd::as_fd(&back.socket), false)) {
+        std::thread::yield_now();
+    }
+    let key = RescueKey { worker: WorkerId { service: 0, slot: 0, generation: 1 }, listener: 0, stats: Arc::default() };
+    dispatcher.rescued(&cx, &key, taken.into(), Instant::now());
+    assert_eq!((dispatcher.waiting(), dispatcher.stats.shed.count(ShedReason::ClientLeft)), (1, 1));
+    drop(stays);
+}

@@ -363,23 +363,6 @@ fn a_report_is_for_those_that_wait_for_its_session_and_for_no_others() {
 }
 
 #[test]
-fn a_client_that_has_reset_is_dropped_when_its_connection_comes_back() {
-    let (mut dispatcher, cx, socket) = dispatcher(16);
-    dispatcher.set_rules(sessions());
-    let listener = TcpListener::from(socket.try_clone().unwrap());
-    let clients = [(); 2].map(|()| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-    listener.set_nonblocking(false).unwrap();
-    let taken = [(); 2].map(|()| TakenBack { socket: listener.accept().unwrap().0.into(), translated: None });
-    let [gone, stays] = clients;
-    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(gone);
-    let key = RescueKey { worker: WorkerId { service: 0, slot: 0, generation: 1 }, listener: 0, stats: Arc::default() };
-    dispatcher.rescued(&cx, &key, taken.into(), Instant::now());
-    assert_eq!((dispatcher.waiting(), dispatcher.stats.shed.count(ShedReason::ClientLeft)), (1, 1));
-    drop(stays);
-}
-
-#[test]
 fn one_worker_that_reports_very_much_does_not_keep_the_accept_thread() {
     let (dispatcher, context, _socket) = dispatcher(16);
     let (sender, orders) = crossbeam_channel::unbounded();
