@@ -4,11 +4,16 @@ KEEPS=random: from its stop signal on it reads a few bytes at a time, and closes
 KEEPS=full: from its stop signal on it can open nothing.
 KEEPS=brief: it ends at once.
 KEEPS=hung: it stops its parent, the master, first, and ends at once.
+KEEPS=hung-close, KEEPS=hung-shutdown: the same, after it has closed its listener or shut it down.
 """
 import os, random, resource, selectors, signal, socket, subprocess, sys, threading, time
 
+sys.dont_write_bytecode = True
+import unusual
+
 PID = str(os.getpid())
 WILD = os.environ.get("KEEPS") == "random"
+HUNG = os.environ.get("KEEPS", "") if os.environ.get("KEEPS", "").startswith("hung") else None
 selector = selectors.DefaultSelector()
 listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=100)
 listener.setblocking(False)
@@ -38,6 +43,13 @@ class Connection:
             return b"".join(buffers)[:n]
         if self.mode == "messages":
             return self.sock.recvmsg(limit)[0]
+        if self.mode == "read-at":
+            buffer = bytearray(limit)
+            return bytes(buffer[:os.preadv(self.sock.fileno(), [buffer], -1)])
+        if self.mode == "many":
+            return unusual.recvmmsg(self.sock.fileno())
+        if self.mode == "ring":
+            return unusual.Ring().read(self.sock.fileno())
         return self.sock.recv(limit)
 
     def request(self):
@@ -84,7 +96,7 @@ class Connection:
         elif path == "/peer":
             text = self.proxy or "%s:%d" % self.sock.getpeername()
             self.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}")
-        elif path in ("/heads", "/bytes", "/vectors", "/messages"):
+        elif path in ("/heads", "/bytes", "/vectors", "/messages", "/read-at", "/many", "/ring"):
             self.mode = path[1:]
             self.send(whole)
         elif path == "/large":
@@ -97,6 +109,19 @@ class Connection:
             os.writev(self.sock.fileno(), [whole[:9].encode(), b"", whole[9:].encode()])
         elif path == "/message":
             self.sock.sendmsg([whole[:30].encode(), whole[30:].encode()])
+        elif path == "/written-at":
+            os.pwritev(self.sock.fileno(), [whole[:9].encode(), whole[9:].encode()], -1)
+        elif path == "/many-written":
+            unusual.sendmmsg(self.sock.fileno(), whole.encode())
+        elif path == "/ring-written":
+            unusual.Ring().write(self.sock.fileno(), whole.encode())
+        elif path == "/stdio":
+            unusual.stdio(self.sock.fileno(), whole.encode())
+        elif path == "/splice":
+            unusual.splice(self.sock.fileno(), whole.encode())
+        elif path == "/zerocopy":
+            self.sock.setsockopt(socket.SOL_SOCKET, 60, 1)
+            self.sock.send(whole.encode(), 0x4000000)
         elif path == "/file":
             with open(__file__, "rb") as file:
                 self.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
@@ -193,11 +218,14 @@ def stop(*_):
         stopping = time.monotonic()
         if os.environ.get("KEEPS") == "full":
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        if os.environ.get("KEEPS") == "hung":
+        if HUNG:
             os.kill(os.getppid(), signal.SIGSTOP)
+        if HUNG and HUNG != "hung":
+            selector.unregister(listener)
+            listener.shutdown(socket.SHUT_RDWR) if HUNG == "hung-shutdown" else listener.close()
         if not WILD:
             give_up()
-        if os.environ.get("KEEPS") in ("brief", "hung"):
+        if HUNG or os.environ.get("KEEPS") == "brief":
             os._exit(0)
 
 

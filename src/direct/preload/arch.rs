@@ -38,6 +38,8 @@ pub mod nr {
     pub const NANOSLEEP: usize = 35;
     pub const CLOCK_GETTIME: usize = 228;
     pub const READV: usize = 19;
+    pub const PREADV2: usize = 327;
+    pub const PWRITEV2: usize = 328;
     pub const WRITE: usize = 1;
     pub const WRITEV: usize = 20;
     pub const RECVFROM: usize = 45;
@@ -88,6 +90,8 @@ pub mod nr {
     pub const NANOSLEEP: usize = 101;
     pub const CLOCK_GETTIME: usize = 113;
     pub const READV: usize = 65;
+    pub const PREADV2: usize = 286;
+    pub const PWRITEV2: usize = 287;
     pub const WRITE: usize = 64;
     pub const WRITEV: usize = 66;
     pub const RECVFROM: usize = 207;

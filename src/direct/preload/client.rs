@@ -8,7 +8,7 @@ use super::arch::{nr, pid, syscall6};
 use super::bell;
 use super::identity::Identity;
 use super::message::{self, RecvVia};
-use super::raw::{close, unix_seqpacket};
+use super::raw::{self, close, unix_seqpacket};
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -22,6 +22,41 @@ static FILE: Identity = Identity::none();
 static IN_USE_BY: AtomicU32 = AtomicU32::new(0);
 
 const EINTR: isize = 4;
+
+/// How many milliseconds this process still waits in all for replies that it can do without, until one comes.
+static PATIENCE: AtomicU32 = AtomicU32::new(PATIENCE_MS);
+const PATIENCE_MS: u32 = 1000;
+const SLICE_MS: u32 = 10;
+
+/// How long a request waits for its reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until it is there.
+    Always,
+    /// While there is patience: a master that hangs must not keep a server from ending. It finds the request later.
+    Briefly,
+}
+
+impl Wait {
+    /// Whether a reply has come.
+    fn has_reply(self, socket: i32) -> bool {
+        if self == Self::Always {
+            return true;
+        }
+        loop {
+            if raw::is_readable_within(socket, 0) {
+                return true;
+            }
+            let taken = PATIENCE.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(SLICE_MS));
+            if taken.is_err() {
+                return false;
+            }
+            if raw::is_readable_within(socket, SLICE_MS) {
+                return true;
+            }
+        }
+    }
+}
 
 /// A reply with the descriptors that came with it (-1 where there are fewer).
 pub struct Answer {
@@ -89,8 +124,13 @@ impl Master {
         Some(master)
     }
 
-    pub fn connect(&self) -> Option<i32> {
+    /// A new connection. Connecting takes time where many others wait for the master, too.
+    pub fn connect(&self, wait: Wait) -> Option<i32> {
         let socket = unix_seqpacket()?;
+        if wait == Wait::Briefly {
+            // The least that is not "without end".
+            raw::set_send_timeout(socket, PATIENCE.load(Relaxed).max(1));
+        }
         let address = self.address.as_ptr() as usize;
         // SAFETY: the kernel reads the address, which outlives the call.
         if unsafe { syscall6(nr::CONNECT, [socket as usize, address, self.address_len, 0, 0, 0]) } < 0 {
@@ -172,8 +212,17 @@ pub fn request(op: u16, listener: u32) -> Option<Answer> {
     request_with(op, listener, [0; ADDRESS_BYTES], None)
 }
 
+/// Tells the master something about a listener, and waits a little until it has heard.
+pub fn tell(op: u16, listener: u32) {
+    let _ = send_and_wait(op, listener, [0; ADDRESS_BYTES], None, Wait::Briefly);
+}
+
 /// Asks the master and waits for its reply; `None` when there is no master (then all is as without this library).
 pub fn request_with(op: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>) -> Option<Answer> {
+    send_and_wait(op, number, address, fd, Wait::Always)
+}
+
+fn send_and_wait(op: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Option<i32>, wait: Wait) -> Option<Answer> {
     let master = Master::find()?;
     let request = master.request(op, number, address);
     let own = request.pid;
@@ -181,17 +230,17 @@ pub fn request_with(op: u16, number: u32, address: [u8; ADDRESS_BYTES], fd: Opti
     // handler interrupted) opens another; a mark that came by fork is nobody's.
     let taken = IN_USE_BY.compare_exchange(0, own, AcqRel, Acquire);
     if taken.is_err_and(|by| by == own || IN_USE_BY.compare_exchange(by, own, AcqRel, Acquire).is_err()) {
-        let socket = master.connect()?;
-        let answer = exchange(socket, &request, fd);
+        let socket = master.connect(wait)?;
+        let answer = exchange(socket, &request, fd, wait);
         close(socket);
         return answer;
     }
-    let answer = over_the_kept_connection(&master, &request, fd);
+    let answer = over_the_kept_connection(&master, &request, fd, wait);
     IN_USE_BY.store(0, Release);
     answer
 }
 
-fn over_the_kept_connection(master: &Master, request: &Request, fd: Option<i32>) -> Option<Answer> {
+fn over_the_kept_connection(master: &Master, request: &Request, fd: Option<i32>, wait: Wait) -> Option<Answer> {
     // A connection that the server has closed (it closes what it does not know) is opened again; its number may be that
     // of one of the server's own by now, which gets and loses no byte by us.
     for _ in 0..2 {
@@ -199,14 +248,21 @@ fn over_the_kept_connection(master: &Master, request: &Request, fd: Option<i32>)
         let socket = if known >= 0 && FILE.is_at(known) {
             known
         } else {
-            let new = master.connect()?;
+            let new = master.connect(wait)?;
             FILE.remember(new);
             SOCKET.store(new, Release);
             OWNER.store(request.pid, Release);
             new
         };
+        // Nothing else is under way on it: this does not block.
         if message::send(socket, request, fd, 0) >= 0 {
-            return receive(socket);
+            if wait.has_reply(socket) {
+                return receive(socket);
+            }
+            // The reply would be taken for the next one's.
+            SOCKET.store(-1, Release);
+            close(socket);
+            return None;
         }
         SOCKET.store(-1, Release);
     }
@@ -214,8 +270,8 @@ fn over_the_kept_connection(master: &Master, request: &Request, fd: Option<i32>)
 }
 
 /// A request over a connection of its own.
-pub fn exchange(socket: i32, request: &Request, fd: Option<i32>) -> Option<Answer> {
-    if message::send(socket, request, fd, 0) >= 0 { receive(socket) } else { None }
+pub fn exchange(socket: i32, request: &Request, fd: Option<i32>, wait: Wait) -> Option<Answer> {
+    if message::send(socket, request, fd, 0) >= 0 && wait.has_reply(socket) { receive(socket) } else { None }
 }
 
 fn receive(socket: i32) -> Option<Answer> {
@@ -230,6 +286,7 @@ fn receive(socket: i32) -> Option<Answer> {
             close_all(&fds);
             return None;
         }
+        PATIENCE.store(PATIENCE_MS, Relaxed);
         let [fds @ .., bell] = fds;
         bell::ROOM.hang(bell);
         return Some(Answer { reply, fds });

@@ -13,7 +13,7 @@ use super::{accept, bell, client, counts, epolls, fail, idle, journal, moving, n
 
 fn unlisten(listener: Option<u32>) {
     if let Some(listener) = listener {
-        let _ = client::request(op::UNLISTEN, listener);
+        client::tell(op::UNLISTEN, listener);
     }
 }
 
@@ -245,7 +245,7 @@ pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
     }
     if how != SHUT_WR && stand_in.shut() {
         let listener = stand_in.listener.load(Relaxed);
-        let _ = client::request(op::SHUT, listener);
+        client::tell(op::SHUT, listener);
         let old = match stand_in.stands() {
             Stands::Queue => raw::dup_high(fd),
             Stands::Listener => -1,

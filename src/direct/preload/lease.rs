@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering::AcqRel};
 
 use super::abi::attach::{ADDRESS_BYTES, OPTION_BYTES, SocketOption, op};
 use super::arch::pid;
-use super::client::{self, Master};
+use super::client::{self, Master, Wait};
 use super::raw::{SO_TYPE, SOL_SOCKET, close, signal_on_input};
 use super::sockopt::packed;
 
@@ -19,9 +19,9 @@ pub fn take_lease() {
         return;
     }
     let Some(master) = Master::find() else { return };
-    let Some(socket) = master.connect() else { return };
+    let Some(socket) = master.connect(Wait::Always) else { return };
     let request = master.request(op::LEASE, 0, [0; ADDRESS_BYTES]);
-    let Some(answer) = client::exchange(socket, &request, None) else {
+    let Some(answer) = client::exchange(socket, &request, None, Wait::Always) else {
         close(socket);
         return;
     };

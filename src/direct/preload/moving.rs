@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 use super::abi::attach::{ADDRESS_BYTES, Request, STATUS, TRANSLATED, op};
-use super::client::{self, Master};
+use super::client::{self, Master, Wait};
 use super::identity::Identity;
 use super::raw::{EAGAIN, close};
 use super::watched::{self, Watched};
@@ -48,9 +48,9 @@ pub fn is_ready() -> bool {
 
 fn open(own: u32) -> bool {
     let Some(master) = Master::remembered() else { return false };
-    let Some(socket) = master.connect() else { return false };
+    let Some(socket) = master.connect(Wait::Briefly) else { return false };
     let request = master.request(op::MOVES, 0, [0; ADDRESS_BYTES]);
-    let agreed = client::exchange(socket, &request, None)
+    let agreed = client::exchange(socket, &request, None, Wait::Briefly)
         .is_some_and(|answer| answer.reply.kind == STATUS && answer.errno().is_none());
     if !agreed {
         close(socket);

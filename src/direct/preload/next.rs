@@ -74,6 +74,10 @@ unsafe fn system_call(number: usize, given: &[usize]) -> i32 {
     for (place, value) in arguments.iter_mut().zip(given) {
         *place = *value;
     }
+    if matches!(number, nr::PREADV2 | nr::PWRITEV2) {
+        // The kernel has the offset in two halves, of which the first is all on 64-bit machines.
+        arguments.swap(4, 5);
+    }
     // SAFETY: by the caller's word.
     libc_result(unsafe { syscall6(number, arguments) })
 }
@@ -98,6 +102,8 @@ next! {
     [unsafe] ioctl = c"ioctl", nr::IOCTL, (fd: i32, request: usize, argument: usize) -> i32;
     [unsafe] read = c"read", nr::READ, (fd: i32, to: usize, len: usize) -> isize;
     [unsafe] readv = c"readv", nr::READV, (fd: i32, parts: *const Part, count: i32) -> isize;
+    [unsafe] preadv2 = c"preadv2", nr::PREADV2, (fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize;
+    [unsafe] pwritev2 = c"pwritev2", nr::PWRITEV2, (fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize;
     [unsafe] recv = c"recv", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32) -> isize;
     [unsafe] recvfrom = c"recvfrom", nr::RECVFROM, (fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize;
     [unsafe] recvmsg = c"recvmsg", nr::RECVMSG, (fd: i32, message: usize, flags: i32) -> isize;

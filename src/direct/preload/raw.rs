@@ -126,6 +126,15 @@ pub fn receives_no_more(fd: i32) -> bool {
     one.revents & POLLRDHUP != 0
 }
 
+/// Whether something can be received from a socket, or does so in less than a second. A signal ends the wait.
+pub fn is_readable_within(fd: i32, ms: u32) -> bool {
+    const POLLIN: i16 = 1;
+    let mut one = PollFd { fd, events: POLLIN, revents: 0 };
+    let mut time = [0, u64::from(ms) * 1_000_000];
+    // SAFETY: the kernel reads and writes the entry and the time.
+    unsafe { syscall6(nr::PPOLL, [&raw mut one as usize, 1, time.as_mut_ptr() as usize, 0, 0, 0]) > 0 }
+}
+
 /// Has the kernel send this process `signal` whenever something arrives at, or closes the other end of, a socket.
 pub fn signal_on_input(socket: i32, signal: i32) {
     integer_fcntl(socket, F_SETSIG, signal as usize);
@@ -205,6 +214,14 @@ pub fn shutdown(fd: i32, how: i32) -> isize {
 
 const SO_RCVTIMEO: i32 = 20;
 const SO_SNDTIMEO: i32 = 21;
+
+/// Limits how long sending, and connecting, waits.
+pub fn set_send_timeout(fd: i32, ms: u32) {
+    let time = [u64::from(ms / 1000), u64::from(ms % 1000) * 1000];
+    let at = time.as_ptr() as usize;
+    // SAFETY: the kernel reads the 16 bytes of the local.
+    unsafe { syscall6(nr::SETSOCKOPT, [fd as usize, SOL_SOCKET as usize, SO_SNDTIMEO as usize, at, 16, 0]) };
+}
 
 /// Gives a socket the receive and send time-outs of another one.
 pub fn copy_timeouts(from: i32, to: i32) {

@@ -1,7 +1,8 @@
 //! recv, send and their families: on a stand-in they fail as on a listening socket, which is not connected. What lies in
 //! the queue is for accept alone. (Python's ssl module calls recv on every socket that it wraps, listeners included.)
 //!
-//! On a connection that is watched (`watched.rs`) they are followed.
+//! On a connection that is watched (`watched.rs`) they are followed. (What goes by other ways, such as io_uring, stdio or a
+//! child, shows in the kernel's counts.)
 //!
 //! These are called for every byte that a server moves, so all other descriptors cost one load, one comparison and the
 //! jump to libc's own function, which stays a cancellation point. Pointers are passed on unchanged.
@@ -124,6 +125,10 @@ looked_at! {
     read(fd: i32, to: usize, len: usize) -> isize, no_receive(fd, 0) if len != 0, read(to, 0);
     readv(fd: i32, parts: *const Part, count: i32) -> isize, no_receive(fd, 0) if !is_empty(parts, count),
         read_parts(parts, count.max(0) as usize, 0);
+    preadv2(fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize,
+        no_receive(fd, 0) if at == -1 && !is_empty(parts, count), read_parts(parts, count.max(0) as usize, 0);
+    pwritev2(fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize,
+        no_send(fd, 0) if at == -1 && !is_empty(parts, count), written_parts(parts, count.max(0) as usize, 0);
     recv(fd: i32, to: usize, len: usize, flags: i32) -> isize, no_receive(fd, flags) if true, read(to, flags);
     recvfrom(fd: i32, to: usize, len: usize, flags: i32, from: usize, from_len: usize) -> isize,
         no_receive(fd, flags) if true, read(to, flags);
@@ -221,6 +226,26 @@ pub unsafe extern "C" fn recvmmsg(fd: i32, messages: usize, count: u32, flags: i
         inherited::mark_all_received(messages, received);
         received
     }
+}
+
+/// preadv2(2) under its name for large files.
+///
+/// # Safety
+/// As preadv2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv64v2(fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize {
+    // SAFETY: as preadv2(2).
+    unsafe { preadv2(fd, parts, count, at, flags) }
+}
+
+/// pwritev2(2) under its name for large files.
+///
+/// # Safety
+/// As pwritev2(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev64v2(fd: i32, parts: *const Part, count: i32, at: i64, flags: i32) -> isize {
+    // SAFETY: as pwritev2(2).
+    unsafe { pwritev2(fd, parts, count, at, flags) }
 }
 
 /// sendfile(2) under its name for large files.

@@ -8,7 +8,7 @@ use super::abi::payload::Endpoint;
 use super::abi::translations::{FILE_BYTES, Translation, Translations};
 use super::address::{Address, is_ip};
 use super::arch::pid;
-use super::client::{self, Answer, Master};
+use super::client::{self, Answer, Master, Wait};
 use super::counts::{self, Shared};
 use super::raw::{self, SO_DOMAIN};
 
@@ -54,9 +54,9 @@ fn late(fd: i32) -> Option<Translations<'static>> {
     }
     if LATE.swap(SETTLED, Relaxed) == THERE {
         let master = Master::find()?;
-        let socket = master.connect()?;
+        let socket = master.connect(Wait::Always)?;
         let request = master.request(op::TRANSLATIONS, 0, [0; ADDRESS_BYTES]);
-        if let Some(answer) = client::exchange(socket, &request, None) {
+        if let Some(answer) = client::exchange(socket, &request, None, Wait::Always) {
             take(&answer);
         }
         raw::close(socket);

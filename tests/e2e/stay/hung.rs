@@ -49,3 +49,22 @@ fn a_server_ends_while_the_master_hangs_and_then_its_connections_do() {
     });
     assert_eq!(kept.count(), moved);
 }
+
+#[test]
+fn a_server_that_ends_its_listener_does_not_wait_for_a_master_that_hangs() {
+    for how in ["close", "shutdown"] {
+        let daemon = launch(1, &["--env", &format!("KEEPS=hung-{how}")], &["python3", &keeps()]);
+        let old = daemon.slot(0, "pid").as_i64().unwrap();
+        let mut reload =
+            crate::support::roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).spawn().unwrap();
+        eventually(&format!("the server has ended after {how}"), seconds(20), || {
+            let state = std::fs::read_to_string(format!("/proc/{old}/stat")).unwrap_or_default();
+            (state.is_empty() || state.contains(") Z ")).then_some(())
+        });
+        kill(Pid::from_raw(daemon.pid() as i32), Signal::SIGCONT).unwrap();
+        assert!(reload.wait().unwrap().success(), "{}", daemon.log());
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        stream.write_all(b"GET /idle HTTP/1.1\r\n\r\n").unwrap();
+        answer(&mut stream).unwrap();
+    }
+}

@@ -67,19 +67,35 @@ fn nginx_s_clients_notice_nothing() {
     nginx(2);
 }
 
+/// How often by the tests that `--all` runs.
+const MANY: usize = 100;
+
 #[test]
 #[ignore = "takes minutes; tests/run --all"]
-fn clients_of_many_servers_notice_nothing_of_many_reloads() {
-    node(20);
-    nginx(20);
-    let dir = install_dir();
-    let at = dir.path().to_str().unwrap();
-    let bin = servers().join("venv/bin");
-    let bin = bin.to_str().unwrap();
-    write_file(
-        dir.path(),
-        "app.py",
-        "async def app(scope, receive, send):
+fn node_s_clients_notice_nothing_of_many_reloads() {
+    node(MANY);
+}
+
+#[test]
+#[ignore = "takes minutes; tests/run --all"]
+fn nginx_s_clients_notice_nothing_of_many_reloads() {
+    nginx(MANY);
+}
+
+/// With a shell's line, in which {bin} has Python's servers and {at} is a directory with these files.
+fn by_shell(name: &str, line: &str, files: &[(&str, &str)], connections: Connections) {
+    let (dir, bin) = (install_dir(), servers().join("venv/bin"));
+    for (file, text) in files {
+        write_file(dir.path(), file, text);
+    }
+    let line = line.replace("{at}", dir.path().to_str().unwrap()).replace("{bin}", bin.to_str().unwrap());
+    let daemon = launch(2, &[], &["sh", "-c", &line]);
+    nothing_is_lost(&daemon, name, MANY, connections);
+}
+
+const APP_PY: &[(&str, &str)] = &[(
+    "app.py",
+    "async def app(scope, receive, send):
     while scope['type'] == 'http' and (await receive()).get('more_body'): pass
     await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'3')]})
     await send({'type': 'http.response.body', 'body': b'ok\\n'})
@@ -88,37 +104,45 @@ def wsgi(env, start):
     start('200 OK', [('Content-Length', '3')])
     return [b'ok\\n']
 ",
-    );
-    write_file(
-        dir.path(),
-        "config.ru",
-        "run lambda { |env| env['rack.input'].read; [200, {'content-length' => '3'}, [\"ok\\n\"]] }\n",
-    );
-    write_file(
-        dir.path(),
-        "Server.java",
-        "import com.sun.net.httpserver.*; import java.net.*; import java.util.concurrent.*;
+)];
+
+#[test]
+#[ignore = "takes minutes; tests/run --all"]
+fn uvicorn_s_clients_notice_nothing_of_many_reloads() {
+    for (name, of_loop) in [("uvicorn", "asyncio"), ("uvicorn with uvloop", "uvloop")] {
+        let line =
+            format!("exec {{bin}}/uvicorn --loop {of_loop} --app-dir {{at}} app:app --port $PORT --log-level warning");
+        by_shell(name, &line, APP_PY, Connections::Stay);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; tests/run --all"]
+fn no_request_to_gunicorn_s_threads_is_lost_in_many_reloads() {
+    let line =
+        "exec {bin}/gunicorn --chdir {at} -b 127.0.0.1:$PORT --log-level warning -k gthread --threads 60 app:wsgi";
+    by_shell("gunicorn gthread", line, APP_PY, Connections::EndOrderly);
+}
+
+#[test]
+#[ignore = "takes minutes; tests/run --all"]
+fn no_request_to_puma_is_lost_in_many_reloads() {
+    let text = "run lambda { |env| env['rack.input'].read; [200, {'content-length' => '3'}, [\"ok\\n\"]] }\n";
+    let line = "exec puma -q -t 60:60 -b tcp://127.0.0.1:$PORT {at}/config.ru";
+    by_shell("puma", line, &[("config.ru", text)], Connections::EndOrderly);
+}
+
+#[test]
+#[ignore = "takes minutes; tests/run --all"]
+fn java_s_clients_notice_nothing_of_many_reloads() {
+    let text = "import com.sun.net.httpserver.*; import java.net.*; import java.util.concurrent.*;
 public class Server { public static void main(String[] a) throws Exception {
   HttpServer s = HttpServer.create(new InetSocketAddress(\"127.0.0.1\", Integer.parseInt(System.getenv(\"PORT\"))), 0);
   s.setExecutor(Executors.newCachedThreadPool());
   s.createContext(\"/\", x -> { x.getRequestBody().readAllBytes(); x.sendResponseHeaders(200, 2);
     x.getResponseBody().write(\"ok\".getBytes()); x.close(); });
   Runtime.getRuntime().addShutdownHook(new Thread(() -> s.stop(1))); s.start(); } }
-",
-    );
-    let uvicorn =
-        |more: &str| format!("exec {bin}/uvicorn {more} --app-dir {at} app:app --port $PORT --log-level warning");
-    let gunicorn = format!(
-        "exec {bin}/gunicorn --chdir {at} -b 127.0.0.1:$PORT --log-level warning -k gthread --threads 60 app:wsgi"
-    );
-    for (name, line, connections) in [
-        ("uvicorn", uvicorn("--loop asyncio"), Connections::Stay),
-        ("uvicorn with uvloop", uvicorn("--loop uvloop"), Connections::Stay),
-        ("java", format!("exec java -Dsun.net.httpserver.nodelay=true {at}/Server.java"), Connections::Stay),
-        ("gunicorn gthread", gunicorn, Connections::EndOrderly),
-        ("puma", format!("exec puma -q -t 60:60 -b tcp://127.0.0.1:$PORT {at}/config.ru"), Connections::EndOrderly),
-    ] {
-        let daemon = launch(2, &[], &["sh", "-c", &line]);
-        nothing_is_lost(&daemon, name, 20, connections);
-    }
+";
+    let line = "exec java -Dsun.net.httpserver.nodelay=true {at}/Server.java";
+    by_shell("java", line, &[("Server.java", text)], Connections::Stay);
 }
