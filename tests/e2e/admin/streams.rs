@@ -1,4 +1,5 @@
 //! Pages that listen, their limits, and the probes beside them.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
 //! Where people slip, they are told what they meant.
+//! Mostly waits: tests/run runs it beside others.
 
 use crate::support::{Daemon, c_server, free_port, install_dir, roundsman, seconds, static_server, unsaid, write_file};
 

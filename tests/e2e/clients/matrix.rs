@@ -1,4 +1,5 @@
 //! All options together: by delivery, policy and family, with a PROXY header and without.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::net::TcpStream;
 

@@ -1,4 +1,5 @@
 //! What one source may have: in forked servers, in the line, after deaths.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;

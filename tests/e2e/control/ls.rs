@@ -1,4 +1,5 @@
 //! `ls`: on terminals of several widths and through a pipe, with and without colours, for one service and for many slots.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::process::Command;
 

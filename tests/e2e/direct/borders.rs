@@ -1,4 +1,5 @@
 //! Other local users can connect to the attach socket and to NOTIFY_SOCKETs, and get nothing by it.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,6 @@
 //! Servers behind commands that drop privileges, as the entrypoints of container images do: the other user's process gets its
 //! connections directly, without a word of the loader's.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
 //! What a server does to its own socket, or closes again, costs the daemon and other services nothing.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Write;
 use std::net::TcpStream;

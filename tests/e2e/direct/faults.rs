@@ -1,4 +1,5 @@
 //! Direct delivery where something is not as it should be: what cannot be preloaded, who does harm, what does not end.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,6 @@
 //! What a server's listening socket answers under direct delivery, and what becomes of descriptors that the server does
 //! not know: the same as natively. The C program writes down what it sees; it runs both ways.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Read;
 use std::net::TcpStream;

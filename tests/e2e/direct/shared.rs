@@ -1,4 +1,5 @@
 //! A server keeps a copy of the socket that it binds. Whatever it does with that holds up no other service.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::net::TcpStream;
 

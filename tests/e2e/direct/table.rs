@@ -1,4 +1,5 @@
 //! The table: many servers, unmodified, each under rr and none.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

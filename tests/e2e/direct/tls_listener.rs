@@ -1,5 +1,6 @@
 //! Python's `ssl` around a *listening* socket (http.server, Flask, Werkzeug, eventlet): it asks the socket for a byte, and
 //! goes on when that says that there is no connection.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::net::TcpStream;
 use std::process::Command;

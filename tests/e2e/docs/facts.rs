@@ -1,4 +1,5 @@
 //! Tables of the documents against the program: options, exit codes, the control protocol, metrics, links.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};

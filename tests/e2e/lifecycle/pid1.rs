@@ -1,4 +1,5 @@
 //! As a container's first process: in a PID namespace of its own.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::process::Command;
 

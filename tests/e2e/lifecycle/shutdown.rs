@@ -1,4 +1,5 @@
 //! The end.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
 //! `roundsman events`: what happens to services, as text and as JSON lines.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
 //! What servers write: passed on, named, bounded.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};

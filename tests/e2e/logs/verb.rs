@@ -1,4 +1,5 @@
 //! Log files and `roundsman logs`.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,5 @@
 //! Hostile or clumsy workers in Node: the master is well, and so are the others.
+//! Mostly waits: tests/run runs it beside others.
 
 use crate::support::{App, eventually, get, seconds};
 

@@ -1,4 +1,5 @@
 //! Programs that were written for Node's cluster or PM2 run unmodified: messages, identity, readiness, graceful ends.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;

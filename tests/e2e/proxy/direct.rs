@@ -1,4 +1,5 @@
 //! Servers that know nothing of the PROXY protocol see the client.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Write;
 

@@ -1,4 +1,5 @@
 //! Real balancers in front of real servers: each server names the client that connected to the balancer.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
 //! The limit with servers that have processes or threads of their own.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

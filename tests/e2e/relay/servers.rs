@@ -1,4 +1,5 @@
 //! Real servers and real clients.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
 //! `ip-hash`: a client's connections reach the same worker, and when they do not.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

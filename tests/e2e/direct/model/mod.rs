@@ -3,6 +3,7 @@
 //! With `MODEL_SEED` one run is made, of `MODEL_COUNT` sequences from that seed on, with `MODEL_LIBC` (glibc, musl) and
 //! `MODEL_POLICY`. `MODEL_EVERYTHING=1` also tries what is known to differ. What is found is shown by kind, with seeds and
 //! the shortest sequence (`MODEL_SHRINK` kinds of them).
+//! Mostly waits: tests/run runs it beside others.
 
 mod allowed;
 mod compare;
