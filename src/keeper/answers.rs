@@ -1,24 +1,25 @@
 //! The answers to the server's system calls.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::SockRef;
 
 use super::caller::{self, Memory};
 use super::master::Master;
 use super::open::{self, Open};
 use super::stand_in::{Connection, StandIn};
-use super::{FIRST_QUEUE, WAKE};
+use super::waker::Waker;
 use crate::abi::attach::{ADDRESS_BYTES, op};
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::seccomp::{Call, Notifications};
+
+/// Stand-ins that are compared one by one; more are looked up by the inode.
+const MAX_COMPARED: usize = 4;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,59 +61,24 @@ pub struct State {
     complained: bool,
 }
 
-/// The main thread's epoll instance.
-#[derive(Debug)]
-pub struct Waker {
-    epoll: Epoll,
-    wake: EventFd,
-}
-
-impl Waker {
-    pub fn new() -> nix::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        Ok(Self { epoll, wake })
-    }
-
-    pub fn watch(&self, fd: impl AsFd, source: u64) -> nix::Result<()> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
-    }
-
-    /// Watches a queue from its next [`Waker::await_queue`] on.
-    pub fn add_queue(&self, queue: &OwnedFd, at: usize) -> nix::Result<()> {
-        self.epoll.add(queue, EpollEvent::new(EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64))
-    }
-
-    /// Has the main thread look once at a queue that has something, also if that is there already.
-    fn await_queue(&self, queue: &OwnedFd, at: usize) {
-        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64);
-        // Cannot fail for what was added.
-        let _ = self.epoll.modify(queue, &mut event);
-    }
-
-    /// The number of events, 0 after the time-out.
-    pub fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> usize {
-        self.epoll.wait(events, timeout).unwrap_or(0)
-    }
-
-    /// Takes note of a wake-up.
-    pub fn awake(&self) {
-        let _ = self.wake.read();
-    }
-
-    fn wake(&self) {
-        let _ = self.wake.write(1);
-    }
-}
-
 impl State {
     /// The place of the stand-in that a thread has at a descriptor. By the open file, not by the number: descriptors are
     /// duplicated and closed unseen.
     pub fn find(&self, thread: u32, fd: i32) -> Option<usize> {
-        if self.stand_ins.is_empty() {
-            return None;
+        if self.stand_ins.len() > MAX_COMPARED {
+            return self.find_by_inode(thread, fd);
         }
+        for (at, stand_in) in self.stand_ins.iter().enumerate() {
+            match caller::has_file(thread, fd, stand_in.queue().as_fd()) {
+                Some(true) => return Some(at),
+                Some(false) => {}
+                None => return self.find_by_inode(thread, fd),
+            }
+        }
+        None
+    }
+
+    fn find_by_inode(&self, thread: u32, fd: i32) -> Option<usize> {
         let inode = caller::inode(thread, fd)?;
         self.stand_ins.iter().position(|stand_in| stand_in.inode == inode)
     }
@@ -201,12 +167,10 @@ impl Answers {
     /// getsockname(2) on a stand-in.
     fn name(&self, call: &Call, state: &mut State, at: usize) -> Outcome {
         let [_, to, len, ..] = call.arguments;
-        let memory = match Memory::of(call, &self.notifications) {
-            Ok(memory) => memory,
-            Err(error) => return unreachable(error, call, state),
-        };
-        let written = memory.write_address(&state.stand_ins[at].address, to, len);
-        Outcome::Returns(written.map(|()| 0).map_err(|error| errno(&error)))
+        match Memory::of(call, &self.notifications).write_address(&state.stand_ins[at].address, to, len) {
+            Ok(()) => Outcome::Returns(Ok(0)),
+            Err(error) => not_written(&error, call, state),
+        }
     }
 
     fn accept(&self, call: &Call, state: &mut State, at: usize) -> Outcome {
@@ -251,18 +215,17 @@ impl Answers {
             let _ = SockRef::from(&connection.socket).set_nonblocking(false);
         }
         if to != 0 {
-            let memory = match Memory::of(call, &self.notifications) {
-                Ok(memory) => memory,
+            let shown = state.stand_ins[at].shown(client);
+            match Memory::of(call, &self.notifications).write_address(&shown, to, len) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(connection),
                 Err(error) => {
-                    state.stand_ins[at].give_back(connection);
-                    return Ok(unreachable(error, call, state));
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        state.stand_ins[at].give_back(connection);
+                    }
+                    // Else the connection is closed, as the kernel does it.
+                    return Ok(not_written(&error, call, state));
                 }
-            };
-            let shown = state.stand_ins[at].shown(client);
-            if let Err(error) = memory.write_address(&shown, to, len) {
-                // The connection is closed, as the kernel does it.
-                return Ok(Outcome::Returns(Err(errno(&error))));
             }
         }
         let noted = state.open.note(connection.socket.as_fd(), &client);
@@ -379,16 +342,16 @@ fn flags(call: &Call) -> i32 {
     if call.number == libc::SYS_accept4 { call.arguments[3] as i32 } else { 0 }
 }
 
-/// The errno for memory that cannot be read or written.
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().filter(|&errno| errno == libc::EINVAL).unwrap_or(libc::EFAULT)
-}
-
-/// What becomes of a call whose memory was not opened.
-fn unreachable(error: io::Error, call: &Call, state: &mut State) -> Outcome {
-    if error.kind() == io::ErrorKind::NotFound {
-        return Outcome::Settled;
+/// What becomes of a call whose result could not be written to its memory.
+fn not_written(error: &io::Error, call: &Call, state: &mut State) -> Outcome {
+    match error.kind() {
+        io::ErrorKind::NotFound => return Outcome::Settled,
+        io::ErrorKind::PermissionDenied => {
+            state.complain(call.thread);
+            return Outcome::Returns(Err(libc::EPERM));
+        }
+        _ => {}
     }
-    state.complain(call.thread);
-    Outcome::Returns(Err(libc::EPERM))
+    let errno = error.raw_os_error().filter(|&errno| errno == libc::EINVAL).unwrap_or(libc::EFAULT);
+    Outcome::Returns(Err(errno))
 }

@@ -43,7 +43,7 @@ impl Answers {
         if !(16..=128).contains(&len) {
             return Outcome::GoesOn;
         }
-        let bytes = Memory::of(call, &self.notifications).and_then(|memory| memory.read(at, len));
+        let bytes = Memory::of(call, &self.notifications).read(at, len);
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -1,15 +1,17 @@
 //! A thread that waits for the answer to a system call: its memory and its descriptors, by /proc. The server can change both at
 //! any time, so each is read once.
 
+use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::stat::stat;
 
 use crate::abi::attach::ADDRESS_BYTES;
 use crate::sys::process::pidfd_open;
+use crate::sys::remote;
 use crate::sys::seccomp::{Call, Notifications, take_descriptor};
 use crate::sys::sock::PeerAddress;
 
@@ -38,35 +40,70 @@ pub fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
     take_descriptor(&pidfd_open(process)?, fd)
 }
 
+/// Whether a thread has this open file of ours at a descriptor; `None` where the kernel does not say.
+pub fn has_file(thread: u32, fd: i32, ours: BorrowedFd<'_>) -> Option<bool> {
+    match remote::has_file(thread, fd, ours) {
+        Ok(same) => Some(same),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Some(false),
+        // No such call, or not permitted.
+        Err(_) => None,
+    }
+}
+
 /// The memory of a thread whose call waits.
 #[derive(Debug)]
-pub struct Memory(File);
+pub struct Memory<'a> {
+    call: &'a Call,
+    notifications: &'a Notifications,
+    /// Where process_vm_readv(2) is not permitted.
+    file: OnceCell<File>,
+}
 
-impl Memory {
-    /// # Errors
-    /// `EACCES` without the right to trace it; `NotFound` when the call waits no more.
-    pub fn of(call: &Call, notifications: &Notifications) -> io::Result<Self> {
-        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", call.thread));
-        // If it still waits, its number was not another thread's meanwhile.
-        if notifications.waits(call.id) { memory.map(Self) } else { Err(io::ErrorKind::NotFound.into()) }
+impl<'a> Memory<'a> {
+    pub fn of(call: &'a Call, notifications: &'a Notifications) -> Self {
+        Self { call, notifications, file: OnceCell::new() }
     }
 
     /// # Errors
-    /// `EIO` for memory that is not there.
+    /// `EACCES` without the right to trace it; `NotFound` when the call waits no more; `EFAULT` or `EIO` for memory that is not
+    /// there.
     pub fn read<const N: usize>(&self, at: u64, len: usize) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.0.read_exact_at(&mut bytes[..len.min(N)], at)?;
-        Ok(bytes)
+        let part = &mut bytes[..len.min(N)];
+        match remote::read_memory(self.call.thread, at, part) {
+            Err(error) if is_forbidden(&error) => self.file()?.read_exact_at(part, at)?,
+            other => other?,
+        }
+        // If it still waits, its number was not another thread's meanwhile.
+        self.waits().map(|()| bytes)
     }
 
     /// An address with its length, as accept(2) and getsockname(2) write them.
     ///
     /// # Errors
-    /// `EINVAL` for a negative length; `EIO` for memory that is not there.
+    /// As [`Memory::read`]; `EINVAL` for a negative length.
     pub fn write_address(&self, address: &PeerAddress, at: u64, len_at: u64) -> io::Result<()> {
         let room = i32::from_ne_bytes(self.read(len_at, 4)?);
         let Ok(room) = usize::try_from(room) else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
-        self.0.write_all_at(&address.bytes[..room.min(address.len.into()).min(ADDRESS_BYTES)], at)?;
-        self.0.write_all_at(&u32::from(address.len).to_ne_bytes(), len_at)
+        let bytes = &address.bytes[..room.min(address.len.into()).min(ADDRESS_BYTES)];
+        let len = u32::from(address.len).to_ne_bytes();
+        match self.file.get() {
+            None => remote::write_memory(self.call.thread, [(at, bytes), (len_at, &len)]),
+            Some(file) => file.write_all_at(bytes, at).and_then(|()| file.write_all_at(&len, len_at)),
+        }
     }
+
+    fn waits(&self) -> io::Result<()> {
+        if self.notifications.waits(self.call.id) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", self.call.thread));
+        self.waits()?;
+        memory.map(|memory| self.file.get_or_init(|| memory))
+    }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS))
 }

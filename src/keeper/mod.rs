@@ -12,6 +12,7 @@ mod open;
 pub mod probe;
 mod server;
 mod stand_in;
+mod waker;
 
 use std::ffi::OsString;
 use std::io;
@@ -27,9 +28,10 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
-use self::answers::{Answers, Look, Waker};
+use self::answers::{Answers, Look};
 use self::master::Master;
 use self::server::Started;
+use self::waker::Waker;
 use crate::abi::attach::VARIABLE;
 use crate::codes::{NOT_EXECUTABLE, OS};
 use crate::sys::{clock, process, reason};

@@ -90,7 +90,7 @@ fn answer(server: u32, notifications: &Notifications) -> Result<bool, Refused> {
 }
 
 fn bind(server: u32, call: &Call, notifications: &Notifications, queue: &OwnedFd) -> Result<bool, Refused> {
-    let memory = Memory::of(call, notifications).map_err(because("its memory cannot be reached"))?;
+    let memory = Memory::of(call, notifications);
     let bytes: [u8; 4] = memory.read(call.arguments[1], 4).map_err(because("its memory cannot be read"))?;
     if u16::from_be_bytes([bytes[2], bytes[3]]) != PORT {
         return Err("its memory cannot be read".to_owned());
@@ -108,7 +108,7 @@ fn bind(server: u32, call: &Call, notifications: &Notifications, queue: &OwnedFd
 
 fn accept(call: &Call, notifications: &Notifications, queue: &OwnedFd) -> Result<(), Refused> {
     let [_, to, len, ..] = call.arguments;
-    let memory = Memory::of(call, notifications).map_err(because("its memory cannot be reached"))?;
+    let memory = Memory::of(call, notifications);
     let client = PeerAddress::from(std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
     memory.write_address(&client, to, len).map_err(because("its memory cannot be written"))?;
     let given = notifications.give(call.id, queue.as_fd(), true);

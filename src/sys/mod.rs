@@ -16,6 +16,7 @@ pub mod interrupt;
 pub mod mmap;
 pub mod process;
 pub mod random;
+pub mod remote;
 pub mod rights;
 pub mod scm;
 pub mod seccomp;
