@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use crate::codes::{CONFIG, OS, USAGE};
 use crate::config::error::{ConfigError, Kind, LoadError};
 use crate::control::server::NameTaken;
+use crate::daemon::upgrade::takeover::TakeoverError;
 use crate::daemon::{DaemonError, ListenError};
 use crate::sys::reason;
 use crate::worker::delivery::DeliveryError;
@@ -90,6 +91,13 @@ impl From<DaemonError> for Exit {
                 Self::new(OS, error.to_string())
             }
         }
+    }
+}
+
+impl From<TakeoverError> for Exit {
+    fn from(error: TakeoverError) -> Self {
+        let code = if matches!(error, TakeoverError::Os { .. }) { OS } else { 1 };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -112,6 +112,11 @@ impl Launcher {
         Ok(Self { image: crate::sys::process::own_image()?, _reserved: reserved, nofile, cwd: named_cwd(), outputs })
     }
 
+    /// The file limit with which the daemon was started.
+    pub fn nofile(&self) -> NoFile {
+        self.nofile
+    }
+
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
     ///
     /// # Errors
@@ -271,6 +276,24 @@ fn left_in(pipe: Option<OwnedFd>) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// Tries a program, with a word before our own arguments, and a file as standard input. Returns its pid and what it writes, which
+/// can be read without blocking.
+///
+/// # Errors
+/// As fork(2) and execve(2).
+pub fn try_program(image: BorrowedFd<'_>, word: &str, input: OwnedFd) -> io::Result<(u32, OwnedFd)> {
+    let (said, theirs) = sock::pipe()?;
+    let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
+    command.arg0("roundsman").arg(word).args(std::env::args_os().skip(1));
+    command.stdin(Stdio::from(input)).stdout(Stdio::from(theirs.try_clone()?)).stderr(Stdio::from(theirs));
+    command.env_remove("NOTIFY_SOCKET");
+    prepare(
+        &mut command,
+        ChildSetup { death_signal: Signal::SIGKILL, nofile: None, user: None, channel: None, kept: None },
+    );
+    Ok((spawn(&mut command)?.id(), said))
 }
 
 /// Starts a process while the closer threads are paused.

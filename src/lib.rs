@@ -25,6 +25,7 @@
 //! | [`service`] | one service at run time: its slots, reloads, stops |
 //! | [`slot`] | one slot of a service: its lifecycle, its worker, those that make room for it |
 //! | [`worker`] | one generation of a slot: its processes, and what connects them to us |
+//! | [`record`] | what a daemon leaves to the program that takes its place |
 //! | [`events`] | what the control thread waits on |
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
@@ -62,6 +63,7 @@ pub mod output;
 pub mod proc_net;
 pub mod program;
 pub mod proxy_protocol;
+pub mod record;
 pub mod relay;
 pub mod service;
 pub mod slot;

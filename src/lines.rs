@@ -19,6 +19,11 @@ impl Lines {
         Self { max_len, bytes: Vec::new(), from: 0, searched: 0 }
     }
 
+    /// The beginning of a line whose end has not come.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+
     /// Adds bytes from the stream.
     ///
     /// # Errors

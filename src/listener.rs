@@ -8,10 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 
 use crate::addr::{ListenAddr, unix};
+use crate::record::{Fd, Found, Kept};
 use crate::sys::interrupt::impatiently;
 use crate::sys::reason;
 use crate::sys::sock::keep_alive;
@@ -40,7 +42,7 @@ pub struct Listener {
 }
 
 /// Who asked for a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// `--listen`, or whoever passed the socket to us.
     Flag,
@@ -49,6 +51,27 @@ pub enum Origin {
     Server,
     /// Closed: it left the configuration, or the server's socket turned out to be a client's.
     GivenBack,
+}
+
+/// A listener in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListenerRecord {
+    /// `None` for one that was given back.
+    socket: Option<Fd>,
+    address: String,
+    port: Option<u16>,
+    app_port: Option<u16>,
+    origin: Origin,
+    generation: usize,
+    passed: bool,
+    file: Option<(PathBuf, u64, u64)>,
+}
+
+impl ListenerRecord {
+    /// Whether it was passed to the daemon.
+    pub fn is_passed(&self) -> bool {
+        self.passed
+    }
 }
 
 #[derive(Debug, Error)]
@@ -79,6 +102,31 @@ pub enum BindError {
 }
 
 impl Listener {
+    pub fn record(&self, kept: &mut Kept) -> ListenerRecord {
+        let Self { socket, address, port, app_port, origin, generation, passed, file } = self;
+        ListenerRecord {
+            socket: (*origin != Origin::GivenBack).then(|| kept.keep(socket)),
+            address: address.clone(),
+            port: *port,
+            app_port: *app_port,
+            origin: *origin,
+            generation: *generation,
+            passed: *passed,
+            file: file.clone(),
+        }
+    }
+
+    /// # Errors
+    /// When its socket is not there.
+    pub fn adopt_recorded(record: ListenerRecord, found: &mut Found) -> io::Result<Self> {
+        let ListenerRecord { socket, address, port, app_port, origin, generation, passed, file } = record;
+        let socket = match socket {
+            Some(fd) => Arc::new(found.take(fd)?),
+            None => nothing()?,
+        };
+        Ok(Self { socket, address, port, app_port, origin, generation, passed, file })
+    }
+
     /// Binds an address. A Unix socket file on which nobody listens is replaced.
     ///
     /// # Errors

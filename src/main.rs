@@ -9,6 +9,8 @@ use roundsman::codes::{CONFIG, OS, USAGE};
 use roundsman::config::Config;
 use roundsman::config::sources::Given;
 use roundsman::control::Request;
+use roundsman::daemon::upgrade::TRY;
+use roundsman::daemon::upgrade::takeover::{self, Takeover, TakeoverError};
 use roundsman::exit::{Exit, tell};
 use roundsman::output::follow::LogKind;
 use roundsman::output::servers::Servers;
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Some(keeper::probe::ROLE) => return ExitCode::from(keeper::probe::main()),
         Some(keeper::probe::SERVER_ROLE) => return ExitCode::from(keeper::probe::server()),
         Some("demo-server") => return end(demo::serve().map(|()| 0)),
+        Some(TRY) => return end(try_record().map(|()| 0)),
         _ => {}
     }
     let (cli, given) = roundsman::cli::parse().unwrap_or_else(|error| error.exit());
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Some(Verb::Stop(targets)) => each(&targets, |service| Request::Stop { service }),
         Some(Verb::Start(targets)) => each(&targets, |service| Request::Start { service }),
         Some(Verb::Quit(targets)) => cli::quit::quit(&targets).map(|()| 0),
+        Some(Verb::Upgrade(options)) => cli::upgrade::upgrade(&options).map(|()| 0),
         Some(Verb::Unit(options)) => cli::unit::print(&options).map(|()| 0),
         Some(Verb::Scale(scale)) => scale
             .meant()
@@ -96,7 +100,57 @@ enum Greeting {
     Demo,
 }
 
+/// Whether this program could go on from a daemon's record, which is standard input. The words after the first are the daemon's.
+fn try_record() -> Result<(), Exit> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    words.remove(1);
+    let (cli, given) = cli::parse_words(words).map_err(|error| Exit::new(USAGE, error.to_string()))?;
+    let given = match cli.verb {
+        Some(Verb::Demo(options)) => demo::options(&options)?,
+        _ => given,
+    };
+    Ok(takeover::try_record(given)?)
+}
+
+/// Goes on where another program was.
+fn take_over(mut before: Takeover, given: Given) -> Result<u8, Exit> {
+    let ready = |before: &mut Takeover| -> Result<_, Exit> {
+        let os = |doing| move |source| TakeoverError::Os { doing, source };
+        let config = before.config(given)?;
+        let token = Token::of(config.admin_token_file.as_deref()).map_err(|error| error.to_string());
+        let token = token.map_err(TakeoverError::Token)?;
+        if let Some((service, _)) = config.services.first() {
+            output::background::watch(
+                cli::detach::log_of(&config),
+                service.files.rotate_size,
+                service.files.rotate_keep,
+            );
+        }
+        let log = output::start(config.log_format, &config.log_level).map_err(os("cannot start the output thread"))?;
+        let servers = Servers::start(config.output, log.recent()).map_err(os("cannot start a thread"))?;
+        log.keep_in(&servers);
+        let recent = log.recent();
+        let admin = before.admin()?.map(|listener| admin::Open { listener, token, recent });
+        Ok((config, servers, admin, log))
+    };
+    match ready(&mut before) {
+        Ok((config, servers, admin, log)) => {
+            let result = before.go_on(config, &servers, admin, log.clone());
+            servers.finish();
+            log.flush();
+            Ok(result?)
+        }
+        Err(error) => {
+            before.give_back(&error);
+            Err(error)
+        }
+    }
+}
+
 fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
+    if let Some(before) = Takeover::begin()? {
+        return take_over(before, given);
+    }
     let config = Config::load(given, daemon::inherited())?;
     let listeners = daemon::take_inherited(&config)?;
     let admin = config.admin.map(|address| {
@@ -121,7 +175,7 @@ fn run(given: Given, greeting: Greeting) -> Result<u8, Exit> {
         Servers::start(config.output, log.recent()).map_err(|error| Exit::os("cannot start a thread", &error))?;
     log.keep_in(&servers);
     let admin = admin.map(|listener| admin::Open { listener, token, recent: log.recent() });
-    let result = daemon::main(config, listeners, &servers, admin);
+    let result = daemon::main(config, listeners, &servers, admin, log.clone());
     servers.finish();
     log.flush();
     Ok(result?)

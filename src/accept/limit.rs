@@ -45,6 +45,16 @@ impl Limit {
         self.leaving.push(Leaving { id: worker.id, page: page.clone(), got });
     }
 
+    /// Workers that leave, and how many connections each got: for a daemon's record.
+    pub fn all(&self) -> impl Iterator<Item = (WorkerId, u64)> {
+        self.leaving.iter().map(|one| (one.id, one.got))
+    }
+
+    /// A worker leaves that was one of the program before.
+    pub fn left_before(&mut self, id: WorkerId, page: Arc<CountersPage>, got: u64) {
+        self.leaving.push(Leaving { id, page, got });
+    }
+
     /// Connections that a leaving worker had not received went to others.
     pub fn taken_back(&mut self, id: WorkerId, count: usize) {
         self.leaving

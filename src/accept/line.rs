@@ -69,6 +69,11 @@ impl Line {
         Some((ticket, held))
     }
 
+    /// All, in any order.
+    pub fn all(&self) -> impl Iterator<Item = (Ticket, &Held)> {
+        self.parts.iter().flatten().map(|(ticket, held)| (*ticket, held))
+    }
+
     pub fn get(&self, ticket: Ticket) -> Option<&Held> {
         self.parts.iter().find_map(|part| part.get(&ticket))
     }

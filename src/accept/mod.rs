@@ -13,6 +13,7 @@ pub mod orders;
 mod pace;
 mod pacing;
 pub mod policy;
+pub mod record;
 mod shares;
 pub mod stage;
 mod stalls;
@@ -37,10 +38,12 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::handoff::TakenBack;
 use crate::handoff::bell::Bell;
 use crate::handoff::rescue::{self, Job};
+use crate::record::Kept;
 use alarm::Alarm;
 use dispatcher::ServiceDispatcher;
 use orders::{Order, Report, RescueKey, ServiceId};
 use pacing::Pacing;
+use record::{StandStill, Told};
 
 const WAKER: Token = Token(usize::MAX);
 /// A listener's token is its service times this, plus its place in the service.
@@ -73,6 +76,24 @@ impl Orders {
             let _ = waker.wake();
         })?;
         Ok(self.bell.get_or_init(|| bell))
+    }
+
+    /// The doorbell that workers of the program before have already.
+    ///
+    /// # Errors
+    /// When memory or a thread cannot be had.
+    pub fn take_bell(&self, fd: OwnedFd) -> io::Result<()> {
+        let waker = self.waker.clone();
+        let bell = Bell::hang_again(fd, move || {
+            let _ = waker.wake();
+        })?;
+        let _ = self.bell.set(bell);
+        Ok(())
+    }
+
+    /// The doorbell, if there is one.
+    pub fn known_bell(&self) -> Option<&Bell> {
+        self.bell.get()
     }
 
     /// Queues an order and wakes the accept thread.
@@ -231,8 +252,28 @@ impl Acceptor {
         !self.orders.is_empty()
     }
 
+    /// Tells what there is, and waits.
+    fn stand_still(&mut self, StandStill { told, go_on }: StandStill) {
+        // What has been taken is given to workers first.
+        self.turn(Instant::now());
+        let mut kept = Kept::default();
+        let services: Result<Vec<_>, String> =
+            self.dispatchers.iter().map(|dispatcher| dispatcher.record(&mut kept)).collect();
+        let failed = services.is_err();
+        let there = told.send(services.map(|services| Told { services, kept })).is_ok();
+        if there && !failed {
+            // Also when nobody can tell it any more.
+            let _ = go_on.recv();
+        }
+    }
+
     fn obey(&mut self, order: Order, now: Instant) {
         match order {
+            Order::StandStill(still) => self.stand_still(still),
+            Order::TakeOver { service, accepts, listeners, leaving } => self.on(service, |it, cx| {
+                listeners.into_iter().for_each(|(id, socket)| it.add_listener(cx, id, socket));
+                it.take_over(*accepts, leaving, now, cx);
+            }),
             Order::Service { rules, stats } => {
                 self.dispatchers.push(ServiceDispatcher::new(self.dispatchers.len(), rules, stats));
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::hash::Key;
 use super::policy::Policy;
+use super::record::{Accepts, StandStill};
 use super::stage::StageRules;
 use super::stage::refusals::{Refusal, StageStats};
 use super::waits::{Shed, ShedReason, Waits};
@@ -258,6 +259,16 @@ pub enum Order {
     Pause(ServiceId),
     /// Reset the connections still held after [`Order::Pause`].
     PauseNow(ServiceId),
+    /// Tell what there is, and wait: another program is about to take this one's place.
+    StandStill(StandStill),
+    /// Go on with what the program before had; its workers are online by then.
+    TakeOver {
+        service: ServiceId,
+        accepts: Box<Accepts<OwnedFd>>,
+        listeners: Vec<(ListenerId, Arc<OwnedFd>)>,
+        /// Workers that get nothing new, with their counters.
+        leaving: Vec<(WorkerId, Arc<CountersPage>)>,
+    },
 }
 
 /// From the accept thread to the control thread.

@@ -39,6 +39,10 @@ impl Shed {
         self.0[reason as usize].fetch_add(count, Relaxed);
     }
 
+    pub fn counters(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.0.iter()
+    }
+
     pub fn count(&self, reason: ShedReason) -> u64 {
         self.0[reason as usize].load(Relaxed)
     }
@@ -67,6 +71,11 @@ impl Waits {
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bound = |at: usize| if at + 1 == BUCKETS { f64::INFINITY } else { (1_u64 << at) as f64 / 1e3 };
         self.buckets.iter().enumerate().map(|(at, count)| (bound(at), count.load(Relaxed))).collect()
+    }
+
+    /// All that it counts.
+    pub fn counters(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.buckets.iter().chain([&self.sum])
     }
 
     /// The sum of all waits.

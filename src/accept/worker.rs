@@ -1,6 +1,7 @@
 //! A worker online, with everything the accept thread knows of it.
 
 mod limit;
+mod record;
 
 use std::collections::VecDeque;
 use std::io;

@@ -3,6 +3,7 @@
 //! thread; how many are open is read where the choice depends on it.
 
 mod lines;
+mod record;
 
 use std::ops::Deref;
 use std::os::fd::OwnedFd;

@@ -47,6 +47,13 @@ impl<W: Copy + Eq + Hash> Sessions<W> {
         self.all.is_empty()
     }
 
+    /// All with their workers, the oldest first.
+    pub fn all(&self) -> Vec<(u64, W)> {
+        let mut all: Vec<_> = self.all.iter().map(|(session, (worker, number))| (*number, *session, *worker)).collect();
+        all.sort_by_key(|(number, ..)| *number);
+        all.into_iter().map(|(_, session, worker)| (session, worker)).collect()
+    }
+
     /// The worker that has a session.
     pub fn worker(&self, session: u64) -> Option<W> {
         self.all.get(&session).map(|(worker, _)| *worker)

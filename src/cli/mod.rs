@@ -16,6 +16,7 @@ mod slips;
 mod table;
 pub mod top;
 pub mod unit;
+pub mod upgrade;
 pub mod watch;
 pub mod weight;
 mod which;
@@ -129,6 +130,10 @@ pub enum Verb {
     /// Gracefully, as with SIGTERM; returns when it is gone.
     #[command(alias = "kill")]
     Quit(Targets),
+    /// Run a new version of roundsman in place of a daemon
+    ///
+    /// In the same process: pid, servers, connections, counters and weights stay. FILE is tried first; if it cannot go on, nothing changes.
+    Upgrade(upgrade::Upgrade),
     /// Print a systemd unit for a daemon that runs, or a file
     Unit(Unit),
     /// Set the number of slots: 4, +1, -1

@@ -150,6 +150,23 @@ impl Config {
         }
     }
 
+    /// The configuration that another program had in force: its settings, without the file.
+    ///
+    /// # Errors
+    /// What this program makes of these settings.
+    pub fn in_force(
+        given: Given,
+        name: String,
+        settings: Settings,
+        services: Vec<Settings>,
+        inherited: Inherited,
+    ) -> Result<Self, LoadError> {
+        let one = |settings: Settings| Ok((ServiceConfig::new(merge::run(&settings)?, inherited)?, settings));
+        let services = services.into_iter().map(one).collect::<Result<Vec<_>, ConfigError>>()?;
+        let run = merge::run(&settings)?;
+        Ok(Self { name, ..Self::new(given, run, settings, services) })
+    }
+
     /// Reads the file again.
     ///
     /// # Errors

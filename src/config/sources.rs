@@ -7,6 +7,7 @@ use std::fmt;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
+use serde::{Deserialize, Serialize};
 
 use super::diagnostics::nearest;
 use super::options::Options;
@@ -17,10 +18,11 @@ pub const COMMAND: &str = "command";
 
 const PREFIX: &str = "ROUNDSMAN_";
 /// Set by the daemon for its servers.
-const FOR_SERVERS: [&str; 4] = ["ROUNDSMAN_SERVICE", "ROUNDSMAN_SLOT", "ROUNDSMAN_WORKER", "ROUNDSMAN_ATTACH"];
+const FOR_SERVERS: [&str; 5] =
+    ["ROUNDSMAN_RECORD", "ROUNDSMAN_SERVICE", "ROUNDSMAN_SLOT", "ROUNDSMAN_WORKER", "ROUNDSMAN_ATTACH"];
 
 /// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     Flag,
     Environment(String),
@@ -45,7 +47,7 @@ impl fmt::Display for Origin {
 }
 
 /// The values of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Empty for a switch that is on.
     pub values: Vec<OsString>,

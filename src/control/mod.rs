@@ -43,6 +43,12 @@ pub enum Request {
     Start {
         service: Option<String>,
     },
+    /// Another program takes the daemon's place, in the same process, with its workers and connections: the file that it was
+    /// started from, or another one, by its absolute path.
+    Upgrade {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<std::path::PathBuf>,
+    },
     /// Ends the daemon, gracefully. It closes the connection when it is gone. A service is meant to be its only one.
     Quit {
         service: Option<String>,

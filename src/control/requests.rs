@@ -19,6 +19,11 @@ impl Default for Requests {
 }
 
 impl Requests {
+    /// The beginning of a request whose end has not come, and requests that were not taken yet.
+    pub fn rest(&self) -> &[u8] {
+        self.0.rest()
+    }
+
     /// Adds what came.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The daemon's end of the control socket. Bounded in clients, bytes and waiting: a slow or hostile peer costs
 //! its own connection.
 
+mod record;
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -12,6 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use thiserror::Error;
 use tracing::{debug, warn};
 
+pub use self::record::ControlRecord;
 use super::requests::Requests;
 use super::status::Daemon;
 use super::{Reply, Request, ask, socket_path};
@@ -174,6 +177,11 @@ impl ControlServer {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether a client is still there.
+    pub fn has(&self, number: u32) -> bool {
+        self.clients.contains_key(&number)
     }
 
     /// Clients that may have said more than their turn allowed.

@@ -15,6 +15,7 @@ impl Daemon {
     /// SIGCHLD may stand for many children: asks until there is none. The dead are looked at first and reaped
     /// last: until then their pids, and the sessions named after them, mean nobody else.
     pub(super) fn reap(&mut self, now: Instant) {
+        let mut tried = None;
         loop {
             let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             match waitid(Id::All, look) {
@@ -24,12 +25,18 @@ impl Daemon {
                     let own = pid.as_raw() as u32;
                     // It may have given connections back at last.
                     self.read_relay(own);
+                    if self.trial.as_ref().is_some_and(|trial| trial.is(own)) {
+                        tried = Some((own, status));
+                    }
                     match self.owner(own) {
                         Some((service, slot, context)) => service.on_exit(slot, own, status, context, now),
                         None => debug!(pid = own, "orphan reaped"),
                     }
                     self.context.children.remove(own);
                     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                    if let Some((own, status)) = tried.take() {
+                        self.tried(own, status);
+                    }
                 }
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {

@@ -26,12 +26,25 @@ const BARRIER_MS: u16 = 1000;
 #[derive(Debug, Default)]
 pub struct Store(BTreeMap<(ServiceId, ListenerId), String>);
 
+/// A listener in the store, in a daemon's record: the place of its service, its id there, and the name.
+pub type Stored = (usize, ListenerId, String);
+
 /// Whether a passed descriptor is one of ours, from the store.
 pub fn is_stored(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|inode| !inode.is_empty() && inode.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 impl Store {
+    pub fn record(&self, services: &[Service]) -> Vec<Stored> {
+        let place = |id: ServiceId| services.iter().position(|service| service.id() == id);
+        self.0.iter().filter_map(|((id, listener), name)| Some((place(*id)?, *listener, name.clone()))).collect()
+    }
+
+    pub fn adopt(stored: Vec<Stored>, services: &[Service]) -> Self {
+        let of = |(place, listener, name): Stored| Some(((services.get(place)?.id(), listener), name));
+        Self(stored.into_iter().filter_map(of).collect::<BTreeMap<_, _>>())
+    }
+
     /// Stores the listeners of services that go on, and removes the others, so that their last copies are closed here.
     pub fn step(&mut self, services: &[Service], stopping: bool) {
         let going_on = |service: &&Service| !stopping && !awaiting::is_stopping(service) && !service.view().removed;

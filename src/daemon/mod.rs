@@ -13,16 +13,17 @@ mod requests;
 mod signals;
 mod status;
 mod systemd;
+pub mod upgrade;
 mod waiting;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use mio::{Events, Interest, Poll, Waker};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use tokio::sync::oneshot;
 use tracing::{error, info};
@@ -40,6 +41,7 @@ use crate::events::{Registry, Source};
 use crate::launch::Launcher;
 use crate::limited::Limited;
 use crate::listener::Listener;
+use crate::output::Log;
 use crate::output::servers::Servers;
 use crate::service::Service;
 use crate::sys::cpu::CpuMeter;
@@ -50,6 +52,7 @@ use crate::worker::probe;
 use error::os;
 use signals::Terminal;
 use systemd::Systemd;
+use upgrade::Trial;
 use waiting::Waiting;
 
 pub use error::DaemonError;
@@ -67,17 +70,20 @@ pub fn main(
     listeners: Vec<Vec<Listener>>,
     servers: &Servers,
     admin: Option<admin::Open>,
+    log: Log,
 ) -> Result<u8, DaemonError> {
     let nofile = process::raise_nofile().map_err(os("cannot read the file limit"))?;
     process::become_subreaper();
     closer::start().map_err(os("cannot start a thread"))?;
-    let mut daemon = Daemon::start(config, listeners, nofile, servers, admin)?;
+    let mut daemon = Daemon::start(config, listeners, nofile, servers, admin, log)?;
     daemon.run()
 }
 
 struct Daemon {
     poll: Poll,
     signals: Signals,
+    /// Wakes this thread.
+    waker: Arc<Waker>,
     reports: Receiver<Report>,
     control: Option<ControlServer>,
     /// What the admin thread asks: each gets the state.
@@ -104,6 +110,11 @@ struct Daemon {
     /// When the stop was asked for.
     stopping: Option<Instant>,
     systemd: Option<Systemd>,
+    /// A copy of the listener of `--admin`, for a program that takes this one's place.
+    admin: Option<OwnedFd>,
+    log: Log,
+    /// A program that may take this one's place.
+    trial: Option<Trial>,
 }
 
 impl Daemon {
@@ -113,10 +124,34 @@ impl Daemon {
         nofile: process::NoFile,
         servers: &Servers,
         admin: Option<admin::Open>,
+        log: Log,
+    ) -> Result<Self, DaemonError> {
+        let signals = signals::take().map_err(os("cannot take signals"))?;
+        let services = std::mem::take(&mut config.services);
+        let names: Vec<&str> = services.iter().map(|(service, _)| service.name.as_str()).collect();
+        let (name, place) = (config.name.clone(), config.control.clone());
+        let mut daemon = Self::new(config, nofile, servers, signals, log)?;
+        daemon.control = ControlServer::open(&daemon.context.registry, &name, &names, place.as_deref())?;
+        if let Some(admin) = admin {
+            let path = daemon.control.as_ref().map(|control| control.path().to_owned());
+            daemon.open_admin(admin, path)?;
+        }
+        for (service, listeners) in services.into_iter().zip(listeners) {
+            let service = daemon.prepare(service, !listeners.is_empty())?;
+            daemon.begin(service, listeners);
+        }
+        Ok(daemon)
+    }
+
+    /// One without services, control socket and page.
+    fn new(
+        config: Config,
+        nofile: process::NoFile,
+        servers: &Servers,
+        mut signals: Signals,
+        log: Log,
     ) -> Result<Self, DaemonError> {
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
-        let mut signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
-            .map_err(os("cannot take signals"))?;
         let registry = poll.registry();
         registry
             .register(&mut signals, Source::Signals.into(), Interest::READABLE)
@@ -136,19 +171,14 @@ impl Daemon {
         let access = Access::new(servers.outlet());
         let context =
             Context { launcher, orders, access, attach: None, ports, nofile: nofile.hard, registry, children };
-        let names: Vec<&str> = config.services.iter().map(|(service, _)| service.name.as_str()).collect();
-        let control = ControlServer::open(&context.registry, &config.name, &names, config.control.as_deref())?;
-        let token = admin.as_ref().map(|admin| admin.token.clone()).unwrap_or_default();
-        let path = control.as_ref().map(|control| control.path().to_owned());
-        let questions = admin.map(|admin| Self::start_admin(waker, admin, path)).transpose()?;
-        let services = std::mem::take(&mut config.services);
-        let mut daemon = Self {
+        Ok(Self {
             poll,
             signals,
+            waker,
             reports,
-            control,
-            questions,
-            token,
+            control: None,
+            questions: None,
+            token: Token::default(),
             context,
             config,
             services: Vec::new(),
@@ -162,22 +192,18 @@ impl Daemon {
             terminal: signals::terminal(),
             stopping: None,
             systemd: Systemd::find(Instant::now()),
-        };
-        for (service, listeners) in services.into_iter().zip(listeners) {
-            let service = daemon.prepare(service, !listeners.is_empty())?;
-            daemon.begin(service, listeners);
-        }
-        Ok(daemon)
+            admin: None,
+            log,
+            trial: None,
+        })
     }
 
-    fn start_admin(
-        waker: Arc<Waker>,
-        admin: admin::Open,
-        control: Option<PathBuf>,
-    ) -> Result<Receiver<oneshot::Sender<Status>>, DaemonError> {
+    fn open_admin(&mut self, admin: admin::Open, control: Option<PathBuf>) -> Result<(), DaemonError> {
         let (sender, questions) = bounded(QUESTIONS);
-        admin::start(admin, Ask::new(sender, waker), control).map_err(os("cannot start the admin thread"))?;
-        Ok(questions)
+        let copy = admin.listener.as_fd().try_clone_to_owned().map_err(os("cannot start the admin thread"))?;
+        (self.token, self.admin, self.questions) = (admin.token.clone(), Some(copy), Some(questions));
+        let ask = Ask::new(sender, self.waker.clone());
+        admin::start(admin, ask, control).map_err(os("cannot start the admin thread"))
     }
 
     fn answer_admin(&mut self) {
@@ -239,13 +265,15 @@ impl Daemon {
 
     fn next_due(&self) -> Option<Instant> {
         let watchdog = self.systemd.as_ref().and_then(Systemd::deadline);
-        let own = watchdog.into_iter().chain(self.next_stop());
+        let trial = self.trial.as_ref().map(Trial::due);
+        let own = watchdog.into_iter().chain(trial).chain(self.next_stop());
         self.services.iter().filter_map(|service| service.next_due()).chain(own).min()
     }
 
     /// Everything that follows from the facts at this time. Returns the exit code when all is over.
     fn step(&mut self, now: Instant) -> Result<Option<u8>, DaemonError> {
         self.reap(now);
+        self.step_trial(now);
         self.start_in_order(now);
         if let Some(code) = self.given_up() {
             self.end_operations(now);

@@ -38,6 +38,12 @@ pub struct Prepared {
     delivery: Delivery,
 }
 
+impl Prepared {
+    pub fn into_parts(self) -> ((ServiceConfig, Settings), Delivery) {
+        (self.config, self.delivery)
+    }
+}
+
 impl Daemon {
     /// Gets ready what a service needs and may not get.
     ///

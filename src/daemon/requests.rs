@@ -67,6 +67,12 @@ impl Daemon {
                     Err(why) => self.tell(client, &Reply::Error(why)),
                 };
             }
+            Request::Upgrade { file } => {
+                return match self.upgrade(file, Some(client)) {
+                    Ok(next) => self.note(client, next),
+                    Err(why) => self.tell(client, &Reply::Error(format!("not upgraded: {why}"))),
+                };
+            }
             Request::Reload { service, slot: None } => self.reload(service.as_deref(), now),
             Request::Reload { service, slot: Some(slot) } => {
                 self.on_slot(service.as_deref(), Operation::ReloadSlot(slot), now)

@@ -1,8 +1,10 @@
 //! Signals.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
 use super::Daemon;
@@ -28,6 +30,14 @@ fn in_background() -> bool {
 
 pub(super) fn terminal() -> Terminal {
     if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
+}
+
+/// Takes all signals that mean something.
+///
+/// # Errors
+/// As sigaction(2).
+pub(super) fn take() -> io::Result<Signals> {
+    Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
 }
 
 impl Daemon {
@@ -57,8 +67,11 @@ impl Daemon {
                     info!("reopening log files");
                     self.context.launcher.outputs.reopen();
                 }
-                // Reserved for an upgrade in place; its default action would end us.
-                SIGUSR2 => warn!("SIGUSR2 does nothing in this version"),
+                SIGUSR2 => {
+                    if let Err(why) = self.upgrade(None, None) {
+                        warn!("not upgraded: {why}");
+                    }
+                }
                 _ => {}
             }
         }

@@ -4,15 +4,16 @@
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::fd_store::Store;
+use super::fd_store::{Store, Stored};
 use crate::service::Service;
 use crate::slot::online;
 use crate::sys::reason;
 
 /// The state that systemd was told last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Starting,
     Ready,
@@ -29,7 +30,25 @@ pub struct Systemd {
     store: Store,
 }
 
+/// What systemd was told, in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SystemdRecord {
+    state: State,
+    status: String,
+    stored: Vec<Stored>,
+}
+
 impl Systemd {
+    pub fn record(&self, services: &[Service]) -> SystemdRecord {
+        let Self { state, status, watchdog: _, store } = self;
+        SystemdRecord { state: *state, status: status.clone(), stored: store.record(services) }
+    }
+
+    /// Tells nothing that was told by the program before.
+    pub fn go_on(&mut self, SystemdRecord { state, status, stored }: SystemdRecord, services: &[Service]) {
+        (self.state, self.status, self.store) = (state, status, Store::adopt(stored, services));
+    }
+
     /// `None` where systemd did not start us, or not as Type=notify.
     pub fn find(now: Instant) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;

@@ -1,5 +1,7 @@
 //! The attach socket of servers' preload libraries. The control thread decides on requests; this reads and writes.
 
+mod record;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
+pub use self::record::AttachRecord;
 use super::guests::{Guest, Guests, Ours};
 use super::receiving::request;
 use super::wire::encode;
@@ -193,6 +196,10 @@ pub struct AttachServer {
 }
 
 impl AttachServer {
+    fn most(nofile: u64) -> usize {
+        (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize
+    }
+
     /// Opens it at a random abstract name; `nofile` is the master's file limit.
     ///
     /// # Errors
@@ -203,7 +210,7 @@ impl AttachServer {
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
         registry.watch(Source::AttachListener, &listener)?;
-        let most = (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize;
+        let most = Self::most(nofile);
         Ok(Self {
             listener,
             name,

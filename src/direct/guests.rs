@@ -4,9 +4,13 @@
 //! not admitted, and it is closed by [`closer`](crate::sys::closer).
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::attach::Secret;
+use crate::record::{Fd, Found, Kept, Moment};
 use crate::sys::closer::Foreign;
 use crate::sys::process;
 
@@ -47,6 +51,30 @@ pub struct Guest {
     pub proven: Option<Secret>,
 }
 
+/// The same in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GuestRecord {
+    socket: Fd,
+    pid: u32,
+    uid: u32,
+    since: Moment,
+    proven: Option<Secret>,
+}
+
+impl Guest {
+    fn record(&self, kept: &mut Kept) -> GuestRecord {
+        let Self { socket, pid, uid, since, proven } = self;
+        GuestRecord { socket: kept.keep(socket), pid: *pid, uid: *uid, since: (*since).into(), proven: *proven }
+    }
+
+    /// # Errors
+    /// When its socket is not there.
+    pub fn adopt(record: GuestRecord, found: &mut Found) -> io::Result<Self> {
+        let GuestRecord { socket, pid, uid, since, proven } = record;
+        Ok(Self { socket: Foreign::socket(found.take(socket)?), pid, uid, since: since.into(), proven })
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     LetIn,
@@ -81,6 +109,21 @@ pub struct Guests {
 impl Guests {
     pub fn new(most: usize) -> Self {
         Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: HashMap::new(), most }
+    }
+
+    /// # Errors
+    /// Why they cannot be taken over now.
+    pub fn record(&self, kept: &mut Kept) -> Result<Vec<GuestRecord>, String> {
+        let Self { inside, waiting, looks: _, most: _ } = self;
+        if !waiting.is_empty() {
+            return Err("processes of servers are being looked for".to_owned());
+        }
+        Ok(inside.values().map(|guest| guest.record(kept)).collect())
+    }
+
+    /// One that was admitted before.
+    pub fn put(&mut self, number: u32, guest: Guest) {
+        self.inside.insert(number, guest);
     }
 
     pub fn get(&self, number: u32) -> Option<&Guest> {

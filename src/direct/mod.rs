@@ -7,9 +7,11 @@ pub mod keeping;
 pub mod options;
 mod places;
 mod receiving;
+mod record;
 mod trial;
 mod wire;
 
+pub use record::PreloadRecord;
 use trial::Outcome;
 pub use trial::Target;
 
@@ -37,7 +39,7 @@ pub struct Preload {
 #[derive(Debug)]
 enum Place {
     /// A sealed memory file that servers open under our /proc/PID/fd.
-    Ours(#[expect(dead_code, reason = "it lives as long")] OwnedFd),
+    Ours(OwnedFd),
     /// One that servers inherit.
     Inherited(OwnedFd),
     /// A file that only its owner can change, removed at our end.
@@ -50,7 +52,7 @@ struct Written {
     /// Device and inode.
     identity: (u64, u64),
     /// While we live.
-    _lock: Option<Flock<File>>,
+    lock: Option<Flock<File>>,
 }
 
 /// Where the library may be put.
@@ -140,10 +142,15 @@ impl Preload {
 
     fn in_directory(directory: &Path) -> Result<Self, String> {
         use std::sync::atomic::{AtomicU32, Ordering};
-        // Each service has its own and removes it at its end.
+        // Each service has its own and removes it at its end. Those of a program whose place this one took are there.
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = places::library(directory, std::process::id(), number);
+        let path = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = places::library(directory, std::process::id(), number);
+            if !places::is_in_use(&path) {
+                break path;
+            }
+        };
         let shown = path.display().to_string();
         if shown.contains([':', ' ']) {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
@@ -183,7 +190,7 @@ fn write(path: &Path) -> io::Result<Written> {
         file.write_all(LIBRARY)?;
         file.set_permissions(PermissionsExt::from_mode(0o444))?;
         let meta = file.metadata()?;
-        Ok(Written { identity: (meta.dev(), meta.ino()), _lock: lock })
+        Ok(Written { identity: (meta.dev(), meta.ino()), lock })
     };
     let written = written();
     if written.is_err() {

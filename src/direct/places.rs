@@ -29,6 +29,12 @@ pub fn library(directory: &Path, pid: u32, number: u32) -> PathBuf {
     directory.join(format!("{}{pid}-{number}{}", NAME.0, NAME.1))
 }
 
+/// Whether a daemon has a lock on a library: this one, before another program took its place.
+pub fn is_in_use(path: &Path) -> bool {
+    let look = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    look.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+}
+
 /// Whether only root and our own user can replace files in a directory or any directory above it.
 fn is_safe(directory: &Path) -> bool {
     let own = nix::unistd::geteuid().as_raw();

@@ -22,9 +22,21 @@ impl Bell {
     /// When memory or a thread cannot be had.
     pub fn hang(rung: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (page, fd) = SharedPage::create()?;
+        Self::listen(page, fd, rung)
+    }
+
+    /// The same with the memory of a bell that workers have already.
+    ///
+    /// # Errors
+    /// As [`Bell::hang`].
+    pub fn hang_again(fd: OwnedFd, rung: impl Fn() + Send + 'static) -> io::Result<Self> {
+        Self::listen(SharedPage::map(fd.as_fd())?, fd, rung)
+    }
+
+    fn listen(page: SharedPage, fd: OwnedFd, rung: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let mut heard = page.words()[RINGS].load(SeqCst) as u32;
         thread::Builder::new().name("bell".into()).spawn(move || {
             let rings = &page.words()[RINGS];
-            let mut heard = 0;
             loop {
                 futex::wait(rings, heard);
                 let now = rings.load(SeqCst) as u32;

@@ -10,5 +10,6 @@ pub mod rescue;
 pub mod translations;
 pub mod upstreams;
 
-pub use client::Client;
-pub use queue::{Carries, QueueRx, QueueTx, Reception, TakenBack};
+pub use client::ClientRecord;
+pub use client::{Client, address_bytes, address_of};
+pub use queue::{Carries, QueueRecord, QueueRx, QueueTx, Reception, TakenBack};

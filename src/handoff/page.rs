@@ -24,7 +24,7 @@ pub enum Rings {
 }
 
 /// A worker's counters, written by its processes, each checked for range.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Connections received since the start.
     pub received: u64,

@@ -1,5 +1,7 @@
 //! The two ends of a queue: the master's, which can also take hand-offs back, and the relay worker's.
 
+mod record;
+
 use std::io;
 use std::mem::offset_of;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Socket, Type};
 
+pub use self::record::QueueRecord;
 use super::Client;
 use super::bytes::{direct_payload, endpoint, put_endpoint, translated, translated_tag};
 use crate::abi::attach::QUEUE_NAME;

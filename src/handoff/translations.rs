@@ -22,6 +22,11 @@ impl TranslationsFile {
         Ok(Self(fd))
     }
 
+    /// The file behind a descriptor from [`TranslationsFile::create`].
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// # Errors
     /// As fcntl(2).
     pub fn try_clone(&self) -> io::Result<Self> {

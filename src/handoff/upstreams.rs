@@ -248,7 +248,7 @@ impl UpstreamTable {
 }
 
 /// A worker's counters for one upstream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UpstreamCounts {
     /// Connections open or being opened.
     pub open: u64,

@@ -5,8 +5,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::message::{self, IpcMessage};
 use crate::lines::Lines;
+use crate::record::{Fd, Found, Kept};
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{scm, sock};
 
@@ -47,7 +50,68 @@ impl std::fmt::Debug for Channel {
     }
 }
 
+/// The same in a daemon's record.
+#[derive(Serialize, Deserialize)]
+pub struct ChannelRecord {
+    socket: Fd,
+    /// The beginning of a line.
+    part: Vec<u8>,
+    sockets: Vec<Fd>,
+    waiting: Vec<(Vec<u8>, usize, Option<Fd>)>,
+    seq: u64,
+    ended: bool,
+    dropped: u64,
+}
+
+impl std::fmt::Debug for ChannelRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChannelRecord")
+    }
+}
+
 impl Channel {
+    /// Duplicates what waits to be sent, since others may have it, too.
+    ///
+    /// # Errors
+    /// As fcntl(2).
+    pub fn record(&self, kept: &mut Kept) -> io::Result<ChannelRecord> {
+        let Self { socket, lines, sockets, waiting, bytes: _, seq, ended, dropped } = self;
+        let waiting = waiting.iter().map(|Waiting { bytes, written, socket }| {
+            let socket = socket.as_ref().map(|socket| kept.duplicate(socket)).transpose()?;
+            Ok((bytes.clone(), *written, socket))
+        });
+        let waiting = waiting.collect::<io::Result<_>>()?;
+        Ok(ChannelRecord {
+            socket: kept.keep(socket),
+            part: lines.rest().to_vec(),
+            sockets: sockets.iter().map(|socket| kept.keep(socket)).collect(),
+            waiting,
+            seq: *seq,
+            ended: *ended,
+            dropped: *dropped,
+        })
+    }
+
+    /// # Errors
+    /// When a descriptor is not there.
+    pub fn adopt(record: ChannelRecord, found: &mut Found) -> io::Result<Self> {
+        let ChannelRecord { socket, part, sockets, waiting, seq, ended, dropped } = record;
+        let mut lines = Lines::up_to(MAX_MESSAGE);
+        lines.push(&part)?;
+        let sockets = sockets.into_iter().map(|fd| found.take(fd).map(Foreign::received));
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        let waiting: VecDeque<Waiting> = waiting
+            .into_iter()
+            .map(|(bytes, written, socket)| {
+                let socket = socket.map(|fd| found.take(fd)).transpose()?.map(Arc::new);
+                Ok(Waiting { bytes, written, socket })
+            })
+            .collect::<io::Result<_>>()?;
+        let bytes = waiting.iter().map(|waiting| waiting.bytes.len()).sum();
+        let socket = Foreign::socket(found.take(socket)?);
+        Ok(Self { socket, lines, sockets, waiting, bytes, seq, ended, dropped })
+    }
+
     /// A new channel and the worker's end of it.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = sock::stream_pair()?;

@@ -2,6 +2,9 @@
 //!
 //! A server never waits for our reader: what does not fit into a bounded queue is dropped, oldest first, and counted.
 
+mod messages;
+mod record;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,6 +19,7 @@ use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+pub use self::record::SourceRecord;
 use super::complaints::Complaints;
 use super::follow::{Follower, LogKind, Query};
 use super::line::{Line, Origin, Stream};
@@ -34,7 +38,7 @@ const MAX_UNDER_WAY: usize = 1 << 20;
 const WAKER: Token = Token(usize::MAX);
 
 enum Order {
-    Add(Origin, Stream, File),
+    Add(Origin, Stream, File, Vec<u8>),
     Last {
         service: Arc<str>,
         pid: u32,
@@ -47,6 +51,8 @@ enum Order {
     Forget(String),
     Reopen,
     Finish(Sender<()>),
+    /// Tell what is read, and wait until told to go on.
+    StandStill(Sender<Vec<SourceRecord>>, Receiver<()>),
 }
 
 /// The handle of the thread that reads.
@@ -101,7 +107,7 @@ impl Servers {
 
     /// Reads one stream of a server to its end.
     pub fn add(&self, origin: Origin, stream: Stream, pipe: OwnedFd) {
-        self.send(Order::Add(origin, stream, pipe.into()));
+        self.send(Order::Add(origin, stream, pipe.into(), Vec::new()));
     }
 
     /// The last lines of a process, as far as they are kept; waits a moment for what lies in its pipes.
@@ -114,26 +120,6 @@ impl Servers {
     /// Shows lines to a client of the control socket, and closes it when it has them all.
     pub fn follow(&self, stream: UnixStream, query: Query, unwritten: Vec<u8>) {
         self.send(Order::Follow(Follower::new(stream, query, unwritten)));
-    }
-
-    /// Keeps a message of a worker, for who reads messages. Beyond what the thread can take they are dropped.
-    pub fn message(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
-        self.text(service, slot, pid, Stream::Message, text);
-    }
-
-    /// The same for what the daemon logs of a service.
-    pub fn event(&self, service: &str, slot: Option<u32>, pid: u32, text: &str) {
-        self.text(service, slot, pid, Stream::Event, text);
-    }
-
-    fn text(&self, service: &str, slot: Option<u32>, pid: u32, stream: Stream, text: &str) {
-        let under_way = self.under_way.fetch_add(text.len(), Relaxed);
-        if under_way + text.len() > MAX_UNDER_WAY {
-            self.under_way.fetch_sub(text.len(), Relaxed);
-        } else {
-            let line = Line::new(service, slot, pid, stream, SystemTime::now(), text.as_bytes());
-            self.send(Order::Text(line));
-        }
     }
 
     /// A service is no more: its lines may go.
@@ -228,12 +214,12 @@ impl Reader {
     fn take_orders(&mut self, ready: &mut VecDeque<usize>) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Add(origin, stream, pipe) => {
+                Order::Add(origin, stream, pipe, part) => {
                     let token = self.next;
                     self.next += 1;
                     let fd = pipe.as_raw_fd();
                     if self.poll.registry().register(&mut SourceFd(&fd), Token(token), Interest::READABLE).is_ok() {
-                        self.sources.insert(token, Source { origin, stream, pipe, part: Vec::new() });
+                        self.sources.insert(token, Source { origin, stream, pipe, part });
                         ready.push_back(token);
                     }
                 }
@@ -262,6 +248,7 @@ impl Reader {
                     self.sinks.finish();
                     let _ = done.try_send(());
                 }
+                Order::StandStill(told, go_on) => self.stand_still(&told, &go_on),
             }
         }
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
 use super::step::CannotListen;
@@ -13,7 +15,8 @@ use crate::accept::orders::{ListenerId, Order, PLACES, ServiceId, place};
 use crate::accept::policy::Policy;
 use crate::addr::{Listen, ListenAddr};
 use crate::config::Backend;
-use crate::listener::{Listener, Origin};
+use crate::listener::{Listener, ListenerRecord, Origin};
+use crate::record::{Found, Kept};
 use crate::sys::sock;
 use crate::worker::Context;
 
@@ -37,7 +40,47 @@ pub struct Listeners {
     lately: Vec<(u16, Instant)>,
 }
 
+/// A service's listeners in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListenersRecord {
+    all: Vec<ListenerRecord>,
+    listening: BTreeSet<ListenerId>,
+    spare: Vec<usize>,
+}
+
+impl ListenersRecord {
+    pub fn any(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// Whether one was passed to the daemon.
+    pub fn any_passed(&self) -> bool {
+        self.all.iter().any(ListenerRecord::is_passed)
+    }
+}
+
 impl Listeners {
+    pub fn record(&self, kept: &mut Kept) -> ListenersRecord {
+        // What closes has been closed by then, and a moment ago is over.
+        let Self { service: _, name: _, all, listening, spare, closing: _, lately: _ } = self;
+        let all = all.iter().map(|listener| listener.record(kept)).collect();
+        ListenersRecord { all, listening: listening.clone(), spare: spare.clone() }
+    }
+
+    /// # Errors
+    /// When a socket is not there.
+    pub fn adopt(service: ServiceId, name: &str, record: ListenersRecord, found: &mut Found) -> io::Result<Self> {
+        let ListenersRecord { all, listening, spare } = record;
+        let all = all.into_iter().map(|one| Listener::adopt_recorded(one, found)).collect::<io::Result<_>>()?;
+        Ok(Self { listening, spare, ..Self::new(service, name, all) })
+    }
+
+    /// The sockets of those that listen.
+    pub fn open(&self) -> Vec<(ListenerId, Arc<OwnedFd>)> {
+        let of = |id: &ListenerId| Some((*id, self.find(*id)?.socket.clone()));
+        self.listening.iter().filter_map(of).collect()
+    }
+
     pub fn new(service: ServiceId, name: &str, all: Vec<Listener>) -> Self {
         let (spare, closing, lately) = (Vec::new(), Vec::new(), Vec::new());
         Self { service, name: name.to_owned(), all, listening: BTreeSet::new(), spare, closing, lately }

@@ -11,6 +11,7 @@ mod memory;
 pub mod operations;
 pub mod pausing;
 mod reconfigure;
+pub mod record;
 pub mod recycling;
 pub mod reload;
 mod reports;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::Context;
@@ -119,7 +120,41 @@ pub struct Operations {
     tickets: u64,
 }
 
+/// Operations in a daemon's record: none is under way.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OperationsRecord {
+    /// Whether the service was stopped; `None`: it comes after others.
+    stopped: Option<bool>,
+    reloads: u64,
+    tickets: u64,
+}
+
 impl Operations {
+    /// # Errors
+    /// What is under way.
+    pub fn record(&self) -> Result<OperationsRecord, String> {
+        let Self { reload, paused, awaiting, stop, emptying, news: _, effects: _, reloads, tickets } = self;
+        self.is_free(false)?;
+        if reload.is_some() || !awaiting.is_empty() || stop.is_some() || emptying.is_some() {
+            return Err("workers are being started or replaced".to_owned());
+        }
+        let stopped = match paused {
+            Paused::No => Some(false),
+            Paused::After => None,
+            Paused::Stopping | Paused::Yes => Some(true),
+        };
+        Ok(OperationsRecord { stopped, reloads: *reloads, tickets: *tickets })
+    }
+
+    pub fn adopt(OperationsRecord { stopped, reloads, tickets }: OperationsRecord) -> Self {
+        let paused = match stopped {
+            Some(false) => Paused::No,
+            Some(true) => Paused::Yes,
+            None => Paused::After,
+        };
+        Self { paused, reloads, tickets, ..Self::default() }
+    }
+
     /// # Errors
     /// Why it cannot be now.
     pub fn begin(&mut self, operation: Operation, workers: &mut Workers) -> Result<Ticket, String> {

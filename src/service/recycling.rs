@@ -68,6 +68,11 @@ impl Recycling {
         Self { seed, ..Self::default() }
     }
 
+    /// The seed of the jitter.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// How much of the jitter a worker has, of 2^32: evenly spread over slots by the golden ratio, so that those started
     /// together are not due together.
     fn part(&self, slot: usize, generation: u64) -> u64 {

@@ -1,9 +1,11 @@
 //! The server that all slots share. There is no room for another one beside it: to start it anew its relay workers finish what
 //! they have, then it ends, then the next one comes; meanwhile clients wait as they do while no worker is alive.
 
+use std::io;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::Context;
@@ -11,14 +13,17 @@ use super::reload::LAST_LINES;
 use crate::accept::orders::{ServiceId, WorkerId};
 use crate::config::options::OnExit;
 use crate::config::{Backend, ServiceConfig};
+use crate::record::{Found, Kept};
 use crate::relay::protocol::Resolved;
-use crate::slot::lifecycle::{Backoff, Event, Lifecycle, Phase};
+use crate::slot::lifecycle::{Backoff, Event, Lifecycle, LifecycleRecord, Phase};
 use crate::sys::process;
 use crate::worker::Seat;
+use crate::worker::children::Owner;
 use crate::worker::decisive::decisive;
 use crate::worker::exit::LastExit;
 use crate::worker::listen_watch;
 use crate::worker::probe::Probe;
+use crate::worker::record::ServerRecord;
 use crate::worker::server::{Server, StopRequest};
 use crate::worker::start::{Extras, start_server};
 
@@ -50,7 +55,38 @@ enum Turn {
     Starting,
 }
 
+/// The same in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SharedRecord {
+    lifecycle: LifecycleRecord,
+    server: Option<ServerRecord>,
+    failed: Option<(u32, String)>,
+}
+
 impl SharedServer {
+    /// # Errors
+    /// Why it cannot be taken over now.
+    pub(super) fn record(&self, kept: &mut Kept) -> Result<SharedRecord, String> {
+        let Self { lifecycle, server, turn, failed } = self;
+        if *turn != Turn::None {
+            return Err("the server is being started or stopped".to_owned());
+        }
+        let server = server.as_ref().map(|server| server.record(kept)).transpose()?;
+        Ok(SharedRecord { lifecycle: lifecycle.record(), server, failed: failed.clone() })
+    }
+
+    /// # Errors
+    /// When a descriptor is not there.
+    pub(super) fn adopt(
+        SharedRecord { lifecycle, server, failed }: SharedRecord,
+        owner: Owner,
+        found: &mut Found,
+        context: &Context,
+    ) -> io::Result<Self> {
+        let server = server.map(|server| Server::adopt(server, owner, found, context)).transpose()?;
+        Ok(Self { lifecycle: Lifecycle::adopt(lifecycle), server, turn: Turn::None, failed })
+    }
+
     /// To be started at once.
     pub(super) fn new(now: Instant) -> Self {
         Self { lifecycle: Lifecycle::new(now), server: None, turn: Turn::Starting, failed: None }

@@ -1,5 +1,7 @@
 //! The upstreams of a service, over all its relay workers: which are down, and what was counted for each.
 
+mod record;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+pub use self::record::UpstreamsRecord;
 use super::draining::Force;
 use crate::addr::Upstream;
 use crate::config::Backend;

@@ -1,7 +1,10 @@
 //! The life of a slot: states, events, and what is to be done next. Pure; time is an argument.
 
+mod record;
+
 use std::time::{Duration, Instant};
 
+pub use self::record::LifecycleRecord;
 use crate::config::Limits;
 
 /// Where a slot is in its life.

@@ -3,6 +3,7 @@
 pub mod exits;
 pub mod lifecycle;
 pub mod orphans;
+pub mod record;
 pub mod retiring;
 pub mod rollout;
 

@@ -8,6 +8,7 @@ pub mod closer;
 pub mod connection;
 pub mod cpu;
 pub mod epoll;
+pub mod exec;
 #[cfg(test)]
 pub mod fake;
 pub mod futex;

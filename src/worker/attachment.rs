@@ -64,11 +64,11 @@ pub struct Attachment {
     pub left: Left,
     /// Its processes give connections back between two requests.
     pub moves: bool,
-    uncounted: Uncounted,
+    pub(super) uncounted: Uncounted,
     /// Since when nothing is pending or open.
-    empty: Option<Instant>,
+    pub(super) empty: Option<Instant>,
     /// Its processes may start others with it.
-    library: Arc<Library>,
+    pub(super) library: Arc<Library>,
 }
 
 impl Attachment {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::warn;
 
@@ -14,9 +15,10 @@ use crate::config::options::DrainIdle;
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::attach::{Secret, hex};
 use crate::direct::keeping::Keeping;
-use crate::direct::{Preload, Target};
+use crate::direct::{Preload, PreloadRecord, Target};
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
+use crate::record::{Found, Kept};
 use crate::sys::reason;
 
 /// Why a service cannot have its workers.
@@ -99,6 +101,28 @@ impl Library {
     /// Tells a worker's library or keeper whom to ask, as whom, and whether there is a record of translated addresses.
     pub fn variable(&self, secret: &Secret, translates: bool) -> String {
         format!("{}:{}{}", self.attach, hex(secret), if translates { HAS_TRANSLATIONS } else { "" })
+    }
+}
+
+/// The same in a daemon's record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LibraryRecord {
+    /// `None`: a keeper.
+    preload: Option<PreloadRecord>,
+    attach: String,
+}
+
+impl Library {
+    pub fn record(&self, kept: &mut Kept) -> LibraryRecord {
+        let Self { means: _, attach } = self;
+        LibraryRecord { preload: self.preload().map(|preload| preload.record(kept)), attach: attach.clone() }
+    }
+
+    /// # Errors
+    /// When its file is not there.
+    pub fn adopt(LibraryRecord { preload, attach }: LibraryRecord, found: &mut Found) -> io::Result<Self> {
+        let preload = preload.map(|preload| Preload::adopt(preload, found)).transpose()?;
+        Ok(Self { means: preload.map_or(Means::Keeper, Means::Preload), attach })
     }
 }
 

@@ -3,17 +3,19 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::accept::policy::Policy;
 use crate::config::options::NodeIpc;
 use crate::config::{Backend, ServiceConfig};
 use crate::events::{Registry, Source};
-use crate::node::channel::Channel;
+use crate::node::channel::{Channel, ChannelRecord};
 use crate::node::message;
 use crate::program::command::CommandLine;
 use crate::program::node::is_node_script;
 use crate::program::primary;
+use crate::record::{Found, Kept};
 
 /// How a worker takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,45 @@ pub struct Ipc {
     stop_sent: bool,
 }
 
+/// The same in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct IpcRecord {
+    channel: ChannelRecord,
+    cluster: bool,
+    disconnected: bool,
+    ready: bool,
+    listens: bool,
+    stop: Option<String>,
+    stop_sent: bool,
+}
+
 impl Ipc {
+    /// # Errors
+    /// As fcntl(2).
+    pub fn record(&self, kept: &mut Kept) -> io::Result<IpcRecord> {
+        let Self { channel, mode, disconnected, ready, listens, stop, stop_sent } = self;
+        Ok(IpcRecord {
+            channel: channel.record(kept)?,
+            cluster: *mode == Mode::Cluster,
+            disconnected: *disconnected,
+            ready: *ready,
+            listens: *listens,
+            stop: stop.clone(),
+            stop_sent: *stop_sent,
+        })
+    }
+
+    /// # Errors
+    /// When a descriptor is not there, and as epoll_ctl(2).
+    pub fn adopt(record: IpcRecord, pid: u32, found: &mut Found, registry: &Registry) -> io::Result<Self> {
+        let IpcRecord { channel, cluster, disconnected, ready, listens, stop, stop_sent } = record;
+        let mode = if cluster { Mode::Cluster } else { Mode::Plain };
+        let channel = Channel::adopt(channel, found)?;
+        let ipc = Self { channel, mode, disconnected, ready, listens, stop, stop_sent };
+        ipc.watch(registry, pid)?;
+        Ok(ipc)
+    }
+
     /// A channel, and the worker's end of it.
     ///
     /// # Errors

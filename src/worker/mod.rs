@@ -11,6 +11,7 @@ pub mod ipc;
 pub mod listen_watch;
 pub mod notify;
 pub mod probe;
+pub mod record;
 pub mod relay;
 pub mod server;
 pub mod stand_ins;

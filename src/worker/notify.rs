@@ -4,10 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
+use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use crate::direct::attach::{hex, secret};
 use crate::events::{Registry, Source};
+use crate::record::{Fd, Found, Kept};
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{inspect, process, scm, sock};
 
@@ -29,7 +31,30 @@ pub struct Notify {
     more: bool,
 }
 
+/// The same in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NotifyRecord {
+    socket: Fd,
+    name: String,
+    uid: u32,
+    ready: bool,
+}
+
 impl Notify {
+    pub fn record(&self, kept: &mut Kept) -> NotifyRecord {
+        let Self { socket, name, uid, ready, more: _ } = self;
+        NotifyRecord { socket: kept.keep(socket), name: name.clone(), uid: *uid, ready: *ready }
+    }
+
+    /// # Errors
+    /// When its socket is not there, and as epoll_ctl(2).
+    pub fn adopt(record: NotifyRecord, found: &mut Found, registry: &Registry) -> io::Result<Self> {
+        let NotifyRecord { socket, name, uid, ready } = record;
+        let notify = Self { socket: Foreign::socket(found.take(socket)?), name, uid, ready, more: true };
+        notify.watch(registry)?;
+        Ok(notify)
+    }
+
     /// Opens one at an abstract name that nobody can guess, for a server that runs as this user.
     ///
     /// # Errors

@@ -4,11 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::record::ACCESS_LOG;
 use crate::access::WorkerLog;
 use crate::config::ServiceConfig;
+use crate::events::Registry;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::launch::Launcher;
+use crate::record::{Fd, Found, Kept};
 use crate::relay::protocol::{self, Setup, Source, ToWorker};
 use crate::sys::closer::Foreign;
 use crate::sys::{process, sock};
@@ -24,6 +29,8 @@ pub struct Relay {
     pub queues: Vec<Arc<QueueTx>>,
     /// Its counters.
     pub page: Arc<CountersPage>,
+    /// Of the counters, for the program that takes our place.
+    pub page_fd: OwnedFd,
     /// The worker's ends of page and queues, until they are sent.
     ends: Vec<OwnedFd>,
     /// What hand-offs to it carry beside sockets.
@@ -53,7 +60,57 @@ fn carries(service: &ServiceConfig) -> Carries {
     if service.proxy_from.is_some() { Carries::Translations } else { Carries::Sockets }
 }
 
+/// A relay worker that has its setup, in a daemon's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RelayRecord {
+    pub pid: u32,
+    channel: Fd,
+    page: Fd,
+    translations: bool,
+    gives_back: bool,
+}
+
 impl Relay {
+    /// # Errors
+    /// Why it cannot be taken over now.
+    pub fn record(&self, kept: &mut Kept) -> Result<RelayRecord, String> {
+        let Self { pid, channel, queues, page: _, page_fd, ends, carries, bell, log, gives_back, readiness } = self;
+        if *readiness != Readiness::Ready || !queues.is_empty() || !ends.is_empty() || bell.is_some() {
+            return Err("a relay worker is being started".to_owned());
+        }
+        if log.is_some() {
+            return Err(ACCESS_LOG.to_owned());
+        }
+        Ok(RelayRecord {
+            pid: *pid,
+            channel: kept.keep(channel),
+            page: kept.keep(page_fd),
+            translations: *carries == Carries::Translations,
+            gives_back: *gives_back,
+        })
+    }
+
+    /// # Errors
+    /// When a descriptor is not there, and as epoll_ctl(2).
+    pub fn adopt(record: RelayRecord, found: &mut Found, registry: &Registry) -> io::Result<Self> {
+        let RelayRecord { pid, channel, page, translations, gives_back } = record;
+        let (channel, page_fd) = (Foreign::socket(found.take(channel)?), found.take(page)?);
+        registry.watch(crate::events::Source::Relay(pid), &channel)?;
+        Ok(Self {
+            pid,
+            channel,
+            queues: Vec::new(),
+            page: Arc::new(CountersPage::attach(page_fd.as_fd())?),
+            page_fd,
+            ends: Vec::new(),
+            carries: if translations { Carries::Translations } else { Carries::Sockets },
+            bell: None,
+            log: None,
+            gives_back,
+            readiness: Readiness::Ready,
+        })
+    }
+
     /// Starts a relay worker with a queue for each of `listeners`; it waits for its setup.
     ///
     /// # Errors
@@ -69,7 +126,7 @@ impl Relay {
         let (channel, theirs) = sock::seqpacket_pair()?;
         let (page, page_fd) = CountersPage::create()?;
         let mut queues = Vec::new();
-        let mut ends = vec![page_fd];
+        let mut ends = vec![page_fd.try_clone()?];
         let carries = carries(service);
         for _ in 0..listeners {
             let (queue, end) = QueueTx::to_relay(carries)?;
@@ -84,6 +141,7 @@ impl Relay {
             channel,
             queues,
             page,
+            page_fd,
             ends,
             carries,
             bell,

@@ -27,6 +27,13 @@ pub struct Look {
 }
 
 impl Left {
+    /// Of a worker that was taken over: what its processes have closed is looked at anew.
+    pub fn of_closed(closed: Vec<(ListenerId, u32)>, inherited: bool) -> Self {
+        let look = |closer| Look { closer, due: Instant::now(), again: false };
+        let looks = closed.into_iter().map(|(id, closer)| (id, look(closer))).collect();
+        Self { looks, inherited, ..Self::default() }
+    }
+
     /// A process has it that asked for it.
     pub fn has(&mut self, id: ListenerId) {
         self.looks.remove(&id);

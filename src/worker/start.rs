@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use thiserror::Error;
@@ -38,10 +39,21 @@ use crate::sys::reason;
 /// The environment variable by which the processes of one server are known, wherever they went.
 pub const MARK: &str = "ROUNDSMAN_WORKER";
 
+/// The number of the next mark.
+static NEXT_MARK: AtomicU64 = AtomicU64::new(0);
+
 fn unique_mark() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{}-{}", std::process::id(), NEXT_MARK.fetch_add(1, Relaxed))
+}
+
+/// How many marks there were.
+pub fn marks() -> u64 {
+    NEXT_MARK.load(Relaxed)
+}
+
+/// Goes on after the marks of the program whose place this one took.
+pub fn go_on_with_marks(marks: u64) {
+    NEXT_MARK.store(marks, Relaxed);
 }
 
 /// Why a worker does not start.

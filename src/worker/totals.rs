@@ -28,6 +28,20 @@ impl Totals {
         self.pages.push(page.clone());
     }
 
+    /// What workers counted whose pages are not among these.
+    pub fn without(&self, current: &[Arc<CountersPage>]) -> Counts {
+        let others = self.pages.iter().filter(|page| !current.iter().any(|current| Arc::ptr_eq(current, page)));
+        others.fold(self.past, |mut sum, page| {
+            sum += page.counts();
+            sum
+        })
+    }
+
+    /// Goes on from what was counted before.
+    pub fn from_past(past: Counts) -> Self {
+        Self { past, pages: Vec::new() }
+    }
+
     /// All that was counted so far; `open` in it means nothing.
     pub fn total(&self) -> Counts {
         self.pages.iter().fold(self.past, |mut sum, page| {

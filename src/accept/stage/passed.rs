@@ -20,6 +20,11 @@ impl Passed {
         self.len
     }
 
+    /// All; those of a listener in their order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arrival> {
+        self.queues.values().flatten()
+    }
+
     pub(super) fn push(&mut self, arrival: Arrival) {
         self.queues.entry(arrival.listener).or_default().push_back(arrival);
         self.len += 1;

@@ -79,6 +79,12 @@ impl StageStats {
         self.no_key[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// All that it counts, without what is there now.
+    pub fn counters(&self) -> impl Iterator<Item = &AtomicU64> {
+        let Self { waiting: _, headers, keys, refused, no_key } = self;
+        [headers, keys].into_iter().chain(refused).chain(no_key)
+    }
+
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }

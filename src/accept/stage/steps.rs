@@ -20,7 +20,7 @@ use crate::affinity::head::NoKey;
 use crate::affinity::sessions::Sessions;
 
 /// What has to be known of a connection next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Step {
     /// Its PROXY header, if it comes from a trusted source. From here on the client's address is known.
     Header,

@@ -20,6 +20,8 @@ use crate::worker::attachment::Attachment;
 
 /// How long a worker is known that is gone. What it gave back before is read at once; this is for a machine that stands still.
 const KNOWN: Duration = Duration::from_secs(60);
+/// So soon after the end of a worker its last connections have been read.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// The most connections of a slot that are on their way to the accept thread; more are closed.
 const MAX_UNDER_WAY: u64 = 4096;
 
@@ -44,6 +46,11 @@ impl LateWorkers {
         self.0.retain(|late| late.until > now);
         let translations = attachment.translations.as_ref().and_then(|file| file.try_clone().ok());
         self.0.push(Late { secret: attachment.secret, slot, stats, translations, until: now + KNOWN });
+    }
+
+    /// Whether connections of some may come.
+    pub fn any(&self) -> bool {
+        self.0.iter().any(|late| late.until > Instant::now() + (KNOWN - ON_THE_WAY))
     }
 
     pub fn has(&self, secret: &Secret) -> bool {

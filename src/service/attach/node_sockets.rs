@@ -29,11 +29,11 @@ pub struct NodeSockets {
     /// Listeners that a worker's query made, by key.
     pub(super) listeners: BTreeMap<String, ListenerId>,
     /// Sockets on which the workers themselves listen.
-    sockets: BTreeMap<String, Listener>,
+    pub(super) sockets: BTreeMap<String, Listener>,
     /// The same for UDP.
-    datagrams: BTreeMap<String, Arc<OwnedFd>>,
+    pub(super) datagrams: BTreeMap<String, Arc<OwnedFd>>,
     /// TLS servers' ticket keys: a client resumes its session with any worker, of any generation.
-    data: BTreeMap<String, Value>,
+    pub(super) data: BTreeMap<String, Value>,
     /// Queries of workers for an address that is being closed, with the slot and the pid of each.
     pub(super) later: Vec<(usize, u32, Query)>,
 }

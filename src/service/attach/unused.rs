@@ -19,10 +19,10 @@ const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Unused {
-    id: ListenerId,
+    pub(super) id: ListenerId,
     /// The last one that had it.
-    worker: WorkerId,
-    until: Instant,
+    pub(super) worker: WorkerId,
+    pub(super) until: Instant,
 }
 
 impl State {

@@ -199,11 +199,11 @@ fn stopping_before_anything_is_online_is_quick() {
 }
 
 #[test]
-fn a_signal_without_a_meaning_yet_does_no_harm() {
+fn the_signal_for_an_upgrade_does_no_harm() {
     let mut daemon = demo(&["-i", "1"]);
     daemon.wait_online(1);
     daemon.signal(Signal::SIGUSR2);
-    daemon.wait_for("SIGUSR2 does nothing");
+    daemon.wait_for("upgraded from=");
     get(daemon.port).unwrap();
     assert_eq!(daemon.stop().code(), 0);
 }

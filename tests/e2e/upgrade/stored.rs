@@ -178,3 +178,33 @@ fn what_the_configuration_no_longer_names_leaves_the_store() {
     manager.tell("term");
     manager.until("ended 0");
 }
+
+#[test]
+fn an_upgrade_stores_nothing_twice_and_nothing_is_lost() {
+    let (dir, upstream, port) = (install_dir(), Upstream::echo(), free_port());
+    let listen = format!("127.0.0.1:{port}");
+    let mut manager = Manager::start(dir.path(), &["-l", &listen, "-i", "1", "-u", &upstream.arg()]);
+    manager.until("ready");
+    let upgrade = || {
+        let control = dir.path().join("control").join("d.sock");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_roundsman")).arg("upgrade").env("ROUNDSMAN_CONTROL", control).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let echoes = || {
+        let (mut stream, mut word) = (TcpStream::connect(("127.0.0.1", port)).unwrap(), [0; 5]);
+        stream.write_all(b"hello").unwrap();
+        stream.read_exact(&mut word).unwrap();
+    };
+    upgrade();
+    echoes();
+    manager.tell("kill");
+    manager.until("ready");
+    echoes();
+    upgrade();
+    upgrade();
+    manager.tell("term");
+    assert_eq!(manager.until("ended"), ["stored 0", "ended 0"]);
+    assert!(refused(port));
+}
