@@ -4,6 +4,7 @@ mod clients;
 mod hostile;
 mod hung;
 mod kept;
+mod matrix;
 mod refused;
 mod relayed;
 mod reloads;
