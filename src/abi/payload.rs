@@ -51,6 +51,8 @@ pub const SOCKET: u8 = 1;
 pub const EMPTY: u8 = 0;
 /// Tag of a socket that never was connected: it ends the wait of a thread in accept(2), and is not counted.
 pub const WAKE: u8 = 2;
+/// Tag of a socket whose bytes somebody may have read or written before: another worker, or the master a PROXY header.
+pub const USED: u8 = 3;
 
 /// Size of a direct message's payload in bytes.
 pub const DIRECT_BYTES: usize = core::mem::size_of::<Direct>();
@@ -61,7 +63,7 @@ pub const DIRECT_BYTES: usize = core::mem::size_of::<Direct>();
 pub struct Direct {
     /// [`VERSION`].
     pub version: u8,
-    /// [`SOCKET`], [`EMPTY`] or [`WAKE`].
+    /// [`SOCKET`], [`EMPTY`], [`WAKE`] or [`USED`].
     pub tag: u8,
     /// Length of `address` in bytes; 0 when the client has none (a Unix socket).
     pub address_len: u16,

@@ -380,3 +380,6 @@ fn one_worker_that_reports_very_much_does_not_keep_the_accept_thread() {
 
 #[path = "dispatcher_stage_tests.rs"]
 mod stage;
+
+#[path = "dispatcher_moved_tests.rs"]
+mod moved;

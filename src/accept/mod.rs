@@ -35,7 +35,6 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::handoff::TakenBack;
 use crate::handoff::bell::Bell;
 use crate::handoff::rescue::{self, Job};
 use crate::record::Kept;
@@ -303,13 +302,7 @@ impl Acceptor {
             Order::WorkerDied(worker) => self.on(worker.service, |it, cx| it.worker_died(cx, worker, now)),
             Order::Moved { service, slot, listener, socket, client, stats } => {
                 stats.moving.fetch_sub(1, Relaxed);
-                self.on(service, |it, cx| {
-                    if it.takes_moved(listener, cx) {
-                        stats.moved.fetch_add(1, Relaxed);
-                        let connection = TakenBack { socket: socket.into_owned(), translated: client };
-                        it.moved(slot, listener, connection, now, cx);
-                    }
-                });
+                self.on(service, |it, cx| it.moved((slot, &stats), listener, (socket, client), now, cx));
             }
             Order::Rescued { from, sockets } => {
                 self.on(from.worker.service, |it, cx| it.rescued(cx, &from, sockets, now));

@@ -8,7 +8,7 @@ use super::Context;
 use super::dispatcher::{Phase, RETRY, ServiceDispatcher};
 use super::hash::Key;
 use super::line::{Held, Ticket};
-use super::orders::{Addresses, LimitReached, ListenerId, Report};
+use super::orders::{Addresses, LimitReached, ListenerId, Report, SlotStats};
 use super::waits::ShedReason;
 use super::worker::Worker;
 use super::worker_set::Choice;
@@ -192,14 +192,21 @@ impl ServiceDispatcher {
         reset(held.socket);
     }
 
-    /// Whether connections that a leaving worker gave back can go on: the service does not end, and not too many wait.
-    pub fn takes_moved(&mut self, listener: ListenerId, cx: &Context) -> bool {
-        self.phase == Phase::Serving && self.listener(listener).is_some() && self.may_hold(cx)
-    }
-
-    /// A connection goes on with another worker.
-    pub fn moved(&mut self, slot: u32, listener: ListenerId, connection: TakenBack, now: Instant, cx: &Context) {
-        self.hold_again(listener, vec![connection], Some(slot), now, cx);
+    /// A connection that a leaving worker gave back goes on with another one, unless the service ends or too many wait: then it
+    /// is closed. `from`: that one's slot, and its counters.
+    pub fn moved(
+        &mut self,
+        (slot, stats): (u32, &SlotStats),
+        listener: ListenerId,
+        (socket, translated): (Foreign, Option<Client>),
+        now: Instant,
+        cx: &Context,
+    ) {
+        if self.phase == Phase::Serving && self.listener(listener).is_some() && self.may_hold(cx) {
+            stats.moved.fetch_add(1, Relaxed);
+            let connection = TakenBack { socket: socket.into_owned(), translated };
+            self.hold_again(listener, vec![connection], Some(slot), now, cx);
+        }
     }
 
     /// Rescued connections have waited longest: they go first, in their order.

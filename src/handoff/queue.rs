@@ -146,7 +146,9 @@ impl QueueTx {
                 Ok(batch.len())
             }
             (Framing::Single, [(socket, client), ..]) => {
-                self.send_direct(payload::SOCKET, client, number, accepted, Some(socket.as_fd()))?;
+                let used = client.foreign || client.destination.is_some() || self.carries == Carries::Translations;
+                let tag = if used { payload::USED } else { payload::SOCKET };
+                self.send_direct(tag, client, number, accepted, Some(socket.as_fd()))?;
                 Ok(1)
             }
         }

@@ -126,3 +126,24 @@ fn a_server_that_is_not_told_of_headers_gets_the_kernels_address() {
         assert_eq!(endpoint(&bytes, offset_of!(payload::Direct, address_len)), Some(expected), "{carries:?}");
     }
 }
+
+#[test]
+fn a_server_is_told_of_sockets_that_were_used_before() {
+    let named = Some(Box::new(PeerAddress::from("203.0.113.1:443".parse::<SocketAddr>().unwrap())));
+    for (carries, foreign, destination, expected) in [
+        (Carries::Sockets, false, None, payload::SOCKET),
+        (Carries::Sockets, true, None, payload::USED),
+        (Carries::Sockets, false, named, payload::USED),
+        // The master may have read a header that named nobody.
+        (Carries::Translations, false, None, payload::USED),
+    ] {
+        let queue = QueueTx::to_server(0, carries).unwrap();
+        let (rx, _keep) = queue.ends().unwrap();
+        let socket = OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0);
+        let client = Client { address: PeerAddress::default(), destination, key: None, foreign };
+        queue.send_batch(&[(socket, client)], 1, 1).unwrap();
+        let (mut bytes, mut sockets) = ([0; payload::DIRECT_TRANSLATED_BYTES], Vec::new());
+        scm::recv_fds(rx.as_fd(), &mut bytes, &mut sockets).unwrap();
+        assert_eq!(bytes[offset_of!(payload::Direct, tag)], expected, "{carries:?}, {foreign}");
+    }
+}

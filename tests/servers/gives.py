@@ -1,7 +1,8 @@
 """A server that has its proof and gives sockets to the daemon without the library: what it is not told to give, what is no
 connection of the daemon's, and too many.
 
-GET /give gives its own connection, GET /flood everything at once; so does its stop signal.
+GET /give gives its own connection, GET /flood everything at once; so does its stop signal. Connections of GET /linger have a full send
+buffer, which their last close would wait for; at the stop signal they are given for a listener that does not exist.
 """
 import array, os, signal, socket, struct, sys
 
@@ -46,17 +47,35 @@ def flood(*mine):
             give(one)
 
 
+def linger(sock):
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(bytes(65536))
+    except BlockingIOError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 100000))
+        lingering.append(sock)
+
+
 def stop(*_):
     flood(*kept)
+    for sock in lingering:
+        copy = sock.dup()
+        give(sock, number=4095)
+        # Whoever is last waits for the client.
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 100000))
     os._exit(0)
 
 
-kept = []
+kept, lingering = [], []
 listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=100)
 signal.signal(signal.SIGTERM, stop)
 while True:
     sock, _ = listener.accept()
     path = sock.recv(4096).split(b" ")[1].decode()
+    if path == "/linger":
+        linger(sock)
+        continue
     if path == "/give":
         give(sock)
         sock.close()

@@ -3,6 +3,7 @@
 KEEPS=random: from its stop signal on it reads a few bytes at a time, and closes connections at any moment.
 KEEPS=full: from its stop signal on it can open nothing.
 KEEPS=brief: it ends at once.
+KEEPS=both: one thread shuts a connection down while another one closes it.
 KEEPS=hung: it stops its parent, the master, first, and ends at once.
 KEEPS=hung-close, KEEPS=hung-shutdown: the same, after it has closed its listener or shut it down.
 """
@@ -201,6 +202,13 @@ class Connection:
             selector.unregister(self.sock)
         except KeyError:
             pass
+        if os.environ.get("KEEPS") == "both":
+            fd, begin = self.sock.detach(), threading.Barrier(2)
+            calls = [lambda: unusual.libc.shutdown(fd, 2), lambda: unusual.libc.close(fd)]
+            threads = [threading.Thread(target=lambda call=call: (begin.wait(), call())) for call in calls]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            return
         if self.path == "/shutdown":
             self.sock.shutdown(socket.SHUT_WR)
         self.sock.close()

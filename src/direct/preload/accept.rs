@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use super::abi::attach::ADDRESS_BYTES;
-use super::abi::payload::{Direct, DirectTranslated, EMPTY, Endpoint, VERSION, WAKE};
+use super::abi::payload::{Direct, DirectTranslated, EMPTY, Endpoint, SOCKET, VERSION, WAKE};
 use super::address::{Address, is_ip};
 use super::bind::recognize;
 use super::counts::Accepting;
@@ -105,6 +105,8 @@ struct Taken {
     number: u32,
     /// It came to end the wait: nobody counts it.
     wakes: bool,
+    /// No byte was read from it or written to it.
+    is_new: bool,
     /// When the master accepted it; 0: this process did.
     accepted: u64,
     /// This process accepts it: until it is counted.
@@ -116,7 +118,7 @@ struct Taken {
 impl Taken {
     fn count(&self, shown: Option<u16>, from: &StandIn) {
         if !self.wakes {
-            let watched = watched::begin(self.socket, from.listener.load(Relaxed));
+            let watched = watched::begin(self.socket, from.listener.load(Relaxed), self.is_new);
             if self.destination.len > 0 {
                 let own = from.address();
                 // The kernel's own addresses may have another family than those of the header.
@@ -192,6 +194,7 @@ fn from_queue(fd: i32, stand_in: &StandIn, flags: i32, polled: bool) -> Result<T
             peer: Address { bytes: direct.address, len },
             number: direct.number as u32,
             wakes,
+            is_new: direct.tag == SOCKET,
             accepted: direct.accepted,
             destination,
             _accepting: None,
@@ -260,7 +263,16 @@ fn from_listener(fd: i32, stand_in: &'static StandIn, flags: i32) -> Result<Take
         if socket >= 0 {
             let number = counts::released();
             let destination = Endpoint::NONE;
-            return Ok(Taken { socket, peer, number, wakes: false, accepted: 0, destination, _accepting: accepting });
+            return Ok(Taken {
+                socket,
+                peer,
+                number,
+                wakes: false,
+                is_new: false,
+                accepted: 0,
+                destination,
+                _accepting: accepting,
+            });
         }
         drop(accepting);
         if errno() != EAGAIN && stand_in.leaves() {

@@ -230,8 +230,14 @@ pub extern "C" fn shutdown(fd: i32, how: i32) -> i32 {
             AfterClose { unlisten: None, ring: moved.close_done() }.act();
             return 0;
         }
-        journal::shuts(fd, how);
-        return next::shutdown(fd, how);
+        // Another thread may be about to give it away.
+        return match watched::enter(fd) {
+            Some(Err(())) => fail(EBADF),
+            _inside => {
+                journal::shuts(fd, how);
+                next::shutdown(fd, how)
+            }
+        };
     };
     if !(0..=SHUT_RDWR).contains(&how) {
         return fail(EINVAL);

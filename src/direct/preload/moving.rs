@@ -167,3 +167,25 @@ fn deliver(socket: i32, request: &Request, fd: i32) -> bool {
         raw::sleep_ms(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_one_thread_opens_the_way_no_other_does() {
+        let own = counts::own_pid();
+        OPENER.store(own, SeqCst);
+        assert!(!is_ready());
+        assert_eq!(OPENER.load(SeqCst), own, "it is not its to end");
+        // A child of a process whose thread was at it. There is no master here.
+        OPENER.store(own + 1, SeqCst);
+        assert!(!is_ready());
+        assert_eq!(OPENER.load(SeqCst), 0, "it has tried");
+        OWNER.store(own, SeqCst);
+        assert!(is_ready());
+        OWNER.store(own + 1, SeqCst);
+        assert!(!is_ready(), "its parent's");
+        OWNER.store(0, SeqCst);
+    }
+}

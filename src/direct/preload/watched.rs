@@ -69,15 +69,17 @@ pub fn known(fd: i32) -> Option<&'static Watched> {
     if table::is_watched(fd) { at(fd) } else { None }
 }
 
-/// Begins to watch a connection that has just been received, if that is wanted and possible.
-pub fn begin(fd: i32, listener: u32) -> bool {
-    counts::watches() && prepare() && begin_watching(fd, listener)
+/// Begins to watch a connection that has just been received, if that is wanted and possible. `is_new`: no byte was read from it
+/// or written to it, which saves the kernel's counts.
+pub fn begin(fd: i32, listener: u32, is_new: bool) -> bool {
+    counts::watches() && prepare() && begin_watching(fd, listener, is_new)
 }
 
 #[cold]
-fn begin_watching(fd: i32, listener: u32) -> bool {
+fn begin_watching(fd: i32, listener: u32, is_new: bool) -> bool {
     let Some(watched) = at(fd).filter(|_| moving::is_ready()) else { return false };
-    let Some(so_far) = so_far(fd) else { return false };
+    let so_far = if is_new { Some(SoFar { read: 0, written: 0 }) } else { so_far(fd) };
+    let Some(so_far) = so_far else { return false };
     if watched.busy.swap(1, Acquire) != 0 {
         return false;
     }
@@ -344,56 +346,5 @@ impl Inside {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_waits_until_a_connection_has_left_or_stays() {
-        /// No other test uses it.
-        const FD: i32 = 60_100;
-        assert!(prepare());
-        let Some(watched) = at(FD) else { panic!("no room") };
-        watched.owner.store(crate::arch::pid(), Relaxed);
-        table::received(FD, 1, None, true);
-        let after = |act: &(dyn Fn() + Sync)| {
-            watched.leaving.store(1, SeqCst);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(std::time::Duration::from_millis(20));
-                    act();
-                });
-                enter(FD).map(|entered| entered.is_ok())
-            })
-        };
-        assert_eq!(after(&|| watched.leaving.store(0, SeqCst)), Some(true));
-        assert_eq!(after(&|| watched.owner.store(0, SeqCst)), Some(true), "a child goes on");
-        watched.owner.store(crate::arch::pid(), Relaxed);
-        // Another file may be there.
-        let kind = table::going(FD);
-        assert_eq!(after(&|| assert!(!table::gone(FD, kind))), None);
-        assert_eq!(watched.inside.load(SeqCst), 0);
-    }
-
-    #[test]
-    fn what_the_kernel_counts() {
-        let mut info: TcpInfo = [0; 29];
-        (info[16], info[25], info[26], info[18]) = (100, 500, 40, 7 | 9 << 32);
-        assert!(of_info(&info, 30) == Some(SoFar { read: 70, written: 467 }));
-        assert!(of_info(&info, 101).is_none());
-        info[26] = 501;
-        assert!(of_info(&info, 0).is_none());
-    }
-
-    #[test]
-    fn parts_are_taken_as_far_as_they_went() {
-        let (one, two) = (*b"abc", *b"defg");
-        let part = |bytes: &[u8]| Part { at: bytes.as_ptr() as usize, len: bytes.len() };
-        let parts = [part(&one), part(&[]), part(&two)];
-        for n in 0..=7 {
-            let mut all = Vec::new();
-            // SAFETY: they are three, with seven bytes.
-            unsafe { each_part(parts.as_ptr(), 3, n, |part| all.extend_from_slice(part)) };
-            assert_eq!(all, b"abcdefg"[..n]);
-        }
-    }
-}
+#[path = "watched_tests.rs"]
+mod tests;

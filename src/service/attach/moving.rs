@@ -117,7 +117,7 @@ impl Handler<'_> {
     ) {
         let ends = self.stopping || self.paused || self.slots.is_empty();
         let Some(own) = self.listeners.find(listener).filter(|_| !ends) else { return };
-        if stats.moving.load(Relaxed) < MAX_UNDER_WAY
+        if has_room(stats)
             && connection::is_open_and_of(socket.as_fd(), own.socket.as_fd())
             && connection::accepted_anew(socket.as_fd()).is_ok()
         {
@@ -125,5 +125,42 @@ impl Handler<'_> {
             let (service, stats) = (self.listeners.service(), stats.clone());
             self.context.orders.send(Order::Moved { service, slot, listener, socket, client, stats });
         }
+    }
+}
+
+/// Whether a slot may have one more on its way.
+fn has_room(stats: &SlotStats) -> bool {
+    stats.moving.load(Relaxed) < MAX_UNDER_WAY
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_s_connections_on_their_way_are_bounded() {
+        let stats = SlotStats::default();
+        assert!(has_room(&stats));
+        stats.moving.store(MAX_UNDER_WAY - 1, Relaxed);
+        assert!(has_room(&stats));
+        stats.moving.store(MAX_UNDER_WAY, Relaxed);
+        assert!(!has_room(&stats));
+    }
+
+    #[test]
+    fn a_worker_that_is_gone_is_known_for_a_while() {
+        let now = Instant::now();
+        let late = |secret: u8, until| Late {
+            secret: Secret::from([secret; 16]),
+            slot: 3,
+            stats: Arc::default(),
+            translations: None,
+            until,
+        };
+        let workers = LateWorkers(vec![late(1, now + KNOWN), late(2, now)]);
+        assert!(workers.has(&[1; 16]) && workers.find(&[1; 16]).unwrap().slot == 3);
+        assert!(!workers.has(&[2; 16]), "too long ago");
+        assert!(!workers.has(&[3; 16]));
     }
 }

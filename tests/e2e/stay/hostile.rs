@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Instant;
 
 use super::clients::answer;
 use super::{launch, reload};
@@ -45,4 +46,19 @@ fn what_no_leaving_worker_may_give_goes_nowhere() {
     drop(kept);
     eventually("no descriptor is left", seconds(20), || (descriptors(&daemon) <= before + 8).then_some(()));
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+}
+
+#[test]
+fn a_connection_whose_close_would_wait_for_its_client_holds_up_nothing() {
+    let gives = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/gives.py");
+    // Its end closes its own copies, which the kernel waits for: it is killed.
+    let daemon = launch(1, &["--drain-timeout", "1s", "--kill-timeout", "1s"], &["python3", gives.to_str().unwrap()]);
+    let lingering: Vec<_> = (0..20).map(|_| ask(&daemon, "/linger")).collect();
+    let old = text(&mut ask(&daemon, "/before"));
+    let began = Instant::now();
+    reload(&daemon);
+    let new = text(&mut ask(&daemon, "/before"));
+    assert!(old != new && began.elapsed() < seconds(30), "{old}, {new}, {:?}", began.elapsed());
+    assert_eq!(daemon.total("moved"), 0);
+    drop(lingering);
 }

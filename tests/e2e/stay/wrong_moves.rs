@@ -209,3 +209,22 @@ fn nothing_moves_from_a_server_whose_epoll_instances_cannot_be_found() {
     }
     assert_eq!(daemon.total("moved"), 0, "{}", daemon.log());
 }
+
+#[test]
+fn a_connection_that_two_threads_end_at_once_stays_whole_or_ends() {
+    let daemon = launch(1, &["--env", "KEEPS=both"], &["python3", &keeps()]);
+    let mut streams: Vec<_> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", daemon.port)).unwrap()).collect();
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(seconds(20))).unwrap();
+        stream.write_all(b"GET /idle HTTP/1.1\r\n\r\n").unwrap();
+        expect(stream, "/idle", "idle");
+    }
+    reload(&daemon);
+    let stays = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /idle HTTP/1.1\r\n\r\n").and_then(|()| answer(stream)).map(drop)
+    };
+    let stay = streams.iter_mut().filter_map(|stream| stays(stream).ok()).count() as u64;
+    // What one thread gives away the other one leaves alone.
+    assert_eq!(daemon.total("moved"), stay, "{}", daemon.log());
+    assert!(stay > 0);
+}
