@@ -1,5 +1,5 @@
 //! What differs between architectures: the system call instruction and the numbers. x86_64 is tested; aarch64 was
-//! run under emulation, with one small program.
+//! run under emulation.
 
 use core::arch::{asm, naked_asm};
 
