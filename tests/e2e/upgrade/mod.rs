@@ -1,6 +1,7 @@
 //! A daemon goes on as another program, or another process.
 
 mod in_place;
+mod older;
 mod refused;
 mod state;
 mod stored;
