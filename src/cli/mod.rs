@@ -382,7 +382,7 @@ pub fn parse() -> Result<(Cli, Given), clap::Error> {
 }
 
 /// Commands that the short help leaves out.
-const RARE: [&str; 5] = ["messages", "send", "undrain", "completions", "man"];
+const RARE: [&str; 6] = ["messages", "send", "undrain", "upgrade", "completions", "man"];
 
 fn brief(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| arg.hide_env(true));
