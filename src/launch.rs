@@ -24,7 +24,7 @@ use crate::sys::closer;
 #[cfg(test)]
 use crate::sys::fake;
 use crate::sys::process::{ChildSetup, Credentials, NoFile, prepare};
-use crate::sys::{process, reason, sock};
+use crate::sys::{image, process, reason, sock};
 
 /// The first argument of this program as a keeper.
 pub const KEEPER_ROLE: &str = "keeper";
@@ -73,6 +73,9 @@ pub enum Launched {
     Itself,
     /// A keeper, which starts the server.
     Kept,
+    /// The same, by the wrappers that stand before the server's program: it has the user that they change to. It inherits its image
+    /// as a descriptor.
+    KeptBehind,
 }
 
 /// A server to be started.
@@ -109,7 +112,7 @@ impl Launcher {
     /// Without /proc.
     pub fn new(nofile: NoFile, outputs: Servers) -> io::Result<Self> {
         let reserved = crate::sys::process::reserve_channel()?;
-        Ok(Self { image: crate::sys::process::own_image()?, _reserved: reserved, nofile, cwd: named_cwd(), outputs })
+        Ok(Self { image: image::own()?, _reserved: reserved, nofile, cwd: named_cwd(), outputs })
     }
 
     /// The file limit with which the daemon was started.
@@ -152,6 +155,8 @@ impl Launcher {
         }
         let program = server.command.program()?;
         let slot = server.slot.unwrap_or(0);
+        let mut arguments = server.command.arguments(slot, server.address);
+        let death_signal = (server.death_signal as i32).to_string();
         let mut command = match server.launched {
             Launched::Itself => {
                 let mut command = Command::new(program);
@@ -161,12 +166,23 @@ impl Launcher {
             Launched::Kept => {
                 let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
                 command.arg0(format!("roundsman: keeper {}/{slot}", server.service));
-                command.arg(KEEPER_ROLE).arg(program).arg(server.command.arg0());
+                command.args([KEEPER_ROLE, &death_signal]).arg(program).arg(server.command.arg0());
+                command
+            }
+            Launched::KeptBehind => {
+                let mut command = Command::new(program);
+                command.arg0(server.command.arg0());
+                if let (Some((wrapped, program)), Some(image)) = (server.command.wrapped(), server.kept) {
+                    let keeper =
+                        [image::path_of(image).into(), KEEPER_ROLE.into(), death_signal.into(), program.into()];
+                    // The first word of all is no argument.
+                    let at = wrapped.words_before() - 1;
+                    arguments.splice(at..at, keeper);
+                }
                 command
             }
         };
-        let arguments = server.command.arguments(slot, server.address).into_iter();
-        let arguments = arguments.map(|word| match server.inspect {
+        let arguments = arguments.into_iter().map(|word| match server.inspect {
             Some(port) => with_inspect_port(word, port),
             None => word,
         });

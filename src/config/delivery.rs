@@ -1,5 +1,7 @@
 //! `--via`: how connections reach the server, as far as the command's file tells.
 
+use nix::sys::prctl;
+
 use super::error::{ConfigError, Kind};
 use super::options::Via;
 use super::sources::COMMAND;
@@ -65,9 +67,16 @@ fn for_command(
         _ if send_proxy.is_some() => Some(Obstacle::Final("--send-proxy".to_owned())),
         Via::Auto | Via::Direct => obstacle(&command, listen)?,
     };
-    let seccomp = via == Via::Direct && matches!(obstacle, Some(Obstacle::RawCalls(_)));
+    // What a keeper costs the server is no_new_privs.
+    let costs_nothing = || prctl::get_no_new_privs().unwrap_or(false);
+    let seccomp =
+        matches!(obstacle, Some(Obstacle::RawCalls(_))) && (via == Via::Direct || via == Via::Auto && costs_nothing());
     let (backend, reason, chosen) = match (via, obstacle) {
         (Via::Direct, Some(Obstacle::RawCalls(reason))) => (Backend::Direct(command), reason, Chosen::AsAsked),
+        (_, Some(Obstacle::RawCalls(reason))) if seccomp => {
+            let reason = format!("{reason}; no_new_privs is set anyway, so these can be answered");
+            (Backend::Direct(command), reason, Chosen::ByUs)
+        }
         (Via::Direct, Some(Obstacle::Final(obstacle))) => {
             return Err(Kind::DirectImpossible { obstacle }.of("via"));
         }
@@ -99,9 +108,7 @@ fn obstacle(command: &CommandLine, listen: &[Listen]) -> Result<Option<Obstacle>
     }
     let refused = |error| Kind::Command(error).of(COMMAND);
     let program = command.last_program().map_err(refused)?;
-    // Whom a program that drops privileges becomes cannot be traced by a keeper with those that it has dropped.
-    let drops = command.program().map_err(refused)? != program;
-    Ok(elf::examine(&program).err().map(|obstacle| match obstacle.is_raw_calls() && !drops {
+    Ok(elf::examine(&program).err().map(|obstacle| match obstacle.is_raw_calls() {
         true => Obstacle::RawCalls(obstacle.to_string()),
         false => Obstacle::Final(obstacle.to_string()),
     }))

@@ -1,12 +1,16 @@
 //! Direct delivery to programs that cannot be preloaded, since they make their system calls themselves: a keeper answers these
 //! (seccomp user notification). Whether the kernel and the servers' rights allow it is tried.
 
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::process::Command;
 
+use crate::abi::attach::VARIABLE;
 use crate::keeper::probe::{GOOD, ROLE, WITHOUT_SOCKETS};
 use crate::launch;
+use crate::program::wrapper::Wrapped;
 use crate::sys::process::Credentials;
-use crate::sys::reason;
+use crate::sys::{image, reason};
 
 /// What a keeper can do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,19 +21,35 @@ pub enum Keeping {
 }
 
 impl Keeping {
-    /// Tries it under the servers' credentials.
+    /// Tries it under the servers' credentials; behind `wrappers` with `image`, which their keeper inherits.
     ///
     /// # Errors
     /// Why it is not possible.
-    pub fn find(user: Option<&Credentials>) -> Result<Self, String> {
-        let output = launch::trial(Command::new("/proc/self/exe").arg(ROLE), user, None)
+    pub fn find(
+        user: Option<&Credentials>,
+        wrappers: Option<(&Path, &Wrapped)>,
+        image: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, String> {
+        let mut command = Command::new("/proc/self/exe");
+        match (wrappers, image) {
+            (Some((program, wrapped)), Some(image)) => {
+                let words = wrapped.with(&[image::path_of(image).into(), ROLE.into()]);
+                command = Command::new(program);
+                command.args(words.iter().skip(1));
+            }
+            _ => drop(command.arg(ROLE)),
+        }
+        let output = launch::trial(command.env(VARIABLE, ROLE), user, image)
             .map_err(|error| format!("a trial of it cannot be started: {}", reason(&error)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match text.lines().next() {
             Some(GOOD) => Ok(Self::All),
             Some(WITHOUT_SOCKETS) => Ok(Self::WithoutOptions),
             Some(refused) => Err(refused.to_owned()),
-            None => Err("a trial of it failed".to_owned()),
+            None => Err(match String::from_utf8_lossy(&output.stderr).lines().next() {
+                Some(message) => format!("a trial of it failed: {message}"),
+                None => "a trial of it failed".to_owned(),
+            }),
         }
     }
 }

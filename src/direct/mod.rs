@@ -64,7 +64,7 @@ enum Kind {
 }
 
 /// Inherited descriptors of ours are above those that programs use, close or count.
-const INHERITED_FD: RawFd = 900;
+pub const INHERITED_FD: RawFd = 900;
 
 impl Preload {
     /// Finds a place that works for a command, by trying one after the other.

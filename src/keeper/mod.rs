@@ -14,7 +14,7 @@ mod server;
 mod stand_in;
 mod waker;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -23,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -34,7 +35,7 @@ use self::server::Started;
 use self::waker::Waker;
 use crate::abi::attach::VARIABLE;
 use crate::codes::{NOT_EXECUTABLE, OS};
-use crate::sys::{clock, process, reason};
+use crate::sys::{clock, image, process, reason};
 
 /// The system calls that are answered. shutdown(2) is one more, see [`crate::sys::seccomp::filter`].
 pub const CALLS: [i64; 5] =
@@ -97,12 +98,19 @@ const SIGNAL: u64 = 1;
 const WAKE: u64 = 2;
 const FIRST_QUEUE: u64 = 3;
 
-/// The role's `main`: starts the server (program, its name, its arguments) and ends as it ends.
+/// The role's `main`: starts the server (program, its name, its arguments) and ends as it ends. The first argument is the number of
+/// the signal for the end of the master.
 ///
 /// # Errors
 /// When there is no server.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperError> {
     process::set_thread_name(c"roundsman-keep");
+    let death_signal = arguments.next().and_then(|signal| signal.to_str()?.parse::<i32>().ok());
+    if let Some(signal) = death_signal.and_then(|signal| Signal::try_from(signal).ok()) {
+        // A change of user on the way here has disarmed it. Without a master there will be no connection.
+        set_pdeathsig(signal).map_err(os("prctl"))?;
+    }
+    close_image();
     let (Some(program), Some(name)) = (arguments.next(), arguments.next()) else { return Err(KeeperError::NoCommand) };
     let variable = std::env::var(VARIABLE).unwrap_or_default();
     let master = Master::connect(&variable).map_err(KeeperError::NoMaster)?;
@@ -158,6 +166,15 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
                 Look::Same => Some(in_time((interval * 2).min(LOOKS.1))),
             };
         }
+    }
+}
+
+/// Where wrappers have started this process by a descriptor that it inherits, its server has no use for that.
+fn close_image() {
+    let image = std::env::args_os().next();
+    let image = image.as_deref().and_then(OsStr::to_str).and_then(image::at);
+    if let Some(image) = image.filter(|&fd| fd > libc::STDERR_FILENO) {
+        let _ = nix::unistd::close(image);
     }
 }
 

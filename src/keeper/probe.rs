@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::caller::{self, Memory};
 use super::server::{self, Started};
+use crate::abi::attach::VARIABLE;
 use crate::sys::seccomp::{Call, Notifications};
 use crate::sys::sock::PeerAddress;
 use crate::sys::{reason, sock};
@@ -48,6 +49,9 @@ pub fn main() -> u8 {
 
 /// Whether sockets can be taken from servers.
 fn attempt() -> Result<bool, Refused> {
+    if std::env::var_os(VARIABLE).is_none() {
+        return Err("the command clears the environment of what it starts, and with it ROUNDSMAN_ATTACH".to_owned());
+    }
     let own = OsString::from("/proc/self/exe");
     let Started { mut server, notifications } = server::start(&own, &own, std::iter::once(OsString::from(SERVER_ROLE)))
         .map_err(|error| match error.raw_os_error() {

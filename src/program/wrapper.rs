@@ -127,6 +127,17 @@ impl Wrapped {
         }
     }
 
+    /// The words before the command's program.
+    pub fn words_before(&self) -> usize {
+        self.before.len()
+    }
+
+    /// The first of the wrappers that wait for what they start, in place of becoming that.
+    pub fn stays(&self) -> Option<&'static str> {
+        let stays = ["sudo", "su", "runuser"];
+        self.before.iter().find_map(|word| stays.into_iter().find(|name| base(word) == Some(name)))
+    }
+
     /// The words that run another command in place of this one.
     pub fn with(&self, command: &[OsString]) -> Vec<OsString> {
         let mut words = self.before.clone();

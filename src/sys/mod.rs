@@ -12,6 +12,7 @@ pub mod exec;
 #[cfg(test)]
 pub mod fake;
 pub mod futex;
+pub mod image;
 pub mod inspect;
 pub mod interrupt;
 pub mod mmap;

@@ -8,10 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::cvt;
@@ -121,11 +119,6 @@ pub fn raise_nofile() -> io::Result<NoFile> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(NoFile { soft, hard })
-}
-
-/// An O_PATH handle on the running program image, so that workers are started from it even after the file was replaced.
-pub fn own_image() -> io::Result<OwnedFd> {
-    Ok(open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// A handle on a process that stays valid when its pid is reused.

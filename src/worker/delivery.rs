@@ -1,7 +1,7 @@
 //! What a service's workers consist of: its configured backend, with all that starting one takes.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,11 +15,13 @@ use crate::config::options::DrainIdle;
 use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::attach::{Secret, hex};
 use crate::direct::keeping::Keeping;
-use crate::direct::{Preload, PreloadRecord, Target};
+use crate::direct::{INHERITED_FD, Preload, PreloadRecord, Target};
+use crate::launch::Launched;
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
+use crate::program::wrapper::Wrapped;
 use crate::record::{Found, Kept};
-use crate::sys::reason;
+use crate::sys::{image, mmap, reason};
 
 /// Why a service cannot have its workers.
 #[derive(Debug, Error)]
@@ -50,8 +52,8 @@ pub struct Library {
 #[derive(Debug)]
 enum Means {
     Preload(Preload),
-    /// The server's parent answers its system calls.
-    Keeper,
+    /// The server's parent answers its system calls. With our image, where wrappers start it.
+    Keeper(Option<OwnedFd>),
 }
 
 /// A place for the library from which a command loads it, or why there is none.
@@ -71,13 +73,16 @@ impl Library {
     fn preload(&self) -> Option<&Preload> {
         match &self.means {
             Means::Preload(preload) => Some(preload),
-            Means::Keeper => None,
+            Means::Keeper(_) => None,
         }
     }
 
     /// A descriptor that servers inherit, to find it.
     pub fn inherited(&self) -> Option<BorrowedFd<'_>> {
-        self.preload()?.inherited()
+        match &self.means {
+            Means::Preload(preload) => preload.inherited(),
+            Means::Keeper(image) => image.as_ref().map(AsFd::as_fd),
+        }
     }
 
     /// Where the preload library is, in words.
@@ -93,9 +98,18 @@ impl Library {
         self.preload().map(Preload::value).transpose()
     }
 
-    /// Whether the process that is started is a keeper, and the server its child.
+    /// Whether the process that is started is, or becomes, a keeper, and the server its child.
     pub fn is_keeper(&self) -> bool {
-        matches!(self.means, Means::Keeper)
+        matches!(self.means, Means::Keeper(_))
+    }
+
+    /// What is started.
+    pub fn launched(&self) -> Launched {
+        match self.means {
+            Means::Preload(_) => Launched::Itself,
+            Means::Keeper(None) => Launched::Kept,
+            Means::Keeper(Some(_)) => Launched::KeptBehind,
+        }
     }
 
     /// Tells a worker's library or keeper whom to ask, as whom, and whether there is a record of translated addresses.
@@ -109,20 +123,31 @@ impl Library {
 pub struct LibraryRecord {
     /// `None`: a keeper.
     preload: Option<PreloadRecord>,
+    /// Wrappers start the keeper.
+    #[serde(default)]
+    by_wrappers: bool,
     attach: String,
 }
 
 impl Library {
     pub fn record(&self, kept: &mut Kept) -> LibraryRecord {
-        let Self { means: _, attach } = self;
-        LibraryRecord { preload: self.preload().map(|preload| preload.record(kept)), attach: attach.clone() }
+        let Self { means, attach } = self;
+        LibraryRecord {
+            preload: self.preload().map(|preload| preload.record(kept)),
+            by_wrappers: matches!(means, Means::Keeper(Some(_))),
+            attach: attach.clone(),
+        }
     }
 
     /// # Errors
     /// When its file is not there.
-    pub fn adopt(LibraryRecord { preload, attach }: LibraryRecord, found: &mut Found) -> io::Result<Self> {
-        let preload = preload.map(|preload| Preload::adopt(preload, found)).transpose()?;
-        Ok(Self { means: preload.map_or(Means::Keeper, Means::Preload), attach })
+    pub fn adopt(record: LibraryRecord, found: &mut Found) -> io::Result<Self> {
+        let LibraryRecord { preload, by_wrappers, attach } = record;
+        let means = match preload {
+            Some(preload) => Means::Preload(Preload::adopt(preload, found)?),
+            None => Means::Keeper(by_wrappers.then(inherited_image).transpose()?),
+        };
+        Ok(Self { means, attach })
     }
 }
 
@@ -169,20 +194,29 @@ impl Delivery {
         inherited: bool,
         attach: impl FnOnce() -> Result<String, DeliveryError>,
     ) -> Result<Self, DeliveryError> {
-        let found = not_kept(config).map_or_else(|| Keeping::find(config.user.as_ref()), Err);
-        match found {
-            Ok(keeping) => {
+        let program = command.program()?;
+        let wrapped = command.wrapped().map(|(wrapped, _)| wrapped);
+        let wrappers = wrapped.as_ref().map(|wrapped| (program.as_path(), wrapped));
+        let find = || {
+            let image = wrappers.map(|_| inherited_image()).transpose().map_err(|error| reason(&error))?;
+            let keeping = Keeping::find(config.user.as_ref(), wrappers, image.as_ref().map(AsFd::as_fd))?;
+            Ok((keeping, image))
+        };
+        match not_kept(config, wrapped.as_ref()).map_or_else(find, Err) {
+            Ok((keeping, image)) => {
                 if keeping == Keeping::WithoutOptions {
                     config.via_reason +=
                         "; options that it sets on its listening sockets are lost (pidfd_getfd is not permitted)";
                 }
-                let library = Library { means: Means::Keeper, attach: attach()? };
+                let library = Library { means: Means::Keeper(image), attach: attach()? };
                 Ok(Self::Direct(command, Arc::new(library)))
             }
             Err(obstacle) => {
                 let reason = format!("{}, and cannot be served directly: {obstacle}", config.via_reason);
                 delivery::can_relay(&config.listen, inherited || !config.listen.is_empty(), &reason)?;
-                warn!(service = %config.name, "--via direct: {reason}; its connections are relayed");
+                if config.chosen == Chosen::AsAsked {
+                    warn!(service = %config.name, "--via direct: {reason}; its connections are relayed");
+                }
                 config.backend = Backend::Relayed(command.clone());
                 config.seccomp = false;
                 config.via_reason = reason;
@@ -192,8 +226,16 @@ impl Delivery {
     }
 }
 
+/// Our image, at a number where wrappers leave it alone.
+fn inherited_image() -> io::Result<OwnedFd> {
+    mmap::above(image::own()?, INHERITED_FD)
+}
+
 /// What a service asks for that a keeper does not do: it sees no close, and nothing that is read or written.
-fn not_kept(config: &ServiceConfig) -> Option<String> {
+fn not_kept(config: &ServiceConfig, wrapped: Option<&Wrapped>) -> Option<String> {
+    if let Some(stays) = wrapped.and_then(Wrapped::stays) {
+        return Some(format!("{stays} stays between the daemon and the server"));
+    }
     let asked = [
         (config.policy == Policy::None, "--policy none"),
         (config.access.is_some(), "--access-log"),

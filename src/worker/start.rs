@@ -185,8 +185,7 @@ fn start_direct(
     let mut environment = vec![(VARIABLE, library.variable(&secret, translations.is_some()))];
     environment
         .extend(library.value().map_err(os("cannot put the preload library back"))?.map(|value| ("LD_PRELOAD", value)));
-    let launched = if library.is_keeper() { Launched::Kept } else { Launched::Itself };
-    let extras = Extras { environment, kept: library.inherited(), launched };
+    let extras = Extras { environment, kept: library.inherited(), launched: library.launched() };
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, extras, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));

@@ -26,7 +26,7 @@ use crate::control::Reply;
 use crate::control::server::Finality;
 use crate::launch;
 use crate::record::Kept;
-use crate::sys::{exec, mmap, process, reason};
+use crate::sys::{exec, image, mmap, process, reason};
 use crate::worker::record::ACCESS_LOG;
 
 /// The word by which a program is tried, and the beginning and end of what one says that can go on.
@@ -245,7 +245,7 @@ impl Daemon {
         let outputs = outputs.stand_still(still).ok_or_else(|| busy("the servers' output"))?;
         let (record, kept) = self.record(Some(told), outputs, client).map_err(Obstacle::Passing)?;
         let sealed = record.sealed()?;
-        let back = process::own_image()?;
+        let back = image::own()?;
         info!(version, "upgrade: the program takes over");
         self.log.flush();
         let why = run(image, &kept, &sealed, &back);

@@ -11,6 +11,7 @@ mod evil;
 mod faults;
 mod files;
 mod holders;
+mod kept;
 mod lease;
 mod listening_socket;
 mod master_killed;
