@@ -88,6 +88,7 @@ fn an_answer_that_is_not_complete_keeps_it() {
         // SSE, cut by the server.
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n",
         // The last five bytes of a chunk are not the end.
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n0\r\n\r\n",
     ] {
@@ -106,6 +107,9 @@ fn answers_that_end_or_change_the_connection_keep_it() {
         "HTTP/1.1 200 OK\r\nConnection: keep-alive                                   , close\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 600 Unknown\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -146,6 +150,8 @@ fn a_request_that_was_begun_keeps_it() {
     assert!(!is_at_rest(&[Reads(&two), Writes(OK)]));
     assert!(!is_at_rest(&[Reads(&two[..two.len() - 1]), Writes(OK)]));
     assert!(!is_at_rest(&[Reads(GET), Writes(OK), Reads(GET)]));
+    assert!(!is_at_rest(&[Reads(GET), Writes(OK), Reads("\r")]));
+    assert!(!is_at_rest(&[Reads(GET), Writes(OK), Writes("\r")]));
     assert!(!is_at_rest(&[]));
 }
 
@@ -170,6 +176,8 @@ fn what_is_no_plain_request_keeps_it() {
         "GET / HTTP/1.1 \r\n\r\n",
         "get / HTTP/1.1\r\n\r\n",
         "GET x HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent_Length: 5\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n\r\n",
         "HEAD / HTTP/1.1\r\n\r\n",
         "CONNECT a:1 HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\nHost: x\n\n",
