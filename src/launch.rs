@@ -248,8 +248,8 @@ fn named_cwd() -> Option<PathBuf> {
         .then_some(named)
 }
 
-/// A trial that takes longer is ended.
-const TRIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The end of a trial that was killed is waited for so long.
+const KILLED_WITHIN: Duration = Duration::from_millis(100);
 /// The bytes of output of a trial that are looked at: all that a pipe has room for.
 const TRIAL_OUTPUT: usize = 64 * 1024;
 
@@ -257,9 +257,10 @@ const TRIAL_OUTPUT: usize = 64 * 1024;
 /// number.
 ///
 /// # Errors
-/// As fork(2) and execve(2); `TimedOut` after two seconds.
+/// As fork(2) and execve(2); `TimedOut` when it has not ended within `limit`.
 pub fn trial(
     command: &mut Command,
+    limit: Duration,
     user: Option<&Credentials>,
     kept: Option<BorrowedFd<'_>>,
 ) -> io::Result<std::process::Output> {
@@ -268,10 +269,10 @@ pub fn trial(
     prepare(command.stdin(Stdio::null()), setup);
     let mut child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let pidfd = process::pidfd_open(child.id())?;
-    if !process::ends_within(&pidfd, TRIAL_TIMEOUT) {
+    if !process::ends_within(&pidfd, limit) {
         process::kill_tree(child.id());
-        // One that has gained rights is out of our reach: its end is not waited for.
-        if process::ends_within(&pidfd, TRIAL_TIMEOUT) {
+        // One that has gained rights is out of our reach.
+        if process::ends_within(&pidfd, KILLED_WITHIN) {
             child.wait()?;
         }
         return Err(io::ErrorKind::TimedOut.into());
@@ -340,7 +341,8 @@ mod tests {
     #[test]
     fn a_trial_does_not_wait_for_what_it_leaves_behind() {
         let start = Instant::now();
-        let output = trial(Command::new("sh").args(["-c", "sleep 30 & echo $!"]), None, None).unwrap();
+        let output =
+            trial(Command::new("sh").args(["-c", "sleep 30 & echo $!"]), Duration::from_secs(10), None, None).unwrap();
         assert!(start.elapsed() < Duration::from_secs(20));
         let left = String::from_utf8(output.stdout).unwrap();
         process::signal(left.trim().parse().unwrap(), Signal::SIGKILL);

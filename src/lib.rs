@@ -30,7 +30,7 @@
 //! | [`control`] | the control socket, both ends |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`output`] | the log, written by its own thread |
-//! | [`limited`] | warnings that others can cause, a second apart |
+//! | [`limited`] | warnings that others can cause, a second apart, and other limits of rate |
 //! | [`proc_net`] | look-ups in /proc: who has a port, which sockets a process has |
 //! | [`exit`] | exit code and message of each error |
 //! | [`codes`] | exit codes |

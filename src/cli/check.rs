@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::config::file::OF_DAEMON;
 use crate::config::merge::Settings;
@@ -16,6 +17,8 @@ use crate::worker::Delivery;
 use crate::worker::delivery::DeliveryError;
 
 const SHELLS: [&str; 7] = ["sh", "dash", "bash", "ash", "busybox", "ksh", "zsh"];
+/// Programs that start others, with another root or by a shell.
+const STARTERS: [&str; 8] = ["chroot", "bwrap", "unshare", "nsenter", "npm", "npx", "yarn", "pnpm"];
 
 ///
 /// # Errors
@@ -32,20 +35,37 @@ pub fn check(given: Given) -> Result<(), Exit> {
     Ok(())
 }
 
-/// How the daemon would deliver, now that it would start: where its servers find the library, if they need it. The program's
-/// loader is run for a moment, behind the wrappers that stand before the program; the program is not.
+/// How the daemon would deliver, now that it would start: where its servers find the library, if they need it, and what is not
+/// known yet. The program's loader is run for a moment, behind the wrappers that stand before the program; the program is not.
 ///
 /// # Errors
 /// What a start would fail with.
-fn place(service: &mut ServiceConfig) -> Result<Option<String>, DeliveryError> {
+fn place(service: &mut ServiceConfig) -> Result<String, DeliveryError> {
     let delivery = Delivery::prepare(service, false, || Ok(String::new()))?;
-    Ok(match &delivery {
+    let mut text = String::new();
+    let command = match &delivery {
         Delivery::Direct(command, library) => {
-            let open = if is_shell(command) { "; what the shell starts shows only when it runs" } else { "" };
-            library.place().map(|place| format!("{place}{open}"))
+            if let Some(place) = library.place() {
+                let _ = write!(text, "; the library is {place}");
+            }
+            let started = if is_shell(command) { Some("the shell") } else { starter(command) };
+            if let Some(by) = started {
+                let _ = write!(text, "; what {by} starts shows only when it runs");
+            }
+            Some(command)
         }
-        Delivery::Relay(_) | Delivery::NoPort(_) => None,
-    })
+        Delivery::Relay(command) => command.as_ref(),
+        Delivery::NoPort(command) => Some(command),
+    };
+    if let Some((by, program)) = command.and_then(CommandLine::not_found_behind) {
+        let _ = write!(text, "; {program}, which {by} is to start, is not found from here");
+    }
+    Ok(text)
+}
+
+fn starter(command: &CommandLine) -> Option<&'static str> {
+    let name = Path::new(command.arg0()).file_name()?;
+    STARTERS.into_iter().find(|starter| name == *starter)
 }
 
 /// Whether a shell runs in the end, which may start anything.
@@ -55,7 +75,7 @@ fn is_shell(command: &CommandLine) -> bool {
     name.is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
 }
 
-fn text(config: &Config, places: &[Option<String>]) -> String {
+fn text(config: &Config, places: &[String]) -> String {
     let keys = keys();
     let of_daemon = |key: &&Key| OF_DAEMON.contains(&key.name.as_str());
     let mut text = String::new();
@@ -71,20 +91,17 @@ fn text(config: &Config, places: &[Option<String>]) -> String {
         let _ = writeln!(text, "  # {origin}");
         let (command, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.name == COMMAND);
         for key in command.into_iter().chain(others).filter(|key| !of_daemon(key) && key.name != "config") {
-            line(&mut text, key, settings, note(&key.name, service, place.as_deref()).as_deref());
+            line(&mut text, key, settings, note(&key.name, service, place).as_deref());
         }
     }
     text
 }
 
 /// The effective value, where it depends on the machine.
-fn note(key: &str, service: &ServiceConfig, place: Option<&str>) -> Option<String> {
+fn note(key: &str, service: &ServiceConfig, place: &str) -> Option<String> {
     match key {
         "instances" => service.instances_why.as_ref().map(|why| format!("{} here: {why}", service.instances)),
-        "via" => {
-            let library = place.map(|place| format!("; the library is {place}")).unwrap_or_default();
-            Some(format!("{} here: {}{library}", service.via(), service.via_reason))
-        }
+        "via" => Some(format!("{} here: {}{place}", service.via(), service.via_reason)),
         "max-memory" => service.limits.max_memory.map(|bytes| format!("{} MiB for each worker", bytes >> 20)),
         _ => None,
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::attach::Secret;
+use crate::limited::OfUsers;
 use crate::record::{Fd, Found, Kept, Moment};
 use crate::sys::closer::Foreign;
 use crate::sys::process;
@@ -83,32 +84,18 @@ enum Verdict {
     Later(Instant),
 }
 
-/// A token bucket: the searches that a user has left.
-#[derive(Debug)]
-struct Looks {
-    left: f64,
-    at: Instant,
-}
-
-impl Looks {
-    fn refill(&mut self, now: Instant) {
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * SEARCH_RATE).min(SEARCH_RATE);
-        self.at = now;
-    }
-}
-
 #[derive(Debug)]
 pub struct Guests {
     inside: HashMap<u32, Guest>,
     /// Connections that wait for a search, oldest first.
     waiting: VecDeque<Guest>,
-    looks: HashMap<u32, Looks>,
+    looks: OfUsers,
     most: usize,
 }
 
 impl Guests {
     pub fn new(most: usize) -> Self {
-        Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: HashMap::new(), most }
+        Self { inside: HashMap::new(), waiting: VecDeque::new(), looks: OfUsers::new(SEARCH_RATE, MAX_USERS), most }
     }
 
     /// # Errors
@@ -180,19 +167,9 @@ impl Guests {
         if ours.users.contains(&guest.uid) {
             return Verdict::LetIn;
         }
-        if self.looks.len() >= MAX_USERS && !self.looks.contains_key(&guest.uid) {
-            self.looks.values_mut().for_each(|looks| looks.refill(now));
-            self.looks.retain(|_, looks| looks.left < SEARCH_RATE);
-            if self.looks.len() >= MAX_USERS {
-                return Verdict::Refused;
-            }
+        if let Err(again) = self.looks.take(guest.uid, now) {
+            return again.map_or(Verdict::Refused, Verdict::Later);
         }
-        let looks = self.looks.entry(guest.uid).or_insert(Looks { left: SEARCH_RATE, at: now });
-        looks.refill(now);
-        if looks.left < 1.0 {
-            return Verdict::Later(now + Duration::from_secs_f64((1.0 - looks.left) / SEARCH_RATE));
-        }
-        looks.left -= 1.0;
         if process::is_below(guest.pid, &ours.servers) { Verdict::LetIn } else { Verdict::Refused }
     }
 

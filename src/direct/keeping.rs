@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::abi::attach::VARIABLE;
 use crate::keeper::probe::{GOOD, ROLE, WITHOUT_SOCKETS};
@@ -11,6 +12,9 @@ use crate::launch;
 use crate::program::wrapper::Wrapped;
 use crate::sys::process::Credentials;
 use crate::sys::{image, reason};
+
+/// For the trial.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What a keeper can do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +43,7 @@ impl Keeping {
             }
             _ => drop(command.arg(ROLE)),
         }
-        let output = launch::trial(command.env(VARIABLE, ROLE), user, image)
+        let output = launch::trial(command.env(VARIABLE, ROLE), LIMIT, user, image)
             .map_err(|error| format!("a trial of it cannot be started: {}", reason(&error)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match text.lines().next() {

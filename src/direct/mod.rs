@@ -12,17 +12,18 @@ mod trial;
 mod wire;
 
 pub use record::PreloadRecord;
-use trial::Outcome;
 pub use trial::Target;
+use trial::{Outcome, Patience};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
+use tracing::warn;
 
 use crate::sys::{mmap, reason};
 
@@ -32,8 +33,11 @@ static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 /// The library in a place from which servers can load it.
 #[derive(Debug)]
 pub struct Preload {
+    /// Of a memory file; a file has its own.
     path: String,
     place: Place,
+    /// Why it is not known whether the command loads it from there.
+    doubt: Option<String>,
 }
 
 #[derive(Debug)]
@@ -43,12 +47,13 @@ enum Place {
     /// One that servers inherit.
     Inherited(OwnedFd),
     /// A file that only its owner can change, removed at our end.
-    File(PathBuf, Mutex<Written>),
+    File(Mutex<Written>),
 }
 
 /// A file of ours.
 #[derive(Debug)]
 struct Written {
+    path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
     /// While we live.
@@ -82,22 +87,28 @@ impl Preload {
             true => files.chain([Kind::Inherited, Kind::Ours]).collect(),
             false => [Kind::Ours].into_iter().chain(files).chain([Kind::Inherited]).collect(),
         };
-        let mut refused = String::new();
+        let (mut refused, patience) = (String::new(), Patience::new());
         for kind in kinds {
-            let preload = match Self::put(&kind) {
+            let mut preload = match Self::put(&kind) {
                 Ok(preload) => preload,
                 Err(reason) => {
                     refused = reason;
                     continue;
                 }
             };
-            if matches!(kind, Kind::In(_)) && target.changes_user() && !places::all_users_read(Path::new(&preload.path))
+            if matches!(kind, Kind::In(_))
+                && target.changes_user()
+                && !places::all_users_read(Path::new(&preload.path()))
             {
-                refused = format!("not all users can read {}", preload.path);
+                refused = format!("not all users can read {}", preload.path());
                 continue;
             }
-            match target.tries(&preload.path, preload.inherited()) {
+            match target.tries(&preload.path(), preload.inherited(), &patience) {
                 Outcome::Loads => return Ok(preload),
+                Outcome::Untold(doubt) => {
+                    preload.doubt = Some(doubt);
+                    return Ok(preload);
+                }
                 Outcome::Refused(reason) => refused = reason,
                 Outcome::Never(reason) => return Err(reason),
             }
@@ -113,13 +124,24 @@ impl Preload {
             Kind::Ours => {
                 let file = memory().map_err(shown)?;
                 let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-                Ok(Self { path, place: Place::Ours(file) })
+                Ok(Self::at(path, Place::Ours(file)))
             }
             Kind::Inherited => {
                 let file = memory().and_then(|file| mmap::above(file, INHERITED_FD)).map_err(shown)?;
                 let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                Ok(Self { path, place: Place::Inherited(file) })
+                Ok(Self::at(path, Place::Inherited(file)))
             }
+        }
+    }
+
+    fn at(path: String, place: Place) -> Self {
+        Self { path, place, doubt: None }
+    }
+
+    fn path(&self) -> String {
+        match &self.place {
+            Place::Ours(_) | Place::Inherited(_) => self.path.clone(),
+            Place::File(written) => locked(written).path.display().to_string(),
         }
     }
 
@@ -127,16 +149,23 @@ impl Preload {
     pub fn inherited(&self) -> Option<BorrowedFd<'_>> {
         match &self.place {
             Place::Inherited(file) => Some(file.as_fd()),
-            Place::Ours(_) | Place::File(..) => None,
+            Place::Ours(_) | Place::File(_) => None,
         }
     }
 
     /// Where it is, in words.
     pub fn place(&self) -> String {
-        match &self.place {
+        let place = match &self.place {
             Place::Ours(_) => "a memory file of the daemon".to_owned(),
             Place::Inherited(_) => "a memory file that servers inherit".to_owned(),
-            Place::File(path, _) => format!("a file in {}", path.parent().unwrap_or(path).display()),
+            Place::File(written) => {
+                let path = &locked(written).path;
+                format!("a file in {}", path.parent().unwrap_or(path).display())
+            }
+        };
+        match &self.doubt {
+            Some(doubt) => format!("{place}; {doubt}"),
+            None => place,
         }
     }
 
@@ -151,32 +180,67 @@ impl Preload {
                 break path;
             }
         };
-        let shown = path.display().to_string();
-        if shown.contains([':', ' ']) {
+        let shown = path.display();
+        if shown.to_string().contains([':', ' ']) {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
         }
         places::remove_stale(directory);
         let written = write(&path).map_err(|error| format!("{}: {}", directory.display(), reason(&error)))?;
-        Ok(Self { path: shown, place: Place::File(path, Mutex::new(written)) })
+        Ok(Self::at(String::new(), Place::File(Mutex::new(written))))
     }
 
     /// The value of LD_PRELOAD: the library, followed by those already there. A file that somebody has removed, as what cleans
-    /// temporary directories does, is put back: in such a directory another user could put a library of his own there.
+    /// temporary directories does, is put back: in such a directory another user could put a library of his own there. Where that
+    /// fails, as when a session's directory goes with the session, another directory takes its place.
     ///
     /// # Errors
-    /// When it cannot be put back.
+    /// When it cannot be put back anywhere.
     pub fn value(&self) -> io::Result<String> {
-        if let Place::File(path, written) = &self.place {
-            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
-            if !std::fs::symlink_metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == written.identity) {
-                *written = write(path)?;
-            }
-        }
+        self.put_back(places::directories)?;
+        let path = self.path();
         Ok(match std::env::var("LD_PRELOAD") {
-            Ok(others) if !others.is_empty() => format!("{}:{others}", self.path),
-            _ => self.path.clone(),
+            Ok(others) if !others.is_empty() => format!("{path}:{others}"),
+            _ => path,
         })
     }
+
+    fn put_back(&self, others: impl Fn() -> Vec<PathBuf>) -> io::Result<()> {
+        let Place::File(written) = &self.place else { return Ok(()) };
+        let mut written = locked(written);
+        let found = std::fs::symlink_metadata(&written.path);
+        if found.is_ok_and(|meta| (meta.dev(), meta.ino()) == written.identity) {
+            return Ok(());
+        }
+        let error = match write(&written.path) {
+            Ok(again) => {
+                *written = again;
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        for directory in others().into_iter().filter(|directory| places::may_execute(directory)) {
+            let Ok(other) = Self::in_directory(&directory) else { continue };
+            let path = other.path();
+            // Of whatever user the servers are.
+            if !places::all_users_read(Path::new(&path)) {
+                continue;
+            }
+            if let Place::File(new) = &other.place {
+                warn!(
+                    "the preload library cannot be put back to {} ({}); it is {path} from now on",
+                    written.path.display(),
+                    reason(&error)
+                );
+                std::mem::swap(&mut *written, &mut *locked(new));
+                return Ok(());
+            }
+        }
+        Err(error)
+    }
+}
+
+fn locked(written: &Mutex<Written>) -> MutexGuard<'_, Written> {
+    written.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes the library to a new file.
@@ -190,7 +254,7 @@ fn write(path: &Path) -> io::Result<Written> {
         file.write_all(LIBRARY)?;
         file.set_permissions(PermissionsExt::from_mode(0o444))?;
         let meta = file.metadata()?;
-        Ok(Written { identity: (meta.dev(), meta.ino()), lock })
+        Ok(Written { path: path.to_owned(), identity: (meta.dev(), meta.ino()), lock })
     };
     let written = written();
     if written.is_err() {
@@ -201,8 +265,8 @@ fn write(path: &Path) -> io::Result<Written> {
 
 impl Drop for Preload {
     fn drop(&mut self) {
-        if let Place::File(path, _) = &self.place {
-            let _ = std::fs::remove_file(path);
+        if let Place::File(written) = &self.place {
+            let _ = std::fs::remove_file(&locked(written).path);
         }
     }
 }
@@ -216,7 +280,7 @@ mod tests {
     fn a_library_that_somebody_has_removed_or_replaced_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
         let preload = Preload::in_directory(dir.path()).unwrap();
-        let path = PathBuf::from(&preload.path);
+        let path = PathBuf::from(preload.path());
         preload.value().unwrap();
         std::fs::remove_file(&path).unwrap();
         preload.value().unwrap();
@@ -227,6 +291,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), LIBRARY);
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        assert!(preload.value().is_err());
+        assert!(preload.put_back(Vec::new).is_err());
+    }
+
+    #[test]
+    fn a_library_whose_directory_is_gone_gets_another_one() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::set_permissions(other.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let preload = Preload::in_directory(dir.path()).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        preload.put_back(|| vec![dir.path().to_owned(), other.path().to_owned()]).unwrap();
+        let path = PathBuf::from(preload.path());
+        assert_eq!((path.parent(), std::fs::read(&path).unwrap()), (Some(other.path()), LIBRARY.to_vec()));
+        drop(preload);
+        assert!(!path.exists());
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Uid};
 
 use crate::sys::process::Credentials;
@@ -54,6 +55,11 @@ pub fn all_users_read(file: &Path) -> bool {
     // Any other error: we cannot change users, and so no server can.
     let read = as_server(Some(&nobody), || std::fs::File::open(file).map(drop));
     !read.is_err_and(|error| error.raw_os_error() == Some(libc::EACCES))
+}
+
+/// Whether a library can be mapped from a directory.
+pub fn may_execute(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| !found.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// Removes the libraries of daemons that were killed. A live daemon holds a lock on its own, which also protects a daemon in

@@ -27,12 +27,12 @@ enum PlaceRecord {
 
 impl Preload {
     pub fn record(&self, kept: &mut Kept) -> PreloadRecord {
-        let Self { path, place } = self;
+        let Self { path, place, doubt: _ } = self;
         let place = match place {
             Place::Ours(fd) => PlaceRecord::Ours(kept.keep(fd)),
             Place::Inherited(fd) => PlaceRecord::Inherited(kept.keep(fd)),
-            Place::File(path, written) => {
-                let Written { identity, lock } = &*written.lock().unwrap_or_else(PoisonError::into_inner);
+            Place::File(written) => {
+                let Written { path, identity, lock } = &*written.lock().unwrap_or_else(PoisonError::into_inner);
                 PlaceRecord::File(path.clone(), *identity, lock.as_ref().map(|lock| kept.keep(&**lock)))
             }
         };
@@ -48,9 +48,9 @@ impl Preload {
             PlaceRecord::File(file, identity, lock) => {
                 let lock = lock.map(|fd| found.take(fd)).transpose()?.map(File::from);
                 let lock = lock.and_then(|file| Flock::lock(file, FlockArg::LockSharedNonblock).ok());
-                Place::File(file, Mutex::new(Written { identity, lock }))
+                Place::File(Mutex::new(Written { path: file, identity, lock }))
             }
         };
-        Ok(Self { path, place })
+        Ok(Self::at(path, place))
     }
 }

@@ -115,6 +115,13 @@ impl CommandLine {
         Some((wrapped, program))
     }
 
+    /// The wrapper, and the program that it is to start, where that one is not found here: it may look elsewhere.
+    pub fn not_found_behind(&self) -> Option<(String, String)> {
+        let wrapped = Wrapped::of(&self.words)?;
+        locate(&wrapped.program, &self.lookup).err()?;
+        Some((wrapped.by, wrapped.program.to_string_lossy().into_owned()))
+    }
+
     /// The program that runs in the end.
     ///
     /// # Errors

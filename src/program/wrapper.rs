@@ -24,7 +24,7 @@ struct Grammar {
 const PLAIN: Grammar = Grammar { valued: "", long: &[], words: 0, assigns: false };
 
 /// The wrappers that run the command as it is.
-const WRAPPERS: [(&str, Grammar); 13] = [
+const WRAPPERS: [(&str, Grammar); 17] = [
     ("gosu", Grammar { words: 1, ..PLAIN }),
     ("su-exec", Grammar { words: 1, ..PLAIN }),
     ("setuidgid", Grammar { words: 1, ..PLAIN }),
@@ -62,6 +62,30 @@ const WRAPPERS: [(&str, Grammar); 13] = [
     ("stdbuf", Grammar { valued: "ioe", long: &["input", "output", "error"], ..PLAIN }),
     ("taskset", Grammar { words: 1, ..PLAIN }),
     ("nohup", PLAIN),
+    ("timeout", Grammar { valued: "ks", long: &["kill-after", "signal"], words: 1, assigns: false }),
+    ("tini", Grammar { valued: "ep", ..PLAIN }),
+    ("dumb-init", Grammar { valued: "r", long: &["rewrite"], ..PLAIN }),
+    (
+        "unshare",
+        Grammar {
+            valued: "SGRw",
+            long: &[
+                "setuid",
+                "setgid",
+                "root",
+                "wd",
+                "propagation",
+                "setgroups",
+                "map-user",
+                "map-users",
+                "map-group",
+                "map-groups",
+                "monotonic",
+                "boottime",
+            ],
+            ..PLAIN
+        },
+    ),
     ("sudo", Grammar { valued: "CDghpRrTtUu", long: &["user", "group", "chdir"], words: 0, assigns: true }),
 ];
 
@@ -295,6 +319,10 @@ mod tests {
             ("runuser -u redis -- x -p 1", "x", "runuser -u redis -- ld --list"),
             ("runuser -u redis env A=1 x", "x", "runuser -u redis env A=1 ld --list"),
             ("su redis -s /bin/sh -c exec_x_-p_1", "x", "su redis -s /bin/sh -c exec 'ld' '--list'"),
+            ("unshare -mUr --propagation private -w / x -c", "x", "unshare -mUr --propagation private -w / ld --list"),
+            ("timeout -k 5 60 x", "x", "timeout -k 5 60 ld --list"),
+            ("tini -g -- gosu u x", "x", "tini -g -- gosu u ld --list"),
+            ("dumb-init -r 15:3 x", "x", "dumb-init -r 15:3 ld --list"),
             ("su -c cd_/;_x - redis", "/bin/sh", "su -c exec 'ld' '--list' - redis"),
             ("runuser redis -c x", "x", "runuser redis -c exec 'ld' '--list'"),
         ] {

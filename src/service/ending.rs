@@ -14,7 +14,7 @@ use crate::listener::Listener;
 use crate::slot::Slot;
 use crate::slot::exits::{ExitEffect, Scene};
 use crate::slot::lifecycle::{Backoff, Event, Phase};
-use crate::slot::orphans::end_left_behind;
+use crate::slot::orphans::{await_escape, end_left_behind};
 use crate::slot::retiring::Escaped;
 use crate::sys::process;
 use crate::worker::exit::LastExit;
@@ -57,6 +57,9 @@ impl Service {
         };
         let insists = || futile::insists_on(&self.slots, &scene, pid, attachment.as_deref(), &exit);
         let insisted = self.listeners.flags().next().and_then(|_| insists());
+        if exit.code == 0 && !scene.stopping && matches!(self.slots[at].lifecycle.phase, Phase::Launching { .. }) {
+            await_escape(pid);
+        }
         // What it left behind would keep the port.
         process::kill_tree(pid);
         let left_behind = end_left_behind(&self.pids(), &server, attachment.as_deref());

@@ -1,6 +1,6 @@
 //! How a direct worker ends: whether it really did, and what it left behind.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -36,6 +36,20 @@ impl Slot {
             process::kill_tree(pid);
         }
         attachment.abandoned
+    }
+}
+
+/// A process that puts itself into the background leaves its session a moment after its parent has ended (daemon(3)).
+const LEAVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// Waits for that where a server has ended and others of its session have not: until then one that goes into the background
+/// looks like a child that is about to end, too.
+pub fn await_escape(server: u32) {
+    let begin = Instant::now();
+    let is_undecided =
+        |&pid: &u32| pid != server && process::session_and_name(pid).is_some_and(|(session, _)| session == server);
+    while process::children().iter().any(is_undecided) && begin.elapsed() < LEAVES_WITHIN {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

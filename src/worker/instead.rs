@@ -62,7 +62,9 @@ pub fn elsewhere(pid: u32) -> Option<String> {
     let pids = process::tree(pid);
     if proc_net::is_in_another_network(&pids) {
         return Some(
-            "it runs in another network namespace, and what listens there cannot be reached from here".to_owned(),
+            "it runs in another network namespace, and what listens there cannot be reached from here; run roundsman in that \
+             namespace, too, or the server in ours"
+                .to_owned(),
         );
     }
     let sockets = proc_net::unix_sockets_of(&pids);

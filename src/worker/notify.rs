@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use crate::direct::attach::{hex, secret};
 use crate::events::{Registry, Source};
+use crate::limited::OfUsers;
 use crate::record::{Fd, Found, Kept};
 use crate::sys::closer::{self, Foreign};
 use crate::sys::{inspect, process, scm, sock};
@@ -17,6 +19,10 @@ use crate::sys::{inspect, process, scm, sock};
 const MAX_MESSAGE: usize = 4096;
 /// Messages read before others have their turn.
 const MESSAGES_A_TURN: usize = 32;
+/// Messages of one other user per second for which /proc is searched.
+const SEARCH_RATE: f64 = 10.0;
+/// Other users whose messages are counted.
+const MAX_USERS: usize = 64;
 
 /// The socket of one server. Its name is no secret (/proc/net/unix), so the senders are looked at.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct Notify {
     ready: bool,
     /// There may be more to read without a new event.
     more: bool,
+    /// What other users have left.
+    looks: OfUsers,
 }
 
 /// The same in a daemon's record.
@@ -42,7 +50,7 @@ pub struct NotifyRecord {
 
 impl Notify {
     pub fn record(&self, kept: &mut Kept) -> NotifyRecord {
-        let Self { socket, name, uid, ready, more: _ } = self;
+        let Self { socket, name, uid, ready, more: _, looks: _ } = self;
         NotifyRecord { socket: kept.keep(socket), name: name.clone(), uid: *uid, ready: *ready }
     }
 
@@ -50,7 +58,8 @@ impl Notify {
     /// When its socket is not there, and as epoll_ctl(2).
     pub fn adopt(record: NotifyRecord, found: &mut Found, registry: &Registry) -> io::Result<Self> {
         let NotifyRecord { socket, name, uid, ready } = record;
-        let notify = Self { socket: Foreign::socket(found.take(socket)?), name, uid, ready, more: true };
+        let (socket, looks) = (Foreign::socket(found.take(socket)?), OfUsers::new(SEARCH_RATE, MAX_USERS));
+        let notify = Self { socket, name, uid, ready, more: true, looks };
         notify.watch(registry)?;
         Ok(notify)
     }
@@ -67,7 +76,14 @@ impl Notify {
         sock::pass_senders(socket.as_fd())?;
         // Without it descriptors are received, and closed where that disturbs nobody.
         let _ = sock::refuse_descriptors(socket.as_fd());
-        Ok(Self { socket: Foreign::socket(socket), name, uid, ready: false, more: false })
+        Ok(Self {
+            socket: Foreign::socket(socket),
+            name,
+            uid,
+            ready: false,
+            more: false,
+            looks: OfUsers::new(SEARCH_RATE, MAX_USERS),
+        })
     }
 
     /// The value of NOTIFY_SOCKET.
@@ -109,8 +125,8 @@ impl Notify {
             // One that has ended already (systemd-notify) can only be known by its user, which a server may have changed.
             self.ready = received.sender.is_some_and(|sender| {
                 [0, self.uid].contains(&sender.uid)
-                    || process::is_below(sender.pid, &[server])
-                    || inspect::runs_as(server, sender.uid)
+                    || (self.looks.take(sender.uid, Instant::now()).is_ok()
+                        && (process::is_below(sender.pid, &[server]) || inspect::runs_as(server, sender.uid)))
             });
             if !self.ready {
                 debug!(sender = ?received.sender, "READY=1 ignored: it is not from the server");

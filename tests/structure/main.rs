@@ -82,6 +82,7 @@ const ALLOWED: Table<'_> = &[
             "events",
             "handoff",
             "launch",
+            "limited",
             "node",
             "proc_net",
             "program",

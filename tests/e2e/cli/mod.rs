@@ -1,5 +1,6 @@
 //! What people type, and what they are told.
 
+mod deliveries;
 mod detach;
 mod hints;
 mod import;

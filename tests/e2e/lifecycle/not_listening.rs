@@ -48,6 +48,7 @@ fn a_lost_environment_and_another_network_are_named() {
     let all = ["-l", &port, "-i", "1", "--via", "direct", "--", "unshare", "-n", c_server(), "level", &own];
     let daemon = Daemon::launch(roundsman(), &all, 0);
     named(&daemon, "it runs in another network namespace");
+    assert!(daemon.log().contains("run roundsman in that namespace, too"), "{}", daemon.log());
 }
 
 #[test]
