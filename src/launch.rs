@@ -120,6 +120,16 @@ impl Launcher {
         self.nofile
     }
 
+    /// The shell's name for the working directory, if it was right when the daemon was started.
+    pub fn cwd(&self) -> Option<&Path> {
+        self.cwd.as_deref()
+    }
+
+    /// Goes on with the one that another program had.
+    pub fn go_on_in(&mut self, cwd: Option<OsString>) {
+        self.cwd = cwd.map(PathBuf::from).or(self.cwd.take());
+    }
+
     /// Starts a relay worker with its end of the channel as standard input. Returns its pid.
     ///
     /// # Errors

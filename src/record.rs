@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::clock::monotonic_ns;
+use crate::sys::closer::Foreign;
 use crate::sys::sock::adopt_inherited;
 
 /// A descriptor by its number, which stays the same.
@@ -104,6 +105,12 @@ impl Found {
         self.take(Fd(number))
     }
 
+    /// Closes those that nothing has taken.
+    pub fn close_others(&mut self, all: Vec<Fd>) {
+        // Other processes may have a say in how long that takes.
+        all.into_iter().filter_map(|fd| self.take(fd).ok()).for_each(|fd| drop(Foreign::received(fd)));
+    }
+
     /// # Errors
     /// EBADF for one that is not open, or was taken already.
     pub fn take(&mut self, Fd(number): Fd) -> io::Result<OwnedFd> {
@@ -129,6 +136,23 @@ mod tests {
                 assert!(off < Duration::from_millis(20), "{off:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_nothing_takes_is_closed() {
+        use std::io::Read;
+        let (mut ours, taken) = std::os::unix::net::UnixStream::pair().unwrap();
+        let other = taken.try_clone().unwrap();
+        let fds: Vec<Fd> = [taken, other].map(|socket| Fd(std::os::fd::IntoRawFd::into_raw_fd(socket))).into();
+        let mut found = Found::default();
+        let taken = found.take(fds[0]).unwrap();
+        found.close_others(fds);
+        ours.set_nonblocking(true).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(taken);
+        ours.set_nonblocking(false).unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

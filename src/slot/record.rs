@@ -112,7 +112,8 @@ impl Slot {
                     kill_reason,
                     failed_successor: _,
                     successor_trouble,
-                    reload_failed,
+                    // Known to who began it, unless that is under way.
+                    reload_failed: _,
                     insisted,
                     stall_logged: _,
                     rescue_logged: _,
@@ -126,7 +127,7 @@ impl Slot {
         if matches!(lifecycle.phase, Phase::Launching { .. }) {
             return Err("a worker is being started".to_owned());
         }
-        if replace_reason.is_some() || kill_reason.is_some() || successor_trouble.is_some() || reload_failed.is_some() {
+        if replace_reason.is_some() || kill_reason.is_some() || successor_trouble.is_some() {
             return Err("a worker is being replaced".to_owned());
         }
         let SlotStats { connections, rescued, moved, moving: _ } = &**stats;

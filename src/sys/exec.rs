@@ -40,6 +40,14 @@ pub fn hold_signals() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
 }
 
+/// Sends a signal to this thread, so that no other one takes it.
+///
+/// # Errors
+/// As raise(3).
+pub fn send_to_thread(signal: i32) -> io::Result<()> {
+    Ok(nix::sys::signal::raise(nix::sys::signal::Signal::try_from(signal)?)?)
+}
+
 /// Takes those that were held back.
 ///
 /// # Errors

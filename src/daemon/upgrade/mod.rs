@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::wait::WaitStatus;
+use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
 use self::record::DaemonRecord;
@@ -42,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// The accept thread has so long to stand still.
 const STAND_STILL: Duration = Duration::from_secs(2);
+/// Descriptors that a program has besides those that it takes over.
+const OWN_FILES: u64 = 64;
 /// Of what a program says when it is tried.
 const MAX_SAID: u64 = 16 * 1024;
 
@@ -244,23 +248,34 @@ impl Daemon {
         let outputs = &self.context.launcher.outputs;
         let outputs = outputs.stand_still(still).ok_or_else(|| busy("the servers' output"))?;
         let (record, kept) = self.record(Some(told), outputs, client).map_err(Obstacle::Passing)?;
+        room(kept.numbers().count())?;
         let sealed = record.sealed()?;
         let back = image::own()?;
         info!(version, "upgrade: the program takes over");
         self.log.flush();
-        let why = run(image, &kept, &sealed, &back);
+        let why = run(image, &kept, &sealed, &back, &mut self.signals);
         drop((accept_goes_on, output_goes_on));
         Err(why.into())
     }
 }
 
+/// Whether the file limit leaves room for what stays open, for the duplicates that the program makes of it, and for its own.
+fn room(kept: usize) -> Result<(), Obstacle> {
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(std::io::Error::from)?;
+    let needed = 2 * kept as u64 + OWN_FILES;
+    let why = || format!("it needs {needed} descriptors, more with every client that waits, and the limit is {most}");
+    if needed <= most { Ok(()) } else { Err(Obstacle::Lasting(why())) }
+}
+
 /// Returns only if it fails.
-fn run(image: &OwnedFd, kept: &Kept, record: &OwnedFd, back: &OwnedFd) -> std::io::Error {
+fn run(image: &OwnedFd, kept: &Kept, record: &OwnedFd, back: &OwnedFd, signals: &mut Signals) -> std::io::Error {
     let numbers: Vec<_> = kept.numbers().chain([record.as_raw_fd(), back.as_raw_fd()]).collect();
     let value = format!("{} {}", record.as_raw_fd(), back.as_raw_fd());
-    let ready = || {
+    let mut ready = || {
         exec::hold_signals()?;
-        numbers.iter().try_for_each(|&fd| exec::stay_open(fd, true))
+        numbers.iter().try_for_each(|&fd| exec::stay_open(fd, true))?;
+        // Those that have come and were not looked at; held back now, they wait for who takes signals next.
+        signals.pending().try_for_each(exec::send_to_thread)
     };
     let error = match ready().and_then(|()| exec::replace(image.as_fd(), std::env::args_os(), (VARIABLE, &value))) {
         Err(error) => error,

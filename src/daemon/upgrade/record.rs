@@ -1,5 +1,7 @@
 //! All that a daemon leaves to the program that takes its place.
 
+use std::ffi::OsString;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::Daemon;
@@ -52,6 +54,9 @@ pub struct DaemonRecord {
     pub marks: u64,
     /// The control client that asked for the upgrade.
     pub client: Option<u32>,
+    /// The name of the working directory, which may mean another one by now.
+    #[serde(default)]
+    pub cwd: Option<OsString>,
     /// All descriptors in it.
     pub fds: Vec<Fd>,
 }
@@ -130,6 +135,7 @@ impl Daemon {
             nofile: launcher.nofile().soft,
             marks: start::marks(),
             client,
+            cwd: launcher.cwd().map(Into::into),
             fds: Vec::new(),
         };
         record.fds = kept.all().to_vec();

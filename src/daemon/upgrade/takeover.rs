@@ -156,7 +156,8 @@ impl Takeover {
             }
         };
         let numbers: std::collections::BTreeSet<i32> = record.fds.iter().map(|fd| fd.number()).collect();
-        let spares = numbers.iter().map(|&number| Ok((number, exec::spare(number)?)));
+        // Without a way back nothing needs them, and they might be too many.
+        let spares = numbers.iter().filter(|_| back.is_some()).map(|&number| Ok((number, exec::spare(number)?)));
         match spares.collect::<io::Result<Vec<_>>>() {
             Ok(spares) => Ok(Some(Self { record, signals, found, file, back, spares })),
             Err(source) => {
@@ -230,6 +231,8 @@ fn is_record(number: i32) -> bool {
 fn run_back(file: &OwnedFd, back: Option<&OwnedFd>, spares: &[(i32, OwnedFd)], why: &dyn std::fmt::Display) {
     let Some(back) = back else { return };
     eprintln!("roundsman: cannot take over: {why}; going back to the program before");
+    // What was dropped and waits for its close has numbers to which spares go.
+    let _pause = closer::pause();
     for (number, spare) in spares {
         let _ = exec::put_back(spare, *number);
     }
@@ -271,7 +274,8 @@ impl Daemon {
             nofile: soft,
             marks,
             client,
-            fds: _,
+            cwd,
+            fds,
         } = record;
         let missing = |source| TakeoverError::Os { doing: "something in the record is missing", source };
         let nofile = process::raise_nofile().map_err(os("cannot read the file limit"))?;
@@ -313,6 +317,7 @@ impl Daemon {
             systemd.go_on(record, &daemon.services);
         }
         daemon.started = started.into();
+        daemon.context.launcher.go_on_in(cwd);
         daemon.terminal = if had_terminal { Terminal::Had } else { Terminal::None };
         if let Some(admin) = admin {
             daemon.open_admin(admin, control.as_ref().map(|control| control.path.clone()))?;
@@ -321,6 +326,8 @@ impl Daemon {
         let control = control.map(|control| ControlServer::adopt(control, found, &daemon.context.registry));
         daemon.control = control.transpose().map_err(missing)?;
         drop(std::mem::ManuallyDrop::into_inner(held));
+        // Of services that are no more, for one.
+        found.close_others(fds);
         let version = env!("CARGO_PKG_VERSION");
         let pid = std::process::id();
         let reply = match gives {

@@ -116,6 +116,10 @@ fn not_without_descriptors() {
     limit(descriptors(&site.daemon) as u64 + 2);
     let (code, text) = upgrade(&site.daemon, None);
     assert!(code == 1 && text.to_lowercase().contains("too many open files"), "{code} {text}");
+    // Enough for the trial, and not for duplicates of all.
+    limit(descriptors(&site.daemon) as u64 + 24);
+    let (code, text) = upgrade(&site.daemon, None);
+    assert!(code == 1 && text.contains("more with every client that waits"), "{code} {text}");
     limit(hard);
     get(site.port).unwrap();
     upgraded(&site.daemon);

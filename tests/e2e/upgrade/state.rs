@@ -186,3 +186,35 @@ fn a_service_that_was_stopped_is_started_by_the_next_program() {
     assert_eq!(code, 0, "{text}");
     get(site.port).unwrap();
 }
+
+/// A stop that is asked for while the program is being replaced.
+#[test]
+fn no_signal_is_lost() {
+    let mut site = Site::start("relay", 1, &[]);
+    site.daemon.signal(Signal::SIGUSR2);
+    site.daemon.wait_for("the program takes over");
+    site.daemon.signal(Signal::SIGTERM);
+    assert_eq!(site.daemon.finish(seconds(20)).code(), 0);
+}
+
+#[test]
+fn the_working_directory_is_known_by_its_name() {
+    let (dir, port) = (install_dir(), free_port());
+    let [one, two, current] = ["one", "two", "current"].map(|name| dir.path().join(name));
+    for place in [&one, &two] {
+        std::fs::create_dir(place).unwrap();
+    }
+    std::os::unix::fs::symlink("one", &current).unwrap();
+    let mut command = roundsman();
+    command.current_dir(&current).env("PWD", &current);
+    let (listen, own) = (format!("127.0.0.1:{port}"), env!("CARGO_BIN_EXE_roundsman"));
+    let words = ["-n", "web", "-i", "1", "-l", &listen, "--min-uptime", "100ms", "--", own, "demo-server"];
+    let daemon = Daemon::launch(command, &words, port);
+    daemon.wait_online(1);
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink("two", &current).unwrap();
+    upgraded(&daemon);
+    assert_eq!(tell(&daemon, &["reload"]).0, 0);
+    let place = std::fs::read_link(format!("/proc/{}/cwd", daemon.workers()[0])).unwrap();
+    assert_eq!(place, two.canonicalize().unwrap());
+}
