@@ -57,7 +57,7 @@ impl Service {
         };
         let insists = || futile::insists_on(&self.slots, &scene, pid, attachment.as_deref(), &exit);
         let insisted = self.listeners.flags().next().and_then(|_| insists());
-        if exit.code == 0 && !scene.stopping && matches!(self.slots[at].lifecycle.phase, Phase::Launching { .. }) {
+        if exit.code == 0 && !scene.stopping {
             await_escape(pid);
         }
         // What it left behind would keep the port.
