@@ -1,5 +1,7 @@
 //! The connections of one worker: what its processes recorded, and the lines that come of it.
 
+pub mod record;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -38,6 +40,12 @@ pub struct Subject {
     pub lost: Arc<AtomicU64>,
 }
 
+impl Subject {
+    pub fn share(service: &str) -> Arc<str> {
+        format!("{service} access log").into()
+    }
+}
+
 /// A process with connections.
 #[derive(Debug, Default)]
 struct Process {
@@ -65,6 +73,8 @@ impl Now {
 pub struct Book {
     pub subject: Subject,
     reader: AccessReader,
+    /// What it reads, for the program that takes our place.
+    file: Arc<OwnedFd>,
     /// When it was begun: no connection is older.
     since: u64,
     pub listeners: BTreeMap<usize, String>,
@@ -81,10 +91,11 @@ pub struct Book {
 }
 
 impl Book {
-    pub fn new(subject: Subject, reader: AccessReader, since: u64) -> Self {
+    pub fn new(subject: Subject, reader: AccessReader, file: Arc<OwnedFd>, since: u64) -> Self {
         Self {
             subject,
             reader,
+            file,
             since,
             listeners: BTreeMap::new(),
             upstreams: Vec::new(),
@@ -94,6 +105,10 @@ impl Book {
             gone: None,
             bytes: Vec::new(),
         }
+    }
+
+    pub fn file(&self) -> Arc<OwnedFd> {
+        self.file.clone()
     }
 
     /// The worker is gone. Connections that other processes still have stay open.

@@ -6,6 +6,7 @@
 
 mod book;
 mod line;
+pub mod record;
 pub mod settings;
 mod thread;
 
@@ -33,6 +34,17 @@ pub struct Access {
     thread: OnceLock<Thread>,
     /// Lines that are missing, by the service's number.
     lost: Mutex<HashMap<usize, Arc<AtomicU64>>>,
+    /// From the program before, until it is sure that we go on.
+    adopted: Mutex<Vec<Adopted>>,
+}
+
+/// A book of the program before.
+#[derive(Debug)]
+struct Adopted {
+    number: u64,
+    book: Box<Book>,
+    /// Lines lost of its service that the log has said.
+    said: u64,
 }
 
 /// A worker whose connections are logged.
@@ -52,14 +64,14 @@ pub struct Logged<'a> {
 #[derive(Debug)]
 pub struct WorkerLog {
     number: u64,
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     bell: OwnedFd,
     thread: Thread,
 }
 
 impl Access {
     pub fn new(outlet: Outlet) -> Self {
-        Self { outlet, thread: OnceLock::new(), lost: Mutex::default() }
+        Self { outlet, thread: OnceLock::new(), lost: Mutex::default(), adopted: Mutex::default() }
     }
 
     /// A memory file for a worker.
@@ -70,11 +82,12 @@ impl Access {
         let thread = match self.thread.get() {
             Some(thread) => thread,
             None => {
-                let started = Thread::start(self.outlet.clone())?;
+                let started = Thread::start(self.outlet.clone(), None)?;
                 self.thread.get_or_init(|| started)
             }
         };
         let (reader, file) = AccessReader::create(worker.log.sample.share())?;
+        let file = Arc::new(file);
         let bell = thread.bell.as_fd().try_clone_to_owned()?;
         let to = match &worker.log.to {
             Target::Stdout => To::Stdout,
@@ -85,7 +98,7 @@ impl Access {
         };
         let subject = Subject {
             service: worker.service.into(),
-            share: format!("{} access log", worker.service).into(),
+            share: Subject::share(worker.service),
             slot: worker.slot,
             generation: worker.generation,
             format: worker.log.format,
@@ -94,7 +107,7 @@ impl Access {
             lost: self.counter(worker.service_id),
         };
         let number = thread.next_number();
-        thread.send(Order::Open(number, Box::new(Book::new(subject, reader, monotonic_ns()))));
+        thread.send(Order::Open(number, Box::new(Book::new(subject, reader, file.clone(), monotonic_ns()))));
         Ok(WorkerLog { number, file, bell, thread: thread.clone() })
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::abi::access::ALL;
+use crate::output::files::{Files, filled_in};
 
 /// `--access-log` and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +11,19 @@ pub struct AccessLog {
     pub to: Target,
     pub format: AccessFormat,
     pub sample: Sample,
+}
+
+impl AccessLog {
+    /// Whether its file can be written to.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn try_open(&self, service: &str, files: &Files) -> Result<(), String> {
+        match &self.to {
+            Target::Stdout => Ok(()),
+            Target::File(path) => files.try_path(&filled_in(path, service, Some(0))),
+        }
+    }
 }
 
 /// `--access-log`.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::{Events, Poll, Token, Waker};
 
+use super::Adopted;
 use super::book::{Book, DEATH};
+use super::record::BookRecord;
 use crate::handoff::bell::Bell;
 use crate::limited::Limited;
 use crate::output::sinks::Outlet;
@@ -25,6 +28,8 @@ const MAX_LEFTOVERS: usize = 256;
 
 pub enum Order {
     Open(u64, Box<Book>),
+    /// One of the program before.
+    GoOn(Adopted),
     Listener {
         book: u64,
         id: usize,
@@ -38,6 +43,8 @@ pub enum Order {
     Gone(u64),
     /// The daemon ends.
     Finish(Sender<()>),
+    /// Tell what is open, and wait until told to go on.
+    StandStill(Sender<Vec<BookRecord>>, Receiver<()>),
 }
 
 /// The way to the thread.
@@ -56,17 +63,23 @@ impl std::fmt::Debug for Order {
 }
 
 impl Thread {
+    /// With the bell that workers have already, if they do.
+    ///
     /// # Errors
     /// When epoll, memory or a thread cannot be had.
-    pub fn start(outlet: Outlet) -> io::Result<Self> {
+    pub fn start(outlet: Outlet, bell: Option<OwnedFd>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let rung = waker.clone();
-        let bell = Bell::hang(move || {
+        let wake = move || {
             let _ = rung.wake();
             // A server may ring as often as it likes.
             thread::sleep(BELL_PAUSE);
-        })?;
+        };
+        let bell = match bell {
+            Some(bell) => Bell::hang_again(bell, wake)?,
+            None => Bell::hang(wake)?,
+        };
         let (orders, receiver) = unbounded();
         let mut reader = Reader {
             poll,
@@ -82,6 +95,11 @@ impl Thread {
 
     pub fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
+    }
+
+    /// That number is taken.
+    pub fn next_after(&self, number: u64) {
+        self.next.fetch_max(number + 1, Relaxed);
     }
 
     pub fn send(&self, order: Order) {
@@ -141,6 +159,11 @@ impl Reader {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Open(number, book) => drop(self.books.insert(number, *book)),
+                Order::GoOn(Adopted { number, mut book, said }) => {
+                    self.reported.entry(book.subject.service.clone()).or_insert(said);
+                    book.go_on(self.poll.registry());
+                    self.books.insert(number, *book);
+                }
                 Order::Listener { book, id, name } => {
                     if let Some(book) = self.books.get_mut(&book) {
                         book.listeners.insert(id, name);
@@ -160,6 +183,14 @@ impl Reader {
                         book.write(&self.outlet);
                     }
                     let _ = done.try_send(());
+                }
+                Order::StandStill(told, go_on) => {
+                    self.turn();
+                    let said = |book: &Book| self.reported.get(&book.subject.service).copied().unwrap_or(0);
+                    let books = self.books.iter().map(|(&number, book)| book.record(number, said(book)));
+                    if told.try_send(books.collect()).is_ok() {
+                        let _ = go_on.recv();
+                    }
                 }
             }
         }

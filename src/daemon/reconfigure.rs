@@ -7,14 +7,12 @@ use tracing::{info, warn};
 use super::error::DaemonError;
 use super::{Daemon, inherited, listen_fds, waiting};
 use crate::accept::orders::ServiceId;
-use crate::access::settings::Target;
 use crate::addr::Listen;
 use crate::config::file::OF_DAEMON;
 use crate::config::merge::{Settings, changes};
 use crate::config::{Backend, Config, ServiceConfig};
 use crate::direct::attach::AttachServer;
 use crate::listener::Listener;
-use crate::output::files::filled_in;
 use crate::program::hints::package_manager;
 use crate::service::Service;
 use crate::service::operations::{Networks, News, Operation, Progress};
@@ -62,9 +60,8 @@ impl Daemon {
             Ok(attach.name().to_owned())
         })?;
         config.files.try_open(&config.name).map_err(DaemonError::LogFile)?;
-        if let Some(Target::File(path)) = config.access.as_ref().map(|access| &access.to) {
-            let path = filled_in(path, &config.name, Some(0));
-            config.files.try_path(&path).map_err(DaemonError::LogFile)?;
+        if let Some(access) = &config.access {
+            access.try_open(&config.name, &config.files).map_err(DaemonError::LogFile)?;
         }
         Ok(Prepared { config: (config, settings), delivery })
     }

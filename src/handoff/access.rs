@@ -82,6 +82,19 @@ impl AccessReader {
         Ok((Self { memory, tail: 0, waits: 0, lost: 0 }, fd))
     }
 
+    /// Goes on in a ring that another reader has left at this [`AccessReader::place`].
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn go_on(file: BorrowedFd<'_>, (tail, lost): (u64, u64)) -> io::Result<Self> {
+        Ok(Self { memory: SharedPage::map_sized(file, FILE_BYTES)?, tail, waits: 0, lost })
+    }
+
+    /// The next record to be read, and how many lost ones were reported.
+    pub fn place(&self) -> (u64, u64) {
+        (self.tail, self.lost)
+    }
+
     /// Takes what is there: at most one ring full.
     pub fn take(&mut self) -> Taken {
         let ring = Ring(self.memory.words());

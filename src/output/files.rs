@@ -89,6 +89,8 @@ pub enum LogTarget {
     },
     /// Open all anew.
     Reopen,
+    /// What a FIFO has not taken is lost, where somebody counts that.
+    GiveUp,
 }
 
 /// Writes what comes to the queue, for ever.
@@ -97,6 +99,12 @@ pub fn write_on(queue: &Queue<LogTarget>) {
     queue.write_on(|chunk: Option<Chunk<LogTarget>>| {
         match chunk {
             Some(Chunk { to: LogTarget::Reopen, .. }) => logs.iter_mut().for_each(|(path, log)| log.reopen(path)),
+            Some(Chunk { to: LogTarget::GiveUp, .. }) => {
+                for log in logs.values_mut().filter(|log| log.lost.is_some()) {
+                    log.count_lost(&log.waiting);
+                    log.waiting.clear();
+                }
+            }
             Some(Chunk { to: LogTarget::File { path, files }, bytes, lost, .. }) => {
                 let log = logs.entry(path.clone()).or_insert_with(|| LogFile::new(&files));
                 (log.files, log.lost) = (files, lost);

@@ -124,9 +124,24 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Waits until all is written, at most for so long.
-    pub fn wait_until_empty(&self, limit: Duration) {
+    /// Waits until all is written, at most for so long; whether it is.
+    pub fn wait_until_empty(&self, limit: Duration) -> bool {
         let busy = |waiting: &mut Waiting<T>| waiting.writing || !waiting.chunks.is_empty();
-        drop(self.changed.wait_timeout_while(self.lock(), limit, busy));
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Drops what waits whose lines are counted then.
+    pub fn give_up(&self) {
+        let mut waiting = self.lock();
+        let Waiting { chunks, shares, .. } = &mut *waiting;
+        chunks.retain(|chunk| {
+            let Some(lost) = &chunk.lost else { return true };
+            lost.fetch_add(lines(&chunk.bytes), Relaxed);
+            if let Some(share) = shares.get_mut(&chunk.service) {
+                share.bytes -= chunk.bytes.len();
+            }
+            false
+        });
     }
 }

@@ -186,6 +186,18 @@ impl Sinks {
         self.to_files.push(Chunk { service: "".into(), to: LogTarget::Reopen, bytes: Vec::new(), lost: None });
     }
 
+    /// The same before another program takes our place: what nobody takes is lost and counted, where somebody wants to know.
+    pub fn finish_or_give_up(&mut self) {
+        self.finish();
+        if !self.out.wait_until_empty(Duration::ZERO) {
+            self.out.give_up();
+        }
+        if !self.to_files.wait_until_empty(Duration::ZERO) {
+            self.to_files.push(Chunk { service: "".into(), to: LogTarget::GiveUp, bytes: Vec::new(), lost: None });
+            self.to_files.wait_until_empty(Duration::from_secs(1));
+        }
+    }
+
     /// Waits a moment until all is written.
     pub fn finish(&mut self) {
         self.overdue(Instant::now() + PAUSE);

@@ -188,7 +188,7 @@ impl Slot {
         let retiring = retiring.into_iter().map(|old| Retiring::adopt(old, owner, libraries, found, context));
         let retiring = retiring.collect::<io::Result<_>>()?;
         let finishing = finishing.into_iter().map(|relay| {
-            let relay = Relay::adopt(relay, found, &context.registry)?;
+            let relay = Relay::adopt(relay, found, context)?;
             context.children.add(relay.pid, owner);
             Ok(relay)
         });

@@ -19,16 +19,13 @@ use super::server::{Server, StopRequest};
 use super::stand_ins::Left;
 use super::{Context, Kind, Worker};
 use crate::accept::orders::{ListenerId, Order, SlotStats, WorkerId};
+use crate::access::{Access, WorkerLog};
 use crate::direct::attach::Secret;
 use crate::handoff::page::CountersPage;
 use crate::handoff::translations::TranslationsFile;
 use crate::handoff::{QueueRecord, QueueTx};
 use crate::record::{Fd, Found, Kept, Moment};
 use crate::worker::children::Owner;
-
-/// What is open is remembered by a thread of the log.
-pub const ACCESS_LOG: &str =
-    "a service has an access log, whose open connections cannot be handed over in this version";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ServerRecord {
@@ -139,6 +136,9 @@ struct AttachmentRecord {
     secret: Secret,
     page: Fd,
     bell: Option<Fd>,
+    /// Its number at the access log.
+    #[serde(default)]
+    log: Option<u64>,
     translations: Option<Fd>,
     queues: Vec<(ListenerId, QueueRecord)>,
     listening: BTreeSet<ListenerId>,
@@ -217,13 +217,11 @@ impl Attachment {
             empty: _,
             library,
         } = self;
-        if log.is_some() {
-            return Err(ACCESS_LOG.to_owned());
-        }
         Ok(AttachmentRecord {
             secret: *secret,
             page: kept.keep(page_fd),
             bell: bell.as_ref().map(|bell| kept.keep(bell)),
+            log: log.as_ref().map(WorkerLog::number),
             translations: translations.as_ref().map(|file| kept.keep(file)),
             queues: queues.iter().map(|(id, queue)| (*id, queue.record(kept))).collect(),
             listening: listening.clone(),
@@ -243,11 +241,12 @@ impl Attachment {
         })
     }
 
-    fn adopt(record: AttachmentRecord, libraries: &Libraries, found: &mut Found) -> io::Result<Self> {
+    fn adopt(record: AttachmentRecord, libraries: &Libraries, found: &mut Found, access: &Access) -> io::Result<Self> {
         let AttachmentRecord {
             secret,
             page,
             bell,
+            log,
             translations,
             queues,
             listening,
@@ -269,6 +268,7 @@ impl Attachment {
         let page = Arc::new(CountersPage::attach(page_fd.as_fd())?);
         let mut new = Self::new(secret, page, page_fd, libraries.get(library)?);
         new.bell = bell.map(|fd| found.take(fd)).transpose()?;
+        new.log = log.map(|number| access.worker_log(number)).transpose()?;
         new.translations = translations.map(|fd| found.take(fd)).transpose()?.map(TranslationsFile::adopt);
         for (id, queue) in queues {
             new.queues.insert(id, Arc::new(QueueTx::adopt(queue, found)?));
@@ -334,14 +334,14 @@ impl Worker {
         let kind = match kind {
             KindRecord::Direct(server, attachment) => Kind::Direct {
                 server: Server::adopt(server, owner, found, context)?,
-                attachment: Box::new(Attachment::adopt(*attachment, libraries, found)?),
+                attachment: Box::new(Attachment::adopt(*attachment, libraries, found, &context.access)?),
             },
             KindRecord::Relay(relay, server, queues) => {
                 for (id, queue) in queues {
                     all.push((id, Arc::new(QueueTx::adopt(queue, found)?)));
                 }
                 let server = server.map(|server| Server::adopt(server, owner, found, context)).transpose()?;
-                let relay = relay.map(|relay| Relay::adopt(relay, found, &context.registry)).transpose()?;
+                let relay = relay.map(|relay| Relay::adopt(relay, found, context)).transpose()?;
                 relay.iter().for_each(|relay| context.children.add(relay.pid, owner));
                 Kind::Relay { relay, server }
             }

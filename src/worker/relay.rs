@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::ACCESS_LOG;
+use super::context::Context;
 use crate::access::WorkerLog;
 use crate::config::ServiceConfig;
-use crate::events::Registry;
 use crate::handoff::page::CountersPage;
 use crate::handoff::{Carries, QueueTx};
 use crate::launch::Launcher;
@@ -66,6 +65,9 @@ pub struct RelayRecord {
     pub pid: u32,
     channel: Fd,
     page: Fd,
+    /// Its number at the access log.
+    #[serde(default)]
+    log: Option<u64>,
     translations: bool,
     gives_back: bool,
 }
@@ -78,13 +80,11 @@ impl Relay {
         if *readiness != Readiness::Ready || !queues.is_empty() || !ends.is_empty() || bell.is_some() {
             return Err("a relay worker is being started".to_owned());
         }
-        if log.is_some() {
-            return Err(ACCESS_LOG.to_owned());
-        }
         Ok(RelayRecord {
             pid: *pid,
             channel: kept.keep(channel),
             page: kept.keep(page_fd),
+            log: log.as_ref().map(WorkerLog::number),
             translations: *carries == Carries::Translations,
             gives_back: *gives_back,
         })
@@ -92,10 +92,10 @@ impl Relay {
 
     /// # Errors
     /// When a descriptor is not there, and as epoll_ctl(2).
-    pub fn adopt(record: RelayRecord, found: &mut Found, registry: &Registry) -> io::Result<Self> {
-        let RelayRecord { pid, channel, page, translations, gives_back } = record;
+    pub fn adopt(record: RelayRecord, found: &mut Found, context: &Context) -> io::Result<Self> {
+        let RelayRecord { pid, channel, page, log, translations, gives_back } = record;
         let (channel, page_fd) = (Foreign::socket(found.take(channel)?), found.take(page)?);
-        registry.watch(crate::events::Source::Relay(pid), &channel)?;
+        context.registry.watch(crate::events::Source::Relay(pid), &channel)?;
         Ok(Self {
             pid,
             channel,
@@ -105,7 +105,7 @@ impl Relay {
             ends: Vec::new(),
             carries: if translations { Carries::Translations } else { Carries::Sockets },
             bell: None,
-            log: None,
+            log: log.map(|number| context.access.worker_log(number)).transpose()?,
             gives_back,
             readiness: Readiness::Ready,
         })

@@ -31,7 +31,7 @@ const ALLOWED: Table<'_> = &[
     ("program", &["codes", "sys"]),
     ("listener", &["addr", "proc_net", "record", "sys"]),
     ("handoff", &["abi", "record", "sys"]),
-    ("access", &["abi", "handoff", "limited", "output", "sys"]),
+    ("access", &["abi", "handoff", "limited", "output", "record", "sys"]),
     ("accept", &["affinity", "cidr", "handoff", "proxy_protocol", "record", "sys"]),
     ("relay", &["abi", "addr", "exchange", "handoff", "proxy_protocol", "sys"]),
     ("node", &["affinity", "lines", "record", "sys"]),

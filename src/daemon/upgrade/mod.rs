@@ -1,7 +1,7 @@
 //! `roundsman upgrade` and SIGUSR2: another program takes this one's place and goes on with its workers and connections.
 //!
-//! First the program is tried on a copy of the record, as a child: what it refuses changes nothing. Then the accept thread and the
-//! one that reads servers' output stand still, the record is made once more, and execve(2) does the rest. Until then everything can
+//! First the program is tried on a copy of the record, as a child: what it refuses changes nothing. Then the accept thread, the access
+//! log's and the one that reads servers' output stand still, the record is made once more, and execve(2) does the rest. Until then everything can
 //! be taken back; after that a program that cannot go on runs this one again.
 
 pub mod record;
@@ -29,7 +29,6 @@ use crate::control::server::Finality;
 use crate::launch;
 use crate::record::Kept;
 use crate::sys::{exec, image, mmap, process, reason};
-use crate::worker::record::ACCESS_LOG;
 
 /// The word by which a program is tried, and the beginning and end of what one says that can go on.
 pub const TRY: &str = "try-record";
@@ -124,9 +123,6 @@ impl Daemon {
         if self.trial.is_some() {
             return Err("an upgrade is under way".to_owned());
         }
-        if self.services.iter().any(|service| service.config().access.is_some()) {
-            return Err(ACCESS_LOG.to_owned());
-        }
         let file = match file {
             Some(file) => file,
             None => own_file().map_err(|error| format!("cannot find this program: {}", reason(&error)))?,
@@ -139,7 +135,9 @@ impl Daemon {
         let failed = |error: std::io::Error| format!("cannot run {shown}: {}", reason(&error));
         let image = exec::open_image(&file).map_err(failed)?;
         self.trial = Some(Trial { image, file, client, stage: Stage::Waits, until: Instant::now() + PATIENCE });
-        let Err(why) = self.record(None, Vec::new(), None) else { return Ok("trying the program".to_owned()) };
+        let Err(why) = self.record(None, Vec::new(), Vec::new(), None) else {
+            return Ok("trying the program".to_owned());
+        };
         info!("upgrade: waiting: {why}");
         Ok(format!("waiting: {why}"))
     }
@@ -189,7 +187,7 @@ impl Daemon {
     }
 
     fn start_trial(&self, image: &OwnedFd) -> Result<(u32, OwnedFd), Obstacle> {
-        let (record, _) = self.record(None, Vec::new(), None).map_err(Obstacle::Passing)?;
+        let (record, _) = self.record(None, Vec::new(), Vec::new(), None).map_err(Obstacle::Passing)?;
         let record = record.sealed()?;
         let failed = |error: std::io::Error| Obstacle::Lasting(format!("cannot run it: {}", reason(&error)));
         launch::try_program(image.as_fd(), TRY, record).map_err(failed)
@@ -244,17 +242,20 @@ impl Daemon {
         let told = told.map_err(Obstacle::Passing)?;
         // What it said before is in the record.
         self.take_reports();
+        let (access_goes_on, still) = bounded::<()>(0);
+        let books = self.context.access.stand_still(still).ok_or_else(|| busy("the access log"))?;
+        // It writes what the access log has given it.
         let (output_goes_on, still) = bounded::<()>(0);
         let outputs = &self.context.launcher.outputs;
         let outputs = outputs.stand_still(still).ok_or_else(|| busy("the servers' output"))?;
-        let (record, kept) = self.record(Some(told), outputs, client).map_err(Obstacle::Passing)?;
+        let (record, kept) = self.record(Some(told), outputs, books, client).map_err(Obstacle::Passing)?;
         room(kept.numbers().count())?;
         let sealed = record.sealed()?;
         let back = image::own()?;
         info!(version, "upgrade: the program takes over");
         self.log.flush();
         let why = run(image, &kept, &sealed, &back, &mut self.signals);
-        drop((accept_goes_on, output_goes_on));
+        drop((accept_goes_on, access_goes_on, output_goes_on));
         Err(why.into())
     }
 }

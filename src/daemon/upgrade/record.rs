@@ -8,11 +8,13 @@ use super::super::Daemon;
 use super::super::signals::Terminal;
 use super::super::systemd::SystemdRecord;
 use crate::accept::record::Told;
+use crate::access::record::{AccessRecord, BookRecord};
 use crate::config::merge::Settings;
 use crate::control::server::ControlRecord;
 use crate::direct::attach::AttachRecord;
 use crate::output::servers::SourceRecord;
 use crate::record::{Fd, Kept, Moment};
+use crate::service::Service;
 use crate::service::record::ServiceRecord;
 use crate::worker::delivery::LibraryRecord;
 use crate::worker::record::Libraries;
@@ -47,6 +49,8 @@ pub struct DaemonRecord {
     pub admin: Option<Fd>,
     pub bell: Option<Fd>,
     pub outputs: Vec<SourceRecord>,
+    #[serde(default)]
+    pub access: AccessRecord,
     pub started: Moment,
     pub had_terminal: bool,
     /// The soft file limit with which the daemon was started.
@@ -62,8 +66,8 @@ pub struct DaemonRecord {
 }
 
 impl Daemon {
-    /// The record, and the descriptors that have to stay open. `told`: what the accept thread has, which stands still; `None` for
-    /// a trial.
+    /// The record, and the descriptors that have to stay open. `told`: what the accept thread has, which stands still, as do
+    /// the others; `None` for a trial.
     ///
     /// # Errors
     /// Why the daemon cannot be taken over now.
@@ -71,6 +75,7 @@ impl Daemon {
         &self,
         told: Option<Told>,
         outputs: Vec<SourceRecord>,
+        books: Vec<BookRecord>,
         client: Option<u32>,
     ) -> Result<(DaemonRecord, Kept), String> {
         let Self {
@@ -81,7 +86,7 @@ impl Daemon {
             control,
             questions: _,
             token: _,
-            context: Context { launcher, orders, access: _, attach, ports: _, nofile: _, registry: _, children: _ },
+            context: Context { launcher, orders, access, attach, ports: _, nofile: _, registry: _, children: _ },
             config,
             services,
             next_id: _,
@@ -130,6 +135,7 @@ impl Daemon {
             admin: admin.as_ref().map(|admin| kept.keep(admin)),
             bell: orders.known_bell().map(|bell| kept.keep(bell)),
             outputs,
+            access: access.record(books, services.iter().map(Service::id), &mut kept),
             started: (*started).into(),
             had_terminal: *terminal == Terminal::Had,
             nofile: launcher.nofile().soft,

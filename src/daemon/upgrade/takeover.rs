@@ -115,6 +115,9 @@ pub fn try_record(given: Given) -> Result<(), TakeoverError> {
         Delivery::prepare(service, listens, || Ok("trial".to_owned())).map_err(DaemonError::from)?;
         same(service.backend.via(), recorded)?;
         service.files.try_open(&service.name).map_err(DaemonError::LogFile)?;
+        if let Some(access) = &service.access {
+            access.try_open(&service.name, &service.files).map_err(DaemonError::LogFile)?;
+        }
     }
     println!("{}{}{}", CAN.0, env!("CARGO_PKG_VERSION"), CAN.1);
     Ok(())
@@ -212,6 +215,7 @@ impl Takeover {
         };
         drop((spares, file, back));
         orders.into_iter().for_each(|order| daemon.context.orders.send(order));
+        daemon.context.access.go_on();
         Ok(daemon.run()?)
     }
 
@@ -269,6 +273,7 @@ impl Daemon {
             admin: _,
             bell,
             outputs,
+            access,
             started,
             had_terminal,
             nofile: soft,
@@ -296,6 +301,9 @@ impl Daemon {
         let libraries = Libraries::adopt(libraries, found).map_err(missing)?;
         // Their files are not to go if something fails from here on.
         let held = std::mem::ManuallyDrop::new(libraries.clone());
+        let known = (daemon.next_id..).zip(&services);
+        let known = known.map(|(id, (config, _))| (id, config.name.as_str(), &config.files));
+        daemon.context.access.adopt(access, known, found).map_err(missing)?;
         for (config, record) in services.into_iter().zip(records) {
             let listens = !config.0.listen.is_empty() || record.listens();
             let prepared = daemon.prepare(config, listens)?;

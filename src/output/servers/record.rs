@@ -68,7 +68,7 @@ impl Reader {
     pub(super) fn stand_still(&mut self, told: &Sender<Vec<SourceRecord>>, go_on: &Receiver<()>) {
         self.read_all(|_| true);
         self.write();
-        self.sinks.finish();
+        self.sinks.finish_or_give_up();
         if told.try_send(self.sources.values().map(Source::record).collect()).is_ok() {
             let _ = go_on.recv();
         }

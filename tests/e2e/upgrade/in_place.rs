@@ -1,4 +1,5 @@
 //! `roundsman upgrade` under load: no connection is refused, reset, cut or left without an answer.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::io::Write;
 use std::net::TcpStream;

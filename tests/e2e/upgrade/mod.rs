@@ -1,5 +1,6 @@
 //! A daemon goes on as another program, or another process.
 
+mod access_log;
 mod in_place;
 mod older;
 mod refused;
@@ -17,6 +18,7 @@ use crate::support::{Daemon, free_port, install_dir, roundsman, write_file};
 const SERVER: &str = "import http.server, os, time
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
     def do_GET(self):
         while self.path == '/slow' and not os.path.exists('go'): time.sleep(0.01)
         body = str(os.getpid()).encode()
@@ -38,8 +40,13 @@ struct Site {
 
 impl Site {
     fn start(via: &str, slots: usize, options: &[&str]) -> Self {
+        Self::of(SERVER, via, slots, options)
+    }
+
+    /// With another server.
+    fn of(server: &str, via: &str, slots: usize, options: &[&str]) -> Self {
         let (dir, port) = (install_dir(), free_port());
-        write_file(dir.path(), "server.py", SERVER);
+        write_file(dir.path(), "server.py", server);
         let (listen, slots_text) = (format!("127.0.0.1:{port}"), slots.to_string());
         let mut command = roundsman();
         command.current_dir(dir.path());
@@ -69,7 +76,8 @@ fn resident(daemon: &Daemon) -> u64 {
 /// A request on a connection that stays open; the body.
 fn ask(stream: &mut TcpStream, method: &str, path: &str) -> std::io::Result<String> {
     let body = if method == "POST" { "Content-Length: 4\r\n\r\nbody" } else { "\r\n" };
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\n{body}")?;
+    // In one piece: small ones wait for each other.
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{body}").as_bytes())?;
     answer(stream)
 }
 

@@ -1,4 +1,5 @@
 //! Upgrades that cannot be: nothing changes, and the command says why.
+//! Mostly waits: tests/run runs it beside others.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -64,7 +65,8 @@ int main(int argc, char **argv) {
 #[test]
 fn a_program_that_fails_while_it_takes_over_gives_back() {
     for via in ["direct", "relay"] {
-        let site = Site::start(via, 2, &[]);
+        let site = Site::start(via, 2, &["--access-log", "access.log"]);
+        let kept = site.connect();
         let gives_back = program(&site, "gives-back", GIVES_BACK);
         let servers = site.daemon.workers();
         let (code, text) = upgrade(&site.daemon, Some(&gives_back));
@@ -73,6 +75,12 @@ fn a_program_that_fails_while_it_takes_over_gives_back() {
         get(site.port).unwrap();
         upgraded(&site.daemon);
         get(site.port).unwrap();
+        drop(kept);
+        // Both programs had the one that was kept.
+        let log = site.dir.path().join("access.log");
+        let lines = || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
+        eventually("three lines", seconds(20), || (lines() >= 3).then_some(()));
+        assert_eq!(lines(), 3);
     }
 }
 
@@ -135,12 +143,4 @@ fn a_program_that_says_nothing_is_killed() {
     assert!(code == 1 && text.contains("SIGKILL"), "{text}");
     get(site.port).unwrap();
     upgraded(&site.daemon);
-}
-
-#[test]
-fn a_service_with_an_access_log_says_so() {
-    let site = Site::start("direct", 1, &["--access-log", "access.log"]);
-    let (code, text) = upgrade(&site.daemon, None);
-    assert!(code == 1 && text.contains("access log"), "{text}");
-    get(site.port).unwrap();
 }

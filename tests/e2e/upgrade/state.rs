@@ -1,4 +1,5 @@
 //! What a daemon knows survives `roundsman upgrade`, and it goes on as before.
+//! Mostly waits: tests/run runs it beside others.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
