@@ -25,11 +25,11 @@ pub struct AccessRecord {
 
 impl Access {
     /// Makes lines of what is over, tells what is open, and stands still until told to go on; `None`: it is too busy.
-    pub fn stand_still(&self, go_on: Receiver<()>) -> Option<Vec<BookRecord>> {
+    pub fn stand_still(&self, go_on: Receiver<()>, limit: Duration) -> Option<Vec<BookRecord>> {
         let Some(thread) = self.thread.get() else { return Some(Vec::new()) };
         let (told, telling) = bounded(1);
         thread.send(Order::StandStill(told, go_on));
-        telling.recv_timeout(Duration::from_secs(2)).ok()
+        telling.recv_timeout(limit).ok()
     }
 
     /// `services`: their numbers.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
@@ -32,12 +32,13 @@ pub(super) fn terminal() -> Terminal {
     if std::fs::File::open("/dev/tty").is_ok() { Terminal::Had } else { Terminal::None }
 }
 
-/// Takes all signals that mean something.
+/// Takes all signals that mean something. With SIGXFSZ nothing is done, but it would end the process: with a limit of file sizes (RLIMIT_FSIZE)
+/// the kernel sends it when the log or a memory file cannot grow, and the write fails as well.
 ///
 /// # Errors
 /// As sigaction(2).
 pub(super) fn take() -> io::Result<Signals> {
-    Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU])
+    Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU, SIGXFSZ])
 }
 
 impl Daemon {

@@ -5,11 +5,10 @@
 //! be taken back; after that a program that cannot go on runs this one again.
 
 pub mod record;
+mod said;
 pub mod takeover;
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
 use self::record::DaemonRecord;
+use self::said::Said;
 use super::Daemon;
 use crate::accept::orders::Order;
 use crate::accept::record::StandStill;
@@ -41,12 +41,12 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
-/// The accept thread has so long to stand still.
-const STAND_STILL: Duration = Duration::from_secs(2);
+/// The accept thread, and then those of the access log and of servers' output, have so long each to stand still: the control thread waits.
+const STAND_STILL: Duration = Duration::from_millis(250);
+/// After one that was too late.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Descriptors that a program has besides those that it takes over.
 const OWN_FILES: u64 = 64;
-/// Of what a program says when it is tried.
-const MAX_SAID: u64 = 16 * 1024;
 
 /// A program that is to take this one's place.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub struct Trial {
     client: Option<u32>,
     stage: Stage,
     until: Instant,
+    /// It is not looked at before.
+    next: Instant,
 }
 
 /// How far it is.
@@ -66,7 +68,7 @@ enum Stage {
     Waits,
     Tries {
         pid: u32,
-        said: File,
+        said: Said,
     },
     /// It can go on: its version.
     Can(String),
@@ -76,6 +78,8 @@ enum Stage {
 enum Obstacle {
     /// Of something that ends.
     Passing(String),
+    /// Of a thread that did not stand still in time.
+    Busy(&'static str),
     Lasting(String),
 }
 
@@ -89,8 +93,8 @@ impl Trial {
     /// When it is to be looked at.
     pub fn due(&self) -> Instant {
         match self.stage {
-            Stage::Tries { .. } => self.until,
-            Stage::Waits | Stage::Can(_) => Instant::now() + LOOK,
+            Stage::Tries { .. } => self.next.min(self.until),
+            Stage::Waits | Stage::Can(_) => self.next,
         }
     }
 
@@ -134,7 +138,8 @@ impl Daemon {
         }
         let failed = |error: std::io::Error| format!("cannot run {shown}: {}", reason(&error));
         let image = exec::open_image(&file).map_err(failed)?;
-        self.trial = Some(Trial { image, file, client, stage: Stage::Waits, until: Instant::now() + PATIENCE });
+        let now = Instant::now();
+        self.trial = Some(Trial { image, file, client, stage: Stage::Waits, until: now + PATIENCE, next: now });
         let Err(why) = self.record(None, Vec::new(), Vec::new(), None) else {
             return Ok("trying the program".to_owned());
         };
@@ -144,7 +149,8 @@ impl Daemon {
 
     /// Goes on with an upgrade, and ends one that takes too long.
     pub(super) fn step_trial(&mut self, now: Instant) {
-        let Some(Trial { image, file, client, stage, mut until }) = self.trial.take() else { return };
+        let Some(trial) = self.trial.take_if(|trial| now >= trial.due()) else { return };
+        let Trial { image, file, client, mut stage, mut until, next: _ } = trial;
         if let (Stage::Waits | Stage::Can(_), Some(client), Some(control)) = (&stage, client, &self.control)
             && !control.has(client)
         {
@@ -154,15 +160,17 @@ impl Daemon {
             // That has bounds of its own.
             until = until.max(now + PATIENCE);
         }
-        let outcome = match &stage {
+        let next = now + LOOK;
+        let outcome = match &mut stage {
             Stage::Tries { pid, .. } if now >= until => {
                 warn!(pid, "upgrade: the program does not say whether it can go on; killed");
                 process::kill_tree(*pid);
-                self.trial = Some(Trial { image, file, client, stage, until: now + TRIAL_TIMEOUT });
+                self.trial = Some(Trial { image, file, client, stage, until: now + TRIAL_TIMEOUT, next });
                 return;
             }
-            Stage::Tries { .. } => {
-                self.trial = Some(Trial { image, file, client, stage, until });
+            Stage::Tries { said, .. } => {
+                said.read();
+                self.trial = Some(Trial { image, file, client, stage, until, next });
                 return;
             }
             Stage::Waits => self.start_trial(&image).map(|(pid, said)| {
@@ -173,10 +181,15 @@ impl Daemon {
             Stage::Can(version) => self.give_way(&image, version, client).map(|never| match never {}),
         };
         match outcome {
-            Ok((stage, until)) => self.trial = Some(Trial { image, file, client, stage, until }),
+            Ok((stage, until)) => self.trial = Some(Trial { image, file, client, stage, until, next }),
             Err(Obstacle::Passing(_)) if now < until && self.stopping.is_none() => {
-                self.trial = Some(Trial { image, file, client, stage, until });
+                self.trial = Some(Trial { image, file, client, stage, until, next });
             }
+            Err(Obstacle::Busy(_)) if now < until && self.stopping.is_none() => {
+                let next = Instant::now() + AGAIN;
+                self.trial = Some(Trial { image, file, client, stage, until, next });
+            }
+            Err(Obstacle::Busy(what)) => self.not_upgraded(&file, client, &format!("{what} is busy")),
             Err(Obstacle::Passing(why) | Obstacle::Lasting(why)) => self.not_upgraded(&file, client, &why),
         }
     }
@@ -205,17 +218,13 @@ impl Daemon {
     pub(super) fn tried(&mut self, pid: u32, status: WaitStatus) {
         let Some(trial) = self.trial.take_if(|trial| trial.is(pid)) else { return };
         let Trial { image, file, client, stage, .. } = trial;
-        let Stage::Tries { said, .. } = stage else { return };
-        let mut text = Vec::new();
-        // It is not to block, and is read as far as it was written.
-        let _ = said.take(MAX_SAID).read_to_end(&mut text);
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let last = text.lines().last().unwrap_or_default();
+        let Stage::Tries { mut said, .. } = stage else { return };
+        let last = said.last_line();
         let can = last.strip_prefix(CAN.0).and_then(|rest| rest.strip_suffix(CAN.1));
         match (status, can) {
             (WaitStatus::Exited(_, 0), Some(version)) => {
-                let (stage, until) = (Stage::Can(version.to_owned()), Instant::now() + PATIENCE);
-                self.trial = Some(Trial { image, file, client, stage, until });
+                let (stage, next) = (Stage::Can(version.to_owned()), Instant::now());
+                self.trial = Some(Trial { image, file, client, stage, until: next + PATIENCE, next });
             }
             (WaitStatus::Exited(_, 0), None) => {
                 self.not_upgraded(&file, client, "it is not a roundsman that can go on");
@@ -237,17 +246,16 @@ impl Daemon {
         let (accept_goes_on, still) = bounded::<()>(0);
         let (told, telling) = bounded(1);
         self.context.orders.send(Order::StandStill(StandStill { told, go_on: still }));
-        let busy = |what: &str| Obstacle::Passing(format!("{what} is busy"));
-        let told = telling.recv_timeout(STAND_STILL).map_err(|_| busy("the accept thread"))?;
+        let told = telling.recv_timeout(STAND_STILL).map_err(|_| Obstacle::Busy("the accept thread"))?;
         let told = told.map_err(Obstacle::Passing)?;
         // What it said before is in the record.
         self.take_reports();
         let (access_goes_on, still) = bounded::<()>(0);
-        let books = self.context.access.stand_still(still).ok_or_else(|| busy("the access log"))?;
+        let books = self.context.access.stand_still(still, STAND_STILL).ok_or(Obstacle::Busy("the access log"))?;
         // It writes what the access log has given it.
         let (output_goes_on, still) = bounded::<()>(0);
         let outputs = &self.context.launcher.outputs;
-        let outputs = outputs.stand_still(still).ok_or_else(|| busy("the servers' output"))?;
+        let outputs = outputs.stand_still(still, STAND_STILL).ok_or(Obstacle::Busy("the servers' output"))?;
         let (record, kept) = self.record(Some(told), outputs, books, client).map_err(Obstacle::Passing)?;
         room(kept.numbers().count())?;
         let sealed = record.sealed()?;

@@ -37,10 +37,11 @@ impl Servers {
     }
 
     /// Writes what there is, tells what is read, and stands still until told to go on.
-    pub fn stand_still(&self, go_on: Receiver<()>) -> Option<Vec<SourceRecord>> {
+    /// `None`: not within `limit`.
+    pub fn stand_still(&self, go_on: Receiver<()>, limit: Duration) -> Option<Vec<SourceRecord>> {
         let (told, telling) = bounded(1);
         self.send(Order::StandStill(told, go_on));
-        telling.recv_timeout(Duration::from_secs(2)).ok()
+        telling.recv_timeout(limit).ok()
     }
 }
 

@@ -1,7 +1,10 @@
 //! A daemon goes on as another program, or another process.
 
 mod access_log;
+mod full;
+mod hostile;
 mod in_place;
+mod many;
 mod older;
 mod refused;
 mod state;

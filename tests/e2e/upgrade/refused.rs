@@ -11,7 +11,7 @@ use super::{Site, descriptors, upgrade, upgraded};
 use crate::support::{eventually, get, seconds, write_file};
 
 /// A program in C.
-fn program(site: &Site, name: &str, source: &str) -> PathBuf {
+pub(super) fn program(site: &Site, name: &str, source: &str) -> PathBuf {
     let source = write_file(site.dir.path(), &format!("{name}.c"), source);
     let built = site.dir.path().join(name);
     assert!(Command::new("cc").arg("-o").arg(&built).arg(&source).status().unwrap().success());
