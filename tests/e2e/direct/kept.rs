@@ -58,6 +58,28 @@ fn behind_a_wrapper_the_keeper_has_the_servers_user() {
 }
 
 #[test]
+fn an_upgrade_keeps_servers_behind_a_wrapper() {
+    let port = free_port();
+    let mut daemon = start(port, "2", &words(&["gosu", "nobody", static_server(), "threads", &port.to_string()]));
+    for round in 0..2 {
+        let before = daemon.workers();
+        for command in ["upgrade", "reload"] {
+            let done = roundsman().arg(command).env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+            assert!(done.status.success(), "{command} {round}: {}", String::from_utf8_lossy(&done.stderr));
+            assert!((0..20).all(|_| ask(port).1), "{command} {round}: the client's address");
+            assert_eq!(daemon.workers() == before, command == "upgrade", "{command} {round}");
+        }
+        kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
+        daemon.wait_for_count("killed by SIGKILL", round + 1);
+        daemon.wait_online(2);
+        assert!((0..20).all(|_| ask(port).1), "{round}: after a kill");
+        assert_eq!(uid(daemon.workers()[0]), 65_534);
+    }
+    let end = daemon.stop();
+    assert_eq!(end.code(), 0, "{}", end.log);
+}
+
+#[test]
 fn a_server_behind_a_wrapper_ends_with_the_master() {
     let port = free_port();
     let daemon = start(port, "1", &words(&["gosu", "nobody", static_server(), "threads", &port.to_string()]));

@@ -198,6 +198,9 @@ func main() {
 		_, port, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, \"slot %s peer %s\", os.Getenv(\"ROUNDSMAN_SLOT\"), port)
 	})
+	for _, port := range os.Args[2:] {
+		go func() { panic(http.ListenAndServe(\":\" + port, nil)) }()
+	}
 	panic(http.ListenAndServe(\":\" + os.Args[1], nil))
 }
 ";
@@ -222,4 +225,30 @@ fn a_go_server_knows_its_clients_through_reloads_and_kills() {
     assert_eq!(daemon.stop().code(), 0);
     reloads(&command, port, 100);
     kills(&command, port, 200);
+}
+
+#[test]
+#[ignore = "needs Go: tests/run --all"]
+fn a_go_server_with_two_ports() {
+    let (dir, ports) = (install_dir(), [free_port(), free_port()]);
+    let command = [go_server(dir.path()), ports[0].to_string(), ports[1].to_string()];
+    let listen = ports.map(|port| format!("127.0.0.1:{port}"));
+    let more = ["--via", "direct", "--min-uptime", "10ms", "-l", &listen[0], "-l", &listen[1]];
+    let mut daemon = start_with(ports[0], "2", &more, &command);
+    let serve = |when: &str| {
+        for port in ports {
+            assert!((0..40).all(|_| ask(port).1), "{when}: the client's address");
+            answers(&["slot 0", "slot 1"].map(str::to_owned).into(), || ask(port).0);
+        }
+    };
+    serve("at first");
+    let done = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serve("after a reload");
+    kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
+    daemon.wait_for("killed by SIGKILL");
+    daemon.wait_online(2);
+    serve("after a kill");
+    let end = daemon.stop();
+    assert_eq!(end.code(), 0, "{}", end.log);
 }
