@@ -1,5 +1,4 @@
 //! The table: many servers, unmodified, each under rr and none.
-//! Mostly waits: tests/run runs it beside others.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
