@@ -196,10 +196,6 @@ pub struct AttachServer {
 }
 
 impl AttachServer {
-    fn most(nofile: u64) -> usize {
-        (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize
-    }
-
     /// Opens it at a random abstract name; `nofile` is the master's file limit.
     ///
     /// # Errors
@@ -209,8 +205,13 @@ impl AttachServer {
         let listener = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
         listener.bind(&SockAddr::unix(format!("\0{name}"))?)?;
         listener.listen(128)?;
+        Self::on(listener, name, registry, nofile)
+    }
+
+    /// With a listener that has that name.
+    fn on(listener: Socket, name: String, registry: &Registry, nofile: u64) -> io::Result<Self> {
         registry.watch(Source::AttachListener, &listener)?;
-        let most = Self::most(nofile);
+        let most = (nofile / FD_SHARE).min(MAX_CONNECTIONS) as usize;
         Ok(Self {
             listener,
             name,

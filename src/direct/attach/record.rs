@@ -1,6 +1,5 @@
 //! The attach socket in a daemon's record.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
 
@@ -8,9 +7,8 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
 use super::{AttachServer, Leased, Secret};
-use crate::direct::guests::{Guest, GuestRecord, Guests};
+use crate::direct::guests::{Guest, GuestRecord};
 use crate::events::{Registry, Source};
-use crate::limited::Limited;
 use crate::record::{Fd, Found, Kept};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,21 +33,9 @@ impl AttachServer {
     /// When a descriptor is not there, and as epoll_ctl(2).
     pub fn adopt(record: AttachRecord, found: &mut Found, registry: &Registry, nofile: u64) -> io::Result<Self> {
         let AttachRecord { listener, name, guests, leased } = record;
-        let listener = Socket::from(found.take(listener)?);
-        registry.watch(Source::AttachListener, &listener)?;
-        let most = Self::most(nofile);
-        let mut server = Self {
-            listener,
-            name,
-            guests: Guests::new(most),
-            leased: HashMap::new(),
-            next: 0,
-            registry: registry.clone(),
-            most,
-            again: Some(Instant::now()),
-            refused: Limited::default(),
-            trouble: Limited::default(),
-        };
+        let mut server = Self::on(Socket::from(found.take(listener)?), name, registry, nofile)?;
+        // Those that connected meanwhile.
+        server.again = Some(Instant::now());
         for guest in guests {
             let (number, guest) = (server.free_number(), Guest::adopt(guest, found)?);
             registry.watch(Source::Attached(number), &guest.socket)?;
