@@ -10,7 +10,7 @@ use crate::exit::Exit;
 
 #[derive(Debug, Args)]
 pub struct Upgrade {
-    /// Program [default: the file that the daemon was started from]
+    /// Program [default: the file of the program that runs]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Service of the daemon [default: the only daemon]
