@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::codes::{NOT_EXECUTABLE, OS};
+use crate::keeper::gives::Gives;
 use crate::output::files::Files;
 use crate::output::line::{Origin, Stream};
 use crate::output::servers::Servers;
@@ -72,10 +73,10 @@ pub enum Launched {
     #[default]
     Itself,
     /// A keeper, which starts the server.
-    Kept,
+    Kept(Gives),
     /// The same, by the wrappers that stand before the server's program: it has the user that they change to. It inherits its image
     /// as a descriptor.
-    KeptBehind,
+    KeptBehind(Gives),
 }
 
 /// A server to be started.
@@ -173,18 +174,18 @@ impl Launcher {
                 command.arg0(server.command.arg0());
                 command
             }
-            Launched::Kept => {
+            Launched::Kept(gives) => {
                 let mut command = Command::new(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
                 command.arg0(format!("roundsman: keeper {}/{slot}", server.service));
-                command.args([KEEPER_ROLE, &death_signal]).arg(program).arg(server.command.arg0());
+                command.args([KEEPER_ROLE, &death_signal, gives.word()]).arg(program).arg(server.command.arg0());
                 command
             }
-            Launched::KeptBehind => {
+            Launched::KeptBehind(gives) => {
                 let mut command = Command::new(program);
                 command.arg0(server.command.arg0());
                 if let (Some((wrapped, program)), Some(image)) = (server.command.wrapped(), server.kept) {
-                    let keeper =
-                        [image::path_of(image).into(), KEEPER_ROLE.into(), death_signal.into(), program.into()];
+                    let words = [KEEPER_ROLE.into(), death_signal.into(), gives.word().into(), program.into()];
+                    let keeper = std::iter::once(image::path_of(image).into()).chain(words);
                     // The first word of all is no argument.
                     let at = wrapped.words_before() - 1;
                     arguments.splice(at..at, keeper);

@@ -1,5 +1,7 @@
 //! The counters page of a relay worker or a server, from both sides.
 
+mod accepting;
+
 use std::io;
 use std::ops::AddAssign;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -161,32 +163,6 @@ impl CountersPage {
     /// The server was asked to stop: from now on it says when it connects to itself.
     pub fn stops(&self) {
         self.0.words()[header::STOPPING].store(1, Ordering::Release);
-    }
-
-    /// Policy none: the server's processes accept no more.
-    pub fn leave(&self) {
-        self.0.words()[header::LEAVING].store(1, Ordering::SeqCst);
-        // Who is accepting is read after this, as processes read this after they have said that they are.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether the server's processes were told so.
-    pub fn is_leaving(&self) -> bool {
-        self.0.words()[header::LEAVING].load(Ordering::Relaxed) != 0
-    }
-
-    /// Whether each process that receives connections has a row.
-    pub fn has_all(&self) -> bool {
-        self.rows().count() < ROWS
-    }
-
-    /// Policy none: whether a process that is alive is accepting a connection just now, which it has not counted yet.
-    pub fn is_accepting(&self) -> bool {
-        let accepting = |at: usize| {
-            let pid = self.word(at, row::PID).load(Ordering::Acquire);
-            self.word(at, row::ACCEPTING).load(Ordering::SeqCst) != 0 && is_alive(pid)
-        };
-        self.rows().any(accepting)
     }
 
     /// Says when the worker rings the bell.

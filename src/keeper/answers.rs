@@ -1,8 +1,8 @@
 //! The answers to the server's system calls.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
@@ -12,7 +12,6 @@ use super::master::Master;
 use super::open::{self, Open};
 use super::stand_in::{Connection, StandIn};
 use super::waker::Waker;
-use crate::abi::attach::{ADDRESS_BYTES, op};
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
@@ -54,7 +53,7 @@ pub struct State {
     pub master: Master,
     pub stand_ins: Vec<StandIn>,
     /// From the first bind on.
-    pub page: Option<CountersPage>,
+    pub page: Option<Arc<CountersPage>>,
     /// The process that was started.
     pub server: u32,
     open: Open,
@@ -69,7 +68,7 @@ impl State {
             return self.find_by_inode(thread, fd);
         }
         for (at, stand_in) in self.stand_ins.iter().enumerate() {
-            match caller::has_file(thread, fd, stand_in.queue().as_fd()) {
+            match caller::has_file(thread, fd, stand_in.file().as_fd()) {
                 Some(true) => return Some(at),
                 Some(false) => {}
                 None => return self.find_by_inode(thread, fd),
@@ -81,6 +80,24 @@ impl State {
     fn find_by_inode(&self, thread: u32, fd: i32) -> Option<usize> {
         let inode = caller::inode(thread, fd)?;
         self.stand_ins.iter().position(|stand_in| stand_in.inode == inode)
+    }
+
+    /// The counters page, which is the same for all listeners.
+    pub fn page_of(&mut self, file: &OwnedFd) -> Option<Arc<CountersPage>> {
+        if self.page.is_none() {
+            let page = CountersPage::attach(file.as_fd()).ok()?;
+            page.add(row::PID, self.server.into());
+            page.set_estimate();
+            self.page = Some(Arc::new(page));
+        }
+        self.page.clone()
+    }
+
+    /// After calls on a stand-in: what was accepted is counted, but for what waits for the next call.
+    fn settle(&self, at: usize) {
+        if let Some(page) = self.stand_ins[at].page() {
+            page.set_accepting(self.stand_ins.iter().any(StandIn::holds_some));
+        }
     }
 
     pub fn give_all_back(&mut self) {
@@ -145,7 +162,15 @@ impl Answers {
         match call.number {
             libc::SYS_bind => self.bind(call, state),
             libc::SYS_accept | libc::SYS_accept4 => match state.find(call.thread, fd) {
-                Some(at) => self.accept(call, state, at),
+                Some(at) => {
+                    let outcome = self.accept(call, state, at);
+                    state.settle(at);
+                    outcome
+                }
+                None => Outcome::GoesOn,
+            },
+            libc::SYS_fcntl | libc::SYS_ioctl => match state.find(call.thread, fd) {
+                Some(at) => self.set_mode(call, state, at),
                 None => Outcome::GoesOn,
             },
             libc::SYS_getsockname => match state.find(call.thread, fd) {
@@ -153,7 +178,7 @@ impl Answers {
                 None => Outcome::GoesOn,
             },
             libc::SYS_listen => match state.find(call.thread, fd) {
-                Some(at) => Outcome::Returns(listen(call, state, at)),
+                Some(at) => Outcome::Returns(state.listen(call, at)),
                 None => Outcome::GoesOn,
             },
             libc::SYS_shutdown => match state.find(call.thread, fd) {
@@ -178,11 +203,16 @@ impl Answers {
         if !stand_in.listens || flags(call) & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
             return Outcome::Returns(Err(libc::EINVAL));
         }
-        match stand_in.next() {
+        let next = match stand_in.next() {
+            Ok(next) => next,
+            Err(error) => return Outcome::Returns(Err(errno(&error))),
+        };
+        match next {
             Some(connection) => match self.deliver(call, state, at, connection) {
                 Ok(outcome) => outcome,
                 Err(connection) => {
                     state.stand_ins[at].give_back(connection);
+                    self.pass_on(state, at);
                     Outcome::Settled
                 }
             },
@@ -190,7 +220,7 @@ impl Answers {
                 // A thread waits for one call; what it waited for before was interrupted.
                 stand_in.waiting.retain(|other| other.thread != call.thread);
                 stand_in.waiting.push_back(*call);
-                self.waker.await_queue(stand_in.queue(), at);
+                self.waker.await_file(stand_in.file(), at);
                 Outcome::Settled
             }
             None => Outcome::Returns(Err(libc::EAGAIN)),
@@ -246,7 +276,9 @@ impl Answers {
         }
         if let Some(page) = state.page.as_ref().filter(|_| !connection.only_wakes()) {
             page.add(row::RECEIVED, 1);
-            page.record_latency(1, monotonic_ns().saturating_sub(connection.accepted()));
+            if let Some(accepted) = connection.accepted() {
+                page.record_latency(1, monotonic_ns().saturating_sub(accepted));
+            }
             if noted.is_none() {
                 page.add(row::CLOSED, 1);
             }
@@ -260,12 +292,26 @@ impl Answers {
     /// On the main thread: something may be in the queue of a stand-in, where threads wait.
     pub fn arrived(&self, at: usize) {
         let state = &mut *self.state();
-        let Some(stand_in) = state.stand_ins.get_mut(at) else { return };
-        stand_in.waiting.retain(|call| self.notifications.waits(call.id));
+        if at < state.stand_ins.len() {
+            self.pass_on(state, at);
+            state.settle(at);
+        }
+    }
+
+    /// Gives what there is to the threads that wait for it.
+    fn pass_on(&self, state: &mut State, at: usize) {
+        state.stand_ins[at].waiting.retain(|call| self.notifications.waits(call.id));
         while let Some(call) = state.stand_ins[at].waiting.pop_front() {
-            let Some(mut connection) = state.stand_ins[at].next() else {
-                state.stand_ins[at].waiting.push_front(call);
-                break;
+            let mut connection = match state.stand_ins[at].next() {
+                Ok(Some(connection)) => connection,
+                Ok(None) => {
+                    state.stand_ins[at].waiting.push_front(call);
+                    break;
+                }
+                Err(error) => {
+                    let _ = self.notifications.answer(call.id, Err(errno(&error)));
+                    continue;
+                }
             };
             let mut call = call;
             loop {
@@ -287,8 +333,8 @@ impl Answers {
             }
         }
         let stand_in = &state.stand_ins[at];
-        if !stand_in.waiting.is_empty() {
-            self.waker.await_queue(stand_in.queue(), at);
+        if !stand_in.waiting.is_empty() && !stand_in.page().is_some_and(CountersPage::is_leaving) {
+            self.waker.await_file(stand_in.file(), at);
         }
     }
 
@@ -306,35 +352,10 @@ impl Answers {
             true => Look::Same,
         }
     }
-
-    /// shutdown(2) on a stand-in ends listening.
-    fn shut_down(&self, call: &Call, state: &mut State, at: usize) -> Result<i64, i32> {
-        let stand_in = &mut state.stand_ins[at];
-        if !stand_in.listens {
-            return Err(libc::ENOTCONN);
-        }
-        stand_in.listens = false;
-        for waits in stand_in.waiting.drain(..) {
-            let _ = self.notifications.answer(waits.id, Err(libc::EINVAL));
-        }
-        let process = caller::process_of(call.thread).unwrap_or(state.server);
-        let _ = state.master.ask(process, op::SHUT, stand_in.listener, &[0; ADDRESS_BYTES], None);
-        Ok(0)
-    }
 }
 
-/// listen(2) on a stand-in.
-fn listen(call: &Call, state: &mut State, at: usize) -> Result<i64, i32> {
-    let stand_in = &mut state.stand_ins[at];
-    let process = caller::process_of(call.thread).unwrap_or(state.server);
-    match state.master.ask(process, op::LISTEN, stand_in.listener, &[0; ADDRESS_BYTES], None) {
-        Ok(reply) if reply.number == 0 => {
-            stand_in.listens = true;
-            Ok(0)
-        }
-        Ok(reply) => Err(reply.number as i32),
-        Err(_) => Err(libc::EADDRINUSE),
-    }
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// The flags of accept4(2).
@@ -343,7 +364,7 @@ fn flags(call: &Call) -> i32 {
 }
 
 /// What becomes of a call whose result could not be written to its memory.
-fn not_written(error: &io::Error, call: &Call, state: &mut State) -> Outcome {
+pub(super) fn not_written(error: &io::Error, call: &Call, state: &mut State) -> Outcome {
     match error.kind() {
         io::ErrorKind::NotFound => return Outcome::Settled,
         io::ErrorKind::PermissionDenied => {

@@ -11,12 +11,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::answers::{Answers, Outcome, State};
 use super::caller::{self, Memory};
 use super::master::Reply;
-use super::stand_in::{StandIn, shown_as};
-use crate::abi::attach::{ADDRESS_BYTES, LATER, PASS, SHARED, STATUS, YOURSELF, op};
-use crate::abi::page::row;
-use crate::handoff::page::CountersPage;
+use super::stand_in::{Source, StandIn, shown_as};
+use crate::abi::attach::{ADDRESS_BYTES, LATER, LISTENER, PASS, SHARED, STATUS, YOURSELF, op};
 use crate::sys::seccomp::Call;
-use crate::sys::sock::{self, PeerAddress};
+use crate::sys::sock::PeerAddress;
 use crate::sys::sockets;
 
 /// Delay before a request is repeated while another process binds the same address.
@@ -66,7 +64,9 @@ impl Answers {
         };
         let bind = Bind { process, bytes, address, socket };
         let errno = match bind.settle(state) {
-            Ok(reply) if reply.kind == SHARED => return self.put(call, state, fd, flags, &bind, reply),
+            Ok(reply) if matches!(reply.kind, SHARED | LISTENER) => {
+                return self.put(call, state, fd, flags, &bind, reply);
+            }
             Ok(reply) if reply.kind == STATUS => reply.number as i32,
             // Not ours; or there is no master any more.
             Ok(_) => return Outcome::GoesOn,
@@ -77,40 +77,38 @@ impl Answers {
         Outcome::Returns(Err(errno))
     }
 
-    /// Puts the queue in the place of the server's socket.
+    /// Puts what the master has sent in the place of the server's socket.
     fn put(&self, call: &Call, state: &mut State, fd: i32, flags: i32, bind: &Bind, reply: Reply) -> Outcome {
+        match self.take_place(call, state, fd, flags, bind, reply) {
+            Some(()) => Outcome::Returns(Ok(0)),
+            None => Outcome::Returns(Err(libc::ENOBUFS)),
+        }
+    }
+
+    fn take_place(&self, call: &Call, state: &mut State, fd: i32, flags: i32, bind: &Bind, reply: Reply) -> Option<()> {
+        let blocks = flags & libc::O_NONBLOCK == 0;
         let mut fds = reply.fds.into_iter();
-        let (Some(queue), Some(page), Some(keep)) = (fds.next(), fds.next(), fds.next()) else {
-            return Outcome::Returns(Err(libc::ENOBUFS));
+        let (place, page) = (fds.next()?, fds.next()?);
+        let page = state.page_of(&page)?;
+        let (source, address) = if reply.kind == SHARED {
+            let _ = SockRef::from(&place).set_nonblocking(!blocks);
+            let own_len = if bind.address.is_ipv4() { 16 } else { ADDRESS_BYTES as u16 };
+            let v4 = i32::from(u16::from_ne_bytes([reply.address[0], reply.address[1]])) == libc::AF_INET;
+            let address = PeerAddress { len: if v4 { 16 } else { ADDRESS_BYTES as u16 }, bytes: reply.address };
+            (Source::Queue { queue: place, keep: fds.next()? }, shown_as(address, own_len))
+        } else {
+            (Source::Listener { socket: place, page, blocks }, bind.address.into())
         };
-        if state.page.is_none() {
-            let Ok(page) = CountersPage::attach(page.as_fd()) else { return Outcome::Returns(Err(libc::ENOBUFS)) };
-            page.add(row::PID, state.server.into());
-            page.set_estimate();
-            state.page = Some(page);
-        }
-        let _ = SockRef::from(&queue).set_nonblocking(flags & libc::O_NONBLOCK != 0);
-        let put = self.notifications.put_at(call.id, queue.as_fd(), fd, flags & libc::O_CLOEXEC != 0);
-        if put.is_err() {
-            return Outcome::Returns(Err(libc::ENOBUFS));
-        }
-        let inode = sock::inode(queue.as_fd());
-        if state.stand_ins.iter().any(|known| Some(known.inode) == inode) {
-            return Outcome::Returns(Ok(0));
-        }
-        let own_len = if bind.address.is_ipv4() { 16 } else { ADDRESS_BYTES as u16 };
-        let v4 = i32::from(u16::from_ne_bytes([reply.address[0], reply.address[1]])) == libc::AF_INET;
-        let address = PeerAddress { len: if v4 { 16 } else { ADDRESS_BYTES as u16 }, bytes: reply.address };
-        match StandIn::new(reply.number, queue, keep, shown_as(address, own_len)) {
-            Ok(stand_in) => {
-                if self.waker.add_queue(stand_in.queue(), state.stand_ins.len()).is_err() {
-                    return Outcome::Returns(Err(libc::ENOBUFS));
-                }
+        let stand_in = StandIn::new(reply.number, source, address).ok()?;
+        self.notifications.put_at(call.id, stand_in.file().as_fd(), fd, flags & libc::O_CLOEXEC != 0).ok()?;
+        match state.stand_ins.iter_mut().find(|known| known.inode == stand_in.inode) {
+            Some(known) => drop(known.set_blocking(blocks)),
+            None => {
+                self.waker.add_file(stand_in.file(), state.stand_ins.len()).ok()?;
                 state.stand_ins.push(stand_in);
-                Outcome::Returns(Ok(0))
             }
-            Err(_) => Outcome::Returns(Err(libc::ENOBUFS)),
         }
+        Some(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The keeper: parent of a server that cannot be preloaded, since it makes its system calls itself (static programs, Go). It answers
-//! those by which the server binds, listens and accepts (seccomp user notification), with connections from the master's queue.
+//! those by which the server binds, listens and accepts (seccomp user notification), with connections from the master's queue or,
+//! under policy none, from the listening socket that all workers share.
 //!
 //! One per slot, with the server's user: it reads the server's memory and takes its descriptors, which takes the right to trace it.
 //! To the master it is what the preload library is.
@@ -7,6 +8,8 @@
 mod answers;
 mod bind;
 mod caller;
+pub mod gives;
+mod listening;
 mod master;
 mod open;
 pub mod probe;
@@ -30,16 +33,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use thiserror::Error;
 
 use self::answers::{Answers, Look};
+use self::gives::Gives;
 use self::master::Master;
 use self::server::Started;
 use self::waker::Waker;
 use crate::abi::attach::VARIABLE;
 use crate::codes::{NOT_EXECUTABLE, OS};
 use crate::sys::{clock, image, process, reason};
-
-/// The system calls that are answered. shutdown(2) is one more, see [`crate::sys::seccomp::filter`].
-pub const CALLS: [i64; 5] =
-    [libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_getsockname];
 
 /// Passed on to the server: all that it may be asked to stop with.
 const SIGNALS: [Signal; 17] = [
@@ -92,14 +92,14 @@ fn os<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> KeeperError {
     move |source| KeeperError::Os { what, source: source.into() }
 }
 
-/// Sources of events of the main thread; queues follow.
+/// Sources of events of the main thread; stand-ins follow.
 const SERVER: u64 = 0;
 const SIGNAL: u64 = 1;
 const WAKE: u64 = 2;
-const FIRST_QUEUE: u64 = 3;
+const FIRST_STAND_IN: u64 = 3;
 
-/// The role's `main`: starts the server (program, its name, its arguments) and ends as it ends. The first argument is the number of
-/// the signal for the end of the master.
+/// The role's `main`: starts the server (program, its name, its arguments) and ends as it ends. The first arguments are the number
+/// of the signal for the end of the master and what its server gets for its listening sockets ([`Gives`]).
 ///
 /// # Errors
 /// When there is no server.
@@ -110,6 +110,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
         // A change of user on the way here has disarmed it. Without a master there will be no connection.
         set_pdeathsig(signal).map_err(os("prctl"))?;
     }
+    let gives = arguments.next().and_then(|word| word.to_str()?.parse().ok()).unwrap_or(Gives::Queues);
     close_image();
     let (Some(program), Some(name)) = (arguments.next(), arguments.next()) else { return Err(KeeperError::NoCommand) };
     let variable = std::env::var(VARIABLE).unwrap_or_default();
@@ -119,7 +120,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
     signals.thread_block().map_err(os("signals"))?;
     let signals =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(os("signals"))?;
-    let Started { mut server, notifications } = server::start(&program, &name, arguments)
+    let Started { mut server, notifications } = server::start(&program, &name, arguments, gives.notified())
         .map_err(|source| KeeperError::NotExecutable { program: program.to_string_lossy().into_owned(), source })?;
     let waker = Waker::new().map_err(os("epoll"))?;
     let pidfd = process::pidfd_open(server.id()).map_err(os("pidfd"))?;
@@ -150,7 +151,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
                     answers.waker.awake();
                     look = Some(in_time(LOOKS.0));
                 }
-                queue => answers.arrived((queue - FIRST_QUEUE) as usize),
+                stand_in => answers.arrived((stand_in - FIRST_STAND_IN) as usize),
             }
         }
         if let Ok(Some(status)) = server.try_wait() {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::caller::{self, Memory};
+use super::gives::Gives;
 use super::server::{self, Started};
 use crate::abi::attach::VARIABLE;
 use crate::sys::seccomp::{Call, Notifications};
@@ -53,8 +54,9 @@ fn attempt() -> Result<bool, Refused> {
         return Err("the command clears the environment of what it starts, and with it ROUNDSMAN_ATTACH".to_owned());
     }
     let own = OsString::from("/proc/self/exe");
-    let Started { mut server, notifications } = server::start(&own, &own, std::iter::once(OsString::from(SERVER_ROLE)))
-        .map_err(|error| match error.raw_os_error() {
+    let role = std::iter::once(OsString::from(SERVER_ROLE));
+    let Started { mut server, notifications } =
+        server::start(&own, &own, role, Gives::Queues.notified()).map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => "its system calls are watched by another program already (seccomp)".to_owned(),
             _ => because("its system calls cannot be answered (seccomp)")(error),
         })?;

@@ -6,9 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use super::CALLS;
 use crate::abi::attach::VARIABLE;
-use crate::sys::seccomp::{self, Notifications};
+use crate::sys::seccomp::{self, Notifications, Notified};
 use crate::sys::{scm, sock};
 
 /// A server, and the calls that it waits for.
@@ -18,15 +17,20 @@ pub struct Started {
     pub notifications: Notifications,
 }
 
-/// Starts a program under a name of its own.
+/// Starts a program under a name of its own, with a filter.
 ///
 /// # Errors
 /// As fork(2), seccomp(2), execve(2).
-pub fn start(program: &OsStr, name: &OsStr, arguments: impl Iterator<Item = OsString>) -> io::Result<Started> {
+pub fn start(
+    program: &OsStr,
+    name: &OsStr,
+    arguments: impl Iterator<Item = OsString>,
+    notified: &[Notified],
+) -> io::Result<Started> {
     let (ours, theirs) = sock::seqpacket_pair()?;
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env_remove(VARIABLE);
-    seccomp::prepare(&mut command, seccomp::filter(&CALLS), theirs);
+    seccomp::prepare(&mut command, seccomp::filter(notified), theirs);
     let server = command.spawn()?;
     let mut fds = Vec::new();
     // It was sent before exec.

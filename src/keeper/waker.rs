@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{FIRST_QUEUE, WAKE};
+use super::{FIRST_STAND_IN, WAKE};
 
 /// The main thread's epoll instance.
 #[derive(Debug)]
@@ -30,19 +30,19 @@ impl Waker {
         self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source))
     }
 
-    /// Watches a queue from its next [`Waker::await_queue`] on.
+    /// Watches a stand-in's file from its next [`Waker::await_file`] on.
     ///
     /// # Errors
     /// As epoll_ctl(2).
-    pub fn add_queue(&self, queue: &OwnedFd, at: usize) -> nix::Result<()> {
-        self.epoll.add(queue, EpollEvent::new(EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64))
+    pub fn add_file(&self, file: &OwnedFd, at: usize) -> nix::Result<()> {
+        self.epoll.add(file, EpollEvent::new(EpollFlags::EPOLLONESHOT, FIRST_STAND_IN + at as u64))
     }
 
-    /// Has the main thread look once at a queue that has something, also if that is there already.
-    pub fn await_queue(&self, queue: &OwnedFd, at: usize) {
-        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, FIRST_QUEUE + at as u64);
+    /// Has the main thread look once at a stand-in that has something, also if that is there already.
+    pub fn await_file(&self, file: &OwnedFd, at: usize) {
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, FIRST_STAND_IN + at as u64);
         // Cannot fail for what was added.
-        let _ = self.epoll.modify(queue, &mut event);
+        let _ = self.epoll.modify(file, &mut event);
     }
 
     /// The number of events, 0 after the time-out.

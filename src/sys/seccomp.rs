@@ -45,26 +45,42 @@ pub struct Call {
     pub arguments: [u64; 6],
 }
 
-/// A filter that has `calls` notified, shutdown(2) unless it ends only the sending direction, and allows all else.
-pub fn filter(calls: &[i64]) -> Vec<sock_filter> {
-    let step = |code, k: u32, jt, jf| sock_filter { code, jt, jf, k };
-    let count = calls.len() as u8;
-    // The number of instructions to pass over: those for each call, four for shutdown(2), then "allow" and "notify".
-    let mut filter = vec![
-        step(LOAD_WORD, ARCH, 0, 0),
-        step(JUMP_IF_EQUAL, ARCHITECTURE, 0, count + 4),
-        step(LOAD_WORD, NUMBER, 0, 0),
-    ];
-    for (at, &call) in calls.iter().enumerate() {
-        filter.push(step(JUMP_IF_EQUAL, call as u32, count - at as u8 + 3, 0));
+/// Which calls a filter has notified.
+#[derive(Debug, Clone, Copy)]
+pub enum Notified {
+    Always(i64),
+    /// When its second argument is this.
+    With(i64, u32),
+    /// Unless its second argument is this.
+    Without(i64, u32),
+}
+
+/// A filter that has some calls notified, and allows all others.
+pub fn filter(calls: &[Notified]) -> Vec<sock_filter> {
+    let step = |code, k: u32, jt: usize, jf: usize| sock_filter { code, jt: jt as u8, jf: jf as u8, k };
+    let len = |call: &Notified| if matches!(call, Notified::Always(_)) { 1 } else { 3 };
+    // Of all instructions; "allow" and "notify" are the last two.
+    let end = 3 + calls.iter().map(len).sum::<usize>() + 2;
+    let mut filter =
+        vec![step(LOAD_WORD, ARCH, 0, 0), step(JUMP_IF_EQUAL, ARCHITECTURE, 0, end - 4), step(LOAD_WORD, NUMBER, 0, 0)];
+    for call in calls {
+        // The number of instructions to pass over, from the last of this call's.
+        let notify = end - 1 - (filter.len() + len(call));
+        let (number, jumps) = match *call {
+            Notified::Always(number) => {
+                filter.push(step(JUMP_IF_EQUAL, number as u32, notify, 0));
+                continue;
+            }
+            Notified::With(number, value) => (number, (value, notify, notify - 1)),
+            Notified::Without(number, value) => (number, (value, notify - 1, notify)),
+        };
+        filter.push(step(JUMP_IF_EQUAL, number as u32, 0, 2));
+        filter.push(step(LOAD_WORD, argument(1), 0, 0));
+        let (value, equal, other) = jumps;
+        filter.push(step(JUMP_IF_EQUAL, value, equal, other));
     }
-    filter.extend([
-        step(JUMP_IF_EQUAL, libc::SYS_shutdown as u32, 0, 2),
-        step(LOAD_WORD, argument(1), 0, 0),
-        step(JUMP_IF_EQUAL, libc::SHUT_WR as u32, 0, 1),
-        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-        step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
-    ]);
+    filter.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
+    filter.push(step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0));
     filter
 }
 
@@ -227,20 +243,29 @@ mod tests {
 
     #[test]
     fn only_the_calls_named_are_notified() {
-        let calls = [libc::SYS_bind, libc::SYS_listen, libc::SYS_accept4];
-        let filter = filter(&calls);
-        for number in 0..600 {
-            let expected = if calls.contains(&number) || number == libc::SYS_shutdown {
-                libc::SECCOMP_RET_USER_NOTIF
-            } else {
-                libc::SECCOMP_RET_ALLOW
-            };
-            assert_eq!(run(&filter, ARCHITECTURE, number, libc::SHUT_RD as u32), expected, "{number}");
-            assert_eq!(run(&filter, 0x4000_0003, number, 0), libc::SECCOMP_RET_ALLOW, "i386 {number}");
+        use Notified::{Always, With, Without};
+        let (set_flags, send) = (libc::F_SETFL as u32, libc::SHUT_WR as u32);
+        let calls = [
+            Always(libc::SYS_bind),
+            With(libc::SYS_fcntl, set_flags),
+            Always(libc::SYS_listen),
+            Without(libc::SYS_shutdown, send),
+            Always(libc::SYS_accept4),
+        ];
+        for count in 0..=calls.len() {
+            let filter = filter(&calls[..count]);
+            for (number, second) in (0..600).flat_map(|number| [0, set_flags, send].map(|second| (number, second))) {
+                let notified = calls[..count].iter().any(|call| match *call {
+                    Always(call) => call == number,
+                    With(call, argument) => call == number && second == argument,
+                    Without(call, argument) => call == number && second != argument,
+                });
+                let expected = if notified { libc::SECCOMP_RET_USER_NOTIF } else { libc::SECCOMP_RET_ALLOW };
+                assert_eq!(run(&filter, ARCHITECTURE, number, second), expected, "{count} {number} {second}");
+                assert_eq!(run(&filter, 0x4000_0003, number, second), libc::SECCOMP_RET_ALLOW, "i386 {number}");
+            }
         }
-        let shutdown = |how: i32| run(&filter, ARCHITECTURE, libc::SYS_shutdown, how as u32);
-        assert_eq!(shutdown(libc::SHUT_WR), libc::SECCOMP_RET_ALLOW);
-        assert_eq!(shutdown(libc::SHUT_RDWR), libc::SECCOMP_RET_USER_NOTIF);
+        let filter = filter(&calls);
         // x32 calls have numbers of their own.
         assert_eq!(run(&filter, ARCHITECTURE, libc::SYS_bind | 0x4000_0000, 0), libc::SECCOMP_RET_ALLOW);
     }

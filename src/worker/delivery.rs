@@ -16,6 +16,7 @@ use crate::config::{Backend, Chosen, ServiceConfig, delivery};
 use crate::direct::attach::{Secret, hex};
 use crate::direct::keeping::Keeping;
 use crate::direct::{INHERITED_FD, Preload, PreloadRecord, Target};
+use crate::keeper::gives::Gives;
 use crate::launch::Launched;
 use crate::program::command::{CommandError, CommandLine};
 use crate::program::elf;
@@ -104,11 +105,12 @@ impl Library {
     }
 
     /// What is started.
-    pub fn launched(&self) -> Launched {
+    pub fn launched(&self, policy: Policy) -> Launched {
+        let gives = if policy == Policy::None { Gives::Listeners } else { Gives::Queues };
         match self.means {
             Means::Preload(_) => Launched::Itself,
-            Means::Keeper(None) => Launched::Kept,
-            Means::Keeper(Some(_)) => Launched::KeptBehind,
+            Means::Keeper(None) => Launched::Kept(gives),
+            Means::Keeper(Some(_)) => Launched::KeptBehind(gives),
         }
     }
 
@@ -237,7 +239,6 @@ fn not_kept(config: &ServiceConfig, wrapped: Option<&Wrapped>) -> Option<String>
         return Some(format!("{stays} stays between the daemon and the server"));
     }
     let asked = [
-        (config.policy == Policy::None, "--policy none"),
         (config.access.is_some(), "--access-log"),
         (config.proxy_from.is_some(), "--proxy-from"),
         (config.limits.worker_conns.is_some(), "--worker-conns"),

@@ -185,7 +185,7 @@ fn start_direct(
     let mut environment = vec![(VARIABLE, library.variable(&secret, translations.is_some()))];
     environment
         .extend(library.value().map_err(os("cannot put the preload library back"))?.map(|value| ("LD_PRELOAD", value)));
-    let extras = Extras { environment, kept: library.inherited(), launched: library.launched() };
+    let extras = Extras { environment, kept: library.inherited(), launched: library.launched(seat.config.policy) };
     let server = start_server(seat, Some(seat.id.slot), command, seat.told, extras, context)?;
     totals.track(&page);
     let mut attachment = Box::new(Attachment::new(secret, page, page_fd, library.clone()));

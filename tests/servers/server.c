@@ -250,13 +250,13 @@ static void non_blocking(int fd, const char *by) {
     if (errno != EAGAIN) die(by);
 }
 
-// Blocking and non-blocking by every way to say it.
-static void modes(void) {
+// Blocking and non-blocking by every way to say it. A socket that processes share may be non-blocking whatever they say.
+static void modes(int shared) {
     int fd = listener(AF_INET, SOCK_NONBLOCK), off = 0, yes = 1;
     struct sockaddr_storage peer;
     non_blocking(fd, "non-blocking by socket()");
     ioctl(fd, FIONBIO, &off);
-    if (fcntl(fd, F_GETFL) & O_NONBLOCK) die("F_GETFL after FIONBIO 0");
+    if (!shared && fcntl(fd, F_GETFL) & O_NONBLOCK) die("F_GETFL after FIONBIO 0");
     int c = take(fd, &peer);
     if (c < 0) die("blocking by FIONBIO");
     serve(c, &peer);
@@ -345,7 +345,8 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "reopen")) reopen();
     if (!strcmp(mode, "raw")) raw();
     if (!strcmp(mode, "hostile")) hostile();
-    if (!strcmp(mode, "modes")) modes();
+    if (!strcmp(mode, "modes")) modes(0);
+    if (!strcmp(mode, "shared-modes")) modes(1);
     if (!strcmp(mode, "shut")) shut();
     if (!strcmp(mode, "flood")) flood();
 #ifdef __GLIBC__

@@ -54,7 +54,7 @@ const ALLOWED: Table<'_> = &[
             "sys::reason",
         ],
     ),
-    ("launch", &["codes", "output", "program", "sys"]),
+    ("launch", &["codes", "keeper::gives", "output", "program", "sys"]),
     ("direct", &["abi", "events", "keeper::probe", "launch", "limited", "program", "record", "sys"]),
     (
         "control",
@@ -81,6 +81,7 @@ const ALLOWED: Table<'_> = &[
             "direct",
             "events",
             "handoff",
+            "keeper::gives",
             "launch",
             "limited",
             "node",

@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod holders;
 mod kept;
+mod kept_none;
 mod lease;
 mod listening_socket;
 mod master_killed;

@@ -105,8 +105,9 @@ fn under_clients(port: u16, deed: impl FnOnce()) -> Fates {
 }
 
 /// Reloads while clients come: nobody notices.
-fn reloads(command: &[String], port: u16, count: usize) {
-    let mut daemon = start_with(port, "2", &["--via", "direct", "--min-uptime", "10ms"], command);
+pub(super) fn reloads(policy: &str, command: &[String], port: u16, count: usize) {
+    let more = ["--via", "direct", "--min-uptime", "10ms", "-p", policy];
+    let mut daemon = start_with(port, "2", &more, command);
     let fates = under_clients(port, || {
         for _ in 0..count {
             let done = roundsman().arg("reload").env("ROUNDSMAN_CONTROL", daemon.control()).output().unwrap();
@@ -120,8 +121,9 @@ fn reloads(command: &[String], port: u16, count: usize) {
 }
 
 /// Kills servers while clients come: only what they had received is lost.
-fn kills(command: &[String], port: u16, count: usize) {
-    let more = ["--via", "direct", "--min-uptime", "10ms", "--backoff", "1ms..10ms", "--max-restarts", "1000"];
+pub(super) fn kills(policy: &str, command: &[String], port: u16, count: usize) {
+    let mut more = vec!["--via", "direct", "--min-uptime", "10ms", "--backoff", "1ms..10ms", "--max-restarts", "1000"];
+    more.extend(["-p", policy]);
     let mut daemon = start_with(port, "2", &more, command);
     let fates = under_clients(port, || {
         for n in 0..count {
@@ -138,20 +140,20 @@ fn kills(command: &[String], port: u16, count: usize) {
     assert_eq!(daemon.stop().code(), 0);
 }
 
-fn threads(port: u16) -> [String; 3] {
+pub(super) fn threads(port: u16) -> [String; 3] {
     [static_server().to_owned(), "threads".to_owned(), port.to_string()]
 }
 
 #[test]
 fn a_few_reloads_under_clients() {
     let port = free_port();
-    reloads(&threads(port), port, 3);
+    reloads("rr", &threads(port), port, 3);
 }
 
 #[test]
 fn a_few_kills_under_clients() {
     let port = free_port();
-    kills(&threads(port), port, 6);
+    kills("rr", &threads(port), port, 6);
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn the_end_of_a_server_is_its_own() {
 }
 
 /// A Go program that names its slot and its client.
-fn go_server(dir: &Path) -> String {
+pub(super) fn go_server(dir: &Path) -> String {
     let source = "package main
 import (\"fmt\"; \"net\"; \"net/http\"; \"os\")
 func main() {
@@ -223,8 +225,8 @@ fn a_go_server_knows_its_clients_through_reloads_and_kills() {
     assert!((0..100).all(|_| ask(port).1));
     answers(&["slot 0", "slot 1"].map(str::to_owned).into(), || ask(port).0);
     assert_eq!(daemon.stop().code(), 0);
-    reloads(&command, port, 100);
-    kills(&command, port, 200);
+    reloads("rr", &command, port, 100);
+    kills("rr", &command, port, 200);
 }
 
 #[test]
