@@ -15,9 +15,10 @@ def static(bench):
     server = os.path.join(bench.tmp, "static")
     system.sh("go", "build", "-o", server, SOURCE, env={**os.environ, "CGO_ENABLED": "0", "GOCACHE": os.path.join(bench.tmp, "go")})
     running = []
-    for name, via in (("roundsman direct (seccomp)", "direct"), ("roundsman relay", "relay")):
+    for name, via, policy in (("roundsman direct (seccomp)", "direct", "rr"), ("roundsman direct (seccomp), none", "direct", "none"),
+                              ("roundsman relay", "relay", "rr")):
         port = free_port()
-        arguments = ["-l", f"127.0.0.1:{port}", "-i", "2", "--via", via, "--", server]
+        arguments = ["-l", f"127.0.0.1:{port}", "-i", "2", "--via", via, "-p", policy, "--", server]
         running.append(peers.roundsman(bench, name, arguments, port, {"GOMAXPROCS": "1"}))
     port = free_port()
     alone = {"PORT": str(port), "SHARED": "1", "PROCESSES": "2", "GOMAXPROCS": "1"}
