@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::seccomp::{go_server, kills, reloads, threads};
+use super::seccomp::threads;
+use crate::support::clients::Clients;
 use crate::support::direct::{ask, start_with};
-use crate::support::{Daemon, eventually, free_port, install_dir, roundsman, seconds, static_servers, unsaid};
+use crate::support::go::go_program;
+use crate::support::{Daemon, eventually, free_port, roundsman, seconds, static_servers, unsaid};
 
 const NONE: [&str; 4] = ["--via", "direct", "-p", "none"];
 
@@ -25,6 +27,10 @@ fn both_serve(port: u16, when: &str) {
         });
         (served == ["slot 0", "slot 1"].map(str::to_owned).into()).then_some(())
     });
+}
+
+fn clients(command: &[String], port: u16) -> Clients<'_> {
+    Clients { options: &NONE[2..], ..Clients::of_http(command, port) }
 }
 
 fn command(program: &str, mode: &str, port: u16) -> [String; 3] {
@@ -101,15 +107,15 @@ fn a_shared_listener_closed_and_opened_again_and_one_that_is_shut_down() {
 #[test]
 fn a_few_reloads_of_workers_that_share_it() {
     let port = free_port();
-    reloads("none", &threads(port), port, 3);
+    clients(&threads(port), port).through_reloads(3);
     let port = free_port();
-    reloads("none", &command(&static_servers()[1], "level", port), port, 3);
+    clients(&command(&static_servers()[1], "level", port), port).through_reloads(3);
 }
 
 #[test]
 fn a_few_kills_of_workers_that_share_it() {
     let port = free_port();
-    kills("none", &threads(port), port, 6);
+    clients(&threads(port), port).through_kills(6);
 }
 
 #[test]
@@ -134,8 +140,7 @@ fn one_worker_more_and_one_less_and_an_upgrade() {
 #[test]
 #[ignore = "needs Go: tests/run --all"]
 fn a_go_server_shares_it_through_reloads_and_kills() {
-    let (dir, ports) = (install_dir(), [free_port(), free_port()]);
-    let server = go_server(dir.path());
+    let (server, ports) = (go_program("server"), [free_port(), free_port()]);
     let command = [server.clone(), ports[0].to_string(), ports[1].to_string()];
     let listen = ports.map(|port| format!("127.0.0.1:{port}"));
     let more = [&NONE[..], &["--min-uptime", "10ms", "-l", &listen[0], "-l", &listen[1]]].concat();
@@ -151,6 +156,6 @@ fn a_go_server_shares_it_through_reloads_and_kills() {
     drop(daemon);
     let port = free_port();
     let command = [server, port.to_string()];
-    reloads("none", &command, port, 100);
-    kills("none", &command, port, 200);
+    clients(&command, port).through_reloads(100);
+    clients(&command, port).through_kills(200);
 }

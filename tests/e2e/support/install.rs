@@ -50,6 +50,12 @@ pub fn static_server() -> &'static str {
     BUILT.get_or_init(|| build("cc", &["-static"]))
 }
 
+/// The C server, linked statically and loaded at any address.
+pub fn static_pie_server() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("cc", &["-static-pie"]))
+}
+
 /// The C server, linked statically with glibc and with musl.
 pub fn static_servers() -> &'static [String; 2] {
     static BUILT: OnceLock<[String; 2]> = OnceLock::new();
