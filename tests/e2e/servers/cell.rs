@@ -14,7 +14,7 @@ use crate::support::{Daemon, eventually, free_port, install_dir, millis, roundsm
 /// What a server showed.
 pub struct Shown {
     pub version: String,
-    /// As `ls` names it.
+    /// As `ls NAME` names it.
     pub delivery: String,
     pub seen: Seen,
     pub took: std::time::Duration,
@@ -51,7 +51,8 @@ fn runs(family: &Family, server: &Server, policy: &str, dir: &Path) -> (String, 
     });
     let state = daemon.ls();
     let service = &state["services"][0];
-    let delivery = service["via"].as_str().unwrap().to_owned();
+    let by = if service["via_seccomp"] == true { " (seccomp)" } else { "" };
+    let delivery = format!("{}{by}", service["via"].as_str().unwrap());
     let asks = || ask(server, port).unwrap_or_else(|answer| panic!("{name}: {answer}"));
     let seen = asks();
     for _ in 0..11 {
