@@ -65,7 +65,8 @@ pub enum LeftBehind {
 }
 
 /// Ends the processes of a server that is gone which escaped its session. As a subreaper we are their parent now; they are
-/// told by their environment, or by a queue of a worker that they hold. `known`: others of ours.
+/// told by their environment, by a queue of a worker that they hold, or by the session of one that held a lease. `known`: others
+/// of ours.
 pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachment>) -> LeftBehind {
     let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
     let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
@@ -76,7 +77,8 @@ pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachmen
         environment.split(|&byte| byte == 0).any(|part| part == entry.as_bytes())
     };
     let holders = sockets::holders(&orphans, &inodes);
-    let ours: Vec<u32> = orphans.into_iter().filter(|pid| holders.contains(pid) || marked(*pid)).collect();
+    let (ours, others): (Vec<u32>, Vec<u32>) =
+        orphans.into_iter().partition(|pid| holders.contains(pid) || marked(*pid));
     // Those in its session may only not have ended yet.
     let escaped = ours.iter().filter(|&&pid| process::session_and_name(pid).is_some_and(|(own, _)| own != server.pid));
     let escaped: Vec<u32> = escaped.copied().collect();
@@ -88,6 +90,12 @@ pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachmen
         (None, Some(&pid)) => LeftBehind::Another(name(pid).unwrap_or_default()),
         (None, None) => LeftBehind::Nothing,
     };
-    ours.iter().for_each(|&pid| process::kill_tree(pid));
+    // Without a listener, and with their titles in the place of the environment (nginx).
+    let in_session = |pid: u32| {
+        process::session_and_name(pid)
+            .is_some_and(|(session, _)| direct.is_some_and(|direct| direct.sessions.contains(&session)))
+    };
+    let others = others.into_iter().filter(|&pid| in_session(pid));
+    ours.into_iter().chain(others).for_each(process::kill_tree);
     left
 }

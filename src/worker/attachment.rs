@@ -18,6 +18,7 @@ use crate::direct::attach::Secret;
 use crate::handoff::page::CountersPage;
 use crate::handoff::translations::TranslationsFile;
 use crate::handoff::{Carries, QueueTx};
+use crate::sys::process;
 
 /// Between a receive and its count a connection is neither pending nor open. Where the counts cannot tell that there is no
 /// such one (some were taken back, or a process died) a worker has to be seen empty for so long.
@@ -56,6 +57,8 @@ pub struct Attachment {
     pub pid: Option<u32>,
     /// Its processes that hold a lease.
     pub leased: BTreeSet<u32>,
+    /// Sessions that its processes have begun (su -c does), by which they are known when what started them is gone.
+    pub sessions: BTreeSet<u32>,
     /// Those that got a stand-in from another process (exec, SCM_RIGHTS): they may be its successors.
     pub adopted: BTreeSet<u32>,
     /// What it attached with is gone, and what we started lives on: until then.
@@ -90,6 +93,7 @@ impl Attachment {
             passed: BTreeSet::new(),
             pid: None,
             leased: BTreeSet::new(),
+            sessions: BTreeSet::new(),
             adopted: BTreeSet::new(),
             abandoned: None,
             left: Left::default(),
@@ -117,6 +121,14 @@ impl Attachment {
         let queue = Arc::new(QueueTx::to_server(id, carries)?);
         self.queues.insert(id, queue.clone());
         Ok(queue)
+    }
+
+    /// One of its processes holds a lease; `server`: the process that was started. Returns whether that is news.
+    pub fn lease(&mut self, pid: u32, server: u32) -> bool {
+        let session = process::session_and_name(pid).map(|(session, _)| session);
+        // 0: its leader is in another pid namespace.
+        self.sessions.extend(session.filter(|session| ![0, server].contains(session)));
+        self.leased.insert(pid)
     }
 
     /// Whether one of its processes has a listener.

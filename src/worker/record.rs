@@ -149,6 +149,8 @@ struct AttachmentRecord {
     passed: BTreeSet<u16>,
     pid: Option<u32>,
     leased: BTreeSet<u32>,
+    #[serde(default)]
+    sessions: BTreeSet<u32>,
     adopted: BTreeSet<u32>,
     abandoned: Option<Moment>,
     /// Stand-ins that a process has closed, and which one: others may have them.
@@ -209,6 +211,7 @@ impl Attachment {
             passed,
             pid,
             leased,
+            sessions,
             adopted,
             abandoned,
             left: Left { looks, not_before: _, inherited, silent: _ },
@@ -232,6 +235,7 @@ impl Attachment {
             passed: passed.clone(),
             pid: *pid,
             leased: leased.clone(),
+            sessions: sessions.clone(),
             adopted: adopted.clone(),
             abandoned: abandoned.map(Moment::from),
             closed: looks.iter().map(|(id, look)| (*id, look.closer)).collect(),
@@ -257,6 +261,7 @@ impl Attachment {
             passed,
             pid,
             leased,
+            sessions,
             adopted,
             abandoned,
             closed,
@@ -275,7 +280,7 @@ impl Attachment {
         }
         (new.listening, new.bound, new.addresses, new.exclusive) = (listening, bound, addresses, exclusive);
         (new.ports, new.passed, new.pid, new.leased, new.adopted) = (ports, passed, pid, leased, adopted);
-        new.abandoned = abandoned.map(Instant::from);
+        (new.sessions, new.abandoned) = (sessions, abandoned.map(Instant::from));
         (new.left, new.moves) = (Left::of_closed(closed, inherited), moves);
         Ok(new)
     }

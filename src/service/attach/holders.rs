@@ -73,7 +73,8 @@ impl Handler<'_> {
         };
         let mut wanted: Vec<_> = due.iter().filter_map(|(&id, look)| Some((inode(id)?, id, look.closer))).collect();
         let mut found: BTreeMap<ListenerId, u32> = BTreeMap::new();
-        for pid in process::descendants(server.pid) {
+        let roots = direct.sessions.iter().chain([&server.pid]);
+        for pid in roots.flat_map(|&root| process::descendants(root)) {
             if wanted.iter().all(|&(_, _, closer)| closer == pid) {
                 continue;
             }
@@ -92,7 +93,7 @@ impl Handler<'_> {
         direct.left.not_before = Some(now + begin.elapsed() * SHARE);
         for (&id, &pid) in &found {
             direct.bound.insert(id, BTreeSet::from([pid]));
-            if direct.leased.insert(pid) {
+            if direct.lease(pid, server.pid) {
                 self.state.watch.push((pid, direct.secret));
             }
             if let Some(look) = due.get(&id).filter(|look| !look.again) {

@@ -67,7 +67,7 @@ impl Handler<'_> {
 
     pub(super) fn lease(&mut self, at: usize, pid: u32) -> AttachReply {
         if let Some((server, attachment)) = self.slots[at].direct_mut() {
-            attachment.leased.insert(pid);
+            attachment.lease(pid, server.pid);
             attachment.abandoned = None;
             // What was asked to stop was a child of something that replaced it.
             server.repeat_stop(self.config.limits.stop_signal);

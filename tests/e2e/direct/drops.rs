@@ -141,7 +141,7 @@ fn serves(dropper: &str, server: &str, policy: &str, rights: Rights) {
     eventually("its successor", seconds(20), || (daemon.slot(0, "restarts") == 1).then_some(()));
     daemon.wait_online(2);
     assert!((0..6).all(|_| asks(server, port)), "{what}: at its successor");
-    let end = daemon.stop();
+    let end = daemon.stop_with_all_below();
     assert_eq!(end.code(), 0, "{what}: {}", end.log);
     unsaid(&end.log, &["ld.so", "attach refused", "did not end"]);
 }
@@ -153,6 +153,7 @@ fn a_server_of_another_user_gets_its_connections_directly() {
         ("gosu", "node", "rr", Rights::All),
         ("runuser", "nginx", "rr", Rights::Container),
         ("su", "python", "rr", Rights::All),
+        ("su", "nginx", "none", Rights::Fewest),
         ("chpst", "redis", "none", Rights::Fewest),
     ] {
         serves(dropper, server, policy, rights);

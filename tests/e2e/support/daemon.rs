@@ -189,6 +189,18 @@ impl Daemon {
         self.signal(Signal::SIGTERM);
         self.finish(seconds(15))
     }
+
+    /// The same; no process that was below it is left.
+    #[track_caller]
+    pub fn stop_with_all_below(&mut self) -> Finished {
+        let below = descendants(self.pid());
+        let finished = self.stop();
+        for pid in below {
+            let is_gone = || kill(Pid::from_raw(pid as i32), None).is_err().then_some(());
+            eventually(&format!("the end of process {pid}"), seconds(5), is_gone);
+        }
+        finished
+    }
 }
 
 impl Drop for Daemon {
