@@ -38,6 +38,16 @@ fn because(what: &'static str) -> impl Fn(io::Error) -> Refused {
     move |error| format!("{what}: {}", reason(&error))
 }
 
+/// Where the memory of another process of the same user is out of reach, which setting of the kernel's forbids it.
+fn not_read(error: io::Error) -> Refused {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let refused = because("its memory cannot be read")(error);
+    match scope.trim() {
+        scope @ ("2" | "3") => format!("{refused} (kernel.yama.ptrace_scope is {scope})"),
+        _ => refused,
+    }
+}
+
 /// The trial's keeper: its result is the line that it prints.
 pub fn main() -> u8 {
     match attempt() {
@@ -97,7 +107,7 @@ fn answer(server: u32, notifications: &Notifications) -> Result<bool, Refused> {
 
 fn bind(server: u32, call: &Call, notifications: &Notifications, queue: &OwnedFd) -> Result<bool, Refused> {
     let memory = Memory::of(call, notifications);
-    let bytes: [u8; 4] = memory.read(call.arguments[1], 4).map_err(because("its memory cannot be read"))?;
+    let bytes: [u8; 4] = memory.read(call.arguments[1], 4).map_err(not_read)?;
     if u16::from_be_bytes([bytes[2], bytes[3]]) != PORT {
         return Err("its memory cannot be read".to_owned());
     }

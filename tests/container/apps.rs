@@ -96,9 +96,13 @@ pub fn app_image(name: &str) -> String {
 
 /// Builds and runs it with two CPUs: the connections go round, by the delivery that is expected.
 fn serves(name: &str, via: &str) {
+    serves_with(name, &[], via, false);
+}
+
+fn serves_with(name: &str, options: &[&str], via: &str, by_seccomp: bool) {
     let image = app_image(name);
     let network = Network::new();
-    let server = Container::start(&network, &["--cpus", "2", "--cap-drop", "all", &image]);
+    let server = Container::start(&network, &[&["--cpus", "2", "--cap-drop", "all"], options, &[&image]].concat());
     server.wait_for("worker online", 2);
     let answers: Vec<_> = (0..10).map(|_| network.get("http://127.0.0.1:8080/").1).collect();
     for slot in ["slot 0", "slot 1"] {
@@ -106,7 +110,7 @@ fn serves(name: &str, via: &str) {
     }
     let program = if name == "go" { "/roundsman" } else { "roundsman" };
     let service = server.service(program);
-    assert_eq!(service["via"], via, "{service}");
+    assert_eq!((&service["via"], &service["via_seccomp"]), (&via.into(), &by_seccomp.into()), "{service}");
     assert!(server.is_healthy());
     assert_eq!(server.stop(), 0);
 }
@@ -139,4 +143,10 @@ fn java_is_served_direct() {
 #[ignore = "long: tests/run --all"]
 fn go_is_served_by_relay() {
     serves("go", "relay");
+}
+
+#[test]
+#[ignore = "long: tests/run --all"]
+fn go_is_served_direct_where_no_new_privs_is_set() {
+    serves_with("go", &["--security-opt", "no-new-privileges"], "direct", true);
 }

@@ -3,6 +3,7 @@
 
 mod apps;
 mod image;
+mod kept;
 mod limits;
 mod orchestrators;
 mod package;

@@ -123,6 +123,15 @@ impl Network {
         let (body, status) = text.rsplit_once('\n').unwrap_or_default();
         (status.parse().unwrap_or(0), body.to_owned())
     }
+
+    /// What GET brings in there, and the port that it came from.
+    pub fn get_from(&self, url: &str) -> (String, String) {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, "curl", "-s", "-m", "5", "-w", "\n%{local_port}", url]);
+        let text = succeeded(command.output().unwrap());
+        let (body, port) = text.rsplit_once('\n').unwrap();
+        (body.to_owned(), port.to_owned())
+    }
 }
 
 impl Drop for Network {
@@ -178,6 +187,27 @@ impl Container {
     pub fn service(&self, program: &str) -> Value {
         let text = succeeded(self.exec(&[program, "ls", "--json"]));
         serde_json::from_str::<Value>(&text).unwrap()["services"][0].take()
+    }
+
+    /// The processes that receive connections, by their numbers in the container.
+    pub fn workers(&self, program: &str) -> Vec<u64> {
+        let slots = self.service(program)["slots"].as_array().unwrap().clone();
+        slots.iter().map(|slot| slot["server_pid"].as_u64().or(slot["pid"].as_u64()).unwrap()).collect()
+    }
+
+    /// The user that a process runs as, by its number in the container.
+    pub fn uid(&self, pid: u64) -> Option<u32> {
+        // The host sees the container's processes below its first one.
+        let first = self.state()["Pid"].as_u64().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{first}/root/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+    }
+
+    /// Kills a process, by its number in the container, with the host's rights.
+    pub fn kill(&self, pid: u64) {
+        let first = self.state()["Pid"].as_u64().unwrap();
+        let inside = ["--target", &first.to_string(), "--pid", "--", "/bin/kill", "-KILL", &pid.to_string()];
+        succeeded(Command::new("nsenter").args(inside).output().unwrap());
     }
 
     /// Whether the image's own HEALTHCHECK succeeds.

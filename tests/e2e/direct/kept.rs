@@ -5,6 +5,8 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use roundsman::sys::{seccomp, sock};
+
 use crate::support::direct::{ask, start};
 use crate::support::{Daemon, eventually, free_port, roundsman, seconds, static_server, unsaid};
 
@@ -43,7 +45,7 @@ fn serves(wrappers: &[&str], expected: u32) {
     daemon.wait_for("killed by SIGKILL");
     daemon.wait_online(2);
     assert!((0..20).all(|_| ask(port).1), "{wrappers:?}: after a kill");
-    let end = daemon.stop();
+    let end = daemon.stop_with_all_below();
     assert_eq!(end.code(), 0, "{wrappers:?}: {}", end.log);
     unsaid(&end.log, &["did not end"]);
 }
@@ -130,5 +132,37 @@ fn auto_chooses_it_only_where_no_new_privs_is_set_already() {
         let end = daemon.stop();
         assert_eq!(end.code(), 0, "{policy}: {}", end.log);
         unsaid(&end.log, &["relayed"]);
+    }
+}
+
+#[test]
+fn a_program_that_is_watched_already_is_relayed() {
+    let (server, port) = (static_server(), free_port());
+    // acct(2) would be answered by another program; nobody calls it.
+    let step = |code, k: u32, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let filter = vec![
+        step(0x20, 0, 0, 0),
+        step(0x15, libc::SYS_acct as u32, 0, 1),
+        step(0x06, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
+        step(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    for (via, warned) in [("direct", true), ("auto", false)] {
+        let (_watches, theirs) = sock::seqpacket_pair().unwrap();
+        let mut program = roundsman();
+        seccomp::prepare(&mut program, filter.clone(), theirs);
+        let listen = format!("127.0.0.1:{port}");
+        let arguments = ["-l", &listen, "-i", "2", "--via", via, "--", server, "threads", "{port}"];
+        let mut daemon = Daemon::launch(program, &arguments, port);
+        daemon.wait_online(2);
+        let service = daemon.ls()["services"][0].clone();
+        let reason = service["via_reason"].as_str().unwrap().to_owned();
+        assert_eq!(service["via"], "relay", "{via}: {reason}");
+        let why = "cannot be served directly: its system calls are watched by another program already (seccomp)";
+        assert!(reason.contains(why), "{via}: {reason}");
+        assert!((0..10).all(|_| !ask(port).1), "{via}: relayed");
+        let end = daemon.stop();
+        assert_eq!(end.code(), 0, "{via}: {}", end.log);
+        assert_eq!(end.log.contains("WARN --via direct: "), warned, "{via}: {}", end.log);
+        assert!(end.log.contains(why), "{via}: {}", end.log);
     }
 }

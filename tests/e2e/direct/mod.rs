@@ -33,3 +33,5 @@ mod tls_listener;
 mod tomcat;
 mod trials;
 mod twice;
+#[cfg(target_arch = "x86_64")]
+mod yama;
