@@ -191,7 +191,8 @@ impl Preload {
 
     /// The value of LD_PRELOAD: the library, followed by those already there. A file that somebody has removed, as what cleans
     /// temporary directories does, is put back: in such a directory another user could put a library of his own there. Where that
-    /// fails, as when a session's directory goes with the session, another directory takes its place.
+    /// fails, as when a session's directory goes with the session, or where programs may not be mapped from it any more, another
+    /// directory takes its place.
     ///
     /// # Errors
     /// When it cannot be put back anywhere.
@@ -207,18 +208,21 @@ impl Preload {
     fn put_back(&self, others: impl Fn() -> Vec<PathBuf>) -> io::Result<()> {
         let Place::File(written) = &self.place else { return Ok(()) };
         let mut written = locked(written);
+        let maps = written.path.parent().is_none_or(|directory| !places::is_noexec(directory));
         let found = std::fs::symlink_metadata(&written.path);
-        if found.is_ok_and(|meta| (meta.dev(), meta.ino()) == written.identity) {
+        if maps && found.is_ok_and(|meta| (meta.dev(), meta.ino()) == written.identity) {
             return Ok(());
         }
-        let error = match write(&written.path) {
+        let again =
+            if maps { write(&written.path) } else { Err(io::Error::other("its file system is mounted noexec now")) };
+        let error = match again {
             Ok(again) => {
                 *written = again;
                 return Ok(());
             }
             Err(error) => error,
         };
-        for directory in others().into_iter().filter(|directory| places::may_execute(directory)) {
+        for directory in others().into_iter().filter(|directory| !places::is_noexec(directory)) {
             let Ok(other) = Self::in_directory(&directory) else { continue };
             let path = other.path();
             // Of whatever user the servers are.

@@ -57,9 +57,9 @@ pub fn all_users_read(file: &Path) -> bool {
     !read.is_err_and(|error| error.raw_os_error() == Some(libc::EACCES))
 }
 
-/// Whether a library can be mapped from a directory.
-pub fn may_execute(directory: &Path) -> bool {
-    statvfs(directory).is_ok_and(|found| !found.flags().contains(FsFlags::ST_NOEXEC))
+/// Whether no library can be mapped from a directory; not of one that is gone.
+pub fn is_noexec(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| found.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// Removes the libraries of daemons that were killed. A live daemon holds a lock on its own, which also protects a daemon in

@@ -2,20 +2,30 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::{Daemon, c_server, eventually, free_port, install_dir, roundsman, seconds};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::direct::ask;
+use crate::support::{Daemon, c_server, eventually, free_port, install_dir, roundsman, seconds, unsaid};
 
 /// Serves as nobody; the variable names a place for the library.
 fn start(place: Option<&Path>) -> Daemon {
-    let (dir, port) = (install_dir(), free_port());
-    let server = dir.path().join("server");
-    assert!(std::process::Command::new("cp").arg(c_server()).arg(&server).status().unwrap().success());
-    std::fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = roundsman();
-    command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR");
+    command.env_remove("XDG_RUNTIME_DIR");
     if let Some(place) = place {
         command.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place);
     }
+    start_by(command)
+}
+
+fn start_by(mut command: Command) -> Daemon {
+    let (dir, port) = (install_dir(), free_port());
+    let server = dir.path().join("server");
+    assert!(Command::new("cp").arg(c_server()).arg(&server).status().unwrap().success());
+    std::fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).unwrap();
+    command.env_remove("RUNTIME_DIRECTORY");
     let (listen, number) = (format!("127.0.0.1:{port}"), port.to_string());
     let all = ["-l", &listen, "-i", "1", "--via", "direct", "--user", "nobody", "--"];
     let daemon = Daemon::launch(command, &[&all[..], &[server.to_str().unwrap(), "threads", &number]].concat(), port);
@@ -55,7 +65,7 @@ fn the_library_lies_where_nobody_else_can_replace_it() {
 fn what_a_killed_daemon_leaves_is_removed_and_what_a_live_one_uses_is_not() {
     let mut killed = start(None);
     let left = library(&killed);
-    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    killed.signal(Signal::SIGKILL);
     killed.finish(seconds(20));
     let live = start(None);
     let used = library(&live);
@@ -76,4 +86,33 @@ fn what_a_killed_daemon_leaves_is_removed_and_what_a_live_one_uses_is_not() {
     let last = library(&other);
     assert_eq!(other.stop().code(), 0);
     assert!(!last.exists() && used.exists());
+}
+
+/// What happens to the file system of the library, and where it is after that; it is served directly all the same.
+fn fails_later(deed: &str, stays: bool) {
+    let mut command = Command::new("unshare");
+    let line = format!("mount -t tmpfs none /run; exec {} \"$@\"", env!("CARGO_BIN_EXE_roundsman"));
+    command.args(["-m", "--propagation", "private", "sh", "-c", &line, "sh"]);
+    let mut daemon = start_by(command);
+    let before = library(&daemon);
+    assert_eq!(before.parent(), Some(Path::new("/run")));
+    let inside = ["-t", &daemon.pid().to_string(), "-m", "sh", "-c", deed].map(str::to_owned);
+    assert!(Command::new("nsenter").args(inside).status().unwrap().success(), "{deed}");
+    kill(Pid::from_raw(daemon.workers()[0]), Signal::SIGKILL).unwrap();
+    eventually("its successor", seconds(20), || (daemon.total("restarts") == 1).then_some(()));
+    daemon.wait_online(1);
+    assert!((0..5).all(|_| ask(daemon.port).1), "{deed}: {}", daemon.log());
+    assert_eq!(library(&daemon) == before, stays, "{deed}: {}", daemon.log());
+    let end = daemon.stop();
+    assert_eq!(end.code(), 0, "{deed}: {}", end.log);
+    assert_eq!(end.log.contains(" from now on"), !stays, "{deed}: {}", end.log);
+    unsaid(&end.log, &["ld.so"]);
+}
+
+#[test]
+fn a_place_that_fails_later_is_decided_again() {
+    fails_later("mount -o remount,noexec /run", false);
+    fails_later("mount -o remount,ro /run; rm -f /run/*; mount -t tmpfs -o ro none /run", false);
+    fails_later("mount -t tmpfs none /run", true);
+    fails_later("umount -l /run; mount -t tmpfs none /run", true);
 }
