@@ -57,7 +57,7 @@ impl Answers {
         let Some(address) = decode(&bytes, len).filter(|address| address.port() != 0) else { return Outcome::GoesOn };
         let Some(process) = caller::process_of(call.thread) else { return Outcome::GoesOn };
         let flags = caller::flags(call.thread, fd);
-        let socket = match own(process, fd, address) {
+        let socket = match own(call.thread, fd, address) {
             Ok(Some(socket)) => socket,
             Ok(None) => return Outcome::GoesOn,
             Err(errno) => return Outcome::Returns(Err(errno)),
@@ -159,8 +159,8 @@ impl Bind {
 ///
 /// # Errors
 /// An errno.
-fn own(process: u32, fd: i32, address: SocketAddr) -> Result<Option<OwnedFd>, i32> {
-    match caller::take(process, fd) {
+fn own(thread: u32, fd: i32, address: SocketAddr) -> Result<Option<OwnedFd>, i32> {
+    match caller::take(thread, fd) {
         Ok(socket) => {
             let own = SockRef::from(&socket);
             let tcp = matches!(own.protocol(), Ok(Some(Protocol::TCP | Protocol::MPTCP)))
@@ -170,7 +170,7 @@ fn own(process: u32, fd: i32, address: SocketAddr) -> Result<Option<OwnedFd>, i3
         }
         // A container's profile may forbid it: then a socket of ours is bound, without the options of the server's.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
-            if !sockets::is_tcp(process, fd) {
+            if !sockets::is_tcp(thread, fd) {
                 return Ok(None);
             }
             let made = Socket::new(Domain::for_address(address), Type::STREAM, None);

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::stat::stat;
 
 use crate::abi::attach::ADDRESS_BYTES;
-use crate::sys::process::pidfd_open;
+use crate::sys::process::{pidfd_open, pidfd_open_thread};
 use crate::sys::remote;
 use crate::sys::seccomp::{Call, Notifications, take_descriptor};
 use crate::sys::sock::PeerAddress;
@@ -32,12 +32,16 @@ pub fn process_of(thread: u32) -> Option<u32> {
     Some(status.tgid as u32)
 }
 
-/// A duplicate of one of its descriptors.
+/// A duplicate of one of its descriptors. Before Linux 6.9, of its process's first thread, which may have others.
 ///
 /// # Errors
 /// As pidfd_open(2) and pidfd_getfd(2).
-pub fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
-    take_descriptor(&pidfd_open(process)?, fd)
+pub fn take(thread: u32, fd: i32) -> io::Result<OwnedFd> {
+    let pidfd = pidfd_open_thread(thread).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => pidfd_open(process_of(thread).unwrap_or(thread)),
+        _ => Err(error),
+    });
+    take_descriptor(&pidfd?, fd)
 }
 
 /// Whether a thread has this open file of ours at a descriptor; `None` where the kernel does not say.

@@ -70,9 +70,8 @@ fn attempt() -> Result<bool, Refused> {
             Some(libc::EBUSY) => "its system calls are watched by another program already (seccomp)".to_owned(),
             _ => because("its system calls cannot be answered (seccomp)")(error),
         })?;
-    let pid = server.id();
     let (result, answered) = mpsc::channel();
-    thread::spawn(move || result.send(answer(pid, &notifications)));
+    thread::spawn(move || result.send(answer(&notifications)));
     let ended = server.wait();
     // Without a server, older kernels let the other thread wait for ever.
     match answered.recv_timeout(AFTER_END) {
@@ -83,7 +82,7 @@ fn attempt() -> Result<bool, Refused> {
 }
 
 /// Answers the trial's server.
-fn answer(server: u32, notifications: &Notifications) -> Result<bool, Refused> {
+fn answer(notifications: &Notifications) -> Result<bool, Refused> {
     let mut takes = true;
     let (queue, _sender) = sock::seqpacket_pair().map_err(because("a socket pair"))?;
     loop {
@@ -93,7 +92,7 @@ fn answer(server: u32, notifications: &Notifications) -> Result<bool, Refused> {
             Err(error) => return Err(because("its system calls cannot be answered (seccomp)")(error)),
         };
         let step = match call.number {
-            libc::SYS_bind => bind(server, &call, notifications, &queue).map(|taken| takes = taken),
+            libc::SYS_bind => bind(&call, notifications, &queue).map(|taken| takes = taken),
             libc::SYS_accept | libc::SYS_accept4 => return accept(&call, notifications, &queue).map(|()| takes),
             libc::SYS_listen => notifications.answer(call.id, Ok(0)).map_err(because("listen(2) cannot be answered")),
             _ => notifications.go_on(call.id).map_err(because("its system calls cannot be answered (seccomp)")),
@@ -105,7 +104,7 @@ fn answer(server: u32, notifications: &Notifications) -> Result<bool, Refused> {
     }
 }
 
-fn bind(server: u32, call: &Call, notifications: &Notifications, queue: &OwnedFd) -> Result<bool, Refused> {
+fn bind(call: &Call, notifications: &Notifications, queue: &OwnedFd) -> Result<bool, Refused> {
     let memory = Memory::of(call, notifications);
     let bytes: [u8; 4] = memory.read(call.arguments[1], 4).map_err(not_read)?;
     if u16::from_be_bytes([bytes[2], bytes[3]]) != PORT {
@@ -115,7 +114,7 @@ fn bind(server: u32, call: &Call, notifications: &Notifications, queue: &OwnedFd
     if caller::inode(call.thread, fd).is_none() {
         return Err("its descriptors cannot be seen".to_owned());
     }
-    let taken = caller::take(server, fd).is_ok();
+    let taken = caller::take(call.thread, fd).is_ok();
     let put = notifications.put_at(call.id, queue.as_fd(), fd, true);
     put.map_err(because("it cannot be given a descriptor (Linux 5.14 is needed)"))?;
     let done = notifications.answer(call.id, Ok(0));

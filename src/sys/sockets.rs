@@ -22,7 +22,7 @@ pub fn tcp_sockets(pid: u32) -> impl Iterator<Item = u64> {
     inspect::look(pid, || inodes(pid, may_be_tcp)).unwrap_or_default().into_iter()
 }
 
-/// Whether a process has a socket for TCP at a descriptor.
+/// Whether a process or thread has a socket for TCP at a descriptor.
 pub fn is_tcp(pid: u32, fd: i32) -> bool {
     let link = format!("/proc/{pid}/fd/{fd}");
     std::fs::read_link(&link).is_ok_and(|target| inode(&target).is_some()) && may_be_tcp(Path::new(&link))

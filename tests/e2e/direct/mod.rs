@@ -25,6 +25,7 @@ mod own_accept;
 mod own_ports;
 mod probe;
 mod programs;
+mod rare;
 mod seccomp;
 mod shared;
 mod table;

@@ -56,6 +56,12 @@ pub fn static_pie_server() -> &'static str {
     BUILT.get_or_init(|| build("cc", &["-static-pie"]))
 }
 
+/// The C program that does what few servers do, linked statically.
+pub fn rare_server() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build_c("rare", "cc", &["-static"]))
+}
+
 /// The C server, linked statically with glibc and with musl.
 pub fn static_servers() -> &'static [String; 2] {
     static BUILT: OnceLock<[String; 2]> = OnceLock::new();
