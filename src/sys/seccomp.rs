@@ -95,7 +95,9 @@ pub fn install(filter: &[sock_filter]) -> io::Result<OwnedFd> {
     // descriptor that it returns is new.
     unsafe {
         cvt!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        let (set, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+        let set = libc::SECCOMP_SET_MODE_FILTER;
+        // It confines nothing, so it does not slow down what speculates, as filters do by default before Linux 5.16.
+        let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
         let fd = cvt!(libc::syscall(libc::SYS_seccomp, set, flags, &raw const program))?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
