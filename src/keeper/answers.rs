@@ -1,17 +1,20 @@
 //! The answers to the server's system calls.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use super::caller::{self, Memory};
-use super::master::Master;
+use super::master::{Master, Reply};
 use super::open::{self, Open};
 use super::stand_in::{Connection, StandIn};
+use super::undelivered::Undelivered;
 use super::waker::Waker;
+use crate::abi::attach::ADDRESS_BYTES;
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
@@ -40,22 +43,24 @@ pub enum Look {
     Same,
 }
 
-/// What both threads use: the one that answers, and the main one.
+/// What all threads use: the one that answers, the one that asks the master before it answers, and the main one.
 #[derive(Debug)]
 pub struct Answers {
     pub notifications: Notifications,
     pub waker: Waker,
     pub state: Mutex<State>,
+    /// Only of the thread that asks.
+    master: Mutex<Master>,
 }
 
 #[derive(Debug)]
 pub struct State {
-    pub master: Master,
     pub stand_ins: Vec<StandIn>,
     /// From the first bind on.
     pub page: Option<Arc<CountersPage>>,
     /// The process that was started.
     pub server: u32,
+    pub undelivered: Undelivered,
     open: Open,
     complained: bool,
 }
@@ -118,27 +123,26 @@ impl Answers {
     pub fn new(notifications: Notifications, master: Master, waker: Waker, server: u32) -> Self {
         // Where the kernel cannot, the switch goes by way of its scheduler.
         notifications.switch_at_once();
-        let (stand_ins, page, open) = (Vec::new(), None, Open::default());
-        let state = State { master, stand_ins, page, server, open, complained: false };
-        Self { notifications, waker, state: Mutex::new(state) }
+        let (stand_ins, undelivered, open) = Default::default();
+        let state = State { stand_ins, page: None, server, undelivered, open, complained: false };
+        Self { notifications, waker, state: Mutex::new(state), master: Mutex::new(master) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers until no process has the filter any more.
-    pub fn run(&self) {
+    /// Answers until no process has the filter any more. Calls for which the master is asked go to [`Answers::carry_out`].
+    pub fn run(&self, requests: &Sender<Call>) {
         loop {
             match self.notifications.receive() {
+                Ok(call) if asks_the_master(call.number) => {
+                    let _ = requests.send(call);
+                }
                 Ok(call) => {
                     let outcome = self.answer(&call, &mut self.state());
                     // Fails when the call waits no more.
-                    let _ = match outcome {
-                        Outcome::GoesOn => self.notifications.go_on(call.id),
-                        Outcome::Returns(result) => self.notifications.answer(call.id, result),
-                        Outcome::Settled => Ok(()),
-                    };
+                    let _ = self.finish(&call, outcome);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
@@ -154,13 +158,65 @@ impl Answers {
         }
     }
 
+    fn finish(&self, call: &Call, outcome: Outcome) -> io::Result<()> {
+        match outcome {
+            Outcome::GoesOn => self.notifications.go_on(call.id),
+            Outcome::Returns(result) => self.notifications.answer(call.id, result),
+            Outcome::Settled => Ok(()),
+        }
+    }
+
+    /// Answers calls for which the master is asked: it may take its time, while connections are accepted.
+    pub fn carry_out(&self, calls: &Receiver<Call>) {
+        for call in calls.iter().filter(|call| self.notifications.waits(call.id)) {
+            let outcome = self.request(&call);
+            if self.finish(&call, outcome).is_err() && outcome == Outcome::Returns(Ok(0)) {
+                self.state().undelivered.note(&call);
+            }
+        }
+    }
+
+    fn request(&self, call: &Call) -> Outcome {
+        if call.thread == 0 {
+            return Outcome::GoesOn;
+        }
+        if call.number == libc::SYS_bind {
+            return self.bind(call);
+        }
+        let found = self.state().find(call.thread, call.arguments[0] as i32);
+        match found {
+            Some(at) if call.number == libc::SYS_listen => Outcome::Returns(self.listen(call, at)),
+            Some(at) => Outcome::Returns(self.shut_down(call, at)),
+            None => Outcome::GoesOn,
+        }
+    }
+
+    /// Asks the master on behalf of a thread, while it waits.
+    pub(super) fn ask(&self, call: &Call, op: u16, number: u32, address: &[u8; ADDRESS_BYTES]) -> io::Result<Reply> {
+        let process = caller::process_of(call.thread).unwrap_or_else(|| self.state().server);
+        self.ask_with(call, process, op, number, address, None)
+    }
+
+    /// The same with a socket.
+    pub(super) fn ask_with(
+        &self,
+        call: &Call,
+        process: u32,
+        op: u16,
+        number: u32,
+        address: &[u8; ADDRESS_BYTES],
+        socket: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Reply> {
+        let mut master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        master.ask(|| self.notifications.waits(call.id), process, op, number, address, socket)
+    }
+
     fn answer(&self, call: &Call, state: &mut State) -> Outcome {
         if call.thread == 0 {
             return Outcome::GoesOn;
         }
         let fd = call.arguments[0] as i32;
         match call.number {
-            libc::SYS_bind => self.bind(call, state),
             libc::SYS_accept | libc::SYS_accept4 => match state.find(call.thread, fd) {
                 Some(at) => {
                     let outcome = self.accept(call, state, at);
@@ -175,14 +231,6 @@ impl Answers {
             },
             libc::SYS_getsockname => match state.find(call.thread, fd) {
                 Some(at) => self.name(call, state, at),
-                None => Outcome::GoesOn,
-            },
-            libc::SYS_listen => match state.find(call.thread, fd) {
-                Some(at) => Outcome::Returns(state.listen(call, at)),
-                None => Outcome::GoesOn,
-            },
-            libc::SYS_shutdown => match state.find(call.thread, fd) {
-                Some(at) => Outcome::Returns(self.shut_down(call, state, at)),
                 None => Outcome::GoesOn,
             },
             _ => Outcome::GoesOn,
@@ -352,6 +400,11 @@ impl Answers {
             true => Look::Same,
         }
     }
+}
+
+/// Whether a call is answered by the thread that asks the master.
+fn asks_the_master(number: i64) -> bool {
+    [libc::SYS_bind, libc::SYS_listen, libc::SYS_shutdown].contains(&number)
 }
 
 fn errno(error: &io::Error) -> i32 {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::answers::{Answers, Outcome, State};
+use super::answers::{Answers, Outcome};
 use super::caller::{self, Memory};
 use super::master::Reply;
 use super::stand_in::{Source, StandIn, shown_as};
+use super::undelivered::Bound;
 use crate::abi::attach::{ADDRESS_BYTES, LATER, LISTENER, PASS, SHARED, STATUS, YOURSELF, op};
 use crate::sys::seccomp::Call;
 use crate::sys::sock::PeerAddress;
@@ -25,7 +26,8 @@ const MAX_TRIES_WHILE_BINDING: u32 = 1500;
 const MAX_TRIES_WHILE_CLOSING: u32 = 100;
 
 /// A bind(2) that may be one of a listening socket of ours.
-struct Bind {
+struct Bind<'a> {
+    call: &'a Call,
     process: u32,
     /// As the server has written it.
     bytes: [u8; ADDRESS_BYTES],
@@ -34,8 +36,17 @@ struct Bind {
     socket: OwnedFd,
 }
 
+/// What the server has at the descriptor.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    fd: i32,
+    /// As open(2) has them.
+    flags: i32,
+    inode: u64,
+}
+
 impl Answers {
-    pub(super) fn bind(&self, call: &Call, state: &mut State) -> Outcome {
+    pub(super) fn bind(&self, call: &Call) -> Outcome {
         let [fd, at, len, ..] = call.arguments;
         let (fd, len) = (fd as i32, len as u32 as usize);
         if !(16..=128).contains(&len) {
@@ -46,26 +57,34 @@ impl Answers {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 // It binds by itself, as without us.
-                state.complain(call.thread);
+                self.state().complain(call.thread);
                 return Outcome::GoesOn;
             }
             Err(_) => return Outcome::GoesOn,
         };
-        if state.find(call.thread, fd).is_some() {
-            return Outcome::Returns(Err(libc::EINVAL));
+        {
+            let state = &mut *self.state();
+            if state.find(call.thread, fd).is_some() {
+                return Outcome::Returns(if state.undelivered.take(call) { Ok(0) } else { Err(libc::EINVAL) });
+            }
         }
         let Some(address) = decode(&bytes, len).filter(|address| address.port() != 0) else { return Outcome::GoesOn };
         let Some(process) = caller::process_of(call.thread) else { return Outcome::GoesOn };
-        let flags = caller::flags(call.thread, fd);
+        let Some(inode) = caller::inode(call.thread, fd) else { return Outcome::GoesOn };
+        let place = Place { fd, flags: caller::flags(call.thread, fd), inode };
+        let before = self.state().undelivered.take_bound(inode, &bytes);
+        if let Some(bound) = before {
+            return self.put(call, place, address, bound);
+        }
         let socket = match own(call.thread, fd, address) {
             Ok(Some(socket)) => socket,
             Ok(None) => return Outcome::GoesOn,
             Err(errno) => return Outcome::Returns(Err(errno)),
         };
-        let bind = Bind { process, bytes, address, socket };
-        let errno = match bind.settle(state) {
+        let bind = Bind { call, process, bytes, address, socket };
+        let errno = match bind.settle(self) {
             Ok(reply) if matches!(reply.kind, SHARED | LISTENER) => {
-                return self.put(call, state, fd, flags, &bind, reply);
+                return self.put(call, place, address, Bound { address: bytes, reply });
             }
             Ok(reply) if reply.kind == STATUS => reply.number as i32,
             // Not ours; or there is no master any more.
@@ -73,34 +92,40 @@ impl Answers {
             Err(errno) => errno,
         };
         // The master had it for a moment, and has made it non-blocking.
-        let _ = SockRef::from(&bind.socket).set_nonblocking(flags & libc::O_NONBLOCK != 0);
+        let _ = SockRef::from(&bind.socket).set_nonblocking(place.flags & libc::O_NONBLOCK != 0);
         Outcome::Returns(Err(errno))
     }
 
     /// Puts what the master has sent in the place of the server's socket.
-    fn put(&self, call: &Call, state: &mut State, fd: i32, flags: i32, bind: &Bind, reply: Reply) -> Outcome {
-        match self.take_place(call, state, fd, flags, bind, reply) {
+    fn put(&self, call: &Call, place: Place, own: SocketAddr, bound: Bound) -> Outcome {
+        match self.take_place(call, place, own, &bound.reply) {
             Some(()) => Outcome::Returns(Ok(0)),
+            None if !self.notifications.waits(call.id) => {
+                self.state().undelivered.note_bound(place.inode, bound);
+                Outcome::Settled
+            }
             None => Outcome::Returns(Err(libc::ENOBUFS)),
         }
     }
 
-    fn take_place(&self, call: &Call, state: &mut State, fd: i32, flags: i32, bind: &Bind, reply: Reply) -> Option<()> {
-        let blocks = flags & libc::O_NONBLOCK == 0;
-        let mut fds = reply.fds.into_iter();
-        let (place, page) = (fds.next()?, fds.next()?);
+    fn take_place(&self, call: &Call, place: Place, own: SocketAddr, reply: &Reply) -> Option<()> {
+        let blocks = place.flags & libc::O_NONBLOCK == 0;
+        let mut fds = reply.fds.iter().map(|fd| fd.try_clone().ok());
+        let (file, page) = (fds.next()??, fds.next()??);
+        let state = &mut *self.state();
         let page = state.page_of(&page)?;
         let (source, address) = if reply.kind == SHARED {
-            let _ = SockRef::from(&place).set_nonblocking(!blocks);
-            let own_len = if bind.address.is_ipv4() { 16 } else { ADDRESS_BYTES as u16 };
+            let _ = SockRef::from(&file).set_nonblocking(!blocks);
+            let own_len = if own.is_ipv4() { 16 } else { ADDRESS_BYTES as u16 };
             let v4 = i32::from(u16::from_ne_bytes([reply.address[0], reply.address[1]])) == libc::AF_INET;
             let address = PeerAddress { len: if v4 { 16 } else { ADDRESS_BYTES as u16 }, bytes: reply.address };
-            (Source::Queue { queue: place, keep: fds.next()? }, shown_as(address, own_len))
+            (Source::Queue { queue: file, keep: fds.next()?? }, shown_as(address, own_len))
         } else {
-            (Source::Listener { socket: place, page, blocks }, bind.address.into())
+            (Source::Listener { socket: file, page, blocks }, own.into())
         };
         let stand_in = StandIn::new(reply.number, source, address).ok()?;
-        self.notifications.put_at(call.id, stand_in.file().as_fd(), fd, flags & libc::O_CLOEXEC != 0).ok()?;
+        let file = stand_in.file().as_fd();
+        self.notifications.put_at(call.id, file, place.fd, place.flags & libc::O_CLOEXEC != 0).ok()?;
         match state.stand_ins.iter_mut().find(|known| known.inode == stand_in.inode) {
             Some(known) => drop(known.set_blocking(blocks)),
             None => {
@@ -112,20 +137,20 @@ impl Answers {
     }
 }
 
-impl Bind {
+impl Bind<'_> {
     /// Asks until it is settled where the socket is to be bound.
     ///
     /// # Errors
     /// The errno of a bind(2) of our own.
-    fn settle(&self, state: &mut State) -> Result<Reply, i32> {
+    fn settle(&self, answers: &Answers) -> Result<Reply, i32> {
         let nobody = |_| Reply { kind: PASS, number: 0, address: [0; ADDRESS_BYTES], fds: Vec::new() };
-        let mut ask = |op, number, socket: bool| {
+        let ask = |op, number, socket: bool| {
             let socket = socket.then_some(self.socket.as_fd());
-            state.master.ask(self.process, op, number, &self.bytes, socket).unwrap_or_else(nobody)
+            answers.ask_with(self.call, self.process, op, number, &self.bytes, socket).unwrap_or_else(nobody)
         };
         let mut reply = ask(op::BIND, self.bytes_len(), true);
         for _ in 0..MAX_TRIES_WHILE_BINDING {
-            if reply.kind != LATER {
+            if reply.kind != LATER || !answers.notifications.waits(self.call.id) {
                 break;
             }
             sleep(RETRY_AFTER);

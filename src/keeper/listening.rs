@@ -1,7 +1,7 @@
 //! listen(2), shutdown(2) and the blocking mode of a stand-in.
 
 use super::answers::{Answers, Outcome, State, not_written};
-use super::caller::{self, Memory};
+use super::caller::Memory;
 use crate::abi::attach::{ADDRESS_BYTES, op};
 use crate::sys::seccomp::Call;
 
@@ -21,29 +21,29 @@ impl Answers {
     }
 
     /// shutdown(2) on a stand-in ends listening.
-    pub(super) fn shut_down(&self, call: &Call, state: &mut State, at: usize) -> Result<i64, i32> {
-        let stand_in = &mut state.stand_ins[at];
-        if !stand_in.listens {
-            return Err(libc::ENOTCONN);
-        }
-        stand_in.listens = false;
-        for waits in stand_in.waiting.drain(..) {
-            let _ = self.notifications.answer(waits.id, Err(libc::EINVAL));
-        }
-        let process = caller::process_of(call.thread).unwrap_or(state.server);
-        let _ = state.master.ask(process, op::SHUT, stand_in.listener, &[0; ADDRESS_BYTES], None);
+    pub(super) fn shut_down(&self, call: &Call, at: usize) -> Result<i64, i32> {
+        let listener = {
+            let state = &mut *self.state();
+            let stand_in = &mut state.stand_ins[at];
+            if !stand_in.listens {
+                return if state.undelivered.take(call) { Ok(0) } else { Err(libc::ENOTCONN) };
+            }
+            stand_in.listens = false;
+            for waits in stand_in.waiting.drain(..) {
+                let _ = self.notifications.answer(waits.id, Err(libc::EINVAL));
+            }
+            stand_in.listener
+        };
+        let _ = self.ask(call, op::SHUT, listener, &[0; ADDRESS_BYTES]);
         Ok(0)
     }
-}
 
-impl State {
     /// listen(2) on a stand-in.
-    pub(super) fn listen(&mut self, call: &Call, at: usize) -> Result<i64, i32> {
-        let stand_in = &mut self.stand_ins[at];
-        let process = caller::process_of(call.thread).unwrap_or(self.server);
-        match self.master.ask(process, op::LISTEN, stand_in.listener, &[0; ADDRESS_BYTES], None) {
+    pub(super) fn listen(&self, call: &Call, at: usize) -> Result<i64, i32> {
+        let listener = self.state().stand_ins[at].listener;
+        match self.ask(call, op::LISTEN, listener, &[0; ADDRESS_BYTES]) {
             Ok(reply) if reply.number == 0 => {
-                stand_in.listens = true;
+                self.state().stand_ins[at].listens = true;
                 Ok(0)
             }
             Ok(reply) => Err(reply.number as i32),

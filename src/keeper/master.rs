@@ -4,11 +4,14 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::abi::attach::{self as abi, ADDRESS_BYTES, REPLY_BYTES, REQUEST_BYTES, TOKEN_BYTES, VERSION};
 use crate::sys::scm;
+
+/// While the master is silent, how often it is looked whether anybody still waits for its reply: in milliseconds.
+const LOOKS_AFTER: u16 = 100;
 
 /// Where the master is, the worker's proof, and the connection.
 #[derive(Debug)]
@@ -40,12 +43,14 @@ impl Master {
         Ok(Self { name: name.to_owned(), connection: connect(name)?, token })
     }
 
-    /// Asks on behalf of a process and waits for the reply. A connection that the master has closed is opened again.
+    /// Asks on behalf of a process and waits for the reply, as long as somebody `waits` for it. A connection that the master has
+    /// closed is opened again.
     ///
     /// # Errors
-    /// When the master is gone, or the reply is none.
+    /// When the master is gone, or the reply is none; `TimedOut` when nobody waits any more.
     pub fn ask(
         &mut self,
+        waits: impl Fn() -> bool,
         process: u32,
         op: u16,
         number: u32,
@@ -53,9 +58,13 @@ impl Master {
         fd: Option<BorrowedFd<'_>>,
     ) -> io::Result<Reply> {
         let request = self.request(process, op, number, address);
-        self.ask_once(&request, fd).or_else(|_| {
+        self.ask_once(&waits, &request, fd).or_else(|error| {
+            // A reply that comes yet is not the next request's.
             self.connection = connect(&self.name)?;
-            self.ask_once(&request, fd)
+            if error.kind() == io::ErrorKind::TimedOut {
+                return Err(error);
+            }
+            self.ask_once(&waits, &request, fd)
         })
     }
 
@@ -71,7 +80,12 @@ impl Master {
         request
     }
 
-    fn ask_once(&self, request: &[u8; REQUEST_BYTES], fd: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
+    fn ask_once(
+        &self,
+        waits: impl Fn() -> bool,
+        request: &[u8; REQUEST_BYTES],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Reply> {
         scm::send_fds(self.connection.as_fd(), request, fd.into_iter())?;
         let mut reply = [0; REPLY_BYTES];
         let mut fds = Vec::new();
@@ -79,9 +93,12 @@ impl Master {
             match scm::recv_fds(self.connection.as_fd(), &mut reply, &mut fds) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut waits = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+                    let mut reply = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
                     // What it finds is found out by the receive.
-                    let _ = poll(&mut waits, PollTimeout::NONE);
+                    let silent = poll(&mut reply, LOOKS_AFTER).is_ok_and(|count| count == 0);
+                    if silent && !waits() {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                 }
                 other => break other?,
             }

@@ -15,13 +15,14 @@ mod open;
 pub mod probe;
 mod server;
 mod stand_in;
+mod undelivered;
 mod waker;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -126,9 +127,11 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
     let pidfd = process::pidfd_open(server.id()).map_err(os("pidfd"))?;
     waker.watch(&pidfd, SERVER).map_err(os("epoll"))?;
     waker.watch(&signals, SIGNAL).map_err(os("epoll"))?;
+    let (requests, calls) = mpsc::channel();
     let answers = Arc::new(Answers::new(notifications, master, waker, server.id()));
-    let answering = answers.clone();
-    thread::Builder::new().name("answers".into()).spawn(move || answering.run()).map_err(os("thread"))?;
+    let (answering, asking) = (answers.clone(), answers.clone());
+    thread::Builder::new().name("answers".into()).spawn(move || answering.run(&requests)).map_err(os("thread"))?;
+    thread::Builder::new().name("requests".into()).spawn(move || asking.carry_out(&calls)).map_err(os("thread"))?;
     // The interval, and when the next look is due.
     let mut look: Option<(Duration, Instant)> = None;
     let mut events = [EpollEvent::empty(); 16];
