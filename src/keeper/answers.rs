@@ -186,7 +186,8 @@ impl Answers {
         let found = self.state().find(call.thread, call.arguments[0] as i32);
         match found {
             Some(at) if call.number == libc::SYS_listen => Outcome::Returns(self.listen(call, at)),
-            Some(at) => Outcome::Returns(self.shut_down(call, at)),
+            Some(at) if call.number == libc::SYS_shutdown => Outcome::Returns(self.shut_down(call, at)),
+            Some(at) => self.set_option(call, at),
             None => Outcome::GoesOn,
         }
     }
@@ -233,6 +234,7 @@ impl Answers {
                 Some(at) => self.name(call, state, at),
                 None => Outcome::GoesOn,
             },
+            libc::SYS_getsockopt => self.option(call, state),
             _ => Outcome::GoesOn,
         }
     }
@@ -404,7 +406,7 @@ impl Answers {
 
 /// Whether a call is answered by the thread that asks the master.
 fn asks_the_master(number: i64) -> bool {
-    [libc::SYS_bind, libc::SYS_listen, libc::SYS_shutdown].contains(&number)
+    [libc::SYS_bind, libc::SYS_listen, libc::SYS_shutdown, libc::SYS_setsockopt].contains(&number)
 }
 
 fn errno(error: &io::Error) -> i32 {

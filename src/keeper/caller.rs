@@ -87,13 +87,30 @@ impl<'a> Memory<'a> {
     /// # Errors
     /// As [`Memory::read`]; `EINVAL` for a negative length.
     pub fn write_address(&self, address: &PeerAddress, at: u64, len_at: u64) -> io::Result<()> {
+        let bytes = &address.bytes[..self.room(len_at)?.min(address.len.into()).min(ADDRESS_BYTES)];
+        self.write([(at, bytes), (len_at, &u32::from(address.len).to_ne_bytes())])
+    }
+
+    /// A number with its length, as getsockopt(2) writes them.
+    ///
+    /// # Errors
+    /// As [`Memory::write_address`].
+    pub fn write_option(&self, value: i32, at: u64, len_at: u64) -> io::Result<()> {
+        let bytes = value.to_ne_bytes();
+        let bytes = &bytes[..self.room(len_at)?.min(bytes.len())];
+        self.write([(at, bytes), (len_at, &(bytes.len() as u32).to_ne_bytes())])
+    }
+
+    /// How long the caller's buffer is.
+    fn room(&self, len_at: u64) -> io::Result<usize> {
         let room = i32::from_ne_bytes(self.read(len_at, 4)?);
-        let Ok(room) = usize::try_from(room) else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
-        let bytes = &address.bytes[..room.min(address.len.into()).min(ADDRESS_BYTES)];
-        let len = u32::from(address.len).to_ne_bytes();
+        usize::try_from(room).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    fn write(&self, places: [(u64, &[u8]); 2]) -> io::Result<()> {
         match self.file.get() {
-            None => remote::write_memory(self.call.thread, [(at, bytes), (len_at, &len)]),
-            Some(file) => file.write_all_at(bytes, at).and_then(|()| file.write_all_at(&len, len_at)),
+            None => remote::write_memory(self.call.thread, places),
+            Some(file) => places.iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, *at)),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::sys::seccomp::Notified::{self, Always, With, Without};
+use super::options;
+use crate::sys::seccomp_filter::Rule;
 
 /// What comes in the place of a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,26 +17,34 @@ pub enum Gives {
 const WORDS: [(Gives, &str); 2] = [(Gives::Queues, "queues"), (Gives::Listeners, "listeners")];
 
 /// shutdown(2) of the sending direction is no matter of a listener's, and of most connections.
-const SHUTDOWN: Notified = Without(libc::SYS_shutdown, libc::SHUT_WR as u32);
+const SHUTDOWN: Rule = Rule::NotifiedUnless(libc::SYS_shutdown, libc::SHUT_WR);
 
-const FOR_QUEUES: [Notified; 6] = [
-    Always(libc::SYS_bind),
-    Always(libc::SYS_listen),
-    Always(libc::SYS_accept),
-    Always(libc::SYS_accept4),
-    Always(libc::SYS_getsockname),
+/// A ring accepts unseen. As where the kernel has none, programs do without.
+const NO_RINGS: Rule = Rule::Fails(libc::SYS_io_uring_setup, libc::ENOSYS);
+
+const FOR_QUEUES: [Rule; 9] = [
+    Rule::Notified(libc::SYS_bind),
+    Rule::Notified(libc::SYS_listen),
+    Rule::Notified(libc::SYS_accept),
+    Rule::Notified(libc::SYS_accept4),
+    Rule::Notified(libc::SYS_getsockname),
     SHUTDOWN,
+    options::SET,
+    options::READ,
+    NO_RINGS,
 ];
 
-/// A listener tells its address itself. Whether accept(2) on it waits is each worker's own: the socket is the others', too.
-const FOR_LISTENERS: [Notified; 7] = [
-    Always(libc::SYS_bind),
-    Always(libc::SYS_listen),
-    Always(libc::SYS_accept),
-    Always(libc::SYS_accept4),
-    With(libc::SYS_fcntl, libc::F_SETFL as u32),
-    With(libc::SYS_ioctl, libc::FIONBIO as u32),
+/// A listener tells its address and options itself. Whether accept(2) on it waits is each worker's own: the socket is the others',
+/// too.
+const FOR_LISTENERS: [Rule; 8] = [
+    Rule::Notified(libc::SYS_bind),
+    Rule::Notified(libc::SYS_listen),
+    Rule::Notified(libc::SYS_accept),
+    Rule::Notified(libc::SYS_accept4),
+    Rule::NotifiedIf(libc::SYS_fcntl, libc::F_SETFL),
+    Rule::NotifiedIf(libc::SYS_ioctl, libc::FIONBIO as i32),
     SHUTDOWN,
+    NO_RINGS,
 ];
 
 impl Gives {
@@ -44,8 +53,8 @@ impl Gives {
         WORDS.iter().find(|(gives, _)| *gives == self).map_or("", |(_, word)| word)
     }
 
-    /// The system calls that are answered.
-    pub fn notified(self) -> &'static [Notified] {
+    /// What becomes of system calls.
+    pub fn rules(self) -> &'static [Rule] {
         match self {
             Self::Queues => &FOR_QUEUES,
             Self::Listeners => &FOR_LISTENERS,

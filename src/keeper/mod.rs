@@ -12,6 +12,7 @@ pub mod gives;
 mod listening;
 mod master;
 mod open;
+mod options;
 pub mod probe;
 mod server;
 mod stand_in;
@@ -121,7 +122,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
     signals.thread_block().map_err(os("signals"))?;
     let signals =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(os("signals"))?;
-    let Started { mut server, notifications } = server::start(&program, &name, arguments, gives.notified())
+    let Started { mut server, notifications } = server::start(&program, &name, arguments, gives.rules())
         .map_err(|source| KeeperError::NotExecutable { program: program.to_string_lossy().into_owned(), source })?;
     let waker = Waker::new().map_err(os("epoll"))?;
     let pidfd = process::pidfd_open(server.id()).map_err(os("pidfd"))?;

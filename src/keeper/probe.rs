@@ -66,7 +66,7 @@ fn attempt() -> Result<bool, Refused> {
     let own = OsString::from("/proc/self/exe");
     let role = std::iter::once(OsString::from(SERVER_ROLE));
     let Started { mut server, notifications } =
-        server::start(&own, &own, role, Gives::Queues.notified()).map_err(|error| match error.raw_os_error() {
+        server::start(&own, &own, role, Gives::Queues.rules()).map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => "its system calls are watched by another program already (seccomp)".to_owned(),
             _ => because("its system calls cannot be answered (seccomp)")(error),
         })?;

@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use crate::abi::attach::VARIABLE;
-use crate::sys::seccomp::{self, Notifications, Notified};
+use crate::sys::seccomp::{self, Notifications};
+use crate::sys::seccomp_filter::{Rule, filter};
 use crate::sys::{scm, sock};
 
 /// A server, and the calls that it waits for.
@@ -25,12 +26,12 @@ pub fn start(
     program: &OsStr,
     name: &OsStr,
     arguments: impl Iterator<Item = OsString>,
-    notified: &[Notified],
+    rules: &[Rule],
 ) -> io::Result<Started> {
     let (ours, theirs) = sock::seqpacket_pair()?;
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env_remove(VARIABLE);
-    seccomp::prepare(&mut command, seccomp::filter(notified), theirs);
+    seccomp::prepare(&mut command, filter(rules), theirs);
     let server = command.spawn()?;
     let mut fds = Vec::new();
     // It was sent before exec.

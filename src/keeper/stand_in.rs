@@ -98,6 +98,11 @@ impl StandIn {
         file
     }
 
+    /// The family of the server's own socket.
+    pub fn family(&self) -> i32 {
+        if self.address.len == 16 { libc::AF_INET } else { libc::AF_INET6 }
+    }
+
     /// Whether accept(2) on it waits.
     pub fn blocks(&self) -> bool {
         match &self.source {

@@ -22,6 +22,7 @@ pub mod remote;
 pub mod rights;
 pub mod scm;
 pub mod seccomp;
+pub mod seccomp_filter;
 pub mod session;
 pub mod sock;
 pub mod sock_diag;

@@ -12,25 +12,6 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::{cvt, scm};
 
-/// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` (linux/audit.h): programs of another architecture keep their system calls.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-
-/// Bits of a filter's instructions (linux/bpf_common.h).
-const LOAD_WORD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const RETURN: u16 = 0x06;
-/// Places in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
-
-/// The place of an argument's lower half, on a little-endian machine.
-const fn argument(at: u32) -> u32 {
-    16 + 8 * at
-}
-
 /// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (since Linux 6.6): not in libc for every target.
 const SYNC_WAKE_UP: u64 = 1;
 
@@ -43,45 +24,6 @@ pub struct Call {
     pub thread: u32,
     pub number: i64,
     pub arguments: [u64; 6],
-}
-
-/// Which calls a filter has notified.
-#[derive(Debug, Clone, Copy)]
-pub enum Notified {
-    Always(i64),
-    /// When its second argument is this.
-    With(i64, u32),
-    /// Unless its second argument is this.
-    Without(i64, u32),
-}
-
-/// A filter that has some calls notified, and allows all others.
-pub fn filter(calls: &[Notified]) -> Vec<sock_filter> {
-    let step = |code, k: u32, jt: usize, jf: usize| sock_filter { code, jt: jt as u8, jf: jf as u8, k };
-    let len = |call: &Notified| if matches!(call, Notified::Always(_)) { 1 } else { 3 };
-    // Of all instructions; "allow" and "notify" are the last two.
-    let end = 3 + calls.iter().map(len).sum::<usize>() + 2;
-    let mut filter =
-        vec![step(LOAD_WORD, ARCH, 0, 0), step(JUMP_IF_EQUAL, ARCHITECTURE, 0, end - 4), step(LOAD_WORD, NUMBER, 0, 0)];
-    for call in calls {
-        // The number of instructions to pass over, from the last of this call's.
-        let notify = end - 1 - (filter.len() + len(call));
-        let (number, jumps) = match *call {
-            Notified::Always(number) => {
-                filter.push(step(JUMP_IF_EQUAL, number as u32, notify, 0));
-                continue;
-            }
-            Notified::With(number, value) => (number, (value, notify, notify - 1)),
-            Notified::Without(number, value) => (number, (value, notify - 1, notify)),
-        };
-        filter.push(step(JUMP_IF_EQUAL, number as u32, 0, 2));
-        filter.push(step(LOAD_WORD, argument(1), 0, 0));
-        let (value, equal, other) = jumps;
-        filter.push(step(JUMP_IF_EQUAL, value, equal, other));
-    }
-    filter.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
-    filter.push(step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0));
-    filter
 }
 
 /// Sets no_new_privs and installs a filter on the calling thread; the descriptor returned receives the notifications. Makes
@@ -219,56 +161,5 @@ pub fn take_descriptor(process: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
     unsafe {
         let fd = cvt!(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0))?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a filter returns for a call.
-    fn run(filter: &[sock_filter], arch: u32, number: i64, second: u32) -> u32 {
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let step = filter[at];
-            at += 1;
-            match step.code {
-                LOAD_WORD if step.k == NUMBER => loaded = number as u32,
-                LOAD_WORD if step.k == ARCH => loaded = arch,
-                LOAD_WORD if step.k == argument(1) => loaded = second,
-                JUMP_IF_EQUAL => at += usize::from(if loaded == step.k { step.jt } else { step.jf }),
-                RETURN => return step.k,
-                code => panic!("{code} {}", step.k),
-            }
-        }
-    }
-
-    #[test]
-    fn only_the_calls_named_are_notified() {
-        use Notified::{Always, With, Without};
-        let (set_flags, send) = (libc::F_SETFL as u32, libc::SHUT_WR as u32);
-        let calls = [
-            Always(libc::SYS_bind),
-            With(libc::SYS_fcntl, set_flags),
-            Always(libc::SYS_listen),
-            Without(libc::SYS_shutdown, send),
-            Always(libc::SYS_accept4),
-        ];
-        for count in 0..=calls.len() {
-            let filter = filter(&calls[..count]);
-            for (number, second) in (0..600).flat_map(|number| [0, set_flags, send].map(|second| (number, second))) {
-                let notified = calls[..count].iter().any(|call| match *call {
-                    Always(call) => call == number,
-                    With(call, argument) => call == number && second == argument,
-                    Without(call, argument) => call == number && second != argument,
-                });
-                let expected = if notified { libc::SECCOMP_RET_USER_NOTIF } else { libc::SECCOMP_RET_ALLOW };
-                assert_eq!(run(&filter, ARCHITECTURE, number, second), expected, "{count} {number} {second}");
-                assert_eq!(run(&filter, 0x4000_0003, number, second), libc::SECCOMP_RET_ALLOW, "i386 {number}");
-            }
-        }
-        let filter = filter(&calls);
-        // x32 calls have numbers of their own.
-        assert_eq!(run(&filter, ARCHITECTURE, libc::SYS_bind | 0x4000_0000, 0), libc::SECCOMP_RET_ALLOW);
     }
 }
