@@ -13,6 +13,7 @@ use super::caller::{self, Memory};
 use super::master::Reply;
 use super::stand_in::{Source, StandIn, shown_as};
 use super::undelivered::Bound;
+use super::watched::Watched;
 use crate::abi::attach::{ADDRESS_BYTES, LATER, LISTENER, PASS, SHARED, STATUS, YOURSELF, op};
 use crate::sys::seccomp::Call;
 use crate::sys::sock::PeerAddress;
@@ -38,11 +39,11 @@ struct Bind<'a> {
 
 /// What the server has at the descriptor.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    fd: i32,
+pub struct Place {
+    pub fd: i32,
     /// As open(2) has them.
-    flags: i32,
-    inode: u64,
+    pub flags: i32,
+    pub inode: u64,
 }
 
 impl Answers {
@@ -112,6 +113,7 @@ impl Answers {
         let blocks = place.flags & libc::O_NONBLOCK == 0;
         let mut fds = reply.fds.iter().map(|fd| fd.try_clone().ok());
         let (file, page) = (fds.next()??, fds.next()??);
+        let watched = Watched::of(call.thread, place, file.as_fd());
         let state = &mut *self.state();
         let page = state.page_of(&page)?;
         let (source, address) = if reply.kind == SHARED {
@@ -126,6 +128,9 @@ impl Answers {
         let stand_in = StandIn::new(reply.number, source, address).ok()?;
         let file = stand_in.file().as_fd();
         self.notifications.put_at(call.id, file, place.fd, place.flags & libc::O_CLOEXEC != 0).ok()?;
+        if let Some(watched) = watched {
+            watched.move_to(call.thread, place.fd, file);
+        }
         match state.stand_ins.iter_mut().find(|known| known.inode == stand_in.inode) {
             Some(known) => drop(known.set_blocking(blocks)),
             None => {

@@ -18,6 +18,7 @@ mod server;
 mod stand_in;
 mod undelivered;
 mod waker;
+mod watched;
 
 use std::ffi::{OsStr, OsString};
 use std::io;

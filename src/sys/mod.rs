@@ -18,6 +18,7 @@ pub mod interrupt;
 pub mod mmap;
 pub mod process;
 pub mod random;
+pub mod registrations;
 pub mod remote;
 pub mod rights;
 pub mod scm;
