@@ -1,20 +1,20 @@
 //! The answers to the server's system calls.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use super::caller::{self, Memory};
-use super::master::{Master, Reply};
+use super::master::Master;
 use super::open::{self, Open};
+use super::requests::asks_the_master;
 use super::stand_in::{Connection, StandIn};
 use super::undelivered::Undelivered;
 use super::waker::Waker;
-use crate::abi::attach::ADDRESS_BYTES;
 use crate::abi::page::row;
 use crate::handoff::page::CountersPage;
 use crate::sys::clock::monotonic_ns;
@@ -50,7 +50,7 @@ pub struct Answers {
     pub waker: Waker,
     pub state: Mutex<State>,
     /// Only of the thread that asks.
-    master: Mutex<Master>,
+    pub(super) master: Mutex<Master>,
 }
 
 #[derive(Debug)]
@@ -158,58 +158,12 @@ impl Answers {
         }
     }
 
-    fn finish(&self, call: &Call, outcome: Outcome) -> io::Result<()> {
+    pub(super) fn finish(&self, call: &Call, outcome: Outcome) -> io::Result<()> {
         match outcome {
             Outcome::GoesOn => self.notifications.go_on(call.id),
             Outcome::Returns(result) => self.notifications.answer(call.id, result),
             Outcome::Settled => Ok(()),
         }
-    }
-
-    /// Answers calls for which the master is asked: it may take its time, while connections are accepted.
-    pub fn carry_out(&self, calls: &Receiver<Call>) {
-        for call in calls.iter().filter(|call| self.notifications.waits(call.id)) {
-            let outcome = self.request(&call);
-            if self.finish(&call, outcome).is_err() && outcome == Outcome::Returns(Ok(0)) {
-                self.state().undelivered.note(&call);
-            }
-        }
-    }
-
-    fn request(&self, call: &Call) -> Outcome {
-        if call.thread == 0 {
-            return Outcome::GoesOn;
-        }
-        if call.number == libc::SYS_bind {
-            return self.bind(call);
-        }
-        let found = self.state().find(call.thread, call.arguments[0] as i32);
-        match found {
-            Some(at) if call.number == libc::SYS_listen => Outcome::Returns(self.listen(call, at)),
-            Some(at) if call.number == libc::SYS_shutdown => Outcome::Returns(self.shut_down(call, at)),
-            Some(at) => self.set_option(call, at),
-            None => Outcome::GoesOn,
-        }
-    }
-
-    /// Asks the master on behalf of a thread, while it waits.
-    pub(super) fn ask(&self, call: &Call, op: u16, number: u32, address: &[u8; ADDRESS_BYTES]) -> io::Result<Reply> {
-        let process = caller::process_of(call.thread).unwrap_or_else(|| self.state().server);
-        self.ask_with(call, process, op, number, address, None)
-    }
-
-    /// The same with a socket.
-    pub(super) fn ask_with(
-        &self,
-        call: &Call,
-        process: u32,
-        op: u16,
-        number: u32,
-        address: &[u8; ADDRESS_BYTES],
-        socket: Option<BorrowedFd<'_>>,
-    ) -> io::Result<Reply> {
-        let mut master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
-        master.ask(|| self.notifications.waits(call.id), process, op, number, address, socket)
     }
 
     fn answer(&self, call: &Call, state: &mut State) -> Outcome {
@@ -402,11 +356,6 @@ impl Answers {
             true => Look::Same,
         }
     }
-}
-
-/// Whether a call is answered by the thread that asks the master.
-fn asks_the_master(number: i64) -> bool {
-    [libc::SYS_bind, libc::SYS_listen, libc::SYS_shutdown, libc::SYS_setsockopt].contains(&number)
 }
 
 fn errno(error: &io::Error) -> i32 {

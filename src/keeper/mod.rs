@@ -14,6 +14,7 @@ mod master;
 mod open;
 mod options;
 pub mod probe;
+mod requests;
 mod server;
 mod stand_in;
 mod undelivered;
