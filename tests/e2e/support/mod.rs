@@ -25,8 +25,8 @@ pub use crowd::{Crowd, Exit, Manner, Tally};
 pub use daemon::{Daemon, roundsman, unprivileged_copy};
 pub use gate::Gate;
 pub use install::{
-    c_server, certificate, listener_programs, musl_server, rare_server, servers, source, static_pie_server, static_server,
-    static_servers, step_programs,
+    c_server, certificate, listener_programs, musl_server, rare_server, servers, source, static_pie_server,
+    static_server, static_servers, step_programs,
 };
 pub use net::{answers, free_port, get, http_get, is_closed, read_all, refused, reset, slot_of};
 pub use random::Random;
