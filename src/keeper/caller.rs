@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use nix::sys::stat::stat;
 
 use crate::abi::attach::ADDRESS_BYTES;
-use crate::sys::process::{pidfd_open, pidfd_open_thread};
+use crate::sys::process::pidfd_open;
 use crate::sys::remote;
-use crate::sys::seccomp::{Call, Notifications, take_descriptor};
+use crate::sys::seccomp::{Call, Notifications, take_descriptor, thread_open};
 use crate::sys::sock::PeerAddress;
 
 /// The inode of a thread's descriptor; `None` when nothing is open there or it may not be seen.
@@ -37,7 +37,7 @@ pub fn process_of(thread: u32) -> Option<u32> {
 /// # Errors
 /// As pidfd_open(2) and pidfd_getfd(2).
 pub fn take(thread: u32, fd: i32) -> io::Result<OwnedFd> {
-    let pidfd = pidfd_open_thread(thread).or_else(|error| match error.raw_os_error() {
+    let pidfd = thread_open(thread).or_else(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => pidfd_open(process_of(thread).unwrap_or(thread)),
         _ => Err(error),
     });

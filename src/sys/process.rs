@@ -123,22 +123,9 @@ pub fn raise_nofile() -> io::Result<NoFile> {
 
 /// A handle on a process that stays valid when its pid is reused.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    pidfd_open_with(pid, 0)
-}
-
-/// The same on one thread.
-///
-/// # Errors
-/// `EINVAL` before Linux 6.9.
-pub fn pidfd_open_thread(thread: u32) -> io::Result<OwnedFd> {
-    // PIDFD_THREAD (linux/pidfd.h): not in libc for every target.
-    pidfd_open_with(thread, libc::O_EXCL)
-}
-
-fn pidfd_open_with(pid: u32, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers; a returned descriptor is new and unowned.
     unsafe {
-        let fd = cvt!(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, flags))?;
+        let fd = cvt!(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0))?;
         Ok(OwnedFd::from_raw_fd(fd as i32))
     }
 }

@@ -152,6 +152,20 @@ impl Notifications {
     }
 }
 
+/// A handle on one thread.
+///
+/// # Errors
+/// As pidfd_open(2); `EINVAL` before Linux 6.9.
+pub fn thread_open(thread: u32) -> io::Result<OwnedFd> {
+    // PIDFD_THREAD (linux/pidfd.h): not in libc for every target.
+    let flags = libc::O_EXCL;
+    // SAFETY: the call takes two integers; a descriptor that it returns is new.
+    unsafe {
+        let fd = cvt!(libc::syscall(libc::SYS_pidfd_open, thread as libc::pid_t, flags))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
 /// A duplicate of another process's descriptor.
 ///
 /// # Errors
