@@ -17,12 +17,13 @@ fn start(place: Option<&Path>) -> Daemon {
     if let Some(place) = place {
         command.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place);
     }
-    start_by(command)
+    start_by(command, install_dir().path())
 }
 
-fn start_by(mut command: Command) -> Daemon {
-    let (dir, port) = (install_dir(), free_port());
-    let server = dir.path().join("server");
+/// The server is copied to a directory, from which it can be started again while that is there.
+fn start_by(mut command: Command, dir: &Path) -> Daemon {
+    let port = free_port();
+    let server = dir.join("server");
     assert!(Command::new("cp").arg(c_server()).arg(&server).status().unwrap().success());
     std::fs::set_permissions(&server, PermissionsExt::from_mode(0o755)).unwrap();
     command.env_remove("RUNTIME_DIRECTORY");
@@ -93,7 +94,8 @@ fn fails_later(deed: &str, stays: bool) {
     let mut command = Command::new("unshare");
     let line = format!("mount -t tmpfs none /run; exec {} \"$@\"", env!("CARGO_BIN_EXE_roundsman"));
     command.args(["-m", "--propagation", "private", "sh", "-c", &line, "sh"]);
-    let mut daemon = start_by(command);
+    let dir = install_dir();
+    let mut daemon = start_by(command, dir.path());
     let before = library(&daemon);
     assert_eq!(before.parent(), Some(Path::new("/run")));
     let inside = ["-t", &daemon.pid().to_string(), "-m", "sh", "-c", deed].map(str::to_owned);
