@@ -15,6 +15,7 @@ mod grpc;
 mod holders;
 mod kept;
 mod kept_none;
+mod kept_table;
 mod lease;
 mod listening_socket;
 mod master_killed;
