@@ -10,6 +10,9 @@ use super::cvt;
 /// The kernel's bound on descriptors in one message (SCM_MAX_FD in include/net/scm.h).
 pub const MAX_FDS: usize = 253;
 
+/// Of a socket with SO_PASSPIDFD (since Linux 6.5; linux/socket.h), which a server can set on its end of a queue.
+const SCM_PIDFD: libc::c_int = 4;
+
 /// Room for one SCM_RIGHTS header with [`MAX_FDS`] descriptors and one SCM_CREDENTIALS, aligned as `cmsghdr` wants it.
 #[repr(C, align(8))]
 struct CmsgBuffer([MaybeUninit<u8>; CMSG_LEN]);
@@ -104,8 +107,8 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedF
     let len = cvt!(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })? as usize;
     let mut sender = None;
     // SAFETY: the kernel filled `control` up to msg_controllen; the CMSG macros walk within that, and each
-    // descriptor in an SCM_RIGHTS block is new in this process and owned by nobody else; an SCM_CREDENTIALS block is a
-    // ucred.
+    // descriptor in an SCM_RIGHTS or SCM_PIDFD block is new in this process and owned by nobody else; an SCM_CREDENTIALS block
+    // is a ucred.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
@@ -115,6 +118,11 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8], fds: &mut Vec<OwnedF
                 for at in 0..bytes / size_of::<RawFd>() {
                     let fd = data.cast::<RawFd>().add(at).read_unaligned();
                     fds.push(OwnedFd::from_raw_fd(fd));
+                }
+            } else if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == SCM_PIDFD {
+                let fd = libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned();
+                if fd >= 0 {
+                    drop(OwnedFd::from_raw_fd(fd));
                 }
             } else if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_CREDENTIALS {
                 let ucred = libc::CMSG_DATA(header).cast::<libc::ucred>().read_unaligned();
@@ -157,6 +165,29 @@ mod tests {
         let received = recv_fds(rx.as_fd(), &mut payload, &mut got).unwrap();
         assert_eq!((received.len, received.truncated, got.len()), (MAX_FDS, false, MAX_FDS));
         assert_eq!(queued_bytes(rx.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_descriptor_of_the_sender_is_closed() {
+        const SO_PASSPIDFD: i32 = 76;
+        let (tx, rx) = seqpacket_pair().unwrap();
+        crate::sys::sock::set_option(rx.as_fd(), libc::SOL_SOCKET, SO_PASSPIDFD, &1i32.to_ne_bytes()).unwrap();
+        let pidfds = || {
+            let links =
+                std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|link| std::fs::read_link(link.path()));
+            links
+                .filter(|target| target.as_ref().is_ok_and(|target| target.as_os_str() == "anon_inode:[pidfd]"))
+                .count()
+        };
+        let before = pidfds();
+        for _ in 0..20 {
+            send_fds(tx.as_fd(), &[1], std::iter::empty()).unwrap();
+            let mut got = Vec::new();
+            assert_eq!(recv_fds(rx.as_fd(), &mut [0; 8], &mut got).unwrap().len, 1);
+            assert!(got.is_empty());
+        }
+        // Other tests may have some for a moment.
+        assert!(pidfds() < before + 20);
     }
 
     #[test]
