@@ -7,14 +7,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::abi::attach::VARIABLE;
-use crate::keeper::probe::{GOOD, ROLE, WITHOUT_SOCKETS};
+use crate::keeper::probe::{GOOD, NAME, ROLE, WITHOUT_SOCKETS};
 use crate::launch;
 use crate::program::wrapper::Wrapped;
 use crate::sys::process::Credentials;
-use crate::sys::{image, reason};
+use crate::sys::{image, process, reason};
 
 /// For the trial.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Whether a process calls itself a keeper: it has duplicates of what it gave its server.
+pub fn is_keeper(pid: u32) -> bool {
+    process::session_and_name(pid).is_some_and(|(_, name)| name.as_bytes() == NAME.to_bytes())
+}
 
 /// What a keeper can do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

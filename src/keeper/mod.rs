@@ -108,7 +108,7 @@ const FIRST_STAND_IN: u64 = 3;
 /// # Errors
 /// When there is no server.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperError> {
-    process::set_thread_name(c"roundsman-keep");
+    process::set_thread_name(probe::NAME);
     let death_signal = arguments.next().and_then(|signal| signal.to_str()?.parse::<i32>().ok());
     if let Some(signal) = death_signal.and_then(|signal| Signal::try_from(signal).ok()) {
         // A change of user on the way here has disarmed it. Without a master there will be no connection.
@@ -126,6 +126,8 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(os("signals"))?;
     let Started { mut server, notifications } = server::start(&program, &name, arguments, gives.rules())
         .map_err(|source| KeeperError::NotExecutable { program: program.to_string_lossy().into_owned(), source })?;
+    // The server raises its own if it wants to; connections come by way of this process.
+    process::raise_nofile().map_err(os("RLIMIT_NOFILE"))?;
     let waker = Waker::new().map_err(os("epoll"))?;
     let pidfd = process::pidfd_open(server.id()).map_err(os("pidfd"))?;
     waker.watch(&pidfd, SERVER).map_err(os("epoll"))?;
@@ -164,7 +166,10 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> Result<u8, KeeperE
             // Not given back before: no answer is under way any more.
             let mut state = answers.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.give_all_back();
-            return Ok(end_as(status));
+            let code = end_as(status);
+            // Nor does one begin: a child of the server may still ask.
+            std::mem::forget(state);
+            return Ok(code);
         }
         if let Some((interval, _)) = look.filter(|(_, due)| *due <= clock::now()) {
             look = match answers.look() {

@@ -1,6 +1,6 @@
 //! A trial of what a keeper needs, under the servers' credentials: one keeper, one server that listens and accepts once.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +16,8 @@ use crate::sys::seccomp::{Call, Notifications};
 use crate::sys::sock::PeerAddress;
 use crate::sys::{reason, sock};
 
+/// Of every keeper's process, as ps(1) shows it.
+pub const NAME: &CStr = c"roundsman-keep";
 /// The role of the trial's keeper.
 pub const ROLE: &str = "keeper-probe";
 /// The role of the trial's server.

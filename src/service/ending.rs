@@ -50,7 +50,7 @@ impl Service {
                 if let Some(attachment) = attachment.as_deref().filter(|one| one.moves) {
                     self.attach.late.add(at as u32, slot.stats.clone(), attachment, now);
                 }
-                end_left_behind(&self.pids(), &server, attachment.as_deref());
+                end_left_behind(&self.pids(), &context.children, &server, attachment.as_deref());
                 return;
             }
             ExitEffect::ServerGone(gone, exit) => (gone, exit),
@@ -62,7 +62,7 @@ impl Service {
         }
         // What it left behind would keep the port.
         process::kill_tree(pid);
-        let left_behind = end_left_behind(&self.pids(), &server, attachment.as_deref());
+        let left_behind = end_left_behind(&self.pids(), &context.children, &server, attachment.as_deref());
         let insisted = insisted
             .or(self.slots[at].history.insisted)
             .map(|port| (port, self.listeners.serve_instead(&self.config.backend, port)));

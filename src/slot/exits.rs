@@ -55,7 +55,9 @@ impl Slot {
         if let Some(escaped) = self.retiring_exited((name, scene.at), pid, &exit, context) {
             return escaped.map_or(ExitEffect::Nothing, ExitEffect::Retired);
         }
-        if self.server().is_some_and(|server| server.pid == pid) && self.adopt_successor(name, scene.at) {
+        if self.server().is_some_and(|server| server.pid == pid)
+            && self.adopt_successor(name, scene.at, &context.children)
+        {
             if let Some((id, server)) = self.current.as_ref().and_then(|worker| Some((worker.id, worker.server()?))) {
                 context.children.add(server.pid, Owner { service: id.service, slot: Some(id.slot) });
             }

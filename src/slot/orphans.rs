@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::Slot;
 use crate::sys::{inspect, process, sockets};
 use crate::worker::attachment::Attachment;
+use crate::worker::children::Children;
 use crate::worker::instead;
 use crate::worker::server::{Server, StopRequest};
 use crate::worker::start::MARK;
@@ -14,10 +15,12 @@ use crate::worker::start::MARK;
 impl Slot {
     /// The process that we started is gone: whether another one has taken its place, with its stand-ins (gunicorn's USR2
     /// and the like). That one is the worker from now on.
-    pub fn adopt_successor(&mut self, service: &str, at: usize) -> bool {
+    pub fn adopt_successor(&mut self, service: &str, at: usize, children: &Children) -> bool {
         let Some((server, attachment)) = self.direct_mut() else { return false };
         let own = process::children();
-        let fit = |pid: &&u32| **pid != server.pid && attachment.leased.contains(pid) && own.contains(pid);
+        // Its number may be that of another worker's server by now.
+        let free = |pid: u32| own.contains(&pid) && children.owner(pid).is_none();
+        let fit = |pid: &&u32| **pid != server.pid && attachment.leased.contains(pid) && free(**pid);
         let Some(&pid) = attachment.adopted.iter().find(fit) else { return false };
         info!(name: "server-moved", service, slot = at, pid, before = server.pid, "the server goes on in another process");
         server.pid = pid;
@@ -65,10 +68,11 @@ pub enum LeftBehind {
 }
 
 /// Ends the processes of a server that is gone which escaped its session. As a subreaper we are their parent now; they are
-/// told by their environment, by a queue of a worker that they hold, or by the session of one that held a lease. `known`: others
-/// of ours.
-pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachment>) -> LeftBehind {
-    let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !known.contains(pid)).collect();
+/// told by their environment, by a queue of a worker that they hold, or by the session of one that held a lease. `known` and
+/// `children`: others of ours.
+pub fn end_left_behind(known: &[u32], children: &Children, server: &Server, direct: Option<&Attachment>) -> LeftBehind {
+    let is_worker = |pid: u32| known.contains(&pid) || children.owner(pid).is_some();
+    let orphans: Vec<u32> = process::children().into_iter().filter(|pid| !is_worker(*pid)).collect();
     let queues = direct.into_iter().flat_map(|direct| direct.queues.values());
     let inodes: Vec<u64> = queues.filter_map(|queue| queue.inode()).collect();
     let entry = format!("{MARK}={}", server.mark);
@@ -92,8 +96,9 @@ pub fn end_left_behind(known: &[u32], server: &Server, direct: Option<&Attachmen
     };
     // Without a listener, and with their titles in the place of the environment (nginx).
     let in_session = |pid: u32| {
-        process::session_and_name(pid)
-            .is_some_and(|(session, _)| direct.is_some_and(|direct| direct.sessions.contains(&session)))
+        process::session_and_name(pid).is_some_and(|(session, _)| {
+            !is_worker(session) && direct.is_some_and(|direct| direct.sessions.contains(session))
+        })
     };
     let others = others.into_iter().filter(|&pid| in_session(pid));
     ours.into_iter().chain(others).for_each(process::kill_tree);

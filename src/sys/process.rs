@@ -336,6 +336,11 @@ pub fn session_and_name(pid: u32) -> Option<(u32, String)> {
     Some((stat.session as u32, stat.comm))
 }
 
+/// When a process began, in the clock's ticks since boot; `None` when there is none.
+pub fn started(pid: u32) -> Option<u64> {
+    procfs::process::Process::new(pid as i32).and_then(|process| process.stat()).ok().map(|stat| stat.starttime)
+}
+
 /// Processes whose parent is this one.
 pub fn children() -> Vec<u32> {
     #[cfg(test)]

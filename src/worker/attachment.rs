@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::delivery::Library;
 use super::ipc::Ipc;
 use super::server::Server;
+use super::sessions::Sessions;
 use super::stand_ins::Left;
 use super::uncounted::Uncounted;
 use crate::accept::orders::ListenerId;
@@ -58,7 +59,7 @@ pub struct Attachment {
     /// Its processes that hold a lease.
     pub leased: BTreeSet<u32>,
     /// Sessions that its processes have begun (su -c does), by which they are known when what started them is gone.
-    pub sessions: BTreeSet<u32>,
+    pub sessions: Sessions,
     /// Those that got a stand-in from another process (exec, SCM_RIGHTS): they may be its successors.
     pub adopted: BTreeSet<u32>,
     /// What it attached with is gone, and what we started lives on: until then.
@@ -93,7 +94,7 @@ impl Attachment {
             passed: BTreeSet::new(),
             pid: None,
             leased: BTreeSet::new(),
-            sessions: BTreeSet::new(),
+            sessions: Sessions::default(),
             adopted: BTreeSet::new(),
             abandoned: None,
             left: Left::default(),
@@ -127,7 +128,9 @@ impl Attachment {
     pub fn lease(&mut self, pid: u32, server: u32) -> bool {
         let session = process::session_and_name(pid).map(|(session, _)| session);
         // 0: its leader is in another pid namespace.
-        self.sessions.extend(session.filter(|session| ![0, server].contains(session)));
+        if let Some(session) = session.filter(|session| ![0, server].contains(session)) {
+            self.sessions.note(session);
+        }
         self.leased.insert(pid)
     }
 

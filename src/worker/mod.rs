@@ -14,6 +14,7 @@ pub mod probe;
 pub mod record;
 pub mod relay;
 pub mod server;
+pub mod sessions;
 pub mod stand_ins;
 pub mod start;
 pub mod totals;

@@ -16,6 +16,7 @@ use super::listen_watch::ListenWatch;
 use super::notify::{Notify, NotifyRecord};
 use super::relay::{Relay, RelayRecord};
 use super::server::{Server, StopRequest};
+use super::sessions::Sessions;
 use super::stand_ins::Left;
 use super::{Context, Kind, Worker};
 use crate::accept::orders::{ListenerId, Order, SlotStats, WorkerId};
@@ -150,7 +151,7 @@ struct AttachmentRecord {
     pid: Option<u32>,
     leased: BTreeSet<u32>,
     #[serde(default)]
-    sessions: BTreeSet<u32>,
+    sessions: Sessions,
     adopted: BTreeSet<u32>,
     abandoned: Option<Moment>,
     /// Stand-ins that a process has closed, and which one: others may have them.

@@ -15,6 +15,7 @@ use tracing::warn;
 use super::{Handler, errno};
 use crate::accept::orders::ListenerId;
 use crate::direct::attach::AttachReply;
+use crate::direct::keeping::is_keeper;
 use crate::listener::Origin;
 use crate::slot::lifecycle::Phase;
 use crate::sys::{process, sock, sockets};
@@ -139,7 +140,7 @@ impl Handler<'_> {
         let inodes: Vec<u64> = inode.into_iter().collect();
         let mut processes = process::descendants(server.pid);
         // A keeper has a duplicate of what it gave its server.
-        processes.retain(|&pid| !(direct.is_kept() && pid == server.pid));
+        processes.retain(|&pid| !(direct.is_kept() && is_keeper(pid)));
         !sockets::holders(&processes, &inodes).is_empty()
     }
 

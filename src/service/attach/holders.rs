@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Handler;
 use crate::accept::orders::{ListenerId, Order};
 use crate::direct::attach::Secret;
+use crate::direct::keeping::is_keeper;
 use crate::sys::{process, sock, sockets};
 use crate::worker::Worker;
 use crate::worker::attachment::Attachment;
@@ -73,8 +74,9 @@ impl Handler<'_> {
         };
         let mut wanted: Vec<_> = due.iter().filter_map(|(&id, look)| Some((inode(id)?, id, look.closer))).collect();
         let mut found: BTreeMap<ListenerId, u32> = BTreeMap::new();
-        let roots = direct.sessions.iter().chain([&server.pid]);
-        for pid in roots.flat_map(|&root| process::descendants(root)) {
+        let roots = direct.sessions.same().chain([server.pid]);
+        let processes: BTreeSet<u32> = roots.flat_map(process::descendants).collect();
+        for pid in processes.into_iter().filter(|&pid| !(direct.is_kept() && is_keeper(pid))) {
             if wanted.iter().all(|&(_, _, closer)| closer == pid) {
                 continue;
             }
