@@ -38,6 +38,8 @@ pub struct Preload {
     place: Place,
     /// Why it is not known whether the command loads it from there.
     doubt: Option<String>,
+    /// Files that another one has followed: servers that run name them, and so nobody else may have these names.
+    before: Mutex<Vec<Written>>,
 }
 
 #[derive(Debug)]
@@ -135,7 +137,7 @@ impl Preload {
     }
 
     fn at(path: String, place: Place) -> Self {
-        Self { path, place, doubt: None }
+        Self { path, place, doubt: None, before: Mutex::default() }
     }
 
     fn path(&self) -> String {
@@ -170,6 +172,11 @@ impl Preload {
     }
 
     fn in_directory(directory: &Path) -> Result<Self, String> {
+        let written = Self::written_in(directory)?;
+        Ok(Self::at(String::new(), Place::File(Mutex::new(written))))
+    }
+
+    fn written_in(directory: &Path) -> Result<Written, String> {
         use std::sync::atomic::{AtomicU32, Ordering};
         // Each service has its own and removes it at its end. Those of a program whose place this one took are there.
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -185,8 +192,7 @@ impl Preload {
             return Err(format!("{shown}: LD_PRELOAD takes no such path"));
         }
         places::remove_stale(directory);
-        let written = write(&path).map_err(|error| format!("{}: {}", directory.display(), reason(&error)))?;
-        Ok(Self::at(String::new(), Place::File(Mutex::new(written))))
+        write(&path).map_err(|error| format!("{}: {}", directory.display(), reason(&error)))
     }
 
     /// The value of LD_PRELOAD: the library, followed by those already there. A file that somebody has removed, as what cleans
@@ -223,21 +229,21 @@ impl Preload {
             Err(error) => error,
         };
         for directory in others().into_iter().filter(|directory| !places::is_noexec(directory)) {
-            let Ok(other) = Self::in_directory(&directory) else { continue };
-            let path = other.path();
+            let Ok(other) = Self::written_in(&directory) else { continue };
             // Of whatever user the servers are.
-            if !places::all_users_read(Path::new(&path)) {
+            if !places::all_users_read(&other.path) {
+                let _ = std::fs::remove_file(&other.path);
                 continue;
             }
-            if let Place::File(new) = &other.place {
-                warn!(
-                    "the preload library cannot be put back to {} ({}); it is {path} from now on",
-                    written.path.display(),
-                    reason(&error)
-                );
-                std::mem::swap(&mut *written, &mut *locked(new));
-                return Ok(());
-            }
+            warn!(
+                "the preload library cannot be put back to {} ({}); it is {} from now on",
+                written.path.display(),
+                reason(&error),
+                other.path.display()
+            );
+            let before = std::mem::replace(&mut *written, other);
+            self.before.lock().unwrap_or_else(PoisonError::into_inner).push(before);
+            return Ok(());
         }
         Err(error)
     }
@@ -271,6 +277,9 @@ impl Drop for Preload {
     fn drop(&mut self) {
         if let Place::File(written) = &self.place {
             let _ = std::fs::remove_file(&locked(written).path);
+        }
+        for before in self.before.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            let _ = std::fs::remove_file(&before.path);
         }
     }
 }

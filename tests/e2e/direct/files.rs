@@ -105,6 +105,9 @@ fn fails_later(deed: &str, stays: bool) {
     daemon.wait_online(1);
     assert!((0..5).all(|_| ask(daemon.port).1), "{deed}: {}", daemon.log());
     assert_eq!(library(&daemon) == before, stays, "{deed}: {}", daemon.log());
+    // Nobody else may take a name that servers have in LD_PRELOAD.
+    let seen = format!("/proc/{}/root{}", daemon.pid(), before.display());
+    assert_eq!(Path::new(&seen).exists(), stays || deed.contains("noexec"), "{deed}");
     let end = daemon.stop();
     assert_eq!(end.code(), 0, "{deed}: {}", end.log);
     assert_eq!(end.log.contains(" from now on"), !stays, "{deed}: {}", end.log);
