@@ -11,7 +11,6 @@ use socket2::SockRef;
 use super::caller::{self, Memory};
 use super::master::Master;
 use super::open::{self, Open};
-use super::requests::asks_the_master;
 use super::stand_in::{Connection, StandIn};
 use super::undelivered::Undelivered;
 use super::waker::Waker;
@@ -136,7 +135,7 @@ impl Answers {
     pub fn run(&self, requests: &Sender<Call>) {
         loop {
             match self.notifications.receive() {
-                Ok(call) if asks_the_master(call.number) => {
+                Ok(call) if self.asks_the_master(&call) => {
                     let _ = requests.send(call);
                 }
                 Ok(call) => {
@@ -177,6 +176,10 @@ impl Answers {
                     let outcome = self.accept(call, state, at);
                     state.settle(at);
                     outcome
+                }
+                None if caller::is_hidden(call.thread) => {
+                    state.complain(call.thread);
+                    Outcome::Returns(Err(libc::EPERM))
                 }
                 None => Outcome::GoesOn,
             },

@@ -16,7 +16,7 @@ use super::undelivered::Bound;
 use super::watched::Watched;
 use crate::abi::attach::{ADDRESS_BYTES, LATER, LISTENER, PASS, SHARED, STATUS, YOURSELF, op};
 use crate::sys::seccomp::Call;
-use crate::sys::sock::PeerAddress;
+use crate::sys::sock::{self, PeerAddress};
 use crate::sys::sockets;
 
 /// Delay before a request is repeated while another process binds the same address.
@@ -75,9 +75,9 @@ impl Answers {
         let place = Place { fd, flags: caller::flags(call.thread, fd), inode };
         let before = self.state().undelivered.take_bound(inode, &bytes);
         if let Some(bound) = before {
-            return self.put(call, place, address, bound);
+            return self.put(call, Place { flags: bound.flags, ..place }, address, bound);
         }
-        let socket = match own(call.thread, fd, address) {
+        let socket = match own(call.thread, place, address) {
             Ok(Some(socket)) => socket,
             Ok(None) => return Outcome::GoesOn,
             Err(errno) => return Outcome::Returns(Err(errno)),
@@ -85,7 +85,7 @@ impl Answers {
         let bind = Bind { call, process, bytes, address, socket };
         let errno = match bind.settle(self) {
             Ok(reply) if matches!(reply.kind, SHARED | LISTENER) => {
-                return self.put(call, place, address, Bound { address: bytes, reply });
+                return self.put(call, place, address, Bound { address: bytes, flags: place.flags, reply });
             }
             Ok(reply) if reply.kind == STATUS => reply.number as i32,
             // Not ours; or there is no master any more.
@@ -189,8 +189,10 @@ impl Bind<'_> {
 ///
 /// # Errors
 /// An errno.
-fn own(thread: u32, fd: i32, address: SocketAddr) -> Result<Option<OwnedFd>, i32> {
+fn own(thread: u32, Place { fd, inode, .. }: Place, address: SocketAddr) -> Result<Option<OwnedFd>, i32> {
     match caller::take(thread, fd) {
+        // Of another thread's table.
+        Ok(socket) if sock::inode(socket.as_fd()) != Some(inode) => Ok(None),
         Ok(socket) => {
             let own = SockRef::from(&socket);
             let tcp = matches!(own.protocol(), Ok(Some(Protocol::TCP | Protocol::MPTCP)))

@@ -7,17 +7,22 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use nix::sys::stat::stat;
-
 use crate::abi::attach::ADDRESS_BYTES;
 use crate::sys::process::pidfd_open;
 use crate::sys::remote;
 use crate::sys::seccomp::{Call, Notifications, take_descriptor, thread_open};
 use crate::sys::sock::PeerAddress;
 
-/// The inode of a thread's descriptor; `None` when nothing is open there or it may not be seen.
+/// The inode of a thread's socket; `None` when none is open there or it may not be seen. The file itself is not asked: its file
+/// system may hang.
 pub fn inode(thread: u32, fd: i32) -> Option<u64> {
-    Some(stat(format!("/proc/{thread}/fd/{fd}").as_str()).ok()?.st_ino)
+    let link = std::fs::read_link(format!("/proc/{thread}/fd/{fd}")).ok()?;
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Whether a thread's descriptors may not be seen: its process has changed its user.
+pub fn is_hidden(thread: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{thread}/fd")).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// The flags of a descriptor as open(2) has them: O_CLOEXEC, O_NONBLOCK.

@@ -22,6 +22,9 @@ impl Answers {
 
     /// shutdown(2) on a stand-in ends listening.
     pub(super) fn shut_down(&self, call: &Call, at: usize) -> Result<i64, i32> {
+        if call.arguments[1] as i32 as u32 > libc::SHUT_RDWR as u32 {
+            return Err(libc::EINVAL);
+        }
         let listener = {
             let state = &mut *self.state();
             let stand_in = &mut state.stand_ins[at];

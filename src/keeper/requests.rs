@@ -11,12 +11,18 @@ use super::master::Reply;
 use crate::abi::attach::ADDRESS_BYTES;
 use crate::sys::seccomp::Call;
 
-/// Whether a call is one of these.
-pub fn asks_the_master(number: i64) -> bool {
-    [libc::SYS_bind, libc::SYS_listen, libc::SYS_shutdown, libc::SYS_setsockopt].contains(&number)
-}
-
 impl Answers {
+    /// Whether a call is one of these. Those on other sockets, connections among them, do not wait for the ones before.
+    pub(super) fn asks_the_master(&self, call: &Call) -> bool {
+        match call.number {
+            libc::SYS_bind => true,
+            libc::SYS_listen | libc::SYS_shutdown | libc::SYS_setsockopt => {
+                call.thread != 0 && self.state().find(call.thread, call.arguments[0] as i32).is_some()
+            }
+            _ => false,
+        }
+    }
+
     /// Answers calls for which the master is asked: it may take its time, while connections are accepted.
     pub fn carry_out(&self, calls: &Receiver<Call>) {
         for call in calls.iter().filter(|call| self.notifications.waits(call.id)) {

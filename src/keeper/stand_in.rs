@@ -154,6 +154,8 @@ impl StandIn {
     /// Gives back a connection whose caller is gone: to the queue's end, where the master finds it if the server has ended, or to
     /// the next call.
     pub fn give_back(&mut self, connection: Connection) {
+        // As it came: another worker may want it so.
+        sock::unblock(connection.socket.as_fd());
         if let Some(connection) = self.send(connection) {
             self.returned.push_back(connection);
         }

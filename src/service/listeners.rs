@@ -237,9 +237,13 @@ impl Listeners {
     }
 
     /// Closes a listener that a server made. Without descriptors it stays, and is closed when somebody wants the address.
-    pub fn close(&mut self, id: ListenerId, context: &Context) -> bool {
+    pub fn close(&mut self, id: ListenerId, policy: Policy, context: &Context) -> bool {
         let listened = self.listening.remove(&id);
         let Some(listener) = self.find_mut(id) else { return false };
+        if policy == Policy::None {
+            // A keeper has a duplicate.
+            sock::stop_listening(listener.socket.as_fd());
+        }
         let (address, port) = (listener.address.clone(), listener.port);
         if listener.close().is_err() {
             return false;

@@ -61,10 +61,12 @@ pub enum Change<'a> {
 /// knows what it watches by the open file and its number.
 ///
 /// # Errors
-/// As epoll_ctl(2) and unshare(2); `EBADF` where this process may not have a descriptor of that number.
+/// As epoll_ctl(2), unshare(2) and pthread_create(3); `EBADF` where this process may not have a descriptor of that number.
 pub fn change(instance: BorrowedFd<'_>, fd: i32, changes: &[Change<'_>]) -> io::Result<()> {
-    let done = thread::scope(|scope| scope.spawn(|| change_here(instance, fd, changes)).join());
-    done.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    thread::scope(|scope| {
+        let changes = thread::Builder::new().spawn_scoped(scope, || change_here(instance, fd, changes))?;
+        changes.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    })
 }
 
 /// The same on a thread that ends then.

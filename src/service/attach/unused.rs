@@ -90,7 +90,7 @@ impl Handler<'_> {
     }
 
     fn close_unused(&mut self, id: ListenerId) {
-        if self.listeners.close(id, self.context) {
+        if self.listeners.close(id, self.config.policy, self.context) {
             self.state.uses(id);
             self.state.node.forget(id);
         }
