@@ -36,4 +36,5 @@ mod tomcat;
 mod trials;
 mod twice;
 #[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "x86_64")]
 mod yama;

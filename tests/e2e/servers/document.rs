@@ -38,7 +38,8 @@ processes unless the notes say otherwise. With each policy
 - a process is killed with SIGKILL: the others go on serving, and it is replaced;
 - `roundsman` stops with exit code 0, and so do the servers, without being killed.
 
-*Delivery* is what `roundsman ls` shows; [docs/direct.md](direct.md) says what it means. The *client's address* is \"seen\" where the server
+*Delivery* is what `roundsman ls NAME` shows; [docs/direct.md](direct.md) says what it means. Go and static programs were started with
+`--via direct`; by themselves they are relayed, unless no_new_privs is set. The *client's address* is \"seen\" where the server
 named the client's own port, \"roundsman's\" where it named that of a relayed connection, and \"–\" where a server does not say whom it talks to. This file is
 written by the test. The versions are those of the machine it ran on.
 "
