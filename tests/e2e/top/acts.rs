@@ -17,6 +17,8 @@ fn keys_reload_drain_scale_stop_and_show_logs() {
     screen.wait_for("reload web: reloaded");
     screen.press("jr");
     screen.wait_until("one is replaced", |text| line(text, "web/0").get(2).is_some_and(|word| word == "3"));
+    // Until then its service is not scaled.
+    screen.wait_for("reload web/0: reloaded");
     screen.press("jd");
     screen.wait_until("drained", |text| line(text, "web/1").get(1).is_some_and(|word| word.starts_with("drain")));
     // The last one cannot be: the daemon's reason is shown.
