@@ -46,7 +46,9 @@ impl Answers {
         let listener = self.state().stand_ins[at].listener;
         match self.ask(call, op::LISTEN, listener, &[0; ADDRESS_BYTES]) {
             Ok(reply) if reply.number == 0 => {
-                self.state().stand_ins[at].listens = true;
+                let state = &mut *self.state();
+                state.stand_ins[at].listens = true;
+                state.undelivered.listens(call.arguments[0]);
                 Ok(0)
             }
             Ok(reply) => Err(reply.number as i32),

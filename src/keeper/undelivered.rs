@@ -1,4 +1,5 @@
-//! What was done for calls that a signal interrupted before the answer was there: the kernel has their threads call again.
+//! What was done for calls that a signal may have interrupted before the answer was there: the kernel has their threads call
+//! again.
 
 use std::collections::VecDeque;
 
@@ -28,9 +29,15 @@ pub struct Bound {
 }
 
 impl Undelivered {
+    /// A successful call. Whether its answer has arrived is not known: the next listen(2) shows it of a bind(2).
     pub fn note(&mut self, call: &Call) {
         self.done.truncate(MAX - 1);
         self.done.push_front(*call);
+    }
+
+    /// listen(2) on a descriptor: what was bound there is known to the server.
+    pub fn listens(&mut self, fd: u64) {
+        self.done.retain(|call| call.number != libc::SYS_bind || call.arguments[0] as i32 != fd as i32);
     }
 
     /// Whether this call is one that was successful before.
@@ -68,5 +75,7 @@ mod tests {
         let again = Call { id: 2, arguments: [3, 4, 16, 7, 8, 9], ..call(1) };
         assert!(undelivered.take(&again) && !undelivered.take(&again));
         assert!(!undelivered.take(&Call { number: libc::SYS_listen, ..call(2) }));
+        undelivered.listens(3);
+        assert!(!undelivered.take(&call(2)), "a second bind(2)");
     }
 }
