@@ -125,7 +125,7 @@ fn serves(dropper: &str, server: &str, policy: &str, rights: Rights) {
     let counts: Vec<_> = daemon.slots().iter().map(|slot| slot["connections"].as_u64().unwrap()).collect();
     match policy {
         // A worker that the machine holds up is passed over.
-        "rr" => assert!(counts.iter().all(|&count| count >= 3), "{what}: {counts:?}"),
+        "rr" => assert!(counts.iter().all(|&count| count > 0), "{what}: {counts:?}"),
         _ => assert_eq!(counts.iter().sum::<u64>(), 20, "{what}"),
     }
     for pid in daemon.workers() {
