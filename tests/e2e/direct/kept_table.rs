@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roundsman::sys::process::descendants;
 
-use crate::support::direct::{ask, start_with};
+use crate::support::direct::{ask, parent, start_with};
 use crate::support::recycle::{Connections, served_meanwhile};
 use crate::support::{Daemon, eventually, free_port, freeze, roundsman, seconds, static_servers, unsaid};
 
@@ -74,11 +74,6 @@ impl Deed {
             kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
         }
     }
-}
-
-fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()
 }
 
 fn through_all(program: &str, mode: &str, policy: &str) {

@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::clients::Clients;
-use crate::support::direct::{ask, start};
+use crate::support::direct::{ask, parent, start};
 use crate::support::{eventually, free_port, seconds, static_server, static_servers, unsaid};
 
 /// The static C server in one of its modes: every request is served in turn and knows its client.
@@ -96,16 +96,14 @@ fn the_end_of_a_server_is_its_own() {
     let server = daemon.workers()[0];
     let program = std::fs::read_link(format!("/proc/{server}/exe")).unwrap();
     assert_eq!(program, std::path::Path::new(static_server()), "ls names the server");
-    let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
-    let keeper: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap();
+    let keeper = parent(server);
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
     daemon.wait_for("killed by SIGKILL");
     daemon.wait_online(1);
     assert!(ask(port).1);
     // A keeper that dies takes its server along: nobody would answer for it.
     let (server, before) = (daemon.workers()[0], keeper);
-    let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
-    let keeper: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap();
+    let keeper = parent(server);
     assert_ne!(keeper, before);
     kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
     daemon.wait_for_count("server exited", 2);

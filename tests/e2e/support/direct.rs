@@ -23,3 +23,9 @@ pub fn start_with(port: u16, instances: &str, more: &[&str], command: &[String])
 pub fn ask(port: u16) -> (String, bool) {
     Client::Http.ask(port)
 }
+
+/// The process that a server is a child of: behind a keeper, that.
+pub fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()
+}
